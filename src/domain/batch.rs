@@ -1,0 +1,170 @@
+//! A batch of one SKU: bought once, allocated from until nothing is available.
+
+use time::Date;
+
+use super::{Quantity, Reference, Stock};
+
+/// Goods of one SKU that arrive together, or lie in the warehouse already.
+///
+/// Never more is allocated than was purchased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What everybody calls this batch; unique over all SKUs.
+    pub reference: Reference,
+    /// The day it arrives; none when it is in the warehouse.
+    pub eta: Option<Date>,
+    purchased: u32,
+    allocated: u32,
+    revision: Option<i64>,
+}
+
+impl Batch {
+    /// A batch nothing is allocated from yet.
+    #[must_use]
+    pub fn new(reference: Reference, purchased: Stock, eta: Option<Date>) -> Self {
+        Self { reference, eta, purchased: purchased.get(), allocated: 0, revision: None }
+    }
+
+    /// A batch as a store kept it.
+    ///
+    /// # Panics
+    /// If more is allocated than was purchased: no store may hold such a batch.
+    #[must_use]
+    pub fn restored(
+        reference: Reference,
+        eta: Option<Date>,
+        purchased: u32,
+        allocated: u32,
+        revision: Option<i64>,
+    ) -> Self {
+        assert!(allocated <= purchased, "batch {reference} has {allocated} allocated of {purchased}");
+        Self { reference, eta, purchased, allocated, revision }
+    }
+
+    /// How many were bought.
+    #[must_use]
+    pub fn purchased(&self) -> u32 {
+        self.purchased
+    }
+
+    /// How many of them are promised to lines.
+    #[must_use]
+    pub fn allocated(&self) -> u32 {
+        self.allocated
+    }
+
+    /// How many are left to promise.
+    #[must_use]
+    pub fn available(&self) -> u32 {
+        self.purchased - self.allocated
+    }
+
+    /// The last revision of its quantity that was taken over, if any was numbered.
+    #[must_use]
+    pub fn revision(&self) -> Option<i64> {
+        self.revision
+    }
+
+    /// Whether a line of `quantity` fits in what is available; lines are never split.
+    #[must_use]
+    pub fn can_allocate(&self, quantity: Quantity) -> bool {
+        self.available() >= quantity.get()
+    }
+
+    /// Where it stands among the batches of its SKU: the warehouse first, then by arrival, ties by reference.
+    pub(super) fn preference(&self) -> (Option<Date>, &Reference) {
+        (self.eta, &self.reference)
+    }
+
+    /// The caller has checked [`Self::can_allocate`].
+    pub(super) fn allocate(&mut self, quantity: Quantity) {
+        assert!(self.can_allocate(quantity), "a line of {quantity} does not fit in batch {}", self.reference);
+        self.allocated += quantity.get();
+    }
+
+    pub(super) fn deallocate(&mut self, quantity: Quantity) {
+        self.allocated -= quantity.get();
+    }
+
+    /// How many must be deallocated before `purchased` holds what is left.
+    #[must_use]
+    pub fn excess(&self, purchased: Stock) -> u32 {
+        self.allocated.saturating_sub(purchased.get())
+    }
+
+    /// Whether `revision` says nothing that is not known: numbered, and not above the last one.
+    #[must_use]
+    pub fn is_stale(&self, revision: Option<i64>) -> bool {
+        matches!((revision, self.revision), (Some(new), Some(last)) if new <= last)
+    }
+
+    /// The caller has taken the excess out.
+    pub(super) fn change_purchased(&mut self, purchased: Stock, revision: Option<i64>) {
+        assert_eq!(self.excess(purchased), 0, "batch {} still has an excess", self.reference);
+        self.purchased = purchased.get();
+        self.revision = revision.or(self.revision);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::date;
+
+    fn batch(purchased: u32) -> Batch {
+        Batch::new(Reference::new("batch-1").unwrap(), Stock::new(purchased).unwrap(), None)
+    }
+
+    fn quantity(number: u32) -> Quantity {
+        Quantity::new(number).unwrap()
+    }
+
+    /// U1.
+    #[test]
+    fn allocating_reduces_what_is_available() {
+        let mut batch = batch(20);
+        batch.allocate(quantity(2));
+        assert_eq!(batch.available(), 18);
+    }
+
+    /// U2, U3, U4.
+    #[test]
+    fn a_line_fits_when_at_least_its_quantity_is_available() {
+        assert!(batch(20).can_allocate(quantity(2)));
+        assert!(!batch(2).can_allocate(quantity(20)));
+        assert!(batch(2).can_allocate(quantity(2)));
+    }
+
+    /// R1.
+    #[test]
+    fn deallocating_gives_back() {
+        let mut batch = batch(20);
+        batch.allocate(quantity(2));
+        batch.deallocate(quantity(2));
+        assert_eq!(batch.available(), 20);
+    }
+
+    #[test]
+    fn the_warehouse_comes_before_any_ship_and_ties_go_by_reference() {
+        let named = |name: &str, eta| Batch::new(Reference::new(name).unwrap(), Stock::new(1u32).unwrap(), eta);
+        let mut batches = [
+            named("b", Some(date!(2027 - 01 - 02))),
+            named("a", Some(date!(2027 - 01 - 02))),
+            named("z", None),
+            named("c", Some(date!(2026 - 12 - 31))),
+        ];
+        batches.sort_by(|one, other| one.preference().cmp(&other.preference()));
+        assert_eq!(batches.map(|batch| batch.reference.to_string()), ["z", "c", "a", "b"]);
+    }
+
+    #[test]
+    fn a_revision_not_above_the_last_one_is_stale() {
+        let mut batch = batch(20);
+        assert!(!batch.is_stale(Some(1)));
+        batch.change_purchased(Stock::new(10u32).unwrap(), Some(3));
+        assert!(batch.is_stale(Some(3)));
+        assert!(batch.is_stale(Some(2)));
+        assert!(!batch.is_stale(Some(4)));
+        assert!(!batch.is_stale(None));
+    }
+}

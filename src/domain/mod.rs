@@ -1,0 +1,43 @@
+//! The business rules of allocation: pure, synchronous, without clock, randomness or I/O.
+//!
+//! [`Product`] is the one aggregate: a SKU with its batches and the lines asked for. [`Command`]s say what is
+//! wanted, [`Event`]s what happened, a [`Rejection`] why a rule said no. A rejected command leaves the aggregate
+//! exactly as it was; the message bus relies on that to let the other commands of a unit of work go on.
+
+mod batch;
+mod command;
+mod event;
+mod product;
+mod values;
+
+pub use batch::Batch;
+pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, UnknownCommand};
+pub use event::{Event, RecordedEvent};
+pub use product::{Line, Product, ProductChanges};
+pub use values::{InvalidValue, OrderId, Quantity, Reference, Sku, Stock};
+
+/// A rule of the domain that said no to a command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No batch of this SKU was ever created.
+    #[error("Invalid sku {0}")]
+    InvalidSku(Sku),
+    /// No batch has this reference.
+    #[error("Invalid batchref {0}")]
+    InvalidBatchref(Reference),
+    /// The line is known, but was asked for with another quantity.
+    #[error("order {orderid} already has a line of {known} {sku}; it cannot become {asked}")]
+    OtherQuantity {
+        /// The order of the line.
+        orderid: OrderId,
+        /// The product of the line.
+        sku: Sku,
+        /// What the line was first asked for with.
+        known: Quantity,
+        /// What it is asked for with now.
+        asked: Quantity,
+    },
+    /// The reference belongs to a batch with other content.
+    #[error("batch {0} already exists with another sku, quantity or eta")]
+    OtherBatch(Reference),
+}
