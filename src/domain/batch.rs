@@ -13,6 +13,7 @@ pub struct Batch {
     pub reference: Reference,
     /// The day it arrives; none when it is in the warehouse.
     pub eta: Option<Date>,
+    ordered: u32,
     purchased: u32,
     allocated: u32,
     revision: Option<i64>,
@@ -21,8 +22,15 @@ pub struct Batch {
 impl Batch {
     /// A batch nothing is allocated from yet.
     #[must_use]
-    pub fn new(reference: Reference, purchased: Stock, eta: Option<Date>) -> Self {
-        Self { reference, eta, purchased: purchased.get(), allocated: 0, revision: None }
+    pub fn new(reference: Reference, ordered: Stock, eta: Option<Date>) -> Self {
+        Self {
+            reference,
+            eta,
+            ordered: ordered.get(),
+            purchased: ordered.get(),
+            allocated: 0,
+            revision: None,
+        }
     }
 
     /// A batch as a store kept it.
@@ -33,15 +41,32 @@ impl Batch {
     pub fn restored(
         reference: Reference,
         eta: Option<Date>,
+        ordered: u32,
         purchased: u32,
         allocated: u32,
         revision: Option<i64>,
     ) -> Self {
-        assert!(allocated <= purchased, "batch {reference} has {allocated} allocated of {purchased}");
-        Self { reference, eta, purchased, allocated, revision }
+        assert!(
+            allocated <= purchased,
+            "batch {reference} has {allocated} allocated of {purchased}"
+        );
+        Self {
+            reference,
+            eta,
+            ordered,
+            purchased,
+            allocated,
+            revision,
+        }
     }
 
-    /// How many were bought.
+    /// How many it was created with: what tells a repeated creation from another batch of the same reference.
+    #[must_use]
+    pub fn ordered(&self) -> u32 {
+        self.ordered
+    }
+
+    /// How many it holds in truth: as ordered, or as its quantity was changed to.
     #[must_use]
     pub fn purchased(&self) -> u32 {
         self.purchased
@@ -78,7 +103,11 @@ impl Batch {
 
     /// The caller has checked [`Self::can_allocate`].
     pub(super) fn allocate(&mut self, quantity: Quantity) {
-        assert!(self.can_allocate(quantity), "a line of {quantity} does not fit in batch {}", self.reference);
+        assert!(
+            self.can_allocate(quantity),
+            "a line of {quantity} does not fit in batch {}",
+            self.reference
+        );
         self.allocated += quantity.get();
     }
 
@@ -100,7 +129,12 @@ impl Batch {
 
     /// The caller has taken the excess out.
     pub(super) fn change_purchased(&mut self, purchased: Stock, revision: Option<i64>) {
-        assert_eq!(self.excess(purchased), 0, "batch {} still has an excess", self.reference);
+        assert_eq!(
+            self.excess(purchased),
+            0,
+            "batch {} still has an excess",
+            self.reference
+        );
         self.purchased = purchased.get();
         self.revision = revision.or(self.revision);
     }
@@ -112,7 +146,11 @@ mod tests {
     use time::macros::date;
 
     fn batch(purchased: u32) -> Batch {
-        Batch::new(Reference::new("batch-1").unwrap(), Stock::new(purchased).unwrap(), None)
+        Batch::new(
+            Reference::new("batch-1").unwrap(),
+            Stock::new(purchased).unwrap(),
+            None,
+        )
     }
 
     fn quantity(number: u32) -> Quantity {
@@ -146,7 +184,13 @@ mod tests {
 
     #[test]
     fn the_warehouse_comes_before_any_ship_and_ties_go_by_reference() {
-        let named = |name: &str, eta| Batch::new(Reference::new(name).unwrap(), Stock::new(1u32).unwrap(), eta);
+        let named = |name: &str, eta| {
+            Batch::new(
+                Reference::new(name).unwrap(),
+                Stock::new(1u32).unwrap(),
+                eta,
+            )
+        };
         let mut batches = [
             named("b", Some(date!(2027 - 01 - 02))),
             named("a", Some(date!(2027 - 01 - 02))),
@@ -154,7 +198,10 @@ mod tests {
             named("c", Some(date!(2026 - 12 - 31))),
         ];
         batches.sort_by(|one, other| one.preference().cmp(&other.preference()));
-        assert_eq!(batches.map(|batch| batch.reference.to_string()), ["z", "c", "a", "b"]);
+        assert_eq!(
+            batches.map(|batch| batch.reference.to_string()),
+            ["z", "c", "a", "b"]
+        );
     }
 
     #[test]

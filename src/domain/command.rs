@@ -4,7 +4,10 @@
 //! Whatever is read is valid by construction; whether it can be done is the domain's to say.
 
 use serde::{Deserialize, Deserializer, de};
-use time::{Date, OffsetDateTime, PrimitiveDateTime, format_description::well_known::Iso8601, macros::format_description};
+use time::{
+    Date, OffsetDateTime, PrimitiveDateTime, format_description::well_known::Iso8601,
+    macros::format_description,
+};
 
 use super::{OrderId, Quantity, Reference, Sku, Stock};
 
@@ -68,12 +71,20 @@ pub enum Command {
 
 /// No command has this name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown command type {0:?}; known are {}", Command::NAMES.join(", "))]
-pub struct UnknownCommand(pub String);
+#[error("unknown command type {name:?}; known are {}", Command::NAMES.join(", "))]
+pub struct UnknownCommand {
+    /// What it was called.
+    pub name: String,
+}
 
 impl Command {
     /// The names of all commands, as they stand in a message's `type`.
-    pub const NAMES: [&'static str; 4] = ["create_batch", "allocate", "deallocate", "change_batch_quantity"];
+    pub const NAMES: [&'static str; 4] = [
+        "create_batch",
+        "allocate",
+        "deallocate",
+        "change_batch_quantity",
+    ];
 
     /// The name of this one.
     #[must_use]
@@ -91,20 +102,33 @@ impl Command {
     ///
     /// # Errors
     /// The outer error names an unknown command; the inner one is the deserializer's, about the body.
-    pub fn read<'de, D: Deserializer<'de>>(name: &str, body: D) -> Result<Result<Self, D::Error>, UnknownCommand> {
+    pub fn read<'de, D: Deserializer<'de>>(
+        name: &str,
+        body: D,
+    ) -> Result<Result<Self, D::Error>, UnknownCommand> {
         Ok(match name {
             "create_batch" => CreateBatch::deserialize(body).map(Self::CreateBatch),
             "allocate" => Allocate::deserialize(body).map(Self::Allocate),
             "deallocate" => Deallocate::deserialize(body).map(Self::Deallocate),
-            "change_batch_quantity" => ChangeBatchQuantity::deserialize(body).map(Self::ChangeBatchQuantity),
-            unknown => return Err(UnknownCommand(unknown.to_owned())),
+            "change_batch_quantity" => {
+                ChangeBatchQuantity::deserialize(body).map(Self::ChangeBatchQuantity)
+            }
+            unknown => {
+                return Err(UnknownCommand {
+                    name: unknown.to_owned(),
+                });
+            }
         })
     }
 }
 
 fn day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Date>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    parse_day(&text).map(Some).ok_or_else(|| de::Error::custom("must be a date, YYYY-MM-DD"))
+    let Some(text) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    parse_day(&text)
+        .map(Some)
+        .ok_or_else(|| de::Error::custom("must be a date, YYYY-MM-DD"))
 }
 
 /// A date, or a full ISO 8601 timestamp whose date counts.
@@ -131,9 +155,10 @@ fn revision<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D
     match Option::<Number>::deserialize(deserializer)? {
         None => Ok(None),
         Some(Number::Integer(number)) => Ok(Some(number)),
-        Some(Number::Digits(digits)) => {
-            digits.parse().map(Some).map_err(|_| de::Error::custom("must be a whole number"))
-        }
+        Some(Number::Digits(digits)) => digits
+            .parse()
+            .map(Some)
+            .map_err(|_| de::Error::custom("must be a whole number")),
     }
 }
 
@@ -149,7 +174,10 @@ mod tests {
     }
 
     fn eta(json: &str) -> Result<Option<Date>, String> {
-        match read("create_batch", &format!(r#"{{"ref": "b", "sku": "s", "qty": 1, "eta": {json}}}"#))? {
+        match read(
+            "create_batch",
+            &format!(r#"{{"ref": "b", "sku": "s", "qty": 1, "eta": {json}}}"#),
+        )? {
             Command::CreateBatch(command) => Ok(command.eta),
             other => panic!("{other:?}"),
         }
@@ -161,7 +189,11 @@ mod tests {
         for name in Command::NAMES {
             assert_eq!(read(name, body).unwrap().name(), name);
         }
-        assert!(read("alocate", body).unwrap_err().contains("unknown command type \"alocate\""));
+        assert!(
+            read("alocate", body)
+                .unwrap_err()
+                .contains("unknown command type \"alocate\"")
+        );
     }
 
     #[test]
@@ -177,8 +209,21 @@ mod tests {
         ] {
             assert_eq!(eta(&format!("{text:?}")), Ok(day), "{text}");
         }
-        for text in ["", "tomorrow", "2027-02-30", "31-01-2027", "2027-01-31x", "2027-01-31T25:00:00", "2027-1-1"] {
-            assert!(eta(&format!("{text:?}")).unwrap_err().contains("must be a date"), "{text}");
+        for text in [
+            "",
+            "tomorrow",
+            "2027-02-30",
+            "31-01-2027",
+            "2027-01-31x",
+            "2027-01-31T25:00:00",
+            "2027-1-1",
+        ] {
+            assert!(
+                eta(&format!("{text:?}"))
+                    .unwrap_err()
+                    .contains("must be a date"),
+                "{text}"
+            );
         }
         assert!(eta("20270131").is_err());
     }
@@ -190,8 +235,18 @@ mod tests {
             other => Err(format!("{other:?}")),
         };
         assert_eq!(revision(r#"{"batchref": "b", "qty": 0}"#), Ok(None));
-        assert_eq!(revision(r#"{"batchref": "b", "qty": 0, "revision": 7}"#), Ok(Some(7)));
-        assert_eq!(revision(r#"{"batchref": "b", "qty": 0, "revision": "7"}"#), Ok(Some(7)));
-        assert!(revision(r#"{"batchref": "b", "qty": 0, "revision": 1.5}"#).unwrap_err().contains("whole number"));
+        assert_eq!(
+            revision(r#"{"batchref": "b", "qty": 0, "revision": 7}"#),
+            Ok(Some(7))
+        );
+        assert_eq!(
+            revision(r#"{"batchref": "b", "qty": 0, "revision": "7"}"#),
+            Ok(Some(7))
+        );
+        assert!(
+            revision(r#"{"batchref": "b", "qty": 0, "revision": 1.5}"#)
+                .unwrap_err()
+                .contains("whole number")
+        );
     }
 }
