@@ -1,3 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+pub mod adapters;
+pub mod bootstrap;
+pub mod config;
 pub mod domain;
+pub mod entrypoints;
+pub mod ports;
+pub mod service;
+mod telemetry;
+pub mod views;

@@ -1,1 +1,10 @@
-fn main() {}
+//! The `allocation` program; see the library's front page for how it is built.
+
+use std::process::ExitCode;
+
+use allocation::entrypoints::cli::Cli;
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    Cli::parse().execute()
+}

@@ -184,13 +184,8 @@ mod tests {
 
     #[test]
     fn the_warehouse_comes_before_any_ship_and_ties_go_by_reference() {
-        let named = |name: &str, eta| {
-            Batch::new(
-                Reference::new(name).unwrap(),
-                Stock::new(1u32).unwrap(),
-                eta,
-            )
-        };
+        let named =
+            |name: &str, eta| Batch::new(Reference::new(name).unwrap(), Stock::new(1u32).unwrap(), eta);
         let mut batches = [
             named("b", Some(date!(2027 - 01 - 02))),
             named("a", Some(date!(2027 - 01 - 02))),

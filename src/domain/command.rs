@@ -79,12 +79,7 @@ pub struct UnknownCommand {
 
 impl Command {
     /// The names of all commands, as they stand in a message's `type`.
-    pub const NAMES: [&'static str; 4] = [
-        "create_batch",
-        "allocate",
-        "deallocate",
-        "change_batch_quantity",
-    ];
+    pub const NAMES: [&'static str; 4] = ["create_batch", "allocate", "deallocate", "change_batch_quantity"];
 
     /// The name of this one.
     #[must_use]
@@ -110,9 +105,7 @@ impl Command {
             "create_batch" => CreateBatch::deserialize(body).map(Self::CreateBatch),
             "allocate" => Allocate::deserialize(body).map(Self::Allocate),
             "deallocate" => Deallocate::deserialize(body).map(Self::Deallocate),
-            "change_batch_quantity" => {
-                ChangeBatchQuantity::deserialize(body).map(Self::ChangeBatchQuantity)
-            }
+            "change_batch_quantity" => ChangeBatchQuantity::deserialize(body).map(Self::ChangeBatchQuantity),
             unknown => {
                 return Err(UnknownCommand {
                     name: unknown.to_owned(),
@@ -219,9 +212,7 @@ mod tests {
             "2027-1-1",
         ] {
             assert!(
-                eta(&format!("{text:?}"))
-                    .unwrap_err()
-                    .contains("must be a date"),
+                eta(&format!("{text:?}")).unwrap_err().contains("must be a date"),
                 "{text}"
             );
         }

@@ -11,9 +11,7 @@ mod product;
 mod values;
 
 pub use batch::Batch;
-pub use command::{
-    Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, UnknownCommand,
-};
+pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, UnknownCommand};
 pub use event::{Event, RecordedEvent};
 pub use product::{Line, Product, ProductChanges};
 pub use values::{InvalidValue, OrderId, Quantity, Reference, Sku, Stock};

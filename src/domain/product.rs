@@ -56,6 +56,8 @@ pub struct Product {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Changed {
     any: bool,
+    /// Something came free that was not offered to the waiting lines yet.
+    stock: bool,
     new_batches: BTreeSet<Reference>,
     batches: BTreeSet<Reference>,
     new_lines: BTreeSet<OrderId>,
@@ -75,13 +77,7 @@ impl Product {
     /// `version` counts its changes, `sequence` its published events, `last_place` the lines ever asked for, and
     /// `backordered` the units that wait.
     #[must_use]
-    pub fn restored(
-        sku: Sku,
-        version: i64,
-        sequence: i64,
-        last_place: i64,
-        backordered: u64,
-    ) -> Self {
+    pub fn restored(sku: Sku, version: i64, sequence: i64, last_place: i64, backordered: u64) -> Self {
         Self {
             sku,
             version,
@@ -134,9 +130,7 @@ impl Product {
     /// A batch it knows.
     #[must_use]
     pub fn batch(&self, reference: &Reference) -> Option<&Batch> {
-        self.batches
-            .iter()
-            .find(|batch| batch.reference == *reference)
+        self.batches.iter().find(|batch| batch.reference == *reference)
     }
 
     /// The lines it knows, in no order.
@@ -189,6 +183,7 @@ impl Product {
         }
         self.changed.new_batches.insert(batch.reference.clone());
         self.changed.any = true;
+        self.changed.stock = true;
         self.insert(batch);
         Ok(())
     }
@@ -286,15 +281,17 @@ impl Product {
             self.displace(&orderid, reference);
         }
         self.batches[position].change_purchased(purchased, revision);
+        self.changed.stock = true;
         self.touch(reference);
         Ok(())
     }
 
     /// Offers what is available to the lines that wait, the oldest first; one that does not fit is passed over.
     ///
-    /// The waiting lines must have been learnt as far as the available stock reaches ([`Self::unknown_backorders`]).
+    /// The waiting lines must have been learnt as far as the available stock reaches, if
+    /// [`Self::misses_waiting_lines`] says so.
     pub fn allocate_waiting(&mut self) {
-        if self.largest_available() == 0 {
+        if !std::mem::take(&mut self.changed.stock) {
             return;
         }
         let mut oldest_first: Vec<_> = self
@@ -314,23 +311,21 @@ impl Product {
 
     /// Says of a line that it waits, if it still does after others and it were offered what is available.
     pub fn report_if_waiting(&mut self, orderid: &OrderId) {
-        if self
-            .lines
-            .get(orderid)
-            .is_some_and(|line| line.batch.is_none())
-        {
+        if self.lines.get(orderid).is_some_and(|line| line.batch.is_none()) {
             self.out_of_stock(orderid);
         }
     }
 
-    /// How many units wait in lines that were not learnt.
+    /// Whether [`Self::allocate_waiting`] is due while lines wait that were not learnt.
     #[must_use]
-    pub fn unknown_backorders(&self) -> u64 {
+    pub fn misses_waiting_lines(&self) -> bool {
+        self.changed.stock && self.unknown_backorders() > 0
+    }
+
+    /// How many units wait in lines that were not learnt.
+    fn unknown_backorders(&self) -> u64 {
         let waiting = self.lines.values().filter(|line| line.batch.is_none());
-        self.backordered
-            - waiting
-                .map(|line| u64::from(line.quantity.get()))
-                .sum::<u64>()
+        self.backordered - waiting.map(|line| u64::from(line.quantity.get())).sum::<u64>()
     }
 
     /// Whether anything has changed since it was loaded.
@@ -385,16 +380,9 @@ impl Product {
 
     /// Puts a waiting line into the first batch it fits in; false if there is none.
     fn place(&mut self, orderid: &OrderId) -> bool {
-        let line = self
-            .lines
-            .get_mut(orderid)
-            .expect("only known lines are placed");
+        let line = self.lines.get_mut(orderid).expect("only known lines are placed");
         let quantity = line.quantity;
-        let Some(batch) = self
-            .batches
-            .iter_mut()
-            .find(|batch| batch.can_allocate(quantity))
-        else {
+        let Some(batch) = self.batches.iter_mut().find(|batch| batch.can_allocate(quantity)) else {
             return false;
         };
         batch.allocate(quantity);
@@ -431,6 +419,7 @@ impl Product {
             .position(reference)
             .expect("a line's batch was learnt with it");
         self.batches[position].deallocate(quantity);
+        self.changed.stock = true;
         self.touch(reference);
         let (orderid, sku, batchref) = (orderid.clone(), self.sku.clone(), reference.clone());
         self.record(Event::Deallocated {
@@ -442,11 +431,7 @@ impl Product {
     }
 
     fn out_of_stock(&mut self, orderid: &OrderId) {
-        let (orderid, sku, qty) = (
-            orderid.clone(),
-            self.sku.clone(),
-            self.lines[orderid].quantity,
-        );
+        let (orderid, sku, qty) = (orderid.clone(), self.sku.clone(), self.lines[orderid].quantity);
         self.record(Event::OutOfStock { orderid, sku, qty });
     }
 
@@ -550,10 +535,7 @@ mod tests {
         let mut product = product(&[("ship", 100, Some(TOMORROW)), ("warehouse", 100, None)]);
         ask(&mut product, "o1", 10);
         assert_eq!(
-            (
-                available(&product, "warehouse"),
-                available(&product, "ship")
-            ),
+            (available(&product, "warehouse"), available(&product, "ship")),
             (90, 100)
         );
         assert_eq!(sits_in(&product, "o1").as_deref(), Some("warehouse"));
@@ -581,10 +563,7 @@ mod tests {
         ask(&mut product, "o2", 1);
         let events = product.take_events();
         assert_eq!(
-            events
-                .iter()
-                .map(|event| event.sequence)
-                .collect::<Vec<_>>(),
+            events.iter().map(|event| event.sequence).collect::<Vec<_>>(),
             [Some(1), Some(2)]
         );
         let told = serde_json::to_string(&events[0].event).unwrap();
@@ -678,10 +657,7 @@ mod tests {
         assert_eq!(events.last().unwrap().sequence, None);
         assert_eq!(product.backordered(), 0);
         assert!(product.line(&order("o1")).is_none());
-        assert!(
-            product.changes().removed_lines.is_empty(),
-            "it was never stored"
-        );
+        assert!(product.changes().removed_lines.is_empty(), "it was never stored");
     }
 
     /// U19.
@@ -701,10 +677,7 @@ mod tests {
         ask(&mut product, "o2", 20);
         story(&mut product);
         change(&mut product, "b1", 25);
-        assert_eq!(
-            (available(&product, "b1"), available(&product, "b2")),
-            (5, 30)
-        );
+        assert_eq!((available(&product, "b1"), available(&product, "b2")), (5, 30));
         assert_eq!(story(&mut product), ["-o2@b1", "+o2@b2"]);
     }
 
@@ -754,8 +727,7 @@ mod tests {
         let mut product = product(&[("b", 10, Some(TODAY))]);
         change(&mut product, "b", 5);
         let before = product.clone();
-        let batch =
-            |quantity: u32, eta| Batch::new(batchref("b"), Stock::new(quantity).unwrap(), eta);
+        let batch = |quantity: u32, eta| Batch::new(batchref("b"), Stock::new(quantity).unwrap(), eta);
         product.add_batch(batch(10, Some(TODAY))).unwrap();
         assert_eq!(
             product.add_batch(batch(5, Some(TODAY))),

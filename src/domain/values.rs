@@ -219,19 +219,12 @@ mod tests {
         assert_eq!(Sku::new(" \t").unwrap_err(), InvalidValue::Text);
         assert_eq!(Sku::new(&"x".repeat(256)).unwrap_err(), InvalidValue::Text);
         assert_eq!(Sku::new("A\0B").unwrap_err(), InvalidValue::Nul);
-        assert_eq!(
-            Sku::new(&"ü".repeat(255)).unwrap().as_str().chars().count(),
-            255
-        );
+        assert_eq!(Sku::new(&"ü".repeat(255)).unwrap().as_str().chars().count(), 255);
     }
 
     #[test]
     fn a_quantity_may_arrive_as_digits() {
-        let read = |json: &str| {
-            serde_json::from_str::<Quantity>(json)
-                .map(Quantity::get)
-                .ok()
-        };
+        let read = |json: &str| serde_json::from_str::<Quantity>(json).map(Quantity::get).ok();
         assert_eq!(read("7"), Some(7));
         assert_eq!(read("\"7\""), Some(7));
         for refused in [

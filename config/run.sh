@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# The longer recipes of the Makefile: run, sqlx-metadata, sqlx-check.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+allocation=${CARGO_TARGET_DIR:-target}/release/allocation
+
+say() { echo "$*" >&2; }
+
+# Exports DATABASE_URL and AMQP_URL; fails with the exit code of config/servers.sh.
+find_servers() {
+    local urls
+    urls=$(config/servers.sh) || return
+    eval "$urls"
+}
+
+run() {
+    local servers=0 code=0 stopping=
+    find_servers || servers=$?
+    ((servers == 0 || servers == 3)) || exit "$servers"
+    cargo build --release
+    ((servers == 0)) || { say "Without servers the example day is played in memory."; exec "$allocation" demo; }
+    "$allocation" migrate
+    "$allocation" topology
+
+    # A process group each: the terminal's Ctrl-C comes to this script alone, which passes it on once. A second one, which
+    # means "at once", then stays the user's to send.
+    set -m
+    "$allocation" run &
+    worker=$!
+    "$allocation" send --file examples/trading-day.jsonl --follow &
+    sender=$!
+    set +m
+    trap 'stopping=yes; kill -TERM "$sender" "$worker" 2>/dev/null || true' HUP INT TERM
+
+    wait -n || code=$? # for either to end, or for a signal
+    if ! kill -0 "$worker" 2>/dev/null; then
+        kill -TERM "$sender" 2>/dev/null || true
+    elif [[ -z $stopping ]]; then
+        ((code == 0)) || say "Not every command was handled: $allocation dead-letters list"
+        say "The day is over, the worker is not: it goes on until Ctrl-C. To look around, from another terminal:"
+        say "  eval \"\$(config/servers.sh)\"; $allocation status"
+    fi
+    while kill -0 "$worker" 2>/dev/null; do wait "$worker" || true; done # each signal ends a wait
+    wait "$worker"
+}
+
+# Runs the SQL on standard input in database $1 of the server. A machine that has the server in Docker may have no psql.
+run_sql() {
+    local psql=(psql)
+    if ! type -P psql >/dev/null; then
+        type -P docker >/dev/null || { say "psql is missing; Debian has it in postgresql-client"; return 1; }
+        psql=(docker compose exec -T postgres psql)
+    fi
+    "${psql[@]}" --no-psqlrc --quiet --set ON_ERROR_STOP=1 "$(url_of "$1")"
+}
+
+url_of() { sed -E "s#^([a-z]+://[^/?]*)(/[^?]*)?#\1/$1#" <<<"$DATABASE_URL"; }
+
+# Has every query checked by a database that was migrated from nothing; $fresh/.sqlx is what the macros learnt from it.
+describe_queries() {
+    local migration
+    fresh=$(mktemp -d) scratch=allocation_sqlx_$$
+    find_servers
+    trap 'rm -rf "$fresh"; run_sql postgres <<<"drop database if exists $scratch with (force)"' EXIT
+    run_sql postgres <<<"create database $scratch"
+    for migration in migrations/*.sql; do
+        run_sql "$scratch" <"$migration" || { say "$migration does not apply"; exit 1; }
+    done
+
+    mkdir "$fresh/.sqlx"
+    touch src/lib.rs # the macros run when the compiler does, and everything here is compiled from this file on
+    SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$fresh/.sqlx DATABASE_URL=$(url_of "$scratch") cargo check --quiet --all-targets
+}
+
+sqlx_metadata() {
+    describe_queries
+    rm -rf .sqlx
+    cp -r "$fresh/.sqlx" .sqlx
+}
+
+sqlx_check() {
+    describe_queries
+    diff --recursive --brief .sqlx "$fresh/.sqlx" >&2 && return
+    say "The queries are not those that .sqlx describes. This mends it: make sqlx-metadata"
+    return 1
+}
+
+case ${1:-} in
+    run) run ;;
+    sqlx-metadata) sqlx_metadata ;;
+    sqlx-check) sqlx_check ;;
+    *) say "usage: config/run.sh run | sqlx-metadata | sqlx-check"; exit 2 ;;
+esac

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Finds or starts PostgreSQL and RabbitMQ, and says where they are:   urls=$(config/servers.sh) && eval "$urls"
+#
+# For each of the two, the first that works: what DATABASE_URL or AMQP_URL names (then no other is tried); a server that
+# answers on this machine; a container from docker-compose.yml; the Debian package, as root. Standard output carries the
+# exports alone. Exit 1: what was named or started does not answer. Exit 3: nothing is here, and no way to start it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null # nothing below may stop to ask
+
+deadline=90 # seconds; RabbitMQ takes thirty on a small machine, and longer the first time
+postgres_password=${POSTGRES_PASSWORD:-allocation}
+postgres_urls=("postgres://postgres@127.0.0.1:5432/allocation"
+    "postgres://allocation:$postgres_password@127.0.0.1:5432/allocation")
+amqp_urls=("amqp://guest:guest@127.0.0.1:5672/%2f" # may enter from the broker's own machine only, so not a container
+    "amqp://allocation:${RABBITMQ_PASSWORD:-allocation}@127.0.0.1:5672/%2f")
+database_url=${DATABASE_URL:-} amqp_url=${AMQP_URL:-}
+
+say() { echo "servers: $*" >&2; }
+redacted() { sed -E 's#://([^:@/]*):[^@/]*@#://\1:***@#' <<<"$1"; }
+
+# Connects descriptor 9 to the host and port (usually $2) of URL $1. BASH_REMATCH keeps the user, 2, and the password, 4.
+dial() {
+    [[ $1 =~ ^[a-z]+://(([^:@/]*)(:([^@/]*))?@)?([^:/?@]+)(:([0-9]+))? ]] &&
+        { exec 9<>"/dev/tcp/${BASH_REMATCH[5]}/${BASH_REMATCH[7]:-$2}"; } 2>/dev/null
+}
+
+postgres_answers() (
+    if type -P psql >/dev/null; then # what the URL names may not exist yet; the database called postgres does
+        for url in "$1" "$(sed -E 's#^([a-z]+://[^/?]*)(/[^?]*)?#\1/postgres#' <<<"$1")"; do
+            PGCONNECT_TIMEOUT=3 psql --no-psqlrc --no-password --quiet --command 'select 1' "$url" &>/dev/null && exit
+        done
+        exit 1
+    else # asks to enter as postgres. An R of length 8, then S, the next message, is a yes; a password stays untried
+        dial "$1" 5432 && printf '\0\0\0\x17\0\x03\0\0user\0postgres\0\0' >&9 || exit
+        IFS= LC_ALL=C read -r -t 3 -d S -u 9 reply && [[ $reply == $'R\x08' || $1 == *:*@* || -n ${DATABASE_URL:-} ]]
+    fi
+)
+
+# Logs in: an open port says neither that RabbitMQ is up behind it nor that this user may enter.
+amqp_answers() (
+    [[ $1 != amqps:* ]] || { dial "$1" 5671; exit; } # TLS is beyond a shell
+    dial "$1" 5672 || exit
+    printf -v user %b "${BASH_REMATCH[2]//%/\\x}"
+    printf -v password %b "${BASH_REMATCH[4]//%/\\x}"
+    printf -v login '\\x%02x' $((2 + ${#user} + ${#password}))
+    printf -v frame '\\x%02x' $((26 + ${#user} + ${#password}))
+    # The greeting and connection.start-ok in one go; who may enter is answered with connection.tune, which is 10 and 30.
+    printf "AMQP\0\0\x09\x01\x01\0\0\0\0\0$frame\0\x0a\0\x0b\0\0\0\0\x05PLAIN\0\0\0$login\0%s\0%s\x05en_US\xce" "$user" "$password" >&9
+    while IFS= LC_ALL=C read -r -t 5 -d $'\x1e' -u 9 reply; do [[ $reply != *$'\n' ]] || exit 0; done 2>/dev/null
+    exit 1
+)
+
+# Notes what answers on this machine; true once nothing is missing.
+look() {
+    local url
+    for url in "${postgres_urls[@]}"; do [[ -n $database_url ]] || ! postgres_answers "$url" || database_url=$url; done
+    for url in "${amqp_urls[@]}"; do [[ -n $amqp_url ]] || ! amqp_answers "$url" || amqp_url=$url; done
+    [[ -n $database_url && -n $amqp_url ]]
+}
+
+start_containers() {
+    { docker info && docker compose version; } >/dev/null 2>&1 || return
+    local services=()
+    [[ -n $database_url ]] || services+=(postgres)
+    [[ -n $amqp_url ]] || services+=(rabbitmq)
+    say "starting ${services[*]} in Docker"
+    docker compose up --detach --wait "${services[@]}" >&2
+}
+
+# A package does not always start its server: a container has no systemd, and often a policy against it.
+start_debian_packages() {
+    { ((EUID == 0)) && type -P apt-get >/dev/null; } || return
+    local packages=()
+    [[ -n $database_url ]] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
+    [[ -n $amqp_url ]] || type -P rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
+    if ((${#packages[@]})); then
+        say "installing ${packages[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get -qq update && apt-get -qq install --yes --no-install-recommends "${packages[@]}"; } >&2 || return
+    fi
+    { [[ -n $database_url ]] || start_postgres; } && { [[ -n $amqp_url ]] || start_rabbitmq; }
+}
+
+start_postgres() {
+    local version
+    version=$(cd /usr/lib/postgresql && printf '%s\n' * | sort -V | tail -n 1)
+    [[ -d /etc/postgresql/$version/main ]] || pg_createcluster "$version" main >&2 || return
+    dial "${postgres_urls[0]}" 5432 || pg_ctlcluster "$version" main start >&2 || return
+    say "PostgreSQL $version runs; adding the role allocation, which may create databases, if it is not there"
+    (cd / && runuser -u postgres -- psql --no-psqlrc --quiet --set password="$postgres_password" >&2) <<'SQL'
+select format('create role allocation login createdb password %L', :'password')
+where not exists (select from pg_roles where rolname = 'allocation') \gexec
+SQL
+}
+
+start_rabbitmq() {
+    ! dial "${amqp_urls[0]}" 5672 || return 0
+    say "starting RabbitMQ"
+    [[ ! -d /run/systemd/system ]] || { systemctl start rabbitmq-server >&2; return; }
+    # The node is named after the host, unless that name leads nowhere. A daemon must not hold on to our outputs.
+    getent hosts "$(hostname -s)" >/dev/null || export RABBITMQ_NODENAME=rabbit@localhost
+    rabbitmq-server -detached >/dev/null 2>&1
+}
+
+fail() { say "${@:2}"; exit "$1"; }
+
+[[ -z $database_url ]] || postgres_answers "$database_url" || fail 1 "DATABASE_URL, $(redacted "$database_url"), does not let this user in"
+[[ -z $amqp_url ]] || amqp_answers "$amqp_url" || fail 1 "AMQP_URL, $(redacted "$amqp_url"), does not let this user in"
+if ! look; then
+    start_containers || start_debian_packages || {
+        [[ -n $database_url ]] || say "missing: a PostgreSQL on 127.0.0.1:5432 that lets in postgres, or allocation by password"
+        [[ -n $amqp_url ]] || say "missing: a RabbitMQ on 127.0.0.1:5672 that lets in guest or allocation"
+        fail 3 "set DATABASE_URL and AMQP_URL, or start Docker (with its compose plugin), or run this as root on Debian"
+    }
+    SECONDS=0
+    until look; do
+        ((SECONDS < deadline)) || fail 1 "what was started has not answered for $deadline s"
+        sleep 1
+    done
+fi
+say "PostgreSQL is $(redacted "$database_url"), RabbitMQ is $(redacted "$amqp_url")"
+printf 'export %s=%q\n' DATABASE_URL "$database_url" AMQP_URL "$amqp_url"

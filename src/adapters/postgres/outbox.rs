@@ -1,0 +1,187 @@
+//! Events between commit and publication, and who may publish them.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, postgres::PgListener};
+use tokio::sync::{Mutex, Notify};
+use tracing::debug;
+
+use crate::ports::{
+    outbox::{Lead, Outbox, OutboxRow},
+    store::{OutboxEvent, StoreError},
+};
+
+use super::{Access, within};
+
+/// The session that holds this advisory lock is the active relay: "relay" in ASCII.
+const LEAD: i64 = 0x72_65_6c_61_79;
+/// Where commits of one process are announced to the relays of others.
+const CHANNEL: &str = "allocation_outbox";
+/// Commits within this time are announced together.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(20);
+
+/// Appends events in the order in which they happened.
+pub(super) async fn append(connection: &mut PgConnection, events: &[OutboxEvent]) -> Result<(), sqlx::Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into outbox (name, sku, sequence, body, causation_id, correlation_id, traceparent)
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])",
+        &events.iter().map(|event| event.name).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| event.sku.as_str()).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| event.sequence).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.body.as_str()).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| &*event.causation_id).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| &*event.correlation_id).collect::<Vec<_>>() as &[&str],
+        &events.iter().map(|event| event.traceparent.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Word of commits, for this process's relay and for those of others.
+#[derive(Debug, Default)]
+pub struct Commits {
+    here: Notify,
+    elsewhere: Notify,
+}
+
+impl Commits {
+    /// Events were committed.
+    pub fn happened(&self) {
+        self.here.notify_one();
+        self.elsewhere.notify_one();
+    }
+}
+
+/// Tells the relays of other processes of this one's commits. A hint, no more: what fails is not tried again.
+pub async fn announce_commits(pool: PgPool, commits: Arc<Commits>) {
+    loop {
+        commits.elsewhere.notified().await;
+        if let Err(error) = sqlx::query("select pg_notify($1, '')")
+            .bind(CHANNEL)
+            .execute(&pool)
+            .await
+        {
+            debug!(%error, "a commit was not announced; the relay looks for itself within a second");
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
+    }
+}
+
+/// The outbox as its relay sees it.
+pub struct PgOutbox {
+    access: Access,
+    /// Kept between tries to lead, so that a standby does not connect every time.
+    standby: Mutex<Option<PgConnection>>,
+    commits: Arc<Commits>,
+}
+
+impl PgOutbox {
+    /// The outbox of a database; `commits` tells of this process's own.
+    #[must_use]
+    pub fn new(access: Access, commits: Arc<Commits>) -> Self {
+        Self {
+            access,
+            standby: Mutex::new(None),
+            commits,
+        }
+    }
+
+    /// Passes on what other processes announce, as long as it is polled.
+    pub async fn listen(&self) {
+        loop {
+            if let Err(error) = self.pass_on_announcements().await {
+                debug!(%error, "not listening; the relay looks for itself every second");
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn pass_on_announcements(&self) -> Result<(), sqlx::Error> {
+        let pool = sqlx::pool::PoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(self.access.options.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.listen(CHANNEL).await?;
+        loop {
+            listener.recv().await?;
+            self.commits.here.notify_one();
+        }
+    }
+}
+
+#[async_trait]
+impl Outbox for PgOutbox {
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        let patience = self.access.patience;
+        let mut standby = self.standby.lock().await;
+        let mut connection = match standby.take() {
+            Some(connection) => connection,
+            None => within(patience, self.access.options.connect()).await?,
+        };
+        let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LEAD);
+        if within(patience, locked.fetch_one(&mut connection)).await? {
+            return Ok(Some(Box::new(PgLead { connection, patience })));
+        }
+        *standby = Some(connection);
+        Ok(None)
+    }
+
+    async fn woken(&self) {
+        self.commits.here.notified().await;
+    }
+}
+
+/// All it does it does on the session that holds the lock: losing the session is losing the lead.
+struct PgLead {
+    connection: PgConnection,
+    patience: Duration,
+}
+
+#[async_trait]
+impl Lead for PgLead {
+    async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        let rows = sqlx::query_as!(
+            OutboxRow,
+            r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent,
+                      extract(epoch from committed_at)::bigint as "committed_at!: Seconds"
+               from outbox order by id limit $1"#,
+            i64::from(at_most),
+        );
+        within(self.patience, rows.fetch_all(&mut self.connection)).await
+    }
+
+    async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        let delete = sqlx::query!("delete from outbox where id = any($1)", ids);
+        within(self.patience, delete.execute(&mut self.connection))
+            .await
+            .map(drop)
+    }
+
+    async fn release(mut self: Box<Self>) {
+        let announce = sqlx::query("select pg_advisory_unlock($1), pg_notify($2, '')")
+            .bind(LEAD)
+            .bind(CHANNEL);
+        if within(self.patience, announce.execute(&mut self.connection))
+            .await
+            .is_ok()
+        {
+            let _ = self.connection.close().await;
+        }
+    }
+}
+
+/// Seconds since 1970, as the database says them.
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct Seconds(i64);
+
+impl From<Seconds> for u64 {
+    fn from(seconds: Seconds) -> Self {
+        Self::try_from(seconds.0).unwrap_or_default()
+    }
+}

@@ -1,0 +1,61 @@
+//! The schema: brought up to date by `allocation migrate`, and checked by everybody else.
+
+use sqlx::{
+    Connection, PgPool,
+    migrate::{MigrateDatabase, Migrator},
+    postgres::PgConnection,
+};
+
+use crate::ports::operations::SchemaVersion;
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Creates the database if it is missing, and brings its schema up to date. Of several at once one migrates and the
+/// others wait.
+///
+/// # Errors
+/// The database cannot be reached, or a migration failed; each is one transaction, so nothing is left half-way.
+pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateError> {
+    let exists = sqlx::Postgres::database_exists(url).await?;
+    if !exists && let Err(error) = sqlx::Postgres::create_database(url).await {
+        // Somebody else may have created it since.
+        if !sqlx::Postgres::database_exists(url).await? {
+            return Err(error.into());
+        }
+    }
+    let mut connection = PgConnection::connect(url).await?;
+    MIGRATIONS.run_direct(None, &mut connection, false).await?;
+    Ok(SchemaVersion {
+        found: Some(expected()),
+        expected: expected(),
+    })
+}
+
+/// Reads the version without changing anything.
+///
+/// # Errors
+/// The database cannot be reached.
+pub async fn schema_version(pool: &PgPool) -> Result<SchemaVersion, sqlx::Error> {
+    let table: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
+        .fetch_one(pool)
+        .await?;
+    let found = if table {
+        sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+            .fetch_one(pool)
+            .await?
+    } else {
+        None
+    };
+    Ok(SchemaVersion {
+        found,
+        expected: expected(),
+    })
+}
+
+fn expected() -> i64 {
+    MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or_default()
+}

@@ -1,0 +1,252 @@
+//! Subscriptions to quorum queues.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::{
+    Channel, Connection,
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+        BasicRejectOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use crate::ports::queue::{
+    BrokerError, Delivery, Message, QueueName, Queues, Settlement, Settler, Subscription,
+};
+
+use super::{Broker, CONNECT_WITHIN, answer, channel};
+
+/// Opens subscriptions on a broker.
+pub struct RabbitQueues {
+    broker: Broker,
+    prefetch: u16,
+}
+
+impl RabbitQueues {
+    /// Every subscription is handed at most `prefetch` messages before it settles some.
+    #[must_use]
+    pub fn new(broker: Broker, prefetch: u16) -> Self {
+        Self { broker, prefetch }
+    }
+}
+
+#[async_trait]
+impl Queues for RabbitQueues {
+    async fn subscribe(&self, queue: QueueName) -> Result<Box<dyn Subscription>, BrokerError> {
+        let connection = self
+            .broker
+            .connect(&format!("consumes {}", queue.as_str()))
+            .await?;
+        let channel = channel(&connection).await?;
+        answer(
+            CONNECT_WITHIN,
+            channel.basic_qos(self.prefetch, BasicQosOptions::default()),
+        )
+        .await?;
+        let name = self.broker.queue(queue);
+        let consume = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
+        let consumer = answer(CONNECT_WITHIN, consumer).await?;
+        let settler = Arc::new(RabbitSettler {
+            channel,
+            tags: Mutex::default(),
+            hold_at_most: usize::from(self.prefetch) / 2,
+        });
+        Ok(Box::new(RabbitSubscription {
+            connection,
+            consumer,
+            settler,
+        }))
+    }
+}
+
+struct RabbitSubscription {
+    connection: Connection,
+    consumer: lapin::Consumer,
+    settler: Arc<RabbitSettler>,
+}
+
+#[async_trait]
+impl Subscription for RabbitSubscription {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(self.settler.took(delivery).await),
+            Some(Err(error)) => Err(BrokerError(super::said(&error))),
+            // The server cancels a consumer whose queue is deleted or moved, and says so only by silence.
+            None => Err(BrokerError("the server cancelled the subscription".into())),
+        }
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        self.settler.clone()
+    }
+
+    async fn close(self: Box<Self>) {
+        let tag = self.consumer.tag();
+        let ended = async {
+            self.settler
+                .channel
+                .basic_cancel(tag, BasicCancelOptions::default())
+                .await?;
+            self.settler.acknowledge_held().await?;
+            // Tag 0 means all that are left. From RabbitMQ 4.3 on this does not count as a delivery; a closed channel does.
+            let all = BasicNackOptions {
+                multiple: true,
+                requeue: true,
+            };
+            self.settler.channel.basic_nack(0, all).await?;
+            self.connection.close(200, "stopped".into()).await
+        };
+        if let Err(error) = answer(CONNECT_WITHIN, ended).await {
+            debug!(%error, "a subscription did not end in order; the broker takes back what is left");
+        }
+    }
+}
+
+/// Acknowledges in as few frames as order allows.
+struct RabbitSettler {
+    channel: Channel,
+    tags: Mutex<Tags>,
+    /// So many finished deliveries may wait for an older one before each is acknowledged by itself.
+    hold_at_most: usize,
+}
+
+#[derive(Default)]
+struct Tags {
+    /// Deliveries in somebody's hands.
+    open: BTreeSet<u64>,
+    /// Finished ones that an older open one keeps from being acknowledged together.
+    held: BTreeSet<u64>,
+}
+
+impl Tags {
+    /// The tag up to which everything is finished, if that says anything new.
+    fn finished_up_to(&mut self) -> Option<u64> {
+        let last = match self.open.first() {
+            Some(oldest_open) => self.held.range(..oldest_open).next_back().copied()?,
+            None => self.held.last().copied()?,
+        };
+        self.held = self.held.split_off(&(last + 1));
+        Some(last)
+    }
+}
+
+impl RabbitSettler {
+    async fn took(&self, delivery: lapin::message::Delivery) -> Delivery {
+        self.tags.lock().await.open.insert(delivery.delivery_tag);
+        Delivery {
+            tag: delivery.delivery_tag,
+            redelivered: delivery.redelivered,
+            message: message(delivery),
+        }
+    }
+
+    /// The lock is held while frames are written: an acknowledgement up to a tag must not overtake the refusal of a
+    /// smaller one.
+    async fn write(&self, deliveries: &[(u64, Settlement)]) -> Result<(), lapin::Error> {
+        let mut tags = self.tags.lock().await;
+        for (tag, settlement) in deliveries {
+            tags.open.remove(tag);
+            match settlement {
+                Settlement::Done => {
+                    tags.held.insert(*tag);
+                }
+                Settlement::Refused => {
+                    self.channel
+                        .basic_reject(*tag, BasicRejectOptions { requeue: false })
+                        .await?
+                }
+            }
+        }
+        if let Some(tag) = tags.finished_up_to() {
+            self.channel
+                .basic_ack(tag, BasicAckOptions { multiple: true })
+                .await?;
+        }
+        if tags.held.len() > self.hold_at_most {
+            drop(tags);
+            self.acknowledge_held().await?;
+        }
+        Ok(())
+    }
+
+    async fn acknowledge_held(&self) -> Result<(), lapin::Error> {
+        for tag in std::mem::take(&mut self.tags.lock().await.held) {
+            self.channel
+                .basic_ack(tag, BasicAckOptions { multiple: false })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Settler for RabbitSettler {
+    async fn settle(&self, deliveries: &[(u64, Settlement)]) {
+        if let Err(error) = self.write(deliveries).await {
+            debug!(%error, count = deliveries.len(), "not settled; they will be delivered again");
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        !self.channel.status().connected()
+    }
+}
+
+fn message(delivery: lapin::message::Delivery) -> Message {
+    let properties = &delivery.properties;
+    let kind = properties
+        .kind()
+        .as_ref()
+        .unwrap_or(&delivery.routing_key)
+        .to_string();
+    let header = |name: &str| {
+        properties
+            .headers()
+            .as_ref()
+            .and_then(|headers| headers.inner().get(name))
+    };
+    Message {
+        kind,
+        message_id: properties.message_id().as_ref().map(ToString::to_string),
+        correlation_id: properties.correlation_id().as_ref().map(ToString::to_string),
+        traceparent: header("traceparent").and_then(text),
+        body: delivery.data,
+    }
+}
+
+fn text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(ToOwned::to_owned),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(open: &[u64], held: &[u64]) -> Tags {
+        Tags {
+            open: open.iter().copied().collect(),
+            held: held.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn only_what_is_older_than_every_open_delivery_is_acknowledged_together() {
+        let mut some = tags(&[3, 7], &[1, 2, 4, 5]);
+        assert_eq!(some.finished_up_to(), Some(2));
+        assert_eq!(some.finished_up_to(), None);
+        some.open.remove(&3);
+        assert_eq!(some.finished_up_to(), Some(5));
+        assert_eq!(tags(&[], &[4, 9]).finished_up_to(), Some(9));
+        assert_eq!(tags(&[1], &[2]).finished_up_to(), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! RabbitMQ: queues, publishing, and the topology both rely on.
+//!
+//! The client's own recovery stays off: it leaves consumers silent. Whoever loses a connection gets an error and
+//! makes a new one. Consuming and publishing never share a connection, for a broker in alarm stops reading from
+//! connections that publish, and acknowledgements would hang with them.
+
+mod consumer;
+mod publisher;
+mod topology;
+
+use std::time::Duration;
+
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::ports::queue::{BrokerError, QueueName};
+
+pub use consumer::RabbitQueues;
+pub use publisher::{EventPublisher, RabbitSender};
+pub use topology::RabbitTopology;
+
+/// A broker that needs longer to answer a handshake counts as away.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Half-open connections are noticed after two of these.
+const HEARTBEAT_SECONDS: &str = "10";
+
+/// Which broker, and under which namespace.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    url: SecretString,
+    namespace: String,
+}
+
+impl Broker {
+    /// Parses an `amqp://` or `amqps://` URL.
+    ///
+    /// # Errors
+    /// The URL is not one; the message does not repeat it, for it may hold a password.
+    pub fn new(url: &str, namespace: &str) -> Result<Self, BrokerError> {
+        let invalid = |error: &dyn std::fmt::Display| BrokerError(format!("not an AMQP URL: {error}"));
+        let mut url = Url::parse(url).map_err(|error| invalid(&error))?;
+        if !matches!(url.scheme(), "amqp" | "amqps") {
+            return Err(invalid(&"it begins with amqp:// or amqps://"));
+        }
+        if !url.query_pairs().any(|(key, _)| key == "heartbeat") {
+            url.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECONDS);
+        }
+        Ok(Self {
+            url: String::from(url).into(),
+            namespace: namespace.to_owned(),
+        })
+    }
+
+    /// The namespace that stands before every name.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A name under the namespace.
+    #[must_use]
+    pub fn named(&self, name: &str) -> String {
+        format!("{}.{name}", self.namespace)
+    }
+
+    /// A queue's full name.
+    #[must_use]
+    pub fn queue(&self, queue: QueueName) -> String {
+        self.named(queue.as_str())
+    }
+
+    /// Opens a connection; `purpose` names it in the broker's lists.
+    ///
+    /// # Errors
+    /// The broker does not answer in time, or refuses.
+    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let name = format!("{} {purpose}", self.namespace);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        answer(
+            CONNECT_WITHIN,
+            Connection::connect(self.url.expose_secret(), properties),
+        )
+        .await
+    }
+}
+
+/// Opens a channel.
+async fn channel(connection: &Connection) -> Result<Channel, BrokerError> {
+    answer(CONNECT_WITHIN, connection.create_channel()).await
+}
+
+/// Waits for the broker, but not for ever.
+async fn answer<T>(
+    patience: Duration,
+    question: impl Future<Output = Result<T, lapin::Error>>,
+) -> Result<T, BrokerError> {
+    match timeout(patience, question).await {
+        Ok(outcome) => outcome.map_err(|error| BrokerError(said(&error))),
+        Err(_) => Err(BrokerError(format!("no answer within {patience:?}"))),
+    }
+}
+
+/// What the broker said, in its own words where it said something.
+fn said(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,210 @@
+//! Exchanges and queues as the contract names them.
+
+use async_trait::async_trait;
+use lapin::{
+    Connection, ErrorKind, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+use crate::ports::{
+    operations::{Declared, QueueDepth, Topology},
+    queue::{BrokerError, QueueName},
+};
+
+use super::{Broker, CONNECT_WITHIN, answer, channel};
+
+/// A command's last resort against crash loops that nobody else stopped; every crash counts for everything that was
+/// prefetched, so it is far above what an innocent message may see.
+const DELIVERY_LIMIT: i64 = 200;
+/// Dead letters are never dropped for having been looked at. No limit at all would mean 20 from RabbitMQ 4 on.
+const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
+/// Where each queue's messages come from: exchange and routing keys.
+const BINDINGS: [(QueueName, &str, &[&str]); 3] = [
+    (QueueName::Orders, "commands", &["allocate", "deallocate"]),
+    (
+        QueueName::Stock,
+        "commands",
+        &["create_batch", "change_batch_quantity"],
+    ),
+    (QueueName::Notifications, "events", &["out_of_stock"]),
+];
+
+/// Exchanges and queues on a broker.
+pub struct RabbitTopology(pub Broker);
+
+#[async_trait]
+impl Topology for RabbitTopology {
+    async fn declare(&self) -> Result<Vec<Declared>, BrokerError> {
+        declare(&self.0).await
+    }
+
+    async fn queue_depths(&self) -> Result<Vec<QueueDepth>, BrokerError> {
+        queue_depths(&self.0).await
+    }
+}
+
+async fn declare(broker: &Broker) -> Result<Vec<Declared>, BrokerError> {
+    let connection = broker.connect("topology").await?;
+    let mut declared = Vec::new();
+    for exchange in ["commands", "events", "dead-letters"] {
+        declared.push(declare_one(&connection, &broker.named(exchange), &Thing::Exchange).await?);
+    }
+    for (queue, exchange, keys) in BINDINGS {
+        let name = broker.queue(queue);
+        let dead = dead_letter_queue(&name);
+        declared.push(declare_one(&connection, &dead, &Thing::Queue(dead_letter_arguments())).await?);
+        bind(&connection, &dead, &broker.named("dead-letters"), &dead).await?;
+        declared.push(declare_one(&connection, &name, &Thing::Queue(arguments(broker, &dead))).await?);
+        for key in keys {
+            bind(&connection, &name, &broker.named(exchange), key).await?;
+        }
+    }
+    let _ = connection.close(200, "done".into()).await;
+    Ok(declared)
+}
+
+async fn queue_depths(broker: &Broker) -> Result<Vec<QueueDepth>, BrokerError> {
+    let connection = broker.connect("status").await?;
+    let mut depths = Vec::new();
+    for queue in QueueName::ALL {
+        let name = broker.queue(queue);
+        for name in [name.clone(), dead_letter_queue(&name)] {
+            depths.push(depth(&connection, name).await?);
+        }
+    }
+    let _ = connection.close(200, "done".into()).await;
+    Ok(depths)
+}
+
+async fn depth(connection: &Connection, name: String) -> Result<QueueDepth, BrokerError> {
+    let channel = channel(connection).await?;
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let state = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
+    let state = answer(CONNECT_WITHIN, state).await?;
+    Ok(QueueDepth {
+        name,
+        ready: state.message_count(),
+        consumers: state.consumer_count(),
+    })
+}
+
+fn dead_letter_queue(queue: &str) -> String {
+    format!("{queue}.dlq")
+}
+
+fn arguments(broker: &Broker, dead: &str) -> FieldTable {
+    table([
+        ("x-queue-type", text("quorum")),
+        ("x-dead-letter-exchange", text(&broker.named("dead-letters"))),
+        ("x-dead-letter-routing-key", text(dead)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        // Without it the strategy above falls back to at-most-once, silently.
+        ("x-overflow", text("reject-publish")),
+        ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
+    ])
+}
+
+fn dead_letter_arguments() -> FieldTable {
+    let limit = AMQPValue::LongLongInt(DEAD_LETTER_DELIVERY_LIMIT);
+    table([("x-queue-type", text("quorum")), ("x-delivery-limit", limit)])
+}
+
+fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (key, value) in entries {
+        table.insert(key.into(), value);
+    }
+    table
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+/// What can be declared.
+enum Thing {
+    Exchange,
+    Queue(FieldTable),
+}
+
+/// A refused declaration closes its channel, so each has its own.
+async fn ask(connection: &Connection, name: &str, thing: &Thing, passive: bool) -> Result<(), lapin::Error> {
+    let channel = connection.create_channel().await?;
+    match thing {
+        Thing::Exchange => {
+            let options = ExchangeDeclareOptions {
+                durable: true,
+                passive,
+                ..ExchangeDeclareOptions::default()
+            };
+            channel
+                .exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default())
+                .await?;
+        }
+        Thing::Queue(arguments) => {
+            let options = QueueDeclareOptions {
+                durable: true,
+                passive,
+                ..QueueDeclareOptions::default()
+            };
+            channel
+                .queue_declare(name.into(), options, arguments.clone())
+                .await?;
+        }
+    }
+    channel.close(200, "done".into()).await
+}
+
+async fn declare_one(connection: &Connection, name: &str, thing: &Thing) -> Result<Declared, BrokerError> {
+    let refused = match tokio::time::timeout(CONNECT_WITHIN, ask(connection, name, thing, false)).await {
+        Ok(Ok(())) => return Ok(Declared::AsWanted(name.to_owned())),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            return Err(BrokerError(format!(
+                "{name} was not declared within {CONNECT_WITHIN:?}"
+            )));
+        }
+    };
+    match reply_code(&refused) {
+        Some(406) => Ok(Declared::Different(name.to_owned(), super::said(&refused))),
+        // A worker's user need not have the right to declare: it is enough that it is there.
+        Some(403) => {
+            let there = answer(CONNECT_WITHIN, ask(connection, name, thing, true)).await;
+            there.map(|()| Declared::Unchecked(name.to_owned()))
+        }
+        _ => Err(BrokerError(super::said(&refused))),
+    }
+}
+
+fn reply_code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error.get_id()),
+        _ => None,
+    }
+}
+
+async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -> Result<(), BrokerError> {
+    let channel = channel(connection).await?;
+    let bound = channel.queue_bind(
+        queue.into(),
+        exchange.into(),
+        key.into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    match tokio::time::timeout(CONNECT_WITHIN, bound).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if reply_code(&error) == Some(403) => {}
+        Ok(Err(error)) => return Err(BrokerError(super::said(&error))),
+        Err(_) => {
+            return Err(BrokerError(format!(
+                "{queue} was not bound within {CONNECT_WITHIN:?}"
+            )));
+        }
+    }
+    Ok(())
+}

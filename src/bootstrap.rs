@@ -1,0 +1,224 @@
+//! The composition root: the only file that knows every layer. It builds the parts and starts the roles.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    adapters::{
+        postgres::{self, Access, Commits, PgOutbox, PgStore},
+        rabbitmq::{Broker, EventPublisher, RabbitQueues, RabbitSender, RabbitTopology},
+    },
+    config::Settings,
+    entrypoints::worker::Worker,
+    ports::{
+        operations::{CommandSender, Declared, SchemaVersion, Topology},
+        queue::QueueName,
+    },
+    service::{delays::Delays, message_bus::MessageBus, outage::Outage, relay::Relay},
+    views::Views,
+};
+
+/// What a process can be; one may be all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Role {
+    /// Handles commands.
+    Worker,
+    /// Publishes events.
+    Relay,
+}
+
+/// The parts, ready to be used. Nothing is connected before it is needed.
+pub struct App {
+    settings: Settings,
+    access: Access,
+    pool: PgPool,
+    broker: Broker,
+    commits: Arc<Commits>,
+    database_outage: Arc<Outage>,
+    broker_outage: Arc<Outage>,
+}
+
+impl App {
+    /// Builds the parts.
+    ///
+    /// # Errors
+    /// A URL in the settings is none.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        let Settings { database, broker, .. } = &settings;
+        let access = Access::new(
+            database.url.expose(),
+            database.max_connections.get(),
+            database.patience,
+        )
+        .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
+        let broker = Broker::new(broker.url.expose(), &settings.namespace)
+            .context("broker.url (or AMQP_URL) cannot be used")?;
+        Ok(Self {
+            pool: access.pool(),
+            access,
+            broker,
+            commits: Arc::default(),
+            database_outage: Arc::new(Outage::of("the database")),
+            broker_outage: Arc::new(Outage::of("the broker")),
+            settings,
+        })
+    }
+
+    /// The read side.
+    #[must_use]
+    pub fn views(&self) -> Views {
+        Views::new(self.pool.clone())
+    }
+
+    /// Exchanges and queues.
+    #[must_use]
+    pub fn topology(&self) -> impl Topology + use<> {
+        RabbitTopology(self.broker.clone())
+    }
+
+    /// A way to enqueue commands.
+    #[must_use]
+    pub fn sender(&self) -> impl CommandSender + use<> {
+        RabbitSender::new(self.broker.clone())
+    }
+
+    /// Creates the database if need be, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// The database is away, or a migration failed.
+    pub async fn migrate(&self) -> anyhow::Result<SchemaVersion> {
+        postgres::migrate(self.settings.database.url.expose())
+            .await
+            .context("the schema was not brought up to date")
+    }
+
+    /// The schema's version, beside the one that is needed.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn schema_version(&self) -> anyhow::Result<SchemaVersion> {
+        Ok(postgres::schema_version(&self.pool).await?)
+    }
+
+    /// Plays the roles until `stop`, then finishes what is in hand.
+    ///
+    /// # Errors
+    /// The schema is not the one this program needs. A server that is away is no error: it is waited for.
+    pub async fn run(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
+        if !self.schema_fits(stop).await? || !self.topology_stands(stop).await {
+            return Ok(());
+        }
+        let mut tasks = JoinSet::new();
+        let mut background = JoinSet::new();
+        for role in roles {
+            match role {
+                Role::Worker => {
+                    background.spawn(postgres::announce_commits(
+                        self.pool.clone(),
+                        self.commits.clone(),
+                    ));
+                    for queue in [QueueName::Orders, QueueName::Stock] {
+                        let (worker, stop) = (self.worker(queue), stop.clone());
+                        tasks.spawn(async move { worker.run(&stop).await });
+                    }
+                }
+                Role::Relay => {
+                    let outbox = Arc::new(PgOutbox::new(self.access.clone(), self.commits.clone()));
+                    let (relay, stop) = (self.relay(outbox.clone()), stop.clone());
+                    background.spawn(async move { outbox.listen().await });
+                    tasks.spawn(async move { relay.run(&stop).await });
+                }
+            }
+        }
+        info!(?roles, namespace = self.settings.namespace, "running");
+        self.finish(tasks, stop).await;
+        Ok(())
+    }
+
+    /// Waits for the roles to end, and once they are to stop, not longer than the grace.
+    async fn finish(&self, mut tasks: JoinSet<()>, stop: &CancellationToken) {
+        let grace = self.settings.worker.grace;
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            () = async { while tasks.join_next().await.is_some() {} } => info!("stopped"),
+            () = overdue => warn!(?grace, "not everything was finished; the rest will be redelivered"),
+        }
+    }
+
+    fn worker(&self, queue: QueueName) -> Worker {
+        let settings = &self.settings.worker;
+        let store = PgStore::new(self.pool.clone(), &self.access, self.commits.clone());
+        Worker {
+            queue,
+            queues: Arc::new(RabbitQueues::new(self.broker.clone(), settings.prefetch.get())),
+            bus: MessageBus::new(Arc::new(store), settings.handler_timeout),
+            lanes: settings.lanes.get(),
+            max_batch: settings.max_batch.get(),
+            database: self.database_outage.clone(),
+            broker: self.broker_outage.clone(),
+        }
+    }
+
+    fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {
+        Relay {
+            outbox,
+            publisher: Arc::new(EventPublisher::new(self.broker.clone())),
+            window: self.settings.relay.window.get(),
+            database: self.database_outage.clone(),
+            broker: self.broker_outage.clone(),
+        }
+    }
+
+    /// Waits for the database; false if told to stop before it answered.
+    async fn schema_fits(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
+        let ask = || async { self.schema_version().await.map_err(|error| format!("{error:#}")) };
+        match patiently(&self.database_outage, stop, ask).await {
+            Some(version) if version.fits() => Ok(true),
+            Some(version) => anyhow::bail!("{version}"),
+            None => Ok(false),
+        }
+    }
+
+    /// Waits for the broker; false if told to stop before it answered.
+    async fn topology_stands(&self, stop: &CancellationToken) -> bool {
+        let topology = self.topology();
+        let Some(declared) = patiently(&self.broker_outage, stop, || topology.declare()).await else {
+            return false;
+        };
+        for declared in declared {
+            if let Declared::Different(name, how) = declared {
+                warn!(name, how, "exists with other arguments and is used as it is");
+            }
+        }
+        true
+    }
+}
+
+/// Asks until there is an answer, or until told to stop.
+async fn patiently<T, E, F>(outage: &Outage, stop: &CancellationToken, ask: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, E>>,
+    E: std::fmt::Display,
+{
+    let mut delays = Delays::during_outage();
+    loop {
+        match stop.run_until_cancelled(ask()).await? {
+            Ok(answer) => {
+                outage.ends();
+                return Some(answer);
+            }
+            Err(error) => outage.begins(&error),
+        }
+        let delay = delays.next().unwrap_or(Duration::from_secs(1));
+        stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
+    }
+}

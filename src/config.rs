@@ -1,0 +1,202 @@
+//! Every setting, typed and checked. `config/default.toml` lists them with their defaults.
+
+use std::{
+    fmt,
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
+    path::Path,
+    time::Duration,
+};
+
+use config::{Config, ConfigError, Environment, File, FileFormat};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+use url::Url;
+
+const DEFAULTS: &str = include_str!("../config/default.toml");
+/// Queue names may have 255 bytes, and this stands before all of them.
+const LONGEST_NAMESPACE: usize = 100;
+
+/// All settings.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml is the settings' documentation")]
+pub struct Settings {
+    pub namespace: String,
+    pub database: Database,
+    pub broker: Broker,
+    pub worker: Worker,
+    pub relay: Relay,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Database {
+    pub url: SecretUrl,
+    pub max_connections: NonZeroU32,
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Broker {
+    pub url: SecretUrl,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Worker {
+    pub max_batch: NonZeroUsize,
+    pub prefetch: NonZeroU16,
+    pub lanes: NonZeroUsize,
+    #[serde(with = "humantime_serde")]
+    pub handler_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Relay {
+    pub window: NonZeroU32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A URL that may hold a password: it never prints it.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct SecretUrl(SecretString);
+
+impl SecretUrl {
+    /// The URL itself, for whoever connects.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    fn redacted(&self) -> String {
+        let Ok(mut url) = Url::parse(self.expose()) else {
+            return "(not a URL)".into();
+        };
+        if url.password().is_some() {
+            let _ = url.set_password(Some("redacted"));
+        }
+        url.into()
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+impl Serialize for SecretUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.redacted())
+    }
+}
+
+impl Settings {
+    /// Reads the defaults, then `file`, then `DATABASE_URL` and `AMQP_URL`, then `ALLOCATION__…` variables; what
+    /// comes later wins.
+    ///
+    /// # Errors
+    /// A key is unknown or a value is not what the key takes; the message names the key.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let urls = Config::builder()
+            .set_override_option("database.url", std::env::var("DATABASE_URL").ok())?
+            .set_override_option("broker.url", std::env::var("AMQP_URL").ok())?
+            .build()?;
+        let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(file) = file {
+            builder = builder.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        let environment = Environment::with_prefix("ALLOCATION")
+            .prefix_separator("__")
+            .separator("__");
+        builder
+            .add_source(urls)
+            .add_source(environment)
+            .build()?
+            .try_deserialize::<Self>()?
+            .checked()
+    }
+
+    fn checked(self) -> Result<Self, ConfigError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let length = self.namespace.len();
+        if length == 0 || length > LONGEST_NAMESPACE || !self.namespace.bytes().all(plain) {
+            return Err(ConfigError::Message(format!(
+                "namespace: must be 1 to {LONGEST_NAMESPACE} letters, digits, '-', '_' or '.'"
+            )));
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(toml: &str) -> Result<Settings, String> {
+        let sources = Config::builder()
+            .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
+            .add_source(File::from_str(toml, FileFormat::Toml));
+        let settings = sources.build().unwrap().try_deserialize::<Settings>();
+        settings
+            .and_then(Settings::checked)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_complete_and_valid() {
+        assert_eq!(with("").unwrap().worker.max_batch.get(), 250);
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for (toml, named) in [
+            ("[worker]\nmax_bacth = 1", "max_bacth"),
+            ("[worker]\nmax_batch = 0", "max_batch"),
+            ("[worker]\nhandler_timeout = \"soon\"", "handler_timeout"),
+            ("[log]\nformat = \"xml\"", "xml"),
+            ("namespace = \"a b\"", "namespace"),
+        ] {
+            let error = with(toml).unwrap_err();
+            assert!(error.contains(named), "{toml}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let settings = with("[database]\nurl = \"postgres://me:hunter2@db/x\"").unwrap();
+        let printed = format!("{settings:?} {}", serde_json::to_string(&settings).unwrap());
+        assert!(
+            !printed.contains("hunter2") && printed.contains("me:redacted@db"),
+            "{printed}"
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! The command line: one file per subcommand, JSON or words on standard output, everything else on standard error.
+
+mod output;
+mod run;
+mod send;
+mod setup;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    bootstrap::{App, Role},
+    config::Settings,
+    telemetry,
+};
+
+/// Allocates order lines to batches of stock: commands in from RabbitMQ, one Postgres transaction, events out.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Settings: config/default.toml lists every key. A file given by --config overrides it, then \
+    DATABASE_URL and AMQP_URL, then variables like ALLOCATION__WORKER__MAX_BATCH. `allocation config` shows the result.\n\
+    Exit status: 0 done, 1 failed or not all done, 2 wrong use."
+)]
+pub struct Cli {
+    /// A TOML file of settings that differ from the defaults.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work until SIGTERM or Ctrl-C; a second one ends at once.
+    Run {
+        /// Play only these roles.
+        #[arg(
+            long,
+            value_name = "ROLE",
+            value_delimiter = ',',
+            default_value = "worker,relay"
+        )]
+        only: Vec<Role>,
+    },
+    /// Enqueue commands, as an upstream system does.
+    Send(send::Send),
+    /// Show queues, outbox and schema, and whether the servers answer.
+    Status,
+    /// Create the database if it is missing, and bring its schema up to date.
+    Migrate,
+    /// Declare exchanges and queues, and say what exists with other arguments.
+    Topology,
+    /// Print the effective settings, without secrets.
+    Config,
+}
+
+/// Whether all that was asked for was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    All,
+    NotAll,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    #[must_use]
+    pub fn execute(self) -> ExitCode {
+        match self.try_execute() {
+            Ok(Done::All) => ExitCode::SUCCESS,
+            Ok(Done::NotAll) => ExitCode::FAILURE,
+            Err(error) => {
+                output::error(&format!("{error:#}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn try_execute(self) -> anyhow::Result<Done> {
+        let settings = Settings::load(self.config.as_deref())?;
+        if matches!(self.command, Command::Config) {
+            return setup::config(&settings, self.json);
+        }
+        telemetry::start(&settings.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let done = runtime.block_on(async {
+            let app = App::new(settings)?;
+            match self.command {
+                Command::Run { only } => run::run(&app, only).await,
+                Command::Send(send) => send.execute(&app, self.json).await,
+                Command::Status => status::status(&app, self.json).await,
+                Command::Migrate => setup::migrate(&app, self.json).await,
+                Command::Topology => setup::topology(&app, self.json).await,
+                Command::Config => unreachable!("answered above, without servers"),
+            }
+        });
+        // What still hangs on a server that is away must not keep the process.
+        runtime.shutdown_background();
+        done
+    }
+}

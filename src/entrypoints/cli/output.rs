@@ -1,0 +1,26 @@
+//! Printing. A reader that went away (`| head`) is no error.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+
+/// One line of words on standard output.
+pub(super) fn line(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// One line of words on standard error: progress, and what is not an answer.
+pub(super) fn aside(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// What went wrong, on standard error.
+pub(super) fn error(text: &str) {
+    aside(&format!("allocation: {text}"));
+}
+
+/// An answer as JSON on standard output.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! `allocation status`: is everything there, and is anything piling up?
+
+use serde::Serialize;
+
+use crate::{
+    bootstrap::App,
+    ports::operations::{QueueDepth, Topology as _},
+    views::OutboxDepth,
+};
+
+use super::{Done, output};
+
+#[derive(Serialize)]
+struct Status {
+    database: String,
+    broker: String,
+    schema_version: Option<i64>,
+    queues: Vec<QueueDepth>,
+    outbox: Option<OutboxDepth>,
+}
+
+/// Exits 1 when a server does not answer or the schema does not fit.
+pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<Done> {
+    let topology = app.topology();
+    let (schema, queues) = tokio::join!(app.schema_version(), topology.queue_depths());
+    let fits = schema.as_ref().is_ok_and(|version| version.fits());
+    let outbox = if fits {
+        Some(app.views().outbox_depth().await?)
+    } else {
+        None
+    };
+    let status = Status {
+        database: match &schema {
+            Ok(version) if version.fits() => "ok".into(),
+            Ok(version) => version.to_string(),
+            Err(error) => format!("{error:#}"),
+        },
+        broker: queues.as_ref().map_or_else(ToString::to_string, |_| "ok".into()),
+        schema_version: schema.ok().and_then(|version| version.found),
+        queues: queues.unwrap_or_default(),
+        outbox,
+    };
+    if json {
+        output::json(&status)?;
+    } else {
+        print(&status);
+    }
+    Ok(if status.database == "ok" && status.broker == "ok" {
+        Done::All
+    } else {
+        Done::NotAll
+    })
+}
+
+fn print(status: &Status) {
+    output::line(&format!("database   {}", status.database));
+    output::line(&format!("broker     {}", status.broker));
+    if let Some(outbox) = &status.outbox {
+        let oldest = outbox
+            .oldest_seconds
+            .map(|age| format!(", the oldest for {age:.1} s"))
+            .unwrap_or_default();
+        output::line(&format!("outbox     {} pending{oldest}", outbox.pending));
+    }
+    for queue in &status.queues {
+        let QueueDepth {
+            name,
+            ready,
+            consumers,
+        } = queue;
+        output::line(&format!(
+            "queue      {name}: {ready} ready, {consumers} consumers"
+        ));
+    }
+}

@@ -1,0 +1,79 @@
+//! How events leave: read in order by the one active relay, published, and removed once confirmed.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::store::StoreError;
+
+/// An unpublished event as the outbox keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Its place in the outbox; among rows of one product, the order of commit.
+    pub id: i64,
+    /// The event's id, the same at every publication.
+    pub event_id: Uuid,
+    /// The event's public name.
+    pub name: String,
+    /// The product it happened to.
+    pub sku: String,
+    /// Its place in that product's history.
+    pub sequence: i64,
+    /// Its JSON.
+    pub body: String,
+    /// The message id of the command it follows from.
+    pub causation_id: String,
+    /// What ties together everything that follows from one request.
+    pub correlation_id: String,
+    /// The W3C trace it belongs to.
+    pub traceparent: Option<String>,
+    /// When it was committed, in seconds since 1970.
+    pub committed_at: u64,
+}
+
+/// What became of a publication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// The broker has it, and has given it to every queue that wants it.
+    Confirmed,
+    /// The broker has it, and no queue wanted it.
+    Unroutable,
+    /// The broker does not take it.
+    Refused(String),
+    /// Nobody knows: it is to be published again.
+    Unknown(String),
+}
+
+/// The unpublished events.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Tries to become the one active relay.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be asked.
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError>;
+
+    /// Waits until there may be something to publish, or the lead may be free. Wakes too often rather than never:
+    /// it is a hint, and the caller asks the outbox itself now and then.
+    async fn woken(&self);
+}
+
+/// The right to publish. It ends with the session that holds it, so that nothing can be marked after it is lost.
+#[async_trait]
+pub trait Lead: Send {
+    /// The oldest unpublished rows, in order.
+    async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError>;
+
+    /// Forgets rows that were confirmed.
+    async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError>;
+
+    /// Lets another relay take over at once.
+    async fn release(self: Box<Self>);
+}
+
+/// Publishes events.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Publishes rows in order, all in flight together, and says what became of each, in the same order. One that
+    /// the broker refuses may make those behind it unknown.
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published>;
+}

@@ -1,0 +1,183 @@
+//! Where aggregates, inbox, outbox and read model are kept, and change together or not at all.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::domain::{Command, OrderId, Product, Quantity, Reference, Sku};
+
+/// Why a store did not do what it was asked; the variant says what may follow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached or cannot work now. Nothing is wrong with the command; whether a commit took place is
+    /// unknown.
+    #[error("the store is away: {0}")]
+    Unavailable(String),
+    /// Another transaction was in the way; nothing happened, and the same again at once will probably do.
+    #[error("in conflict with another transaction: {0}")]
+    Conflict(String),
+    /// The store cannot keep this data, now or ever; nothing happened.
+    #[error("the store cannot keep this: {0}")]
+    BadData(String),
+    /// Anything else; nothing happened, and trying again later may help.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// The hash of a message's body: tells a repeat from another message of the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 16]);
+
+/// A message as the inbox knows it: its id, unique per queue, and its body's hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The sender's id of the message.
+    pub message_id: Arc<str>,
+    /// The hash of its body.
+    pub fingerprint: Fingerprint,
+}
+
+/// What the inbox says of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Not handled before; the inbox has it now, as part of this transaction.
+    First,
+    /// Handled before, with the same body.
+    Repeat,
+    /// Handled before, with another body.
+    OtherBody,
+}
+
+/// What a set of commands is about: what must be loaded before they can be handled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Products named by their SKU.
+    pub skus: BTreeSet<Sku>,
+    /// Lines named by order and SKU.
+    pub lines: BTreeSet<(Sku, OrderId)>,
+    /// Batches named by reference; their products are meant too.
+    pub batches: BTreeSet<Reference>,
+}
+
+impl Footprint {
+    /// Adds what `command` is about.
+    pub fn cover(&mut self, command: &Command) {
+        match command {
+            Command::CreateBatch(command) => {
+                self.skus.insert(command.sku.clone());
+                self.batches.insert(command.reference.clone());
+            }
+            Command::Allocate(command) => self.cover_line(&command.sku, &command.orderid),
+            Command::Deallocate(command) => self.cover_line(&command.sku, &command.orderid),
+            Command::ChangeBatchQuantity(command) => {
+                self.batches.insert(command.reference.clone());
+            }
+        }
+    }
+
+    fn cover_line(&mut self, sku: &Sku, orderid: &OrderId) {
+        self.skus.insert(sku.clone());
+        self.lines.insert((sku.clone(), orderid.clone()));
+    }
+}
+
+/// An event on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxEvent {
+    /// The product it happened to.
+    pub sku: Sku,
+    /// Its place in that product's history, without a gap.
+    pub sequence: i64,
+    /// Its public name.
+    pub name: &'static str,
+    /// Its JSON.
+    pub body: String,
+    /// The message id of the command it follows from.
+    pub causation_id: Arc<str>,
+    /// What ties together everything that follows from one request.
+    pub correlation_id: Arc<str>,
+    /// The W3C trace the command belongs to, if it said so.
+    pub traceparent: Option<Arc<str>>,
+}
+
+/// What the read model is to say of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ViewState {
+    /// It sits in a batch.
+    Allocated(Quantity, Reference),
+    /// It waits.
+    Backordered(Quantity),
+    /// There is no such line.
+    Gone,
+}
+
+/// One row of the read model, keyed by line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewRow {
+    /// The order.
+    pub orderid: OrderId,
+    /// The product.
+    pub sku: Sku,
+    /// What is to be read of the line.
+    pub state: ViewState,
+}
+
+/// Everything a unit of work changes, to be kept in one commit.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Products that changed, each with its changes.
+    pub products: Vec<Product>,
+    /// The read model's new rows, each line once.
+    pub view: Vec<ViewRow>,
+    /// Events in the order in which they happened.
+    pub events: Vec<OutboxEvent>,
+    /// Ids of messages the inbox took for first deliveries but which were not handled: it is to forget them.
+    pub unhandled: Vec<Arc<str>>,
+}
+
+/// Begins transactions.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Begins a transaction. Must not be cancelled half-way: run it to its end.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if none can be had now.
+    async fn begin(&self) -> Result<Box<dyn Tx>, StoreError>;
+}
+
+/// A transaction: reads, and one write that ends it. Dropping it undoes it.
+///
+/// After an error only [`Tx::rollback`] makes sense.
+#[async_trait]
+pub trait Tx: Send {
+    /// Enters messages of `queue` in the inbox and says which were there. Waits for a concurrent transaction that
+    /// has entered one of them. No id may occur twice in `receipts`.
+    async fn first_sights(&mut self, queue: &str, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError>;
+
+    /// Loads the products in the footprint and holds them against others until the end of the transaction, in SKU
+    /// order, so that two transactions never wait for each other. Each knows its batches that have something
+    /// available, the named ones, the named lines and their batches. What does not exist is left out.
+    async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError>;
+
+    /// Tells a loaded product of its waiting lines, as far as what is available in its batches may reach: of each
+    /// quantity that fits somewhere, the oldest, as many as fit. The cost is bounded by the available stock.
+    async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError>;
+
+    /// Tells a loaded product of a batch's newest lines, so many that together with the known ones they hold at
+    /// least `units`.
+    async fn learn_newest_lines(
+        &mut self,
+        product: &mut Product,
+        batch: &Reference,
+        units: u32,
+    ) -> Result<(), StoreError>;
+
+    /// Keeps all of the work and ends the transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] leaves open whether it was kept; after any other error nothing was.
+    async fn commit(self: Box<Self>, work: Work) -> Result<(), StoreError>;
+
+    /// Ends the transaction at once without a trace.
+    async fn rollback(self: Box<Self>);
+}

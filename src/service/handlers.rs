@@ -1,0 +1,83 @@
+//! One function per command, one per reaction to an event.
+//!
+//! Shape of a handler: reach what the decision needs, call the domain, nothing else. A handler that rejects has
+//! changed nothing.
+
+use crate::{
+    domain::{Allocate, Batch, ChangeBatchQuantity, CreateBatch, Deallocate, OrderId, Rejection, Sku},
+    ports::store::StoreError,
+};
+
+use super::unit_of_work::UnitOfWork;
+
+/// Why a handler did not do its work.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HandlerError {
+    /// A rule said no.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(super) async fn create_batch(uow: &mut UnitOfWork, command: &CreateBatch) -> Result<(), HandlerError> {
+    if uow
+        .sku_of_batch(&command.reference)
+        .is_some_and(|sku| *sku != command.sku)
+    {
+        return Err(Rejection::OtherBatch(command.reference.clone()).into());
+    }
+    let batch = Batch::new(command.reference.clone(), command.qty, command.eta);
+    uow.product_or_new(&command.sku).add_batch(batch)?;
+    offer_stock(uow, &command.sku).await
+}
+
+pub(super) fn allocate(uow: &mut UnitOfWork, command: &Allocate) -> Result<(), HandlerError> {
+    uow.product(&command.sku)?
+        .allocate(&command.orderid, command.qty)?;
+    Ok(())
+}
+
+pub(super) fn deallocate(uow: &mut UnitOfWork, command: &Deallocate) -> Result<(), HandlerError> {
+    uow.product(&command.sku)?.deallocate(&command.orderid);
+    Ok(())
+}
+
+pub(super) async fn change_batch_quantity(
+    uow: &mut UnitOfWork,
+    command: &ChangeBatchQuantity,
+) -> Result<(), HandlerError> {
+    let invalid = || Rejection::InvalidBatchref(command.reference.clone());
+    let sku = uow.sku_of_batch(&command.reference).ok_or_else(invalid)?.clone();
+    let batch = uow.product(&sku)?.batch(&command.reference).ok_or_else(invalid)?;
+    let excess = if batch.is_stale(command.revision) {
+        0
+    } else {
+        batch.excess(command.qty)
+    };
+    uow.reach_newest_lines(&sku, &command.reference, excess).await?;
+    uow.product(&sku)?
+        .change_batch_quantity(&command.reference, command.qty, command.revision)?;
+    if excess > 0 {
+        return Ok(()); // The lines that left are told as events, and stock is offered in reaction to them.
+    }
+    offer_stock(uow, &sku).await
+}
+
+/// In reaction to a line that left its batch: whoever waits is offered what came free, the line itself included.
+pub(super) async fn reallocate(
+    uow: &mut UnitOfWork,
+    orderid: &OrderId,
+    sku: &Sku,
+) -> Result<(), HandlerError> {
+    offer_stock(uow, sku).await?;
+    uow.product(sku)?.report_if_waiting(orderid);
+    Ok(())
+}
+
+async fn offer_stock(uow: &mut UnitOfWork, sku: &Sku) -> Result<(), HandlerError> {
+    uow.reach_waiting_lines(sku).await?;
+    uow.product(sku)?.allocate_waiting();
+    Ok(())
+}

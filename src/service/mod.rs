@@ -1,0 +1,9 @@
+//! What the service does, in the order in which it does it: decode, handle, react, commit, publish.
+
+pub mod decode;
+pub mod delays;
+mod handlers;
+pub mod message_bus;
+pub mod outage;
+pub mod relay;
+pub mod unit_of_work;

@@ -1,0 +1,53 @@
+//! Says once that something is away, and once that it is back, however many tasks notice.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use tracing::{info, warn};
+
+/// Whether a server is away, for the whole process.
+#[derive(Debug)]
+pub struct Outage {
+    what: &'static str,
+    since: Mutex<Option<Instant>>,
+}
+
+impl Outage {
+    /// `what` is named in the log: "the database", "the broker".
+    #[must_use]
+    pub fn of(what: &'static str) -> Self {
+        Self {
+            what,
+            since: Mutex::new(None),
+        }
+    }
+
+    /// It did not answer. Logged the first time.
+    pub fn begins(&self, error: &dyn std::fmt::Display) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.is_none() {
+            *since = Some(Instant::now());
+            warn!(%error, "waiting for {}", self.what);
+        }
+    }
+
+    /// It answered. Logged if it had been away.
+    pub fn ends(&self) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(begin) = since.take() {
+            let away_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            info!(away_ms, "{} is back", self.what);
+        }
+    }
+
+    /// Whether it is away, as far as anybody noticed.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+}

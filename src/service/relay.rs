@@ -1,0 +1,174 @@
+//! Publishes what is committed: at least once, in order per SKU, soon.
+//!
+//! One relay leads, others stand by. The leader reads the oldest rows, publishes them all in flight together, and
+//! removes those that were confirmed. Within a SKU it goes back to the first that was not: what was published behind
+//! a refused event is published again after it, so that a subscriber who takes only the next sequence misses none.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::ports::{
+    outbox::{Lead, Outbox, OutboxRow, Published, Publisher},
+    store::StoreError,
+};
+
+use super::{delays::Delays, outage::Outage};
+
+/// How long a standby or an idle leader waits for a hint before it looks itself.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+
+/// Moves events from the outbox to the broker.
+pub struct Relay {
+    /// Where they are.
+    pub outbox: Arc<dyn Outbox>,
+    /// Where they go.
+    pub publisher: Arc<dyn Publisher>,
+    /// How many are in flight together at most.
+    pub window: u32,
+    /// What is told when the database is away.
+    pub database: Arc<Outage>,
+    /// What is told when the broker is away.
+    pub broker: Arc<Outage>,
+}
+
+impl Relay {
+    /// Leads or stands by until `stop`; then what is in flight is finished and the lead is released.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let mut delays = Delays::during_outage();
+        while !stop.is_cancelled() {
+            match self.outbox.lead().await {
+                Ok(Some(lead)) => {
+                    self.database.ends();
+                    delays = Delays::during_outage();
+                    self.lead(lead, stop).await;
+                }
+                Ok(None) => {
+                    self.database.ends();
+                    self.wait(stop).await;
+                }
+                Err(error) => {
+                    self.database.begins(&error);
+                    pause(delays.next(), stop).await;
+                }
+            }
+        }
+    }
+
+    async fn lead(&self, mut lead: Box<dyn Lead>, stop: &CancellationToken) {
+        info!("this relay leads");
+        let mut delays = Delays::during_outage();
+        while !stop.is_cancelled() {
+            match self.round(&mut *lead).await {
+                Ok(Round::Idle) => self.wait(stop).await,
+                Ok(Round::Moved) => delays = Delays::during_outage(),
+                Ok(Round::Stuck) => pause(delays.next(), stop).await,
+                Err(error) => {
+                    warn!(%error, "this relay lost the lead");
+                    return;
+                }
+            }
+        }
+        lead.release().await;
+        info!("this relay handed over the lead");
+    }
+
+    /// One window of events, from the outbox to the broker.
+    async fn round(&self, lead: &mut dyn Lead) -> Result<Round, StoreError> {
+        let rows = lead.unpublished(self.window).await?;
+        if rows.is_empty() {
+            return Ok(Round::Idle);
+        }
+        let outcomes = self.publisher.publish(&rows).await;
+        let confirmed = confirmed_in_order(&rows, &outcomes);
+        debug!(published = rows.len(), confirmed = confirmed.len(), "relayed");
+        match outcomes.iter().find_map(trouble) {
+            Some(trouble) => self.broker.begins(&trouble),
+            None => self.broker.ends(),
+        }
+        lead.remove(&confirmed).await?;
+        Ok(if confirmed.is_empty() {
+            Round::Stuck
+        } else {
+            Round::Moved
+        })
+    }
+
+    async fn wait(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = tokio::time::timeout(LOOK_AT_LEAST_EVERY, self.outbox.woken()) => {}
+        }
+    }
+}
+
+enum Round {
+    Idle,
+    Moved,
+    Stuck,
+}
+
+/// The rows that may be forgotten: of each SKU, those before the first that was not confirmed.
+fn confirmed_in_order(rows: &[OutboxRow], outcomes: &[Published]) -> Vec<i64> {
+    let mut held = HashSet::new();
+    let mut confirmed = Vec::with_capacity(rows.len());
+    for (row, outcome) in rows.iter().zip(outcomes) {
+        let done = matches!(outcome, Published::Confirmed | Published::Unroutable);
+        if done && !held.contains(&row.sku) {
+            confirmed.push(row.id);
+        } else {
+            held.insert(&row.sku);
+        }
+    }
+    confirmed
+}
+
+fn trouble(outcome: &Published) -> Option<&str> {
+    match outcome {
+        Published::Refused(reason) | Published::Unknown(reason) => Some(reason),
+        Published::Confirmed | Published::Unroutable => None,
+    }
+}
+
+async fn pause(delay: Option<Duration>, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(delay.unwrap_or(LOOK_AT_LEAST_EVERY)) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn row(id: i64, sku: &str) -> OutboxRow {
+        OutboxRow {
+            id,
+            event_id: Uuid::nil(),
+            name: "allocated".into(),
+            sku: sku.into(),
+            sequence: id,
+            body: String::new(),
+            causation_id: String::new(),
+            correlation_id: String::new(),
+            traceparent: None,
+            committed_at: 0,
+        }
+    }
+
+    #[test]
+    fn behind_a_refused_event_its_own_sku_waits_and_no_other() {
+        let rows = [row(1, "a"), row(2, "b"), row(3, "a"), row(4, "b"), row(5, "c")];
+        let refused = Published::Refused("full".into());
+        let outcomes = [
+            Published::Confirmed,
+            refused,
+            Published::Confirmed,
+            Published::Confirmed,
+            Published::Unroutable,
+        ];
+        assert_eq!(confirmed_in_order(&rows, &outcomes), [1, 3, 5]);
+    }
+}

@@ -1,0 +1,71 @@
+//! What operators ask: how much waits, what became of what was sent.
+
+use serde::Serialize;
+
+use super::Views;
+
+/// The outbox: what is committed and not yet published.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OutboxDepth {
+    /// Rows.
+    pub pending: i64,
+    /// The age of the oldest, in seconds; none if there is none.
+    pub oldest_seconds: Option<f64>,
+}
+
+/// What became of commands and of the orders they were about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// How many of the message ids were handled.
+    pub handled: i64,
+    /// How many lines of the orders sit in a batch.
+    pub allocated: i64,
+    /// How many lines of the orders wait.
+    pub backordered: i64,
+}
+
+impl Views {
+    /// How much the outbox holds.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn outbox_depth(&self) -> Result<OutboxDepth, sqlx::Error> {
+        sqlx::query_as!(
+            OutboxDepth,
+            r#"select count(*) as "pending!",
+                      extract(epoch from now() - min(committed_at))::double precision as oldest_seconds
+               from outbox"#
+        )
+        .fetch_one(&self.pool)
+        .await
+    }
+
+    /// How many events were ever recorded.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn events_recorded(&self) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar!(r#"select coalesce(sum(event_sequence), 0)::bigint as "events!" from products"#)
+            .fetch_one(&self.pool)
+            .await
+    }
+
+    /// What became of commands, by message id, and of orders, by their ids.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn outcome(&self, message_ids: &[String], orderids: &[String]) -> Result<Outcome, sqlx::Error> {
+        sqlx::query_as!(
+            Outcome,
+            r#"select (select count(distinct message_id) from inbox
+                       where queue in ('orders', 'stock') and message_id = any($1)) as "handled!",
+                      count(batchref) as "allocated!",
+                      count(*) filter (where orderid is not null and batchref is null) as "backordered!"
+               from allocations_view where orderid = any($2)"#,
+            message_ids,
+            orderids,
+        )
+        .fetch_one(&self.pool)
+        .await
+    }
+}
