@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use gethostname::gethostname;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -11,16 +12,23 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::{
-        postgres::{self, Access, Commits, PgOutbox, PgStore},
+        postgres::{self, Access, Commits, PgLedger, PgOutbox, PgStore},
         rabbitmq::{Broker, EventPublisher, RabbitQueues, RabbitSender, RabbitTopology},
     },
     config::Settings,
     entrypoints::worker::Worker,
     ports::{
+        ledger::Ledger,
         operations::{CommandSender, Declared, SchemaVersion, Topology},
-        queue::QueueName,
+        queue::{QueueName, Stage},
     },
-    service::{delays::Delays, message_bus::MessageBus, outage::Outage, relay::Relay},
+    service::{
+        decode::Limits,
+        delays::{Delays, RetryPolicy},
+        message_bus::{MessageBus, Policy},
+        outage::Outage,
+        relay::Relay,
+    },
     views::Views,
 };
 
@@ -29,8 +37,10 @@ use crate::{
 pub enum Role {
     /// Handles commands.
     Worker,
-    /// Publishes events.
+    /// Publishes events, and retries of commands.
     Relay,
+    /// Takes what the broker put aside into the ledger.
+    Archive,
 }
 
 /// The parts, ready to be used. Nothing is connected before it is needed.
@@ -51,12 +61,8 @@ impl App {
     /// A URL in the settings is none.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
         let Settings { database, broker, .. } = &settings;
-        let access = Access::new(
-            database.url.expose(),
-            database.max_connections.get(),
-            database.patience,
-        )
-        .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
+        let access = Access::new(database.url.expose(), database.max_connections.get(), database.patience)
+            .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
         let broker = Broker::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
         Ok(Self {
@@ -73,7 +79,7 @@ impl App {
     /// The read side.
     #[must_use]
     pub fn views(&self) -> Views {
-        Views::new(self.pool.clone())
+        Views::new(self.pool.clone(), self.settings.namespace.clone())
     }
 
     /// Exchanges and queues.
@@ -86,6 +92,18 @@ impl App {
     #[must_use]
     pub fn sender(&self) -> impl CommandSender + use<> {
         RabbitSender::new(self.broker.clone())
+    }
+
+    /// The ledger of failures, for operators.
+    #[must_use]
+    pub fn ledger(&self) -> impl Ledger + use<> {
+        PgLedger::new(self.pool.clone(), &self.access)
+    }
+
+    /// What stands before the name of every queue.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.settings.namespace
     }
 
     /// Creates the database if need be, and brings its schema up to date.
@@ -119,15 +137,10 @@ impl App {
         for role in roles {
             match role {
                 Role::Worker => {
-                    background.spawn(postgres::announce_commits(
-                        self.pool.clone(),
-                        self.commits.clone(),
-                    ));
-                    for queue in [QueueName::Orders, QueueName::Stock] {
-                        let (worker, stop) = (self.worker(queue), stop.clone());
-                        tasks.spawn(async move { worker.run(&stop).await });
-                    }
+                    background.spawn(postgres::announce_commits(self.pool.clone(), self.commits.clone()));
+                    self.consume(&[QueueName::Orders, QueueName::Stock], Stage::Work, stop, &mut tasks);
                 }
+                Role::Archive => self.consume(&QueueName::ALL, Stage::DeadLetters, stop, &mut tasks),
                 Role::Relay => {
                     let outbox = Arc::new(PgOutbox::new(self.access.clone(), self.commits.clone()));
                     let (relay, stop) = (self.relay(outbox.clone()), stop.clone());
@@ -154,17 +167,45 @@ impl App {
         }
     }
 
-    fn worker(&self, queue: QueueName) -> Worker {
+    fn consume(&self, queues: &[QueueName], stage: Stage, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
+        for queue in queues {
+            let (worker, stop) = (self.worker(*queue, stage), stop.clone());
+            tasks.spawn(async move { worker.run(&stop).await });
+        }
+    }
+
+    fn worker(&self, queue: QueueName, stage: Stage) -> Worker {
         let settings = &self.settings.worker;
         let store = PgStore::new(self.pool.clone(), &self.access, self.commits.clone());
         Worker {
             queue,
+            stage,
+            limits: self.limits(),
             queues: Arc::new(RabbitQueues::new(self.broker.clone(), settings.prefetch.get())),
-            bus: MessageBus::new(Arc::new(store), settings.handler_timeout),
+            bus: MessageBus::new(Arc::new(store), self.policy()),
             lanes: settings.lanes.get(),
             max_batch: settings.max_batch.get(),
             database: self.database_outage.clone(),
             broker: self.broker_outage.clone(),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { body: self.settings.limits.body.get(), headers: self.settings.limits.headers.get() }
+    }
+
+    fn policy(&self) -> Policy {
+        let retry = &self.settings.retry;
+        Policy {
+            handler_timeout: self.settings.worker.handler_timeout,
+            retry: RetryPolicy {
+                max_attempts: retry.max_attempts.get(),
+                initial_interval: retry.initial_interval,
+                multiplier: retry.multiplier,
+                max_interval: retry.max_interval,
+                jitter: retry.jitter,
+            },
+            host: format!("{}:{}", gethostname().to_string_lossy(), std::process::id()),
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Settings {
     pub broker: Broker,
     pub worker: Worker,
     pub relay: Relay,
+    pub retry: Retry,
+    pub limits: Limits,
+    pub retention: Retention,
     pub log: Log,
 }
 
@@ -64,6 +67,37 @@ pub struct Worker {
 #[expect(missing_docs, reason = "see config/default.toml")]
 pub struct Relay {
     pub window: NonZeroU32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Retry {
+    pub max_attempts: NonZeroU32,
+    #[serde(with = "humantime_serde")]
+    pub initial_interval: Duration,
+    pub multiplier: f64,
+    #[serde(with = "humantime_serde")]
+    pub max_interval: Duration,
+    pub jitter: f64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Limits {
+    pub body: NonZeroUsize,
+    pub headers: NonZeroUsize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Retention {
+    #[serde(with = "humantime_serde")]
+    pub inbox: Duration,
+    #[serde(with = "humantime_serde")]
+    pub failures: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -134,15 +168,8 @@ impl Settings {
         if let Some(file) = file {
             builder = builder.add_source(File::from(file).format(FileFormat::Toml));
         }
-        let environment = Environment::with_prefix("ALLOCATION")
-            .prefix_separator("__")
-            .separator("__");
-        builder
-            .add_source(urls)
-            .add_source(environment)
-            .build()?
-            .try_deserialize::<Self>()?
-            .checked()
+        let environment = Environment::with_prefix("ALLOCATION").prefix_separator("__").separator("__");
+        builder.add_source(urls).add_source(environment).build()?.try_deserialize::<Self>()?.checked()
     }
 
     fn checked(self) -> Result<Self, ConfigError> {
@@ -152,6 +179,13 @@ impl Settings {
             return Err(ConfigError::Message(format!(
                 "namespace: must be 1 to {LONGEST_NAMESPACE} letters, digits, '-', '_' or '.'"
             )));
+        }
+        let wrong = |key: &str, is: &str| Err(ConfigError::Message(format!("{key}: must be {is}")));
+        if !(1.0..=100.0).contains(&self.retry.multiplier) {
+            return wrong("retry.multiplier", "from 1 to 100");
+        }
+        if !(0.0..1.0).contains(&self.retry.jitter) {
+            return wrong("retry.jitter", "from 0 to less than 1");
         }
         Ok(self)
     }
@@ -166,9 +200,7 @@ mod tests {
             .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
             .add_source(File::from_str(toml, FileFormat::Toml));
         let settings = sources.build().unwrap().try_deserialize::<Settings>();
-        settings
-            .and_then(Settings::checked)
-            .map_err(|error| error.to_string())
+        settings.and_then(Settings::checked).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -184,6 +216,8 @@ mod tests {
             ("[worker]\nhandler_timeout = \"soon\"", "handler_timeout"),
             ("[log]\nformat = \"xml\"", "xml"),
             ("namespace = \"a b\"", "namespace"),
+            ("[retry]\njitter = 1.0", "retry.jitter"),
+            ("[retry]\nmultiplier = 0.5", "retry.multiplier"),
         ] {
             let error = with(toml).unwrap_err();
             assert!(error.contains(named), "{toml}: {error}");
@@ -194,9 +228,6 @@ mod tests {
     fn a_password_is_never_printed() {
         let settings = with("[database]\nurl = \"postgres://me:hunter2@db/x\"").unwrap();
         let printed = format!("{settings:?} {}", serde_json::to_string(&settings).unwrap());
-        assert!(
-            !printed.contains("hunter2") && printed.contains("me:redacted@db"),
-            "{printed}"
-        );
+        assert!(!printed.contains("hunter2") && printed.contains("me:redacted@db"), "{printed}");
     }
 }

@@ -17,9 +17,7 @@ pub(crate) fn start(log: &Log) -> anyhow::Result<()> {
     for quiet in QUIET {
         filter = filter.add_directive(quiet.parse()?);
     }
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
         LogFormat::Text => registry.with(lines).init(),

@@ -1,1 +1,433 @@
-//! The fakes.
+//! Everything in memory: for tests that take microseconds, and for the demo. It obeys the same contract tests as the
+//! real adapters, so it cannot lie about them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{Arc, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Batch, Line, OrderId, Product, Reference, Sku},
+    ports::{
+        ledger::{DueRetry, FailedAttempt, FailureKey},
+        outbox::{Lead, Look, Outbox, OutboxRow, Published, Publisher},
+        queue::{BrokerError, Delivery, Message, QueueName, Queues, Settler, Stage, Subscription},
+        store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Tx, ViewState, Work},
+    },
+};
+
+/// A store whose transactions come one after the other.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    kept: Arc<Mutex<Kept>>,
+    committed: Arc<Notify>,
+}
+
+/// What is committed.
+#[derive(Default)]
+pub struct Kept {
+    products: BTreeMap<Sku, StoredProduct>,
+    /// The rows of the read model, in order of line.
+    pub view: BTreeMap<(OrderId, Sku), ViewState>,
+    /// Failed attempts, in the order in which they were recorded.
+    pub failures: Vec<(QueueName, FailedAttempt)>,
+    /// Unpublished events.
+    pub outbox: VecDeque<OutboxRow>,
+    inbox: HashMap<(QueueName, Arc<str>), Fingerprint>,
+    starts: HashMap<(QueueName, Arc<str>), u32>,
+    last_event: i64,
+}
+
+struct StoredProduct {
+    /// Without batches and lines: those are below.
+    bare: Product,
+    batches: BTreeMap<Reference, Batch>,
+    lines: HashMap<OrderId, Line>,
+}
+
+impl MemoryStore {
+    /// Looks at what is committed.
+    pub async fn kept(&self) -> OwnedMutexGuard<Kept> {
+        self.kept.clone().lock_owned().await
+    }
+}
+
+impl Kept {
+    /// A product with all its batches and lines.
+    #[must_use]
+    pub fn product(&self, sku: &Sku) -> Option<Product> {
+        let stored = self.products.get(sku)?;
+        let mut product = stored.bare.clone();
+        stored.batches.values().for_each(|batch| product.learn_batch(batch.clone()));
+        stored.lines.iter().for_each(|(orderid, line)| product.learn_line(orderid.clone(), line.clone()));
+        Some(product)
+    }
+
+    fn apply(&mut self, queue: QueueName, receipts: Vec<Receipt>, work: Work) -> Result<(), StoreError> {
+        self.check(&work)?;
+        let unhandled: HashSet<_> = work.unhandled.iter().collect();
+        for receipt in receipts.into_iter().filter(|receipt| !unhandled.contains(&receipt.message_id)) {
+            self.inbox.insert((queue, receipt.message_id), receipt.fingerprint);
+        }
+        for id in work.ended {
+            self.starts.remove(&(queue, id));
+        }
+        for product in &work.products {
+            self.store(product);
+        }
+        for row in work.view {
+            match row.state {
+                ViewState::Gone => self.view.remove(&(row.orderid, row.sku)),
+                state => self.view.insert((row.orderid, row.sku), state),
+            };
+        }
+        self.failures.extend(work.failures.into_iter().map(|failure| (queue, failure)));
+        for event in work.events {
+            self.last_event += 1;
+            self.outbox.push_back(OutboxRow {
+                id: self.last_event,
+                event_id: Uuid::from_u128(u128::from(self.last_event.unsigned_abs())),
+                name: event.name.to_owned(),
+                sku: event.sku.to_string(),
+                sequence: event.sequence,
+                body: event.body,
+                causation_id: event.causation_id.to_string(),
+                correlation_id: event.correlation_id.to_string(),
+                traceparent: event.traceparent.map(|trace| trace.to_string()),
+                committed_at: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// What a database's keys would refuse.
+    fn check(&self, work: &Work) -> Result<(), StoreError> {
+        let taken = |reference: &Reference| {
+            self.products.values().any(|stored| stored.batches.contains_key(reference))
+        };
+        for product in &work.products {
+            let stored = self.products.get(product.sku()).map_or(0, |stored| stored.bare.version());
+            if stored != product.version() {
+                return Err(StoreError::Conflict(format!(
+                    "product {} is at version {stored}",
+                    product.sku()
+                )));
+            }
+            if let Some(batch) = product.changes().new_batches.iter().find(|batch| taken(&batch.reference)) {
+                return Err(StoreError::Conflict(format!("batch {} exists", batch.reference)));
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, product: &Product) {
+        let bare = Product::restored(
+            product.sku().clone(),
+            product.version() + 1,
+            product.sequence(),
+            product.last_place(),
+            product.backordered(),
+        );
+        let stored = self.products.entry(product.sku().clone()).or_insert_with(|| StoredProduct {
+            bare: bare.clone(),
+            batches: BTreeMap::new(),
+            lines: HashMap::new(),
+        });
+        stored.bare = bare;
+        let changes = product.changes();
+        for batch in changes.new_batches.into_iter().chain(changes.changed_batches) {
+            stored.batches.insert(batch.reference.clone(), batch.clone());
+        }
+        for orderid in changes.removed_lines {
+            stored.lines.remove(orderid);
+        }
+        for (orderid, line) in changes.new_lines.into_iter().chain(changes.moved_lines) {
+            stored.lines.insert(orderid.clone(), line.clone());
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        let kept = self.kept().await;
+        Ok(Box::new(MemoryTx { kept, queue, receipts: Vec::new(), committed: self.committed.clone() }))
+    }
+
+    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        let kept = self.kept().await;
+        Ok(ids.iter().map(|id| kept.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
+    }
+
+    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut kept = self.kept().await;
+        for id in ids.iter().collect::<HashSet<_>>() {
+            *kept.starts.entry((queue, id.clone())).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Holds the whole store; nothing is written before the commit.
+struct MemoryTx {
+    kept: OwnedMutexGuard<Kept>,
+    queue: QueueName,
+    receipts: Vec<Receipt>,
+    committed: Arc<Notify>,
+}
+
+#[async_trait]
+impl Tx for MemoryTx {
+    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
+        let mut sights = Vec::with_capacity(receipts.len());
+        for receipt in receipts {
+            sights.push(match self.kept.inbox.get(&(self.queue, receipt.message_id.clone())) {
+                None => {
+                    self.receipts.push(receipt.clone());
+                    Sight::First
+                }
+                Some(known) if *known == receipt.fingerprint => Sight::Repeat,
+                Some(_) => Sight::OtherBody,
+            });
+        }
+        Ok(sights)
+    }
+
+    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
+        let count = |key: &FailureKey| {
+            let of_key =
+                |(queue, failure): &&(QueueName, FailedAttempt)| *queue == self.queue && failure.key == *key;
+            self.kept.failures.iter().filter(of_key).map(|(_, failure)| failure.attempts).max().unwrap_or(0)
+        };
+        Ok(keys.iter().map(count).collect())
+    }
+
+    async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError> {
+        let named =
+            |stored: &StoredProduct| footprint.batches.iter().any(|name| stored.batches.contains_key(name));
+        let mut products = Vec::new();
+        for (sku, stored) in &self.kept.products {
+            if !footprint.skus.contains(sku) && !named(stored) {
+                continue;
+            }
+            let mut product = stored.bare.clone();
+            let mut references: HashSet<_> = footprint.batches.iter().collect();
+            for (_, orderid) in footprint.lines.iter().filter(|(of, _)| of == sku) {
+                if let Some(line) = stored.lines.get(orderid) {
+                    references.extend(&line.batch);
+                    product.learn_line(orderid.clone(), line.clone());
+                }
+            }
+            for batch in stored.batches.values() {
+                if batch.available() > 0 || references.contains(&batch.reference) {
+                    product.learn_batch(batch.clone());
+                }
+            }
+            products.push(product);
+        }
+        Ok(products)
+    }
+
+    async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
+        let Some(stored) = self.kept.products.get(product.sku()) else {
+            return Ok(());
+        };
+        let settled: HashSet<_> = product.settled_lines().cloned().collect();
+        let available: Vec<_> = product.batches().iter().map(Batch::available).collect();
+        let mut waiting: Vec<_> = stored.lines.iter().filter(|(_, line)| line.batch.is_none()).collect();
+        waiting.sort_unstable_by_key(|(_, line)| line.place);
+        let mut taken: HashMap<u32, u32> = HashMap::new();
+        for (orderid, line) in waiting.into_iter().filter(|(orderid, _)| !settled.contains(*orderid)) {
+            let quantity = line.quantity.get();
+            let fit: u32 = available.iter().map(|available| available / quantity).sum();
+            let taken = taken.entry(quantity).or_default();
+            if *taken < fit {
+                *taken += 1;
+                product.learn_line(orderid.clone(), line.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn learn_newest_lines(
+        &mut self,
+        product: &mut Product,
+        batch: &Reference,
+        units: u32,
+    ) -> Result<(), StoreError> {
+        let Some(stored) = self.kept.products.get(product.sku()) else {
+            return Ok(());
+        };
+        let settled: HashSet<_> = product.settled_lines().cloned().collect();
+        let mut placed: Vec<_> = stored
+            .lines
+            .iter()
+            .filter(|(orderid, line)| line.batch.as_ref() == Some(batch) && !settled.contains(*orderid))
+            .collect();
+        placed.sort_unstable_by_key(|(_, line)| std::cmp::Reverse(line.place));
+        let mut held = 0;
+        for (orderid, line) in placed {
+            if held >= units {
+                break;
+            }
+            held = held.saturating_add(line.quantity.get());
+            product.learn_line(orderid.clone(), line.clone());
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>, work: Work) -> Result<(), StoreError> {
+        let receipts = std::mem::take(&mut self.receipts);
+        let queue = self.queue;
+        self.kept.apply(queue, receipts, work)?;
+        self.committed.notify_one();
+        Ok(())
+    }
+
+    async fn rollback(self: Box<Self>) {}
+}
+
+#[async_trait]
+impl Outbox for MemoryStore {
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        Ok(Some(Box::new(self.clone())))
+    }
+
+    async fn woken(&self) {
+        self.committed.notified().await;
+    }
+}
+
+/// Retries are not published: in the demo nothing comes back.
+#[async_trait]
+impl Lead for MemoryStore {
+    async fn look(&mut self) -> Result<Look, StoreError> {
+        Ok(Look { events: !self.kept().await.outbox.is_empty(), retry_in: None })
+    }
+
+    async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
+        Ok(self.kept().await.outbox.iter().take(at_most).cloned().collect())
+    }
+
+    async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        let ids: HashSet<_> = ids.iter().collect();
+        self.kept().await.outbox.retain(|row| !ids.contains(&row.id));
+        Ok(())
+    }
+
+    async fn due_retries(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn release(self: Box<Self>) {}
+}
+
+/// An exchange that only remembers what was published.
+#[derive(Clone, Default)]
+pub struct MemoryExchange {
+    published: Arc<std::sync::Mutex<Vec<OutboxRow>>>,
+}
+
+impl MemoryExchange {
+    /// Everything that was published, in order.
+    #[must_use]
+    pub fn published(&self) -> Vec<OutboxRow> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl Publisher for MemoryExchange {
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(rows);
+        vec![Published::Confirmed; rows.len()]
+    }
+
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
+        vec![Published::Unknown("nothing comes back in memory".into()); retries.len()]
+    }
+}
+
+/// Queues that hand out what was put into them.
+#[derive(Clone, Default)]
+pub struct MemoryQueues {
+    waiting: Arc<Mutex<HashMap<QueueName, VecDeque<Message>>>>,
+    unsettled: Arc<std::sync::Mutex<usize>>,
+    changed: Arc<Notify>,
+}
+
+impl MemoryQueues {
+    /// Enqueues a message.
+    pub async fn put(&self, queue: QueueName, message: Message) {
+        self.waiting.lock().await.entry(queue).or_default().push_back(message);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until all that was put in is settled.
+    pub async fn drained(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let empty = self.waiting.lock().await.values().all(VecDeque::is_empty);
+            if empty && *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+#[async_trait]
+impl Queues for MemoryQueues {
+    async fn subscribe(&self, queue: QueueName, _stage: Stage) -> Result<Box<dyn Subscription>, BrokerError> {
+        Ok(Box::new(MemorySubscription { queues: self.clone(), queue, last_tag: 0 }))
+    }
+}
+
+struct MemorySubscription {
+    queues: MemoryQueues,
+    queue: QueueName,
+    last_tag: u64,
+}
+
+#[async_trait]
+impl Subscription for MemorySubscription {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        loop {
+            let changed = self.queues.changed.notified();
+            let next = self.queues.waiting.lock().await.get_mut(&self.queue).and_then(VecDeque::pop_front);
+            if let Some(message) = next {
+                *self.queues.unsettled.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                self.last_tag += 1;
+                return Ok(Delivery { tag: self.last_tag, redelivered: false, message });
+            }
+            changed.await;
+        }
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(self.queues.clone())
+    }
+
+    async fn close(self: Box<Self>) {}
+}
+
+#[async_trait]
+impl Settler for MemoryQueues {
+    async fn settle(&self, tags: &[u64]) {
+        *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner) -= tags.len();
+        self.changed.notify_waiters();
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}

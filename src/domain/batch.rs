@@ -46,18 +46,8 @@ impl Batch {
         allocated: u32,
         revision: Option<i64>,
     ) -> Self {
-        assert!(
-            allocated <= purchased,
-            "batch {reference} has {allocated} allocated of {purchased}"
-        );
-        Self {
-            reference,
-            eta,
-            ordered,
-            purchased,
-            allocated,
-            revision,
-        }
+        assert!(allocated <= purchased, "batch {reference} has {allocated} allocated of {purchased}");
+        Self { reference, eta, ordered, purchased, allocated, revision }
     }
 
     /// How many it was created with: what tells a repeated creation from another batch of the same reference.
@@ -103,11 +93,7 @@ impl Batch {
 
     /// The caller has checked [`Self::can_allocate`].
     pub(super) fn allocate(&mut self, quantity: Quantity) {
-        assert!(
-            self.can_allocate(quantity),
-            "a line of {quantity} does not fit in batch {}",
-            self.reference
-        );
+        assert!(self.can_allocate(quantity), "a line of {quantity} does not fit in batch {}", self.reference);
         self.allocated += quantity.get();
     }
 
@@ -129,12 +115,7 @@ impl Batch {
 
     /// The caller has taken the excess out.
     pub(super) fn change_purchased(&mut self, purchased: Stock, revision: Option<i64>) {
-        assert_eq!(
-            self.excess(purchased),
-            0,
-            "batch {} still has an excess",
-            self.reference
-        );
+        assert_eq!(self.excess(purchased), 0, "batch {} still has an excess", self.reference);
         self.purchased = purchased.get();
         self.revision = revision.or(self.revision);
     }
@@ -146,11 +127,7 @@ mod tests {
     use time::macros::date;
 
     fn batch(purchased: u32) -> Batch {
-        Batch::new(
-            Reference::new("batch-1").unwrap(),
-            Stock::new(purchased).unwrap(),
-            None,
-        )
+        Batch::new(Reference::new("batch-1").unwrap(), Stock::new(purchased).unwrap(), None)
     }
 
     fn quantity(number: u32) -> Quantity {
@@ -193,10 +170,7 @@ mod tests {
             named("c", Some(date!(2026 - 12 - 31))),
         ];
         batches.sort_by(|one, other| one.preference().cmp(&other.preference()));
-        assert_eq!(
-            batches.map(|batch| batch.reference.to_string()),
-            ["z", "c", "a", "b"]
-        );
+        assert_eq!(batches.map(|batch| batch.reference.to_string()), ["z", "c", "a", "b"]);
     }
 
     #[test]

@@ -107,9 +107,7 @@ impl Command {
             "deallocate" => Deallocate::deserialize(body).map(Self::Deallocate),
             "change_batch_quantity" => ChangeBatchQuantity::deserialize(body).map(Self::ChangeBatchQuantity),
             unknown => {
-                return Err(UnknownCommand {
-                    name: unknown.to_owned(),
-                });
+                return Err(UnknownCommand { name: unknown.to_owned() });
             }
         })
     }
@@ -119,9 +117,7 @@ fn day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Date>, D::Er
     let Some(text) = Option::<String>::deserialize(deserializer)? else {
         return Ok(None);
     };
-    parse_day(&text)
-        .map(Some)
-        .ok_or_else(|| de::Error::custom("must be a date, YYYY-MM-DD"))
+    parse_day(&text).map(Some).ok_or_else(|| de::Error::custom("must be a date, YYYY-MM-DD"))
 }
 
 /// A date, or a full ISO 8601 timestamp whose date counts.
@@ -148,10 +144,9 @@ fn revision<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D
     match Option::<Number>::deserialize(deserializer)? {
         None => Ok(None),
         Some(Number::Integer(number)) => Ok(Some(number)),
-        Some(Number::Digits(digits)) => digits
-            .parse()
-            .map(Some)
-            .map_err(|_| de::Error::custom("must be a whole number")),
+        Some(Number::Digits(digits)) => {
+            digits.parse().map(Some).map_err(|_| de::Error::custom("must be a whole number"))
+        }
     }
 }
 
@@ -167,10 +162,7 @@ mod tests {
     }
 
     fn eta(json: &str) -> Result<Option<Date>, String> {
-        match read(
-            "create_batch",
-            &format!(r#"{{"ref": "b", "sku": "s", "qty": 1, "eta": {json}}}"#),
-        )? {
+        match read("create_batch", &format!(r#"{{"ref": "b", "sku": "s", "qty": 1, "eta": {json}}}"#))? {
             Command::CreateBatch(command) => Ok(command.eta),
             other => panic!("{other:?}"),
         }
@@ -182,11 +174,7 @@ mod tests {
         for name in Command::NAMES {
             assert_eq!(read(name, body).unwrap().name(), name);
         }
-        assert!(
-            read("alocate", body)
-                .unwrap_err()
-                .contains("unknown command type \"alocate\"")
-        );
+        assert!(read("alocate", body).unwrap_err().contains("unknown command type \"alocate\""));
     }
 
     #[test]
@@ -202,19 +190,10 @@ mod tests {
         ] {
             assert_eq!(eta(&format!("{text:?}")), Ok(day), "{text}");
         }
-        for text in [
-            "",
-            "tomorrow",
-            "2027-02-30",
-            "31-01-2027",
-            "2027-01-31x",
-            "2027-01-31T25:00:00",
-            "2027-1-1",
-        ] {
-            assert!(
-                eta(&format!("{text:?}")).unwrap_err().contains("must be a date"),
-                "{text}"
-            );
+        for text in
+            ["", "tomorrow", "2027-02-30", "31-01-2027", "2027-01-31x", "2027-01-31T25:00:00", "2027-1-1"]
+        {
+            assert!(eta(&format!("{text:?}")).unwrap_err().contains("must be a date"), "{text}");
         }
         assert!(eta("20270131").is_err());
     }
@@ -226,18 +205,10 @@ mod tests {
             other => Err(format!("{other:?}")),
         };
         assert_eq!(revision(r#"{"batchref": "b", "qty": 0}"#), Ok(None));
-        assert_eq!(
-            revision(r#"{"batchref": "b", "qty": 0, "revision": 7}"#),
-            Ok(Some(7))
-        );
-        assert_eq!(
-            revision(r#"{"batchref": "b", "qty": 0, "revision": "7"}"#),
-            Ok(Some(7))
-        );
+        assert_eq!(revision(r#"{"batchref": "b", "qty": 0, "revision": 7}"#), Ok(Some(7)));
+        assert_eq!(revision(r#"{"batchref": "b", "qty": 0, "revision": "7"}"#), Ok(Some(7)));
         assert!(
-            revision(r#"{"batchref": "b", "qty": 0, "revision": 1.5}"#)
-                .unwrap_err()
-                .contains("whole number")
+            revision(r#"{"batchref": "b", "qty": 0, "revision": 1.5}"#).unwrap_err().contains("whole number")
         );
     }
 }

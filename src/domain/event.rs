@@ -7,31 +7,14 @@ use super::{OrderId, Quantity, Reference, Sku};
 /// Something that happened to a line. The fields stand in the order in which others read them on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the contract's own words, explained at each variant"
-)]
+#[expect(missing_docs, reason = "the fields are the contract's own words, explained at each variant")]
 pub enum Event {
     /// The line now sits in a batch.
-    Allocated {
-        orderid: OrderId,
-        sku: Sku,
-        qty: Quantity,
-        batchref: Reference,
-    },
+    Allocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: Reference },
     /// The line left the batch it sat in.
-    Deallocated {
-        orderid: OrderId,
-        sku: Sku,
-        qty: Quantity,
-        batchref: Reference,
-    },
+    Deallocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: Reference },
     /// The line fits nowhere and waits as a backorder.
-    OutOfStock {
-        orderid: OrderId,
-        sku: Sku,
-        qty: Quantity,
-    },
+    OutOfStock { orderid: OrderId, sku: Sku, qty: Quantity },
     /// A waiting line was taken back by its customer: ours alone to know, it is not published.
     BackorderCancelled { orderid: OrderId, sku: Sku },
 }

@@ -41,3 +41,16 @@ pub enum Rejection {
     #[error("batch {0} already exists with another sku, quantity or eta")]
     OtherBatch(Reference),
 }
+
+impl Rejection {
+    /// The rule that said no, without the values it said no to.
+    #[must_use]
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::InvalidSku(_) => "Invalid sku …",
+            Self::InvalidBatchref(_) => "Invalid batchref …",
+            Self::OtherQuantity { .. } => "the line is known with another quantity",
+            Self::OtherBatch(_) => "the batch is known with another sku, quantity or eta",
+        }
+    }
+}

@@ -161,9 +161,7 @@ impl Product {
     /// Lines of which the store's word no longer counts: those in memory, and those removed.
     pub fn settled_lines(&self) -> impl Iterator<Item = &OrderId> {
         let removed = self.changed.removed_lines.iter();
-        self.lines
-            .keys()
-            .chain(removed.filter(|orderid| !self.lines.contains_key(*orderid)))
+        self.lines.keys().chain(removed.filter(|orderid| !self.lines.contains_key(*orderid)))
     }
 
     /// Adds a batch, known or not: the same again changes nothing.
@@ -175,11 +173,7 @@ impl Product {
     pub fn add_batch(&mut self, batch: Batch) -> Result<(), Rejection> {
         if let Some(known) = self.batch(&batch.reference) {
             let same = known.eta == batch.eta && known.ordered() == batch.ordered();
-            return if same {
-                Ok(())
-            } else {
-                Err(Rejection::OtherBatch(batch.reference))
-            };
+            return if same { Ok(()) } else { Err(Rejection::OtherBatch(batch.reference)) };
         }
         self.changed.new_batches.insert(batch.reference.clone());
         self.changed.any = true;
@@ -208,11 +202,7 @@ impl Product {
             };
         }
         self.last_place += 1;
-        let line = Line {
-            quantity,
-            place: self.last_place,
-            batch: None,
-        };
+        let line = Line { quantity, place: self.last_place, batch: None };
         self.lines.insert(orderid.clone(), line);
         self.changed.new_lines.insert(orderid.clone());
         self.changed.any = true;
@@ -261,9 +251,8 @@ impl Product {
         purchased: Stock,
         revision: Option<i64>,
     ) -> Result<(), Rejection> {
-        let position = self
-            .position(reference)
-            .ok_or_else(|| Rejection::InvalidBatchref(reference.clone()))?;
+        let position =
+            self.position(reference).ok_or_else(|| Rejection::InvalidBatchref(reference.clone()))?;
         if self.batches[position].is_stale(revision) {
             return Ok(());
         }
@@ -275,9 +264,8 @@ impl Product {
             .collect();
         newest_last.sort_unstable();
         while self.batches[position].excess(purchased) > 0 {
-            let (_, orderid) = newest_last
-                .pop()
-                .expect("the newest lines were learnt as far as the excess reaches");
+            let (_, orderid) =
+                newest_last.pop().expect("the newest lines were learnt as far as the excess reaches");
             self.displace(&orderid, reference);
         }
         self.batches[position].change_purchased(purchased, revision);
@@ -340,11 +328,7 @@ impl Product {
         let (new_batches, known_batches) = (&self.changed.new_batches, &self.changed.batches);
         let line = |orderid| self.lines.get_key_value(orderid);
         ProductChanges {
-            new_batches: self
-                .batches
-                .iter()
-                .filter(|batch| new_batches.contains(&batch.reference))
-                .collect(),
+            new_batches: self.batches.iter().filter(|batch| new_batches.contains(&batch.reference)).collect(),
             changed_batches: self
                 .batches
                 .iter()
@@ -362,16 +346,12 @@ impl Product {
     }
 
     fn insert(&mut self, batch: Batch) {
-        let position = self
-            .batches
-            .partition_point(|known| known.preference() < batch.preference());
+        let position = self.batches.partition_point(|known| known.preference() < batch.preference());
         self.batches.insert(position, batch);
     }
 
     fn position(&self, reference: &Reference) -> Option<usize> {
-        self.batches
-            .iter()
-            .position(|batch| batch.reference == *reference)
+        self.batches.iter().position(|batch| batch.reference == *reference)
     }
 
     fn largest_available(&self) -> u32 {
@@ -402,10 +382,7 @@ impl Product {
 
     /// Takes a line out of its batch; it waits from then on.
     fn displace(&mut self, orderid: &OrderId, reference: &Reference) {
-        let line = self
-            .lines
-            .get_mut(orderid)
-            .expect("only known lines are displaced");
+        let line = self.lines.get_mut(orderid).expect("only known lines are displaced");
         line.batch = None;
         let quantity = line.quantity;
         self.backordered += u64::from(quantity.get());
@@ -415,19 +392,12 @@ impl Product {
 
     /// Gives back what a line held in its batch.
     fn release(&mut self, orderid: &OrderId, reference: &Reference, quantity: Quantity) {
-        let position = self
-            .position(reference)
-            .expect("a line's batch was learnt with it");
+        let position = self.position(reference).expect("a line's batch was learnt with it");
         self.batches[position].deallocate(quantity);
         self.changed.stock = true;
         self.touch(reference);
         let (orderid, sku, batchref) = (orderid.clone(), self.sku.clone(), reference.clone());
-        self.record(Event::Deallocated {
-            orderid,
-            sku,
-            qty: quantity,
-            batchref,
-        });
+        self.record(Event::Deallocated { orderid, sku, qty: quantity, batchref });
     }
 
     fn out_of_stock(&mut self, orderid: &OrderId) {
@@ -469,13 +439,7 @@ mod tests {
     fn product(batches: &[(&str, u32, Option<Date>)]) -> Product {
         let mut product = Product::new(Sku::new("OAK-STOOL").unwrap());
         for (reference, quantity, eta) in batches {
-            product
-                .add_batch(Batch::new(
-                    batchref(reference),
-                    Stock::new(*quantity).unwrap(),
-                    *eta,
-                ))
-                .unwrap();
+            product.add_batch(Batch::new(batchref(reference), Stock::new(*quantity).unwrap(), *eta)).unwrap();
         }
         product
     }
@@ -489,15 +453,11 @@ mod tests {
     }
 
     fn ask(product: &mut Product, name: &str, quantity: u32) {
-        product
-            .allocate(&order(name), Quantity::new(quantity).unwrap())
-            .unwrap();
+        product.allocate(&order(name), Quantity::new(quantity).unwrap()).unwrap();
     }
 
     fn change(product: &mut Product, reference: &str, quantity: u32) {
-        product
-            .change_batch_quantity(&batchref(reference), Stock::new(quantity).unwrap(), None)
-            .unwrap();
+        product.change_batch_quantity(&batchref(reference), Stock::new(quantity).unwrap(), None).unwrap();
         product.allocate_waiting();
     }
 
@@ -506,23 +466,14 @@ mod tests {
     }
 
     fn sits_in(product: &Product, name: &str) -> Option<String> {
-        product
-            .line(&order(name))
-            .unwrap()
-            .batch
-            .as_ref()
-            .map(ToString::to_string)
+        product.line(&order(name)).unwrap().batch.as_ref().map(ToString::to_string)
     }
 
     /// What happened, in short: `+order@batch`, `-order@batch`, `?order`.
     fn story(product: &mut Product) -> Vec<String> {
         let tell = |recorded: RecordedEvent| match recorded.event {
-            Event::Allocated {
-                orderid, batchref, ..
-            } => format!("+{orderid}@{batchref}"),
-            Event::Deallocated {
-                orderid, batchref, ..
-            } => format!("-{orderid}@{batchref}"),
+            Event::Allocated { orderid, batchref, .. } => format!("+{orderid}@{batchref}"),
+            Event::Deallocated { orderid, batchref, .. } => format!("-{orderid}@{batchref}"),
             Event::OutOfStock { orderid, .. } => format!("?{orderid}"),
             Event::BackorderCancelled { orderid, .. } => format!("x{orderid}"),
         };
@@ -534,21 +485,15 @@ mod tests {
     fn the_warehouse_is_preferred_to_ships() {
         let mut product = product(&[("ship", 100, Some(TOMORROW)), ("warehouse", 100, None)]);
         ask(&mut product, "o1", 10);
-        assert_eq!(
-            (available(&product, "warehouse"), available(&product, "ship")),
-            (90, 100)
-        );
+        assert_eq!((available(&product, "warehouse"), available(&product, "ship")), (90, 100));
         assert_eq!(sits_in(&product, "o1").as_deref(), Some("warehouse"));
     }
 
     /// U8.
     #[test]
     fn the_earliest_ship_is_preferred() {
-        let batches = [
-            ("medium", 100, Some(TOMORROW)),
-            ("earliest", 100, Some(TODAY)),
-            ("latest", 100, Some(LATER)),
-        ];
+        let batches =
+            [("medium", 100, Some(TOMORROW)), ("earliest", 100, Some(TODAY)), ("latest", 100, Some(LATER))];
         let mut product = product(&batches);
         ask(&mut product, "o1", 10);
         let left = ["earliest", "medium", "latest"].map(|reference| available(&product, reference));
@@ -562,15 +507,9 @@ mod tests {
         ask(&mut product, "o1", 10);
         ask(&mut product, "o2", 1);
         let events = product.take_events();
-        assert_eq!(
-            events.iter().map(|event| event.sequence).collect::<Vec<_>>(),
-            [Some(1), Some(2)]
-        );
+        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [Some(1), Some(2)]);
         let told = serde_json::to_string(&events[0].event).unwrap();
-        assert_eq!(
-            told,
-            r#"{"orderid":"o1","sku":"OAK-STOOL","qty":10,"batchref":"b"}"#
-        );
+        assert_eq!(told, r#"{"orderid":"o1","sku":"OAK-STOOL","qty":10,"batchref":"b"}"#);
     }
 
     /// U6.
@@ -589,13 +528,8 @@ mod tests {
         let mut product = product(&[("b", 20, None)]);
         ask(&mut product, "o1", 2);
         let before = product.clone();
-        let rejected = product
-            .allocate(&order("o1"), Quantity::new(3u32).unwrap())
-            .unwrap_err();
-        assert_eq!(
-            rejected.to_string(),
-            "order o1 already has a line of 2 OAK-STOOL; it cannot become 3"
-        );
+        let rejected = product.allocate(&order("o1"), Quantity::new(3u32).unwrap()).unwrap_err();
+        assert_eq!(rejected.to_string(), "order o1 already has a line of 2 OAK-STOOL; it cannot become 3");
         assert_eq!(product, before);
     }
 
@@ -632,13 +566,7 @@ mod tests {
     #[test]
     fn a_line_taken_back_makes_room_for_the_oldest_that_fits() {
         let mut product = product(&[("b", 10, None)]);
-        for (name, quantity) in [
-            ("o1", 10),
-            ("large", 11),
-            ("older", 6),
-            ("newer", 6),
-            ("small", 4),
-        ] {
+        for (name, quantity) in [("o1", 10), ("large", 11), ("older", 6), ("newer", 6), ("small", 4)] {
             ask(&mut product, name, quantity);
         }
         story(&mut product);
@@ -712,13 +640,9 @@ mod tests {
     #[test]
     fn a_stale_revision_is_skipped() {
         let mut product = product(&[("b", 10, None)]);
-        product
-            .change_batch_quantity(&batchref("b"), Stock::new(7u32).unwrap(), Some(2))
-            .unwrap();
+        product.change_batch_quantity(&batchref("b"), Stock::new(7u32).unwrap(), Some(2)).unwrap();
         let before = product.clone();
-        product
-            .change_batch_quantity(&batchref("b"), Stock::new(99u32).unwrap(), Some(2))
-            .unwrap();
+        product.change_batch_quantity(&batchref("b"), Stock::new(99u32).unwrap(), Some(2)).unwrap();
         assert_eq!(product, before);
     }
 
@@ -729,25 +653,16 @@ mod tests {
         let before = product.clone();
         let batch = |quantity: u32, eta| Batch::new(batchref("b"), Stock::new(quantity).unwrap(), eta);
         product.add_batch(batch(10, Some(TODAY))).unwrap();
-        assert_eq!(
-            product.add_batch(batch(5, Some(TODAY))),
-            Err(Rejection::OtherBatch(batchref("b")))
-        );
-        assert_eq!(
-            product.add_batch(batch(10, None)),
-            Err(Rejection::OtherBatch(batchref("b")))
-        );
+        assert_eq!(product.add_batch(batch(5, Some(TODAY))), Err(Rejection::OtherBatch(batchref("b"))));
+        assert_eq!(product.add_batch(batch(10, None)), Err(Rejection::OtherBatch(batchref("b"))));
         assert_eq!(product, before);
     }
 
     #[test]
     fn what_memory_knows_is_newer_than_what_the_store_says() {
         let mut product = Product::restored(Sku::new("OAK-STOOL").unwrap(), 3, 7, 2, 0);
-        let in_batch = |place| Line {
-            quantity: Quantity::new(5u32).unwrap(),
-            place,
-            batch: Some(batchref("b")),
-        };
+        let in_batch =
+            |place| Line { quantity: Quantity::new(5u32).unwrap(), place, batch: Some(batchref("b")) };
         product.learn_batch(Batch::restored(batchref("b"), None, 10, 10, 10, None));
         product.learn_line(order("o1"), in_batch(1));
         product.deallocate(&order("o1"));

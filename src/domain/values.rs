@@ -93,11 +93,7 @@ fn checked_text(text: &str) -> Result<&str, InvalidValue> {
     }
     // Bytes bound characters from above, so that the usual short text is not counted.
     let too_long = text.len() > MAX_TEXT && text.chars().count() > MAX_TEXT;
-    if too_long || text.trim().is_empty() {
-        Err(InvalidValue::Text)
-    } else {
-        Ok(text)
-    }
+    if too_long || text.trim().is_empty() { Err(InvalidValue::Text) } else { Ok(text) }
 }
 
 struct TextVisitor;
@@ -177,11 +173,7 @@ number_value!(
 
 /// Only digits count: no sign, no blank, no exponent.
 fn whole_number(digits: &str) -> Option<u64> {
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        digits.parse().ok()
-    } else {
-        None
-    }
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
 struct NumberVisitor {
@@ -227,19 +219,9 @@ mod tests {
         let read = |json: &str| serde_json::from_str::<Quantity>(json).map(Quantity::get).ok();
         assert_eq!(read("7"), Some(7));
         assert_eq!(read("\"7\""), Some(7));
-        for refused in [
-            "0",
-            "-1",
-            "1.0",
-            "1e3",
-            "true",
-            "null",
-            "\"\"",
-            "\" 7\"",
-            "\"+7\"",
-            "\"7.0\"",
-            "2147483648",
-        ] {
+        for refused in
+            ["0", "-1", "1.0", "1e3", "true", "null", "\"\"", "\" 7\"", "\"+7\"", "\"7.0\"", "2147483648"]
+        {
             assert_eq!(read(refused), None, "{refused}");
         }
         assert_eq!(serde_json::from_str::<Stock>("0").unwrap().get(), 0);

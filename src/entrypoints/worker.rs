@@ -14,11 +14,14 @@ use tracing::{debug, info, warn};
 
 use crate::{
     domain::Command,
-    ports::queue::{BrokerError, Delivery, QueueName, Queues, Settlement, Settler, Subscription},
+    ports::{
+        ledger::Next,
+        queue::{BrokerError, QueueName, Queues, Settler, Stage, Subscription},
+    },
     service::{
-        decode::{Envelope, Undecodable, decode},
+        decode::Limits,
         delays::Delays,
-        message_bus::{Fate, MessageBus},
+        message_bus::{Fate, Incoming, MessageBus},
         outage::Outage,
     },
 };
@@ -28,6 +31,10 @@ use crate::{
 pub struct Worker {
     /// Which queue.
     pub queue: QueueName,
+    /// Its work, or what the broker put aside from it.
+    pub stage: Stage,
+    /// What is not even read.
+    pub limits: Limits,
     /// Where it is.
     pub queues: Arc<dyn Queues>,
     /// Who handles its commands.
@@ -45,8 +52,7 @@ pub struct Worker {
 /// A delivery, read.
 struct Task {
     tag: u64,
-    message_id: Option<String>,
-    decoded: Result<Envelope, Undecodable>,
+    incoming: Incoming,
 }
 
 impl Worker {
@@ -54,7 +60,9 @@ impl Worker {
     /// anew, for ever.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Delays::during_outage();
-        while let Some(subscribed) = stop.run_until_cancelled(self.queues.subscribe(self.queue)).await {
+        while let Some(subscribed) =
+            stop.run_until_cancelled(self.queues.subscribe(self.queue, self.stage)).await
+        {
             let lost = match subscribed {
                 Ok(subscription) => {
                     self.broker.ends();
@@ -76,7 +84,7 @@ impl Worker {
         mut subscription: Box<dyn Subscription>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
-        info!(queue = self.queue.as_str(), "consuming");
+        info!(queue = self.queue.as_str(), stage = ?self.stage, "consuming");
         let halt = stop.child_token();
         let mut running = JoinSet::new();
         let lanes: Vec<_> = (0..self.lanes)
@@ -90,7 +98,8 @@ impl Worker {
         let ended = loop {
             match stop.run_until_cancelled(subscription.next()).await {
                 Some(Ok(delivery)) => {
-                    let task = read(delivery);
+                    let incoming = Incoming::read(delivery.message, delivery.redelivered, self.limits);
+                    let task = Task { tag: delivery.tag, incoming };
                     // A lane is gone only when it panicked; what it held is then redelivered, to others.
                     let _ = lanes[lane_of(&task, lanes.len())].send(task);
                 }
@@ -113,7 +122,6 @@ impl Worker {
     ) {
         let mut batch = Vec::with_capacity(self.max_batch);
         loop {
-            batch.clear();
             // What is in hand when the halt comes is finished; what was not begun goes back to the queue.
             if tasks.recv_many(&mut batch, self.max_batch).await == 0
                 || halt.is_cancelled()
@@ -121,41 +129,34 @@ impl Worker {
             {
                 return;
             }
-            let Some(settlements) = self.handle(&batch, halt).await else {
+            let (tags, incoming): (Vec<_>, Vec<_>) =
+                batch.drain(..).map(|task| (task.tag, task.incoming)).unzip();
+            let Some(fates) = self.fates(&incoming, halt).await else {
                 return;
             };
-            settler.settle(&settlements).await;
+            for (incoming, fate) in incoming.iter().zip(fates) {
+                self.tell(incoming, &fate);
+            }
+            settler.settle(&tags).await;
         }
     }
 
-    /// How each delivery is to be settled; none if the database is away and we are to stop.
-    async fn handle(&self, batch: &[Task], halt: &CancellationToken) -> Option<Vec<(u64, Settlement)>> {
-        let envelopes: Vec<_> = batch
-            .iter()
-            .filter_map(|task| task.decoded.as_ref().ok().cloned())
-            .collect();
-        let mut fates = self.fates(&envelopes, halt).await?.into_iter();
-        let settlements = batch.iter().map(|task| {
-            let settlement = match &task.decoded {
-                Ok(_) => self.settlement(task, fates.next()),
-                Err(error) => self.refuse(task, error),
-            };
-            (task.tag, settlement)
-        });
-        Some(settlements.collect())
-    }
-
-    /// Holds what it has while the database is away, and goes on by itself when it is back.
-    async fn fates(&self, envelopes: &[Envelope], halt: &CancellationToken) -> Option<Vec<Fate>> {
+    /// Holds what it has while the database is away, and goes on by itself when it is back; none if told to stop
+    /// before that.
+    async fn fates(&self, batch: &[Incoming], halt: &CancellationToken) -> Option<Vec<Fate>> {
         let mut delays = Delays::during_outage();
         loop {
-            match self.bus.handle(self.queue, envelopes).await {
+            let handled = match self.stage {
+                Stage::Work => self.bus.handle(self.queue, batch).await,
+                Stage::DeadLetters => self.bus.bury(self.queue, batch).await,
+            };
+            match handled {
                 Ok(fates) => {
                     self.database.ends();
                     return Some(fates);
                 }
-                Err(outage) => {
-                    self.database.begins(&outage);
+                Err(away) => {
+                    self.database.begins(&away);
                     let delay = delays.next().unwrap_or_default();
                     halt.run_until_cancelled(tokio::time::sleep(delay)).await?;
                 }
@@ -163,40 +164,26 @@ impl Worker {
         }
     }
 
-    fn settlement(&self, task: &Task, fate: Option<Fate>) -> Settlement {
+    /// A warning only where a person may have to act.
+    fn tell(&self, incoming: &Incoming, fate: &Fate) {
+        let (queue, message_id) = (self.queue.as_str(), incoming.message.message_id.as_deref());
         match fate {
-            Some(Fate::Failed(failure)) => self.refuse(task, &failure),
-            Some(Fate::Repeat) => {
-                debug!(
-                    message_id = task.message_id,
-                    queue = self.queue.as_str(),
-                    "handled before"
-                );
-                Settlement::Done
+            Fate::Handled => {}
+            Fate::Repeat => debug!(queue, message_id, "handled before"),
+            Fate::Failed(error, Next::Retry(delay)) => {
+                info!(queue, message_id, %error, retry_in_ms = delay.as_millis(), "failed, will be tried again");
             }
-            Some(Fate::Handled) | None => Settlement::Done,
+            Fate::Failed(error, Next::Dead(reason)) => {
+                warn!(queue, message_id, %error, reason = reason.as_str(), "dead; see `allocation dead-letters`");
+            }
         }
-    }
-
-    fn refuse(&self, task: &Task, error: &dyn std::fmt::Display) -> Settlement {
-        warn!(message_id = task.message_id, queue = self.queue.as_str(), %error, "a command was not handled");
-        Settlement::Refused
-    }
-}
-
-fn read(delivery: Delivery) -> Task {
-    let decoded = decode(&delivery.message);
-    Task {
-        tag: delivery.tag,
-        message_id: delivery.message.message_id,
-        decoded,
     }
 }
 
 /// Lines of one SKU share a lane, and so do the creation and the changes of one batch.
 fn lane_of(task: &Task, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
-    match task.decoded.as_ref().map(|envelope| &envelope.command) {
+    match task.incoming.decoded.as_ref().map(|envelope| &envelope.command) {
         Ok(Command::Allocate(command)) => command.sku.hash(&mut hasher),
         Ok(Command::Deallocate(command)) => command.sku.hash(&mut hasher),
         Ok(Command::CreateBatch(command)) => command.reference.hash(&mut hasher),

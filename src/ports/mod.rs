@@ -1,9 +1,10 @@
 //! The hexagon's edge: what the service needs from the world, said in the domain's words.
 //!
-//! [`store`] keeps the truth, [`queue`] brings commands, [`outbox`] takes events away,
+//! [`store`] keeps the truth, with a [`ledger`] of what failed; [`queue`] brings commands, [`outbox`] takes events away,
 //! [`operations`] is for operators. Every port has two adapters,
 //! a real one and one in memory, and both obey the same contract tests.
 
+pub mod ledger;
 pub mod operations;
 pub mod outbox;
 pub mod queue;

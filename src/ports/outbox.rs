@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::store::StoreError;
+use super::{ledger::DueRetry, store::StoreError};
 
 /// An unpublished event as the outbox keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,20 +60,41 @@ pub trait Outbox: Send + Sync {
 /// The right to publish. It ends with the session that holds it, so that nothing can be marked after it is lost.
 #[async_trait]
 pub trait Lead: Send {
+    /// What there is to do. Cheap: it is asked every second.
+    async fn look(&mut self) -> Result<Look, StoreError>;
+
     /// The oldest unpublished rows, in order.
     async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError>;
 
     /// Forgets rows that were confirmed.
     async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError>;
 
+    /// Failed messages whose time for another attempt has come.
+    async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError>;
+
+    /// Notes that copies of failed messages were published and confirmed.
+    async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;
+
     /// Lets another relay take over at once.
     async fn release(self: Box<Self>);
 }
 
-/// Publishes events.
+/// What there is to publish.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    /// Whether events are waiting.
+    pub events: bool,
+    /// When the next retry is due: zero if one is; none if there is none.
+    pub retry_in: Option<std::time::Duration>,
+}
+
+/// Publishes events, and retries of commands.
 #[async_trait]
 pub trait Publisher: Send + Sync {
     /// Publishes rows in order, all in flight together, and says what became of each, in the same order. One that
     /// the broker refuses may make those behind it unknown.
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published>;
+
+    /// Publishes failed messages back to their queues, as they were, and says what became of each.
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published>;
 }

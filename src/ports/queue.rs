@@ -35,8 +35,17 @@ impl QueueName {
 #[error("the broker is away: {0}")]
 pub struct BrokerError(pub String);
 
+/// A message's properties and headers, kept as the client library has them until somebody asks.
+pub trait Original: std::fmt::Debug + Send + Sync {
+    /// For people: JSON of `properties` and `headers`.
+    fn readable(&self) -> String;
+
+    /// Exactly, for whoever publishes the message again.
+    fn exact(&self) -> Vec<u8>;
+}
+
 /// A message as it was sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Message {
     /// What it asks for: its `type`, or the routing key if it has none.
     pub kind: String,
@@ -46,8 +55,20 @@ pub struct Message {
     pub correlation_id: Option<String>,
     /// The sender's W3C trace, if there is one.
     pub traceparent: Option<String>,
+    /// What the sender says the body is, if anything.
+    pub content_type: Option<String>,
+    /// How the sender says the body is packed, if at all.
+    pub content_encoding: Option<String>,
+    /// The size of properties and headers, in bytes.
+    pub header_bytes: usize,
+    /// Which copy of a retried message this is: 0 for one that came from outside.
+    pub generation: i64,
+    /// Why the broker put it aside, if it did.
+    pub broken_off: Option<String>,
     /// The bytes.
     pub body: Vec<u8>,
+    /// Everything it came with.
+    pub original: Option<Arc<dyn Original>>,
 }
 
 /// A message that was handed to us and is ours until it is settled.
@@ -61,23 +82,23 @@ pub struct Delivery {
     pub message: Message,
 }
 
-/// How a delivery ends.
+/// Where messages of a queue wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// It is done with; the queue may forget it.
-    Done,
-    /// It cannot be handled; the queue puts it aside.
-    Refused,
+pub enum Stage {
+    /// To be handled.
+    Work,
+    /// Put aside by the broker.
+    DeadLetters,
 }
 
 /// Opens subscriptions.
 #[async_trait]
 pub trait Queues: Send + Sync {
-    /// Subscribes to a queue on a connection of its own.
+    /// Subscribes to a queue, or to what the broker put aside from it, on a connection of its own.
     ///
     /// # Errors
     /// [`BrokerError`] if the server cannot be reached or refuses.
-    async fn subscribe(&self, queue: QueueName) -> Result<Box<dyn Subscription>, BrokerError>;
+    async fn subscribe(&self, queue: QueueName, stage: Stage) -> Result<Box<dyn Subscription>, BrokerError>;
 }
 
 /// A stream of deliveries. Dropping it gives back what was not settled.
@@ -99,9 +120,9 @@ pub trait Subscription: Send {
 /// Settles deliveries of one subscription.
 #[async_trait]
 pub trait Settler: Send + Sync {
-    /// Settles deliveries by tag. If the subscription is over nothing happens: they are delivered again, and the
-    /// inbox knows them.
-    async fn settle(&self, deliveries: &[(u64, Settlement)]);
+    /// Says that deliveries are done with and may be forgotten. If the subscription is over nothing happens: they
+    /// are delivered again, and the inbox and the ledger know them.
+    async fn settle(&self, tags: &[u64]);
 
     /// Whether the subscription is over, so that work on its deliveries would be done twice.
     fn is_over(&self) -> bool;

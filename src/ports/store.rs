@@ -6,6 +6,11 @@ use async_trait::async_trait;
 
 use crate::domain::{Command, OrderId, Product, Quantity, Reference, Sku};
 
+use super::{
+    ledger::{FailedAttempt, FailureKey},
+    queue::QueueName,
+};
+
 /// Why a store did not do what it was asked; the variant says what may follow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -131,18 +136,30 @@ pub struct Work {
     pub view: Vec<ViewRow>,
     /// Events in the order in which they happened.
     pub events: Vec<OutboxEvent>,
+    /// Ids of messages that were handled: what the ledger has of them is resolved.
+    pub handled: Vec<Arc<str>>,
     /// Ids of messages the inbox took for first deliveries but which were not handled: it is to forget them.
     pub unhandled: Vec<Arc<str>>,
+    /// Attempts that failed, for the ledger.
+    pub failures: Vec<FailedAttempt>,
+    /// Messages whose starts were counted and which have ended, one way or another.
+    pub ended: Vec<Arc<str>>,
 }
 
 /// Begins transactions.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Begins a transaction. Must not be cancelled half-way: run it to its end.
+    /// Begins a transaction about messages of `queue`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if none can be had now.
-    async fn begin(&self) -> Result<Box<dyn Tx>, StoreError>;
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError>;
+
+    /// How often messages were started without an end, in the order given.
+    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError>;
+
+    /// Counts a start of each of the messages, in a transaction of its own that is over when this returns.
+    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
 }
 
 /// A transaction: reads, and one write that ends it. Dropping it undoes it.
@@ -150,9 +167,12 @@ pub trait Store: Send + Sync {
 /// After an error only [`Tx::rollback`] makes sense.
 #[async_trait]
 pub trait Tx: Send {
-    /// Enters messages of `queue` in the inbox and says which were there. Waits for a concurrent transaction that
-    /// has entered one of them. No id may occur twice in `receipts`.
-    async fn first_sights(&mut self, queue: &str, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError>;
+    /// Enters messages in the inbox and says which were there. Waits for a concurrent transaction that has entered
+    /// one of them. No id may occur twice in `receipts`.
+    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError>;
+
+    /// How many failed attempts the ledger counts for messages, in the order given.
+    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError>;
 
     /// Loads the products in the footprint and holds them against others until the end of the transaction, in SKU
     /// order, so that two transactions never wait for each other. Each knows its batches that have something

@@ -28,12 +28,37 @@ pub struct Envelope {
     pub traceparent: Option<Arc<str>>,
 }
 
+/// How large a message may be; what is larger is not even parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the body.
+    pub body: usize,
+    /// Bytes of properties and headers.
+    pub headers: usize,
+}
+
 /// Why a message says no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecodable {
-    /// It has no id, or one that cannot be kept.
+    /// It has no id.
+    #[error("the message has no message id")]
+    MissingMessageId,
+    /// Its id cannot be kept.
     #[error("the message id must be 1 to {MAX_MESSAGE_ID} printable characters")]
-    MessageId,
+    InvalidMessageId,
+    /// It is larger than is allowed.
+    #[error("the {what} has {size} bytes; {limit} are allowed (limits.{what})")]
+    TooLarge {
+        /// "body" or "headers".
+        what: &'static str,
+        /// Its size in bytes.
+        size: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// It says of itself that it is no plain JSON.
+    #[error("{0}")]
+    Content(String),
     /// Its type is none of ours.
     #[error("{0}")]
     UnknownCommand(String),
@@ -46,18 +71,15 @@ pub enum Undecodable {
 ///
 /// # Errors
 /// [`Undecodable`] names the field that is wrong, and never repeats the body.
-pub fn decode(message: &Message) -> Result<Envelope, Undecodable> {
+pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, Undecodable> {
+    within("headers", message.header_bytes, limits.headers)?;
+    within("body", message.body.len(), limits.body)?;
+    plain_json(message)?;
     let message_id: Arc<str> = message_id(message)?.into();
     let command = command(&message.kind, &message.body)?;
-    let correlation_id = message
-        .correlation_id
-        .as_deref()
-        .map_or_else(|| message_id.clone(), Into::into);
+    let correlation_id = message.correlation_id.as_deref().map_or_else(|| message_id.clone(), Into::into);
     Ok(Envelope {
-        receipt: Receipt {
-            message_id,
-            fingerprint: fingerprint(&message.body),
-        },
+        receipt: Receipt { message_id, fingerprint: fingerprint(&message.body) },
         command,
         correlation_id,
         traceparent: message.traceparent.as_deref().map(Into::into),
@@ -77,9 +99,9 @@ pub fn command(name: &str, body: &[u8]) -> Result<Command, Undecodable> {
             Err(error) => Err(Undecodable::InvalidBody(error.to_string())),
         },
         // The path to the field costs time, so it is only looked for when something is wrong.
-        Err(error) => Err(Undecodable::InvalidBody(
-            with_field(name, body).unwrap_or_else(|| error.to_string()),
-        )),
+        Err(error) => {
+            Err(Undecodable::InvalidBody(with_field(name, body).unwrap_or_else(|| error.to_string())))
+        }
     }
 }
 
@@ -94,17 +116,41 @@ fn with_field(name: &str, body: &[u8]) -> Option<String> {
     }
 }
 
+fn within(what: &'static str, size: usize, limit: usize) -> Result<(), Undecodable> {
+    if size > limit { Err(Undecodable::TooLarge { what, size, limit }) } else { Ok(()) }
+}
+
+/// Absent is fine. Nothing is unpacked: a few bytes might become gigabytes.
+fn plain_json(message: &Message) -> Result<(), Undecodable> {
+    let must_be = |what: &str, is: &str| Err(Undecodable::Content(format!("{what} must be {is}")));
+    let content_type = message.content_type.as_deref().unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    if !media_type.is_empty() && !media_type.eq_ignore_ascii_case("application/json") {
+        return must_be("content_type", "application/json");
+    }
+    let encoding = message.content_encoding.as_deref().unwrap_or_default();
+    if ["", "identity", "utf-8", "utf8"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain)) {
+        return Ok(());
+    }
+    must_be("content_encoding", "absent: bodies are plain UTF-8")
+}
+
 fn message_id(message: &Message) -> Result<&str, Undecodable> {
-    let id = message.message_id.as_deref().ok_or(Undecodable::MessageId)?;
+    let id = message.message_id.as_deref().unwrap_or_default();
+    if id.is_empty() {
+        return Err(Undecodable::MissingMessageId);
+    }
     let printable = id.chars().all(|character| !character.is_control()) && !id.trim().is_empty();
     if printable && id.chars().count() <= MAX_MESSAGE_ID {
         Ok(id)
     } else {
-        Err(Undecodable::MessageId)
+        Err(Undecodable::InvalidMessageId)
     }
 }
 
-fn fingerprint(body: &[u8]) -> Fingerprint {
+/// The hash by which a body is known.
+#[must_use]
+pub fn fingerprint(body: &[u8]) -> Fingerprint {
     let mut short = [0; 16];
     short.copy_from_slice(&Sha256::digest(body)[..16]);
     Fingerprint(short)
@@ -114,28 +160,22 @@ fn fingerprint(body: &[u8]) -> Fingerprint {
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits { body: 200_000, headers: 1000 };
+
     fn message(kind: &str, body: &str) -> Message {
-        Message {
-            kind: kind.into(),
-            message_id: Some("m1".into()),
-            body: body.into(),
-            ..Message::default()
-        }
+        Message { kind: kind.into(), message_id: Some("m1".into()), body: body.into(), ..Message::default() }
     }
 
     fn error(kind: &str, body: &str) -> String {
-        decode(&message(kind, body)).unwrap_err().to_string()
+        decode(&message(kind, body), LIMITS).unwrap_err().to_string()
     }
 
     #[test]
     fn the_message_id_serves_as_correlation_id() {
         let line = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
-        assert_eq!(&*decode(&line).unwrap().correlation_id, "m1");
-        let line = Message {
-            correlation_id: Some("checkout-7".into()),
-            ..line
-        };
-        assert_eq!(&*decode(&line).unwrap().correlation_id, "checkout-7");
+        assert_eq!(&*decode(&line, LIMITS).unwrap().correlation_id, "m1");
+        let line = Message { correlation_id: Some("checkout-7".into()), ..line };
+        assert_eq!(&*decode(&line, LIMITS).unwrap().correlation_id, "checkout-7");
     }
 
     #[test]
@@ -145,27 +185,12 @@ mod tests {
                 r#"{"orderid": "o1", "sku": "s", "qty": -1}"#,
                 "qty: must be a whole number from 1 to 2147483647",
             ),
-            (
-                r#"{"orderid": "", "sku": "s", "qty": 1}"#,
-                "orderid: must be 1 to 255 characters, not blank",
-            ),
+            (r#"{"orderid": "", "sku": "s", "qty": 1}"#, "orderid: must be 1 to 255 characters, not blank"),
             (r#"{"orderid": "o1", "qty": 1}"#, "missing field `sku`"),
-            (
-                r#"{"orderid": null, "sku": "s", "qty": 1}"#,
-                "orderid: invalid type: null",
-            ),
-            (
-                r#"{"orderid": "o1", "sku": "s", "qty": 1.5}"#,
-                "qty: invalid type: floating point `1.5`",
-            ),
-            (
-                r#"{"orderid": "o1", "sku": "s", "qty": 1, "qty": 2}"#,
-                "duplicate field `qty`",
-            ),
-            (
-                r#"{"orderid": "o1", "sku": "s", "qty": 1} x"#,
-                "trailing characters",
-            ),
+            (r#"{"orderid": null, "sku": "s", "qty": 1}"#, "orderid: invalid type: null"),
+            (r#"{"orderid": "o1", "sku": "s", "qty": 1.5}"#, "qty: invalid type: floating point `1.5`"),
+            (r#"{"orderid": "o1", "sku": "s", "qty": 1, "qty": 2}"#, "duplicate field `qty`"),
+            (r#"{"orderid": "o1", "sku": "s", "qty": 1} x"#, "trailing characters"),
             ("", "EOF"),
         ];
         for (body, expected) in cases {
@@ -176,19 +201,37 @@ mod tests {
 
     #[test]
     fn a_message_id_is_printable_and_short() {
-        for id in [
-            None,
-            Some(String::new()),
-            Some(" ".into()),
-            Some("a\nb".into()),
-            Some("x".repeat(201)),
-        ] {
-            let unnamed = Message {
-                message_id: id,
-                ..message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#)
-            };
-            assert_eq!(decode(&unnamed), Err(Undecodable::MessageId));
+        let named = |id: Option<&str>| {
+            let message = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
+            decode(&Message { message_id: id.map(Into::into), ..message }, LIMITS).map(drop)
+        };
+        assert_eq!(named(Some(&"x".repeat(200))), Ok(()));
+        assert_eq!(named(None), Err(Undecodable::MissingMessageId));
+        assert_eq!(named(Some("")), Err(Undecodable::MissingMessageId));
+        for id in [" ", "a\nb", &"x".repeat(201)] {
+            assert_eq!(named(Some(id)), Err(Undecodable::InvalidMessageId));
         }
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_parsed() {
+        let large = "x".repeat(LIMITS.body + 1);
+        assert_eq!(error("allocate", &large), "the body has 200001 bytes; 200000 are allowed (limits.body)");
+        let headers = Message { header_bytes: 1001, ..message("allocate", "{}") };
+        assert!(matches!(decode(&headers, LIMITS), Err(Undecodable::TooLarge { what: "headers", .. })));
+    }
+
+    #[test]
+    fn a_body_that_calls_itself_something_else_is_not_parsed() {
+        let line = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
+        let types =
+            [("application/json", true), ("Application/JSON; charset=utf-8", true), ("text/plain", false)];
+        for (content_type, fine) in types {
+            let typed = Message { content_type: Some(content_type.into()), ..line.clone() };
+            assert_eq!(decode(&typed, LIMITS).is_ok(), fine, "{content_type}");
+        }
+        let packed = Message { content_encoding: Some("gzip".into()), ..line };
+        assert!(matches!(decode(&packed, LIMITS), Err(Undecodable::Content(_))));
     }
 
     #[test]

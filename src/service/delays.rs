@@ -32,10 +32,7 @@ impl Delays {
     /// Endless ones, for servers that are away.
     #[must_use]
     pub fn during_outage() -> Self {
-        Self {
-            backoff: exponential(OUTAGE_INITIAL, 2.0, 0.2, OUTAGE_LONGEST),
-            left: None,
-        }
+        Self { backoff: exponential(OUTAGE_INITIAL, 2.0, 0.2, OUTAGE_LONGEST), left: None }
     }
 }
 
@@ -47,6 +44,46 @@ impl Iterator for Delays {
             *left = left.checked_sub(1)?;
         }
         self.backoff.next_backoff()
+    }
+}
+
+/// How failed attempts are tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// After so many attempts a command is dead.
+    pub max_attempts: u32,
+    /// The delay after the first attempt.
+    pub initial_interval: Duration,
+    /// By how much each delay is longer than the one before.
+    pub multiplier: f64,
+    /// The longest delay.
+    pub max_interval: Duration,
+    /// How far a delay may be off, as a part of itself, so that those who failed together do not come back together.
+    pub jitter: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 5,
+            initial_interval: Duration::from_secs(1),
+            multiplier: 3.0,
+            max_interval: Duration::from_secs(300),
+            jitter: 0.2,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// How long to wait after so many attempts.
+    #[must_use]
+    pub fn delay(&self, attempts: u32) -> Duration {
+        let mut backoff = exponential(self.initial_interval, self.multiplier, self.jitter, self.max_interval);
+        let mut delay = Duration::ZERO;
+        for _ in 0..attempts.max(1) {
+            delay = backoff.next_backoff().unwrap_or(self.max_interval);
+        }
+        delay
     }
 }
 
@@ -63,6 +100,15 @@ fn exponential(initial: Duration, multiplier: f64, jitter: f64, longest: Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retries_wait_longer_each_time_within_their_jitter() {
+        let policy = RetryPolicy::default();
+        for (attempts, seconds) in [(1, 1.0), (2, 3.0), (3, 9.0), (4, 27.0), (9, 300.0), (500, 300.0)] {
+            let delay = policy.delay(attempts).as_secs_f64() / seconds;
+            assert!((0.8..=1.2).contains(&delay), "attempt {attempts}: {delay} of {seconds} s");
+        }
+    }
 
     #[test]
     fn conflicts_are_given_up_and_outages_are_not() {

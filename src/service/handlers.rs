@@ -22,10 +22,7 @@ pub(super) enum HandlerError {
 }
 
 pub(super) async fn create_batch(uow: &mut UnitOfWork, command: &CreateBatch) -> Result<(), HandlerError> {
-    if uow
-        .sku_of_batch(&command.reference)
-        .is_some_and(|sku| *sku != command.sku)
-    {
+    if uow.sku_of_batch(&command.reference).is_some_and(|sku| *sku != command.sku) {
         return Err(Rejection::OtherBatch(command.reference.clone()).into());
     }
     let batch = Batch::new(command.reference.clone(), command.qty, command.eta);
@@ -34,8 +31,7 @@ pub(super) async fn create_batch(uow: &mut UnitOfWork, command: &CreateBatch) ->
 }
 
 pub(super) fn allocate(uow: &mut UnitOfWork, command: &Allocate) -> Result<(), HandlerError> {
-    uow.product(&command.sku)?
-        .allocate(&command.orderid, command.qty)?;
+    uow.product(&command.sku)?.allocate(&command.orderid, command.qty)?;
     Ok(())
 }
 
@@ -51,14 +47,9 @@ pub(super) async fn change_batch_quantity(
     let invalid = || Rejection::InvalidBatchref(command.reference.clone());
     let sku = uow.sku_of_batch(&command.reference).ok_or_else(invalid)?.clone();
     let batch = uow.product(&sku)?.batch(&command.reference).ok_or_else(invalid)?;
-    let excess = if batch.is_stale(command.revision) {
-        0
-    } else {
-        batch.excess(command.qty)
-    };
+    let excess = if batch.is_stale(command.revision) { 0 } else { batch.excess(command.qty) };
     uow.reach_newest_lines(&sku, &command.reference, excess).await?;
-    uow.product(&sku)?
-        .change_batch_quantity(&command.reference, command.qty, command.revision)?;
+    uow.product(&sku)?.change_batch_quantity(&command.reference, command.qty, command.revision)?;
     if excess > 0 {
         return Ok(()); // The lines that left are told as events, and stock is offered in reaction to them.
     }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashSet, VecDeque},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -12,17 +12,65 @@ use futures_util::FutureExt;
 use crate::{
     domain::{Command, Event},
     ports::{
-        queue::QueueName,
-        store::{Footprint, Sight, Store, StoreError, ViewState},
+        ledger::{FailureKey, Next},
+        queue::{Message, QueueName},
+        store::{Footprint, Receipt, Sight, Store, StoreError, ViewState},
     },
 };
 
 use super::{
-    decode::Envelope,
-    delays::Delays,
+    decode::{Envelope, Limits, Undecodable, decode, fingerprint},
+    delays::{Delays, RetryPolicy},
     handlers::{self, HandlerError},
-    unit_of_work::UnitOfWork,
+    unit_of_work::{Failed, UnitOfWork},
+    verdict::{Failure, Verdict, verdict},
 };
+
+/// Redelivered messages per unit of work: if it kills the worker, no more than these are suspects.
+const SUSPECTS: usize = 32;
+/// A message that was started so often without an end has had its third death, the first one uncounted.
+const DEADLY_STARTS: u32 = 2;
+
+/// A message, read.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// As it came.
+    pub message: Message,
+    /// What it asks for.
+    pub decoded: Result<Envelope, Undecodable>,
+    /// Whether somebody may have begun with it before.
+    pub redelivered: bool,
+}
+
+impl Incoming {
+    /// Reads a message.
+    #[must_use]
+    pub fn read(message: Message, redelivered: bool, limits: Limits) -> Self {
+        Self { decoded: decode(&message, limits), message, redelivered }
+    }
+
+    /// By what its repeats are recognised; none if it cannot be read.
+    fn receipt(&self) -> Option<&Receipt> {
+        self.decoded.as_ref().ok().map(|envelope| &envelope.receipt)
+    }
+
+    fn key(&self) -> FailureKey {
+        match self.receipt() {
+            Some(receipt) => {
+                FailureKey { message_id: Some(receipt.message_id.clone()), fingerprint: receipt.fingerprint }
+            }
+            None => FailureKey {
+                message_id: self.message.message_id.as_deref().map(keepable).map(Into::into),
+                fingerprint: fingerprint(&self.message.body),
+            },
+        }
+    }
+}
+
+/// The store cannot keep U+0000; such an id is invalid anyway, and kept as it was among the properties.
+fn keepable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,80 +79,143 @@ pub enum Fate {
     Handled,
     /// It was handled before; nothing changed.
     Repeat,
-    /// It was not handled; nothing changed.
-    Failed(Failure),
-}
-
-/// Why a command failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// A rule of the domain said no.
-    #[error("{0}")]
-    Rejected(String),
-    /// Its message id belongs to a message with another body, which was handled.
-    #[error("a message of this id was handled before, with another body")]
-    OtherBody,
-    /// The store cannot keep its data.
-    #[error("{0}")]
-    BadData(String),
-    /// It took too long, panicked, or the store failed.
-    #[error("{0}")]
-    Error(String),
+    /// It was not handled and nothing changed, but the ledger has it.
+    Failed(Failure, Next),
 }
 
 /// The store is away: nothing is known about the commands, and nothing counts against them.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Outage(pub StoreError);
+pub struct StoreAway(pub StoreError);
+
+/// How the bus treats what goes wrong.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// A handler that takes longer has failed.
+    pub handler_timeout: Duration,
+    /// How failed attempts are tried again.
+    pub retry: RetryPolicy,
+    /// Who we are, for the ledger.
+    pub host: String,
+}
 
 /// Handles commands, one or many in one unit of work.
 #[derive(Clone)]
 pub struct MessageBus {
     store: Arc<dyn Store>,
-    handler_timeout: Duration,
+    policy: Arc<Policy>,
 }
 
 /// Why a unit of work came to nothing.
-enum Broken {
-    Store(StoreError),
-    Handler(Failure),
+struct Broken {
+    failure: Failure,
+    /// How long the command that broke it took, if it was one.
+    took: Duration,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, took: Duration::ZERO }
+    }
 }
 
 impl From<StoreError> for Broken {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        Failure::from(error).into()
     }
 }
 
+type Batch<'a> = [&'a Incoming];
+
 impl MessageBus {
-    /// A bus over a store; a handler that takes longer than `handler_timeout` has failed.
+    /// A bus over a store.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, handler_timeout: Duration) -> Self {
-        Self {
-            store,
-            handler_timeout,
-        }
+    pub fn new(store: Arc<dyn Store>, policy: Policy) -> Self {
+        Self { store, policy: Arc::new(policy) }
     }
 
-    /// Handles commands that came from `queue`. Each has its own fate, in the order given.
+    /// Handles messages that came from `queue`. Each has its own fate, in the order given.
     ///
     /// # Errors
-    /// [`Outage`] if the store is away: whether some of it was committed is unknown, so all of it is to be handled
-    /// again; the inbox tells what was done.
-    pub async fn handle(&self, queue: QueueName, batch: &[Envelope]) -> Result<Vec<Fate>, Outage> {
-        let mut fates = vec![Fate::Repeat; batch.len()];
-        let mut due: Vec<usize> = (0..batch.len()).collect();
+    /// [`StoreAway`]: whether some of it was committed is unknown, so all of it is to be handled again; inbox and
+    /// ledger tell what was done.
+    pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, StoreAway> {
+        let mut fates = vec![None; batch.len()];
+        let all: Vec<_> = batch.iter().collect();
+        for (together, crashes) in self.groups(queue, batch).await? {
+            let group: Vec<_> = together.iter().map(|&i| all[i]).collect();
+            let of_group = match crashes {
+                Some(deaths) => {
+                    vec![self.record_alone(queue, group[0], Failure::CrashLoop(deaths).into()).await?]
+                }
+                None => self.handle_group(queue, &group).await?,
+            };
+            for (i, fate) in together.into_iter().zip(of_group) {
+                fates[i] = Some(fate);
+            }
+        }
+        Ok(fates.into_iter().flatten().collect())
+    }
+
+    /// Records messages that the broker put aside. One that was handled meanwhile is left alone.
+    ///
+    /// # Errors
+    /// As [`MessageBus::handle`].
+    pub async fn bury(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, StoreAway> {
+        let mut fates = Vec::with_capacity(batch.len());
+        for incoming in batch {
+            let why = incoming.message.broken_off.clone().unwrap_or_else(|| "rejected".into());
+            fates.push(self.record_alone(queue, incoming, Failure::PutAside(why).into()).await?);
+        }
+        Ok(fates)
+    }
+
+    /// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their
+    /// worker: they go in small groups whose start is counted, and one that was started before goes alone.
+    async fn groups(
+        &self,
+        queue: QueueName,
+        batch: &[Incoming],
+    ) -> Result<Vec<(Vec<usize>, Option<u32>)>, StoreAway> {
+        let (suspects, innocent): (Vec<_>, Vec<_>) =
+            (0..batch.len()).partition(|&i| batch[i].redelivered && batch[i].receipt().is_some());
+        let ids: Vec<_> =
+            suspects.iter().filter_map(|&i| batch[i].receipt()).map(|r| r.message_id.clone()).collect();
+        let mut groups = Vec::new();
+        if !ids.is_empty() {
+            let starts = self.store.starts(queue, &ids).await.map_err(StoreAway)?;
+            let (mut first, mut again) = (Vec::new(), Vec::new());
+            for (&i, starts) in suspects.iter().zip(starts) {
+                if starts == 0 { first.push(i) } else { again.push((i, starts)) }
+            }
+            groups.extend(first.chunks(SUSPECTS).map(|chunk| (chunk.to_vec(), None)));
+            groups.extend(again.into_iter().map(|(i, starts)| {
+                let deaths = (starts >= DEADLY_STARTS).then_some(starts + 1);
+                (vec![i], deaths)
+            }));
+        }
+        if !innocent.is_empty() {
+            groups.push((innocent, None));
+        }
+        Ok(groups)
+    }
+
+    async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
+        let suspects: Vec<_> = group.iter().filter(|incoming| incoming.redelivered).copied().collect();
+        let ids: Vec<_> =
+            suspects.iter().filter_map(|incoming| incoming.receipt()).map(|r| r.message_id.clone()).collect();
+        if !ids.is_empty() {
+            self.store.count_starts(queue, &ids).await.map_err(StoreAway)?;
+        }
+        let mut fates = vec![Fate::Repeat; group.len()];
+        let mut due: Vec<usize> = (0..group.len()).collect();
         while !due.is_empty() {
             // Of several messages of one id only the first may go into a unit of work; the inbox judges the others.
             let mut ids = HashSet::new();
-            let (now, later): (Vec<_>, _) = due
-                .into_iter()
-                .partition(|&i| ids.insert(&batch[i].receipt.message_id));
-            let envelopes: Vec<_> = now.iter().map(|&i| &batch[i]).collect();
-            for (i, fate) in now
-                .into_iter()
-                .zip(self.handle_distinct(queue, &envelopes).await?)
-            {
+            let (now, later): (Vec<_>, _) =
+                due.into_iter().partition(|&i| ids.insert(group[i].key().message_id));
+            let distinct: Vec<_> = now.iter().map(|&i| group[i]).collect();
+            for (i, fate) in now.into_iter().zip(self.handle_distinct(queue, &distinct).await?) {
                 fates[i] = fate;
             }
             due = later;
@@ -113,38 +224,38 @@ impl MessageBus {
     }
 
     /// All in one unit of work; if that breaks, each in its own, so that a failure is the failure of one command.
-    async fn handle_distinct(&self, queue: QueueName, batch: &[&Envelope]) -> Result<Vec<Fate>, Outage> {
-        match self.handle_together(queue, batch).await {
-            Ok(fates) => Ok(fates),
-            Err(Broken::Store(error @ StoreError::Unavailable(_))) => Err(Outage(error)),
-            Err(broken) if batch.len() == 1 => Ok(vec![Fate::Failed(broken.into())]),
-            Err(_) => {
-                let mut fates = Vec::with_capacity(batch.len());
-                for envelope in batch {
-                    fates.extend(Box::pin(self.handle_distinct(queue, &[*envelope])).await?);
-                }
-                Ok(fates)
-            }
+    async fn handle_distinct(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
+        let broken = match self.handle_together(queue, batch).await {
+            Ok(fates) => return Ok(fates),
+            Err(broken) => away(broken)?,
+        };
+        if let [incoming] = batch {
+            return Ok(vec![self.record_alone(queue, incoming, broken).await?]);
         }
+        let mut fates = Vec::with_capacity(batch.len());
+        for incoming in batch {
+            fates.extend(Box::pin(self.handle_distinct(queue, &[*incoming])).await?);
+        }
+        Ok(fates)
     }
 
     /// Tries again at once, a few times, when another transaction was in the way.
-    async fn handle_together(&self, queue: QueueName, batch: &[&Envelope]) -> Result<Vec<Fate>, Broken> {
+    async fn handle_together(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Broken> {
         let mut delays = Delays::after_conflict();
         loop {
             match self.unit_of_work(queue, batch).await {
-                Err(Broken::Store(StoreError::Conflict(reason))) => match delays.next() {
+                Err(broken) if verdict(&broken.failure) == Verdict::AtOnce => match delays.next() {
                     Some(delay) => tokio::time::sleep(delay).await,
-                    None => return Err(StoreError::Conflict(reason).into()),
+                    None => return Err(broken),
                 },
                 outcome => return outcome,
             }
         }
     }
 
-    async fn unit_of_work(&self, queue: QueueName, batch: &[&Envelope]) -> Result<Vec<Fate>, Broken> {
-        let mut uow = UnitOfWork::begin(&*self.store).await?;
-        match self.fill(&mut uow, queue, batch).await {
+    async fn unit_of_work(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Broken> {
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        match self.fill(&mut uow, batch).await {
             Ok(fates) => {
                 uow.commit().await?;
                 Ok(fates)
@@ -156,55 +267,141 @@ impl MessageBus {
         }
     }
 
-    async fn fill(
-        &self,
-        uow: &mut UnitOfWork,
-        queue: QueueName,
-        batch: &[&Envelope],
-    ) -> Result<Vec<Fate>, Broken> {
-        let receipts: Vec<_> = batch.iter().map(|envelope| envelope.receipt.clone()).collect();
-        let sights = uow.first_sights(queue.as_str(), &receipts).await?;
+    async fn fill(&self, uow: &mut UnitOfWork, batch: &Batch<'_>) -> Result<Vec<Fate>, Broken> {
+        let receipts: Vec<_> = batch.iter().filter_map(|incoming| incoming.receipt().cloned()).collect();
+        let sights = uow.first_sights(&receipts).await?;
+        let mut sights_of_readable = sights.iter();
         let mut footprint = Footprint::default();
-        for (envelope, _) in batch
-            .iter()
-            .zip(&sights)
-            .filter(|(_, sight)| **sight == Sight::First)
-        {
-            footprint.cover(&envelope.command);
+        for envelope in batch.iter().filter_map(|incoming| incoming.decoded.as_ref().ok()) {
+            if sights_of_readable.next() == Some(&Sight::First) {
+                footprint.cover(&envelope.command);
+            }
         }
         uow.load(&footprint).await?;
-        let mut fates = Vec::with_capacity(batch.len());
-        for (envelope, sight) in batch.iter().zip(sights) {
-            fates.push(match sight {
-                Sight::First => self.handle_one(uow, envelope).await?,
-                Sight::Repeat => Fate::Repeat,
-                Sight::OtherBody => Fate::Failed(Failure::OtherBody),
-            });
+        let mut sights = sights.into_iter();
+        let mut judged = Vec::with_capacity(batch.len());
+        for incoming in batch {
+            let begin = Instant::now();
+            let outcome = match &incoming.decoded {
+                Err(undecodable) => Err(undecodable.clone().into()),
+                Ok(envelope) => match sights.next() {
+                    Some(Sight::First) => self.handle_one(uow, envelope).await?.map(|()| Fate::Handled),
+                    Some(Sight::OtherBody) => Err(Failure::OtherBody),
+                    Some(Sight::Repeat) | None => Ok(Fate::Repeat),
+                },
+            };
+            if incoming.redelivered
+                && let Some(receipt) = incoming.receipt()
+            {
+                uow.ended(receipt);
+            }
+            judged.push(outcome.map_err(|failure| (failure, begin.elapsed())));
         }
-        Ok(fates)
+        self.record_failures(uow, batch, judged).await
     }
 
-    /// A rejection is this command's own affair; a timeout or a panic breaks the unit of work.
-    async fn handle_one(&self, uow: &mut UnitOfWork, envelope: &Envelope) -> Result<Fate, Broken> {
+    /// The outer error breaks the unit of work; the inner one, a rejection, is this command's own affair.
+    async fn handle_one(
+        &self,
+        uow: &mut UnitOfWork,
+        envelope: &Envelope,
+    ) -> Result<Result<(), Failure>, Broken> {
+        let begin = Instant::now();
+        let broken = |failure| Broken { failure, took: begin.elapsed() };
         let guarded = AssertUnwindSafe(until_none_is_left(uow, envelope)).catch_unwind();
-        match tokio::time::timeout(self.handler_timeout, guarded).await {
-            Ok(Ok(Ok(()))) => Ok(Fate::Handled),
-            Ok(Ok(Err(HandlerError::Store(error)))) => Err(error.into()),
+        match tokio::time::timeout(self.policy.handler_timeout, guarded).await {
+            Ok(Ok(Ok(()))) => {
+                uow.handled(&envelope.receipt);
+                Ok(Ok(()))
+            }
             Ok(Ok(Err(HandlerError::Rejected(rejection)))) => {
                 uow.leave_unhandled(&envelope.receipt);
-                Ok(Fate::Failed(Failure::Rejected(rejection.to_string())))
+                Ok(Err(rejection.into()))
             }
-            Ok(Err(panic)) => Err(Broken::Handler(Failure::Error(format!(
-                "panicked: {}",
-                panic_text(&*panic)
-            )))),
-            Err(_) => {
-                let limit = humantime::format_duration(self.handler_timeout);
-                Err(Broken::Handler(Failure::Error(format!(
-                    "took longer than {limit} (worker.handler_timeout)"
-                ))))
+            Ok(Ok(Err(HandlerError::Store(error)))) => Err(broken(error.into())),
+            Ok(Err(panic)) => Err(broken(Failure::Panicked(panic_text(&*panic).to_owned()))),
+            Err(_) => Err(broken(Failure::TimedOut(self.policy.handler_timeout))),
+        }
+    }
+
+    /// Puts what failed into the ledger, in the same unit of work.
+    async fn record_failures(
+        &self,
+        uow: &mut UnitOfWork,
+        batch: &Batch<'_>,
+        judged: Vec<Result<Fate, (Failure, Duration)>>,
+    ) -> Result<Vec<Fate>, Broken> {
+        let failed: Vec<_> = batch
+            .iter()
+            .zip(&judged)
+            .filter_map(|(incoming, outcome)| {
+                let (failure, took) = outcome.as_ref().err()?;
+                Some(Failed { key: incoming.key(), message: &incoming.message, failure, took: *took })
+            })
+            .collect();
+        let mut next = uow.record_failures(&failed, &self.policy).await?.into_iter();
+        let fate = |outcome| match outcome {
+            Ok(fate) => Some(fate),
+            Err((failure, _)) => next.next().map(|next| Fate::Failed(failure, next)),
+        };
+        Ok(judged.into_iter().filter_map(fate).collect())
+    }
+
+    /// Records one failure in a unit of work of its own, unless the message was handled meanwhile.
+    async fn record_alone(
+        &self,
+        queue: QueueName,
+        incoming: &Incoming,
+        broken: Broken,
+    ) -> Result<Fate, StoreAway> {
+        let mut delays = Delays::after_conflict();
+        loop {
+            match self.try_to_record(queue, incoming, &broken).await {
+                Ok(fate) => return Ok(fate),
+                Err(error) => match delays.next() {
+                    Some(delay) if !matches!(error, StoreError::Unavailable(_)) => {
+                        tokio::time::sleep(delay).await
+                    }
+                    // What cannot be recorded is kept where it is, until it can.
+                    _ => return Err(StoreAway(error)),
+                },
             }
         }
+    }
+
+    async fn try_to_record(
+        &self,
+        queue: QueueName,
+        incoming: &Incoming,
+        broken: &Broken,
+    ) -> Result<Fate, StoreError> {
+        let Broken { failure, took } = broken;
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        if let Some(receipt) = incoming.receipt() {
+            if incoming.redelivered {
+                uow.ended(receipt);
+            }
+            match uow.first_sights(std::slice::from_ref(receipt)).await?.first() {
+                Some(Sight::Repeat) => {
+                    uow.commit().await?;
+                    return Ok(Fate::Repeat);
+                }
+                Some(Sight::First) => uow.leave_unhandled(receipt),
+                _ => {}
+            }
+        }
+        let failed = Failed { key: incoming.key(), message: &incoming.message, failure, took: *took };
+        let next = uow.record_failures(&[failed], &self.policy).await?;
+        uow.commit().await?;
+        Ok(Fate::Failed(failure.clone(), next[0]))
+    }
+}
+
+/// An outage is everybody's; any other failure is looked at more closely.
+fn away(broken: Broken) -> Result<Broken, StoreAway> {
+    match broken.failure {
+        Failure::Store(error @ StoreError::Unavailable(_)) => Err(StoreAway(error)),
+        _ => Ok(broken),
     }
 }
 
@@ -219,12 +416,7 @@ async fn until_none_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Result
     let mut events = VecDeque::from(uow.collect_events(envelope));
     while let Some(recorded) = events.pop_front() {
         match recorded.event {
-            Event::Allocated {
-                orderid,
-                sku,
-                qty,
-                batchref,
-            } => {
+            Event::Allocated { orderid, sku, qty, batchref } => {
                 uow.show(orderid, sku, ViewState::Allocated(qty, batchref));
             }
             Event::OutOfStock { orderid, sku, qty } => uow.show(orderid, sku, ViewState::Backordered(qty)),
@@ -239,18 +431,7 @@ async fn until_none_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Result
     Ok(())
 }
 
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Handler(failure) => failure,
-            Broken::Store(StoreError::BadData(error)) => Self::BadData(error),
-            Broken::Store(error) => Self::Error(error.to_string()),
-        }
-    }
-}
-
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a word")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }

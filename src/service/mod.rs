@@ -1,5 +1,6 @@
 //! What the service does, in the order in which it does it: decode, handle, react, commit, publish.
 
+pub mod dead_letters;
 pub mod decode;
 pub mod delays;
 mod handlers;
@@ -7,3 +8,4 @@ pub mod message_bus;
 pub mod outage;
 pub mod relay;
 pub mod unit_of_work;
+pub mod verdict;

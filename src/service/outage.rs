@@ -18,10 +18,7 @@ impl Outage {
     /// `what` is named in the log: "the database", "the broker".
     #[must_use]
     pub fn of(what: &'static str) -> Self {
-        Self {
-            what,
-            since: Mutex::new(None),
-        }
+        Self { what, since: Mutex::new(None) }
     }
 
     /// It did not answer. Logged the first time.
@@ -45,9 +42,6 @@ impl Outage {
     /// Whether it is away, as far as anybody noticed.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }

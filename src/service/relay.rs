@@ -46,7 +46,7 @@ impl Relay {
                 }
                 Ok(None) => {
                     self.database.ends();
-                    self.wait(stop).await;
+                    self.wait(LOOK_AT_LEAST_EVERY, stop).await;
                 }
                 Err(error) => {
                     self.database.begins(&error);
@@ -61,7 +61,7 @@ impl Relay {
         let mut delays = Delays::during_outage();
         while !stop.is_cancelled() {
             match self.round(&mut *lead).await {
-                Ok(Round::Idle) => self.wait(stop).await,
+                Ok(Round::Idle(at_most)) => self.wait(at_most, stop).await,
                 Ok(Round::Moved) => delays = Delays::during_outage(),
                 Ok(Round::Stuck) => pause(delays.next(), stop).await,
                 Err(error) => {
@@ -74,37 +74,70 @@ impl Relay {
         info!("this relay handed over the lead");
     }
 
-    /// One window of events, from the outbox to the broker.
+    /// One window of events and one of retries, as far as there are any.
     async fn round(&self, lead: &mut dyn Lead) -> Result<Round, StoreError> {
-        let rows = lead.unpublished(self.window).await?;
-        if rows.is_empty() {
-            return Ok(Round::Idle);
+        let look = lead.look().await?;
+        let mut moved = None;
+        if look.events {
+            moved = Some(self.relay_events(lead).await?);
         }
+        if look.retry_in == Some(Duration::ZERO) {
+            moved = Some(self.relay_retries(lead).await? || moved == Some(true));
+        }
+        Ok(match moved {
+            Some(true) => Round::Moved,
+            Some(false) => Round::Stuck,
+            None => {
+                Round::Idle(look.retry_in.map_or(LOOK_AT_LEAST_EVERY, |due| due.min(LOOK_AT_LEAST_EVERY)))
+            }
+        })
+    }
+
+    /// Whether any event left.
+    async fn relay_events(&self, lead: &mut dyn Lead) -> Result<bool, StoreError> {
+        let rows = lead.unpublished(self.window).await?;
         let outcomes = self.publisher.publish(&rows).await;
+        self.note(&outcomes);
         let confirmed = confirmed_in_order(&rows, &outcomes);
-        debug!(published = rows.len(), confirmed = confirmed.len(), "relayed");
+        debug!(published = rows.len(), confirmed = confirmed.len(), "relayed events");
+        lead.remove(&confirmed).await?;
+        Ok(!confirmed.is_empty())
+    }
+
+    /// Whether any retry left. One that no queue took stays due.
+    async fn relay_retries(&self, lead: &mut dyn Lead) -> Result<bool, StoreError> {
+        let due = lead.due_retries(self.window).await?;
+        let outcomes = self.publisher.publish_retries(&due).await;
+        self.note(&outcomes);
+        let confirmed: Vec<_> = due
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| **outcome == Published::Confirmed)
+            .map(|(due, _)| due)
+            .collect();
+        debug!(published = due.len(), confirmed = confirmed.len(), "relayed retries");
+        lead.retries_published(&confirmed).await?;
+        Ok(!confirmed.is_empty())
+    }
+
+    fn note(&self, outcomes: &[Published]) {
         match outcomes.iter().find_map(trouble) {
             Some(trouble) => self.broker.begins(&trouble),
             None => self.broker.ends(),
         }
-        lead.remove(&confirmed).await?;
-        Ok(if confirmed.is_empty() {
-            Round::Stuck
-        } else {
-            Round::Moved
-        })
     }
 
-    async fn wait(&self, stop: &CancellationToken) {
+    async fn wait(&self, at_most: Duration, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = tokio::time::timeout(LOOK_AT_LEAST_EVERY, self.outbox.woken()) => {}
+            _ = tokio::time::timeout(at_most, self.outbox.woken()) => {}
         }
     }
 }
 
 enum Round {
-    Idle,
+    /// Nothing to do, for so long at most unless somebody wakes us.
+    Idle(Duration),
     Moved,
     Stuck,
 }

@@ -3,85 +3,102 @@
 //! Handlers change products here; nothing reaches the store before [`UnitOfWork::commit`], which consumes the unit
 //! of work. Dropping it instead is the rollback.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use sha2::{Digest, Sha256};
 
 use crate::{
     domain::{OrderId, Product, RecordedEvent, Reference, Rejection, Sku},
-    ports::store::{Footprint, OutboxEvent, Receipt, Sight, Store, StoreError, Tx, ViewRow, ViewState, Work},
+    ports::{
+        ledger::{FailedAttempt, FailureKey, Next},
+        queue::{Message, QueueName},
+        store::{Footprint, OutboxEvent, Receipt, Sight, Store, StoreError, Tx, ViewRow, ViewState, Work},
+    },
 };
 
-use super::decode::Envelope;
+use super::{
+    decode::Envelope,
+    message_bus::Policy,
+    verdict::{Failure, next},
+};
+
+/// No error text in the ledger is longer, in characters.
+const LONGEST_ERROR: usize = 2000;
+
+/// A message that failed, and how.
+pub(super) struct Failed<'a> {
+    pub(super) key: FailureKey,
+    pub(super) message: &'a Message,
+    pub(super) failure: &'a Failure,
+    pub(super) took: Duration,
+}
 
 /// The aggregates at hand and everything that is to be kept about them.
 pub struct UnitOfWork {
     tx: Box<dyn Tx>,
+    queue: QueueName,
     products: HashMap<Sku, Product>,
     /// Products handed to a handler since their events were last collected.
     touched: Vec<Sku>,
     /// One row per line: what was said last counts.
     view: HashMap<(OrderId, Sku), ViewState>,
     events: Vec<OutboxEvent>,
-    unhandled: Vec<std::sync::Arc<str>>,
+    handled: Vec<Arc<str>>,
+    unhandled: Vec<Arc<str>>,
+    failures: Vec<FailedAttempt>,
+    ended: Vec<Arc<str>>,
 }
 
 impl UnitOfWork {
-    /// Begins a transaction.
+    /// Begins a transaction about messages of `queue`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if none can be had now.
-    pub async fn begin(store: &dyn Store) -> Result<Self, StoreError> {
+    pub async fn begin(store: &dyn Store, queue: QueueName) -> Result<Self, StoreError> {
         Ok(Self {
-            tx: store.begin().await?,
+            tx: store.begin(queue).await?,
+            queue,
             products: HashMap::new(),
             touched: Vec::new(),
             view: HashMap::new(),
             events: Vec::new(),
+            handled: Vec::new(),
             unhandled: Vec::new(),
+            failures: Vec::new(),
+            ended: Vec::new(),
         })
     }
 
     /// Enters messages in the inbox: which of them are new?
-    pub(super) async fn first_sights(
-        &mut self,
-        queue: &str,
-        receipts: &[Receipt],
-    ) -> Result<Vec<Sight>, StoreError> {
-        self.tx.first_sights(queue, receipts).await
+    pub(super) async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
+        if receipts.is_empty() { Ok(Vec::new()) } else { self.tx.first_sights(receipts).await }
     }
 
     /// Loads and holds what commands will need.
     pub(super) async fn load(&mut self, footprint: &Footprint) -> Result<(), StoreError> {
+        if *footprint == Footprint::default() {
+            return Ok(());
+        }
         let products = self.tx.load_products(footprint).await?;
-        self.products.extend(
-            products
-                .into_iter()
-                .map(|product| (product.sku().clone(), product)),
-        );
+        self.products.extend(products.into_iter().map(|product| (product.sku().clone(), product)));
         Ok(())
     }
 
     /// The product of a SKU that exists.
     pub(super) fn product(&mut self, sku: &Sku) -> Result<&mut Product, Rejection> {
         self.touched.push(sku.clone());
-        self.products
-            .get_mut(sku)
-            .ok_or_else(|| Rejection::InvalidSku(sku.clone()))
+        self.products.get_mut(sku).ok_or_else(|| Rejection::InvalidSku(sku.clone()))
     }
 
     /// The product of a SKU, new if nobody has heard of it.
     pub(super) fn product_or_new(&mut self, sku: &Sku) -> &mut Product {
         self.touched.push(sku.clone());
-        self.products
-            .entry(sku.clone())
-            .or_insert_with(|| Product::new(sku.clone()))
+        self.products.entry(sku.clone()).or_insert_with(|| Product::new(sku.clone()))
     }
 
     /// Which product a batch belongs to.
     pub(super) fn sku_of_batch(&self, reference: &Reference) -> Option<&Sku> {
-        self.products
-            .values()
-            .find(|product| product.batch(reference).is_some())
-            .map(Product::sku)
+        self.products.values().find(|product| product.batch(reference).is_some()).map(Product::sku)
     }
 
     /// Sees to it that a product knows all waiting lines which its available stock may reach.
@@ -118,14 +135,41 @@ impl UnitOfWork {
                 collected.extend(product.take_events());
             }
         }
-        self.events
-            .extend(collected.iter().filter_map(|recorded| outgoing(recorded, cause)));
+        self.events.extend(collected.iter().filter_map(|recorded| outgoing(recorded, cause)));
         collected
+    }
+
+    /// Notes that a message was handled: what the ledger has of it is resolved.
+    pub(super) fn handled(&mut self, receipt: &Receipt) {
+        self.handled.push(receipt.message_id.clone());
     }
 
     /// Has the inbox forget a message that was not handled.
     pub(super) fn leave_unhandled(&mut self, receipt: &Receipt) {
         self.unhandled.push(receipt.message_id.clone());
+    }
+
+    /// Notes that a redelivered message did not kill its worker.
+    pub(super) fn ended(&mut self, receipt: &Receipt) {
+        self.ended.push(receipt.message_id.clone());
+    }
+
+    /// Puts failed messages into the ledger and says what follows for each.
+    pub(super) async fn record_failures(
+        &mut self,
+        failed: &[Failed<'_>],
+        policy: &Policy,
+    ) -> Result<Vec<Next>, StoreError> {
+        if failed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = failed.iter().map(|failed| failed.key.clone()).collect();
+        let before = self.tx.failed_attempts(&keys).await?;
+        for (failed, before) in failed.iter().zip(before) {
+            self.failures.push(failed_attempt(self.queue, failed, before + 1, policy));
+        }
+        let recorded = &self.failures[self.failures.len() - failed.len()..];
+        Ok(recorded.iter().map(|attempt| attempt.next).collect())
     }
 
     /// Keeps everything, or nothing.
@@ -135,19 +179,11 @@ impl UnitOfWork {
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         let mut products: Vec<_> = self.products.into_values().filter(Product::is_changed).collect();
         products.sort_unstable_by(|one, other| one.sku().cmp(other.sku()));
-        let view = self
-            .view
-            .into_iter()
-            .map(|((orderid, sku), state)| ViewRow { orderid, sku, state })
-            .collect();
-        self.tx
-            .commit(Work {
-                products,
-                view,
-                events: self.events,
-                unhandled: self.unhandled,
-            })
-            .await
+        let view =
+            self.view.into_iter().map(|((orderid, sku), state)| ViewRow { orderid, sku, state }).collect();
+        let (events, handled, unhandled) = (self.events, self.handled, self.unhandled);
+        let (failures, ended) = (self.failures, self.ended);
+        self.tx.commit(Work { products, view, events, handled, unhandled, failures, ended }).await
     }
 
     /// Ends the transaction at once, without a trace.
@@ -166,4 +202,46 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
         correlation_id: cause.correlation_id.clone(),
         traceparent: cause.traceparent.clone(),
     })
+}
+
+fn failed_attempt(queue: QueueName, failed: &Failed<'_>, attempts: u32, policy: &Policy) -> FailedAttempt {
+    let Failed { key, message, failure, took } = failed;
+    let next = next(failure, attempts, &policy.retry);
+    let reason = match next {
+        Next::Dead(reason) => reason.as_str(),
+        Next::Retry(_) => "",
+    };
+    let (kind, error_pattern) = (text(&message.kind), text(&failure.pattern()));
+    FailedAttempt {
+        key: key.clone(),
+        generation: message.generation,
+        error_group: group(&[queue.as_str(), &kind, reason, &error_pattern]),
+        kind,
+        body: message.body.clone(),
+        properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.readable()),
+        original: message.original.as_ref().map(|original| original.exact()).unwrap_or_default(),
+        error: text(&failure.to_string()),
+        error_pattern,
+        chain: causes(failure),
+        attempts,
+        duration: *took,
+        host: policy.host.clone(),
+        next,
+    }
+}
+
+/// A short name for what these have in common.
+fn group(parts: &[&str]) -> String {
+    let digest = Sha256::digest(parts.join("\n"));
+    digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn causes(failure: &Failure) -> Vec<String> {
+    let first = std::error::Error::source(failure);
+    std::iter::successors(first, |error| error.source()).map(|error| text(&error.to_string())).collect()
+}
+
+/// Short, and without characters that would break a terminal, a log or a database column.
+fn text(text: &str) -> String {
+    text.chars().take(LONGEST_ERROR).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

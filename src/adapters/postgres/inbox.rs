@@ -17,11 +17,8 @@ pub(super) async fn first_sights(
         return Ok(vec![Sight::First; receipts.len()]);
     }
     let new: std::collections::HashSet<_> = new.iter().map(String::as_str).collect();
-    let old: Vec<_> = receipts
-        .iter()
-        .map(|receipt| &*receipt.message_id)
-        .filter(|id| !new.contains(id))
-        .collect();
+    let old: Vec<_> =
+        receipts.iter().map(|receipt| &*receipt.message_id).filter(|id| !new.contains(id)).collect();
     let known = fingerprints(connection, queue, &old).await?;
     let sight = |receipt: &Receipt| match known.get(&*receipt.message_id) {
         None => Sight::First,
@@ -66,10 +63,7 @@ async fn fingerprints(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.message_id, row.fingerprint))
-        .collect())
+    Ok(rows.into_iter().map(|row| (row.message_id, row.fingerprint)).collect())
 }
 
 /// Forgets messages that were entered and then not handled.
@@ -82,12 +76,8 @@ pub(super) async fn forget(
         return Ok(());
     }
     let ids: Vec<_> = ids.iter().map(|id| &**id).collect();
-    sqlx::query!(
-        "delete from inbox where queue = $1 and message_id = any($2)",
-        queue,
-        &ids as &[&str]
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query!("delete from inbox where queue = $1 and message_id = any($2)", queue, &ids as &[&str])
+        .execute(connection)
+        .await?;
     Ok(())
 }

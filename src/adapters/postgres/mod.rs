@@ -1,10 +1,13 @@
 //! PostgreSQL: the store, the outbox, and how its errors are understood.
 
+mod failures;
 mod inbox;
+mod ledger;
 mod outbox;
 mod products;
 mod read_model;
 mod schema;
+mod session;
 mod store;
 
 use std::{str::FromStr, time::Duration};
@@ -13,6 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::ports::store::StoreError;
 
+pub use ledger::PgLedger;
 pub use outbox::{Commits, PgOutbox, announce_commits};
 pub use schema::{migrate, schema_version};
 pub use store::PgStore;
@@ -36,18 +40,12 @@ impl Access {
     /// The URL is not one; the message does not repeat it, for it may hold a password.
     pub fn new(url: &str, max_connections: u32, patience: Duration) -> Result<Self, sqlx::Error> {
         let statement_timeout = format!("{}ms", patience.as_millis());
-        let options = PgConnectOptions::from_str(url)?
-            .application_name("allocation")
-            .options([
-                ("statement_timeout", statement_timeout.as_str()),
-                ("lock_timeout", "2s"),
-                ("idle_in_transaction_session_timeout", "60s"),
-            ]);
-        Ok(Self {
-            options,
-            max_connections,
-            patience: patience + Duration::from_secs(1),
-        })
+        let options = PgConnectOptions::from_str(url)?.application_name("allocation").options([
+            ("statement_timeout", statement_timeout.as_str()),
+            ("lock_timeout", "2s"),
+            ("idle_in_transaction_session_timeout", "60s"),
+        ]);
+        Ok(Self { options, max_connections, patience: patience + Duration::from_secs(1) })
     }
 
     /// A pool that connects when it is first used.
@@ -63,9 +61,7 @@ impl Access {
                         return Ok(true);
                     }
                     // False inside a transaction that somebody left open: such a connection is closed.
-                    sqlx::query_scalar("select now() = statement_timestamp()")
-                        .fetch_one(connection)
-                        .await
+                    sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(connection).await
                 })
             })
             .connect_lazy_with(self.options.clone())
@@ -135,16 +131,9 @@ mod tests {
             ("conflict", vec!["40001", "40P01", "55P03", "23505"]),
             (
                 "unavailable",
-                vec![
-                    "57P01", "57P02", "57P03", "08006", "53100", "53300", "58030", "28P01", "42P01",
-                ],
+                vec!["57P01", "57P02", "57P03", "08006", "53100", "53300", "58030", "28P01", "42P01"],
             ),
-            (
-                "bad data",
-                vec![
-                    "22P05", "22003", "22021", "23502", "23503", "23514", "54001", "54000",
-                ],
-            ),
+            ("bad data", vec!["22P05", "22003", "22021", "23502", "23503", "23514", "54001", "54000"]),
             ("failed", vec!["57014", "XX000", "42703", ""]),
         ];
         for (expected, codes) in table {

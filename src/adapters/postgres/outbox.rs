@@ -8,16 +8,17 @@ use tokio::sync::{Mutex, Notify};
 use tracing::debug;
 
 use crate::ports::{
-    outbox::{Lead, Outbox, OutboxRow},
+    ledger::DueRetry,
+    outbox::{Lead, Look, Outbox, OutboxRow},
     store::{OutboxEvent, StoreError},
 };
 
-use super::{Access, within};
+use super::{Access, failures, within};
 
 /// The session that holds this advisory lock is the active relay: "relay" in ASCII.
 const LEAD: i64 = 0x72_65_6c_61_79;
 /// Where commits of one process are announced to the relays of others.
-const CHANNEL: &str = "allocation_outbox";
+pub(super) const CHANNEL: &str = "allocation_outbox";
 /// Commits within this time are announced together.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(20);
 
@@ -61,11 +62,7 @@ impl Commits {
 pub async fn announce_commits(pool: PgPool, commits: Arc<Commits>) {
     loop {
         commits.elsewhere.notified().await;
-        if let Err(error) = sqlx::query("select pg_notify($1, '')")
-            .bind(CHANNEL)
-            .execute(&pool)
-            .await
-        {
+        if let Err(error) = sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(&pool).await {
             debug!(%error, "a commit was not announced; the relay looks for itself within a second");
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
@@ -84,11 +81,7 @@ impl PgOutbox {
     /// The outbox of a database; `commits` tells of this process's own.
     #[must_use]
     pub fn new(access: Access, commits: Arc<Commits>) -> Self {
-        Self {
-            access,
-            standby: Mutex::new(None),
-            commits,
-        }
+        Self { access, standby: Mutex::new(None), commits }
     }
 
     /// Passes on what other processes announce, as long as it is polled.
@@ -102,9 +95,8 @@ impl PgOutbox {
     }
 
     async fn pass_on_announcements(&self) -> Result<(), sqlx::Error> {
-        let pool = sqlx::pool::PoolOptions::new()
-            .max_connections(1)
-            .connect_lazy_with(self.access.options.clone());
+        let pool =
+            sqlx::pool::PoolOptions::new().max_connections(1).connect_lazy_with(self.access.options.clone());
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         loop {
@@ -144,6 +136,17 @@ struct PgLead {
 
 #[async_trait]
 impl Lead for PgLead {
+    async fn look(&mut self) -> Result<Look, StoreError> {
+        let look = sqlx::query!(
+            r#"select exists (select from outbox) as "events!",
+                      (select extract(epoch from due_at - now())::double precision from failed_messages
+                       where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in"#
+        );
+        let look = within(self.patience, look.fetch_one(&mut self.connection)).await?;
+        let retry_in = look.retry_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        Ok(Look { events: look.events, retry_in })
+    }
+
     async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError> {
         let rows = sqlx::query_as!(
             OutboxRow,
@@ -157,19 +160,21 @@ impl Lead for PgLead {
 
     async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError> {
         let delete = sqlx::query!("delete from outbox where id = any($1)", ids);
-        within(self.patience, delete.execute(&mut self.connection))
-            .await
-            .map(drop)
+        within(self.patience, delete.execute(&mut self.connection)).await.map(drop)
+    }
+
+    async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+        within(self.patience, failures::due(&mut self.connection, at_most)).await
+    }
+
+    async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
+        within(self.patience, failures::published(&mut self.connection, retries)).await
     }
 
     async fn release(mut self: Box<Self>) {
-        let announce = sqlx::query("select pg_advisory_unlock($1), pg_notify($2, '')")
-            .bind(LEAD)
-            .bind(CHANNEL);
-        if within(self.patience, announce.execute(&mut self.connection))
-            .await
-            .is_ok()
-        {
+        let announce =
+            sqlx::query("select pg_advisory_unlock($1), pg_notify($2, '')").bind(LEAD).bind(CHANNEL);
+        if within(self.patience, announce.execute(&mut self.connection)).await.is_ok() {
             let _ = self.connection.close().await;
         }
     }

@@ -41,12 +41,9 @@ async fn skus_of_batches(
     references: &BTreeSet<Reference>,
 ) -> Result<Vec<String>, sqlx::Error> {
     let references: Vec<_> = references.iter().map(Reference::as_str).collect();
-    sqlx::query_scalar!(
-        "select sku from batches where ref = any($1)",
-        &references as &[&str]
-    )
-    .fetch_all(connection)
-    .await
+    sqlx::query_scalar!("select sku from batches where ref = any($1)", &references as &[&str])
+        .fetch_all(connection)
+        .await
 }
 
 /// Holds the products against others, in SKU order: whoever holds one never waits for a smaller one.
@@ -80,10 +77,8 @@ async fn lines(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let (skus, orderids): (Vec<_>, Vec<_>) = keys
-        .iter()
-        .map(|(sku, orderid)| (sku.as_str(), orderid.as_str()))
-        .unzip();
+    let (skus, orderids): (Vec<_>, Vec<_>) =
+        keys.iter().map(|(sku, orderid)| (sku.as_str(), orderid.as_str())).unzip();
     let rows = sqlx::query!(
         r#"select l.orderid, l.sku, l.qty, l.place, l.batchref as "batchref?"
            from unnest($1::text[], $2::text[]) as asked (sku, orderid)
@@ -125,10 +120,7 @@ async fn batches_of(
                 [row.ordered, row.purchased, row.allocated].map(u32::try_from);
             let reference = stored(Reference::new(&row.reference))?;
             let (ordered, purchased, allocated) = (stored(ordered)?, stored(purchased)?, stored(allocated)?);
-            Ok((
-                row.sku,
-                Batch::restored(reference, row.eta, ordered, purchased, allocated, row.revision),
-            ))
+            Ok((row.sku, Batch::restored(reference, row.eta, ordered, purchased, allocated, row.revision)))
         })
         .collect()
 }
@@ -139,11 +131,7 @@ pub(super) async fn learn_waiting_lines(
     connection: &mut PgConnection,
     product: &mut Product,
 ) -> Result<(), sqlx::Error> {
-    let available: Vec<_> = product
-        .batches()
-        .iter()
-        .map(|batch| integer(batch.available()))
-        .collect();
+    let available: Vec<_> = product.batches().iter().map(|batch| integer(batch.available())).collect();
     let known: Vec<_> = product.settled_lines().map(OrderId::as_str).collect();
     let rows = sqlx::query!(
         r#"with recursive quantities as (
@@ -226,10 +214,8 @@ pub(super) async fn write(
     if update_products(connection, &known).await? != known.len() as u64 {
         return Ok(Versions::Moved);
     }
-    let changes: Vec<_> = products
-        .iter()
-        .map(|product| (product.sku().as_str(), product.changes()))
-        .collect();
+    let changes: Vec<_> =
+        products.iter().map(|product| (product.sku().as_str(), product.changes())).collect();
     insert_batches(connection, &changes).await?;
     update_batches(connection, &changes).await?;
     delete_lines(connection, &changes).await?;
@@ -291,10 +277,7 @@ fn product_columns<'a>(products: &[&'a Product]) -> ProductColumns<'a> {
         products.iter().map(|product| product.sku().as_str()).collect(),
         products.iter().map(|product| product.sequence()).collect(),
         products.iter().map(|product| product.last_place()).collect(),
-        products
-            .iter()
-            .map(|product| i64::try_from(product.backordered()).unwrap_or(i64::MAX))
-            .collect(),
+        products.iter().map(|product| i64::try_from(product.backordered()).unwrap_or(i64::MAX)).collect(),
     )
 }
 
@@ -312,19 +295,11 @@ async fn insert_batches(connection: &mut PgConnection, changes: &Changes<'_>) ->
         "insert into batches (ref, sku, ordered, purchased, allocated, eta, revision)
          select * from unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::date[],
                               $7::bigint[])",
-        &new.iter()
-            .map(|(_, batch)| batch.reference.as_str())
-            .collect::<Vec<_>>() as &[&str],
+        &new.iter().map(|(_, batch)| batch.reference.as_str()).collect::<Vec<_>>() as &[&str],
         &new.iter().map(|(sku, _)| *sku).collect::<Vec<_>>() as &[&str],
-        &new.iter()
-            .map(|(_, batch)| integer(batch.ordered()))
-            .collect::<Vec<_>>(),
-        &new.iter()
-            .map(|(_, batch)| integer(batch.purchased()))
-            .collect::<Vec<_>>(),
-        &new.iter()
-            .map(|(_, batch)| integer(batch.allocated()))
-            .collect::<Vec<_>>(),
+        &new.iter().map(|(_, batch)| integer(batch.ordered())).collect::<Vec<_>>(),
+        &new.iter().map(|(_, batch)| integer(batch.purchased())).collect::<Vec<_>>(),
+        &new.iter().map(|(_, batch)| integer(batch.allocated())).collect::<Vec<_>>(),
         &new.iter().map(|(_, batch)| batch.eta).collect::<Vec<_>>() as &[Option<Date>],
         &new.iter().map(|(_, batch)| batch.revision()).collect::<Vec<_>>() as &[Option<i64>],
     )
@@ -334,10 +309,7 @@ async fn insert_batches(connection: &mut PgConnection, changes: &Changes<'_>) ->
 }
 
 async fn update_batches(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
-    let changed: Vec<_> = changes
-        .iter()
-        .flat_map(|(_, changes)| &changes.changed_batches)
-        .collect();
+    let changed: Vec<_> = changes.iter().flat_map(|(_, changes)| &changes.changed_batches).collect();
     if changed.is_empty() {
         return Ok(());
     }
@@ -347,18 +319,9 @@ async fn update_batches(connection: &mut PgConnection, changes: &Changes<'_>) ->
          from unnest($1::text[], $2::integer[], $3::integer[], $4::bigint[])
               as new (ref, purchased, allocated, revision)
          where b.ref = new.ref",
-        &changed
-            .iter()
-            .map(|batch| batch.reference.as_str())
-            .collect::<Vec<_>>() as &[&str],
-        &changed
-            .iter()
-            .map(|batch| integer(batch.purchased()))
-            .collect::<Vec<_>>(),
-        &changed
-            .iter()
-            .map(|batch| integer(batch.allocated()))
-            .collect::<Vec<_>>(),
+        &changed.iter().map(|batch| batch.reference.as_str()).collect::<Vec<_>>() as &[&str],
+        &changed.iter().map(|batch| integer(batch.purchased())).collect::<Vec<_>>(),
+        &changed.iter().map(|batch| integer(batch.allocated())).collect::<Vec<_>>(),
         &changed.iter().map(|batch| batch.revision()).collect::<Vec<_>>() as &[Option<i64>],
     )
     .execute(connection)
@@ -369,12 +332,7 @@ async fn update_batches(connection: &mut PgConnection, changes: &Changes<'_>) ->
 async fn delete_lines(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
     let (skus, orderids): (Vec<_>, Vec<_>) = changes
         .iter()
-        .flat_map(|(sku, changes)| {
-            changes
-                .removed_lines
-                .iter()
-                .map(move |orderid| (*sku, orderid.as_str()))
-        })
+        .flat_map(|(sku, changes)| changes.removed_lines.iter().map(move |orderid| (*sku, orderid.as_str())))
         .unzip();
     if skus.is_empty() {
         return Ok(());
@@ -462,10 +420,7 @@ fn restored_line(
     let line = Line {
         quantity: stored(Quantity::new(quantity))?,
         place,
-        batch: batch
-            .map(Reference::new)
-            .transpose()
-            .map_err(|error| sqlx::Error::Decode(error.into()))?,
+        batch: batch.map(Reference::new).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?,
     };
     Ok((stored(OrderId::new(orderid))?, line))
 }

@@ -25,10 +25,7 @@ pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateE
     }
     let mut connection = PgConnection::connect(url).await?;
     MIGRATIONS.run_direct(None, &mut connection, false).await?;
-    Ok(SchemaVersion {
-        found: Some(expected()),
-        expected: expected(),
-    })
+    Ok(SchemaVersion { found: Some(expected()), expected: expected() })
 }
 
 /// Reads the version without changing anything.
@@ -36,26 +33,16 @@ pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateE
 /// # Errors
 /// The database cannot be reached.
 pub async fn schema_version(pool: &PgPool) -> Result<SchemaVersion, sqlx::Error> {
-    let table: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
-        .fetch_one(pool)
-        .await?;
+    let table: bool =
+        sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(pool).await?;
     let found = if table {
-        sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
-            .fetch_one(pool)
-            .await?
+        sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?
     } else {
         None
     };
-    Ok(SchemaVersion {
-        found,
-        expected: expected(),
-    })
+    Ok(SchemaVersion { found, expected: expected() })
 }
 
 fn expected() -> i64 {
-    MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or_default()
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
 }

@@ -3,14 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use sqlx::PgPool;
 
 use crate::{
     domain::{Product, Reference},
-    ports::store::{Footprint, Receipt, Sight, Store, StoreError, Tx, Work},
+    ports::{
+        ledger::FailureKey,
+        queue::QueueName,
+        store::{Footprint, Receipt, Sight, Store, StoreError, Tx, Work},
+    },
 };
 
-use super::{Access, Commits, inbox, outbox, products, read_model, within};
+use super::{Access, Commits, failures, inbox, outbox, products, read_model, session::Session};
 
 /// Keeps everything in one database.
 #[derive(Clone)]
@@ -21,96 +25,80 @@ pub struct PgStore {
 }
 
 impl PgStore {
-    /// A store over `pool`; `commits` is told when events were committed.
+    /// A store over `pool`; `commits` is told when there is something for the relay.
     #[must_use]
     pub fn new(pool: PgPool, access: &Access, commits: Arc<Commits>) -> Self {
-        Self {
-            pool,
-            patience: access.patience,
-            commits,
-        }
+        Self { pool, patience: access.patience, commits }
     }
 }
 
 #[async_trait]
 impl Store for PgStore {
-    async fn begin(&self) -> Result<Box<dyn Tx>, StoreError> {
-        let connection = self.pool.acquire().await.map_err(super::store_error)?;
-        let mut tx = PgTx {
-            connection: Some(connection),
-            queue: String::new(),
-            patience: self.patience,
-            commits: self.commits.clone(),
-        };
-        tx.run(async |connection| sqlx::raw_sql("begin").execute(connection).await)
-            .await?;
-        Ok(Box::new(tx))
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        let session = Session::begin(&self.pool, self.patience).await?;
+        Ok(Box::new(PgTx { session, queue: queue.as_str(), commits: self.commits.clone() }))
+    }
+
+    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        let mut session = Session::open(&self.pool, self.patience).await?;
+        let starts =
+            session.run(async |connection| failures::starts(connection, queue.as_str(), ids).await).await?;
+        session.give_back();
+        Ok(starts)
+    }
+
+    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut session = Session::open(&self.pool, self.patience).await?;
+        session.run(async |connection| failures::count_starts(connection, queue.as_str(), ids).await).await?;
+        session.give_back();
+        Ok(())
     }
 }
 
-/// A transaction. One that does not end in order takes its connection with it: whatever was cut off half-way,
-/// nobody will find it open in the pool.
 struct PgTx {
-    connection: Option<PoolConnection<Postgres>>,
-    queue: String,
-    patience: Duration,
+    session: Session,
+    queue: &'static str,
     commits: Arc<Commits>,
 }
 
 impl PgTx {
-    async fn run<T>(
-        &mut self,
-        statements: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, StoreError> {
-        let connection = self
-            .connection
-            .as_mut()
-            .expect("a transaction has a connection until it ends");
-        within(self.patience, statements(connection)).await
-    }
-
     async fn write(&mut self, work: &Work) -> Result<(), StoreError> {
-        let queue = std::mem::take(&mut self.queue);
-        let versions = self
-            .run(async |connection| {
-                inbox::forget(connection, &queue, &work.unhandled).await?;
-                let versions = products::write(connection, &work.products).await?;
-                read_model::write(connection, &work.view).await?;
-                outbox::append(connection, &work.events).await?;
-                Ok(versions)
-            })
-            .await?;
-        match versions {
+        let queue = self.queue;
+        let written = self.session.run(async |connection| {
+            inbox::forget(connection, queue, &work.unhandled).await?;
+            failures::resolve(connection, queue, &work.handled).await?;
+            failures::record(connection, queue, &work.failures).await?;
+            failures::forget_starts(connection, queue, &work.ended).await?;
+            let versions = products::write(connection, &work.products).await?;
+            read_model::write(connection, &work.view).await?;
+            outbox::append(connection, &work.events).await?;
+            Ok(versions)
+        });
+        match written.await? {
             products::Versions::AsLoaded => Ok(()),
             products::Versions::Moved => Err(StoreError::Conflict("a product changed under its lock".into())),
         }
     }
 }
 
-impl Drop for PgTx {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(connection.detach());
-        }
-    }
-}
-
 #[async_trait]
 impl Tx for PgTx {
-    async fn first_sights(&mut self, queue: &str, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
-        queue.clone_into(&mut self.queue);
-        self.run(async |connection| inbox::first_sights(connection, queue, receipts).await)
-            .await
+    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
+        let queue = self.queue;
+        self.session.run(async |connection| inbox::first_sights(connection, queue, receipts).await).await
+    }
+
+    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
+        let queue = self.queue;
+        self.session.run(async |connection| failures::attempts(connection, queue, keys).await).await
     }
 
     async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError> {
-        self.run(async |connection| products::load(connection, footprint).await)
-            .await
+        self.session.run(async |connection| products::load(connection, footprint).await).await
     }
 
     async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
-        self.run(async |connection| products::learn_waiting_lines(connection, product).await)
-            .await
+        self.session.run(async |connection| products::learn_waiting_lines(connection, product).await).await
     }
 
     async fn learn_newest_lines(
@@ -119,31 +107,24 @@ impl Tx for PgTx {
         batch: &Reference,
         units: u32,
     ) -> Result<(), StoreError> {
-        self.run(async |connection| products::learn_newest_lines(connection, product, batch, units).await)
-            .await
+        let learn =
+            async |connection: &mut _| products::learn_newest_lines(connection, product, batch, units).await;
+        self.session.run(learn).await
     }
 
     async fn commit(mut self: Box<Self>, work: Work) -> Result<(), StoreError> {
         if let Err(error) = self.write(&work).await {
-            self.rollback().await;
+            self.session.rollback().await;
             return Err(error);
         }
-        self.run(async |connection| sqlx::raw_sql("commit").execute(connection).await)
-            .await?;
-        self.connection = None;
-        if !work.events.is_empty() {
+        self.session.commit().await?;
+        if !(work.events.is_empty() && work.failures.is_empty()) {
             self.commits.happened();
         }
         Ok(())
     }
 
-    async fn rollback(mut self: Box<Self>) {
-        if self
-            .run(async |connection| sqlx::raw_sql("rollback").execute(connection).await)
-            .await
-            .is_ok()
-        {
-            self.connection = None;
-        }
+    async fn rollback(self: Box<Self>) {
+        self.session.rollback().await;
     }
 }

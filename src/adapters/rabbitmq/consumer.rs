@@ -6,20 +6,15 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-        BasicRejectOptions,
-    },
-    types::{AMQPValue, FieldTable},
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::{FieldTable, ShortString},
 };
 use tokio::sync::Mutex;
 use tracing::debug;
 
-use crate::ports::queue::{
-    BrokerError, Delivery, Message, QueueName, Queues, Settlement, Settler, Subscription,
-};
+use crate::ports::queue::{BrokerError, Delivery, Message, QueueName, Queues, Settler, Stage, Subscription};
 
-use super::{Broker, CONNECT_WITHIN, answer, channel};
+use super::{Broker, CONNECT_WITHIN, answer, channel, properties};
 
 /// Opens subscriptions on a broker.
 pub struct RabbitQueues {
@@ -37,18 +32,14 @@ impl RabbitQueues {
 
 #[async_trait]
 impl Queues for RabbitQueues {
-    async fn subscribe(&self, queue: QueueName) -> Result<Box<dyn Subscription>, BrokerError> {
-        let connection = self
-            .broker
-            .connect(&format!("consumes {}", queue.as_str()))
-            .await?;
+    async fn subscribe(&self, queue: QueueName, stage: Stage) -> Result<Box<dyn Subscription>, BrokerError> {
+        let connection = self.broker.connect(&format!("consumes {}", queue.as_str())).await?;
         let channel = channel(&connection).await?;
-        answer(
-            CONNECT_WITHIN,
-            channel.basic_qos(self.prefetch, BasicQosOptions::default()),
-        )
-        .await?;
-        let name = self.broker.queue(queue);
+        answer(CONNECT_WITHIN, channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
+        let name = match stage {
+            Stage::Work => self.broker.queue(queue),
+            Stage::DeadLetters => self.broker.dead_letter_queue(queue),
+        };
         let consume = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
         let consumer = answer(CONNECT_WITHIN, consumer).await?;
@@ -57,11 +48,7 @@ impl Queues for RabbitQueues {
             tags: Mutex::default(),
             hold_at_most: usize::from(self.prefetch) / 2,
         });
-        Ok(Box::new(RabbitSubscription {
-            connection,
-            consumer,
-            settler,
-        }))
+        Ok(Box::new(RabbitSubscription { connection, consumer, settler }))
     }
 }
 
@@ -89,16 +76,10 @@ impl Subscription for RabbitSubscription {
     async fn close(self: Box<Self>) {
         let tag = self.consumer.tag();
         let ended = async {
-            self.settler
-                .channel
-                .basic_cancel(tag, BasicCancelOptions::default())
-                .await?;
+            self.settler.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
             self.settler.acknowledge_held().await?;
             // Tag 0 means all that are left. From RabbitMQ 4.3 on this does not count as a delivery; a closed channel does.
-            let all = BasicNackOptions {
-                multiple: true,
-                requeue: true,
-            };
+            let all = BasicNackOptions { multiple: true, requeue: true };
             self.settler.channel.basic_nack(0, all).await?;
             self.connection.close(200, "stopped".into()).await
         };
@@ -139,34 +120,18 @@ impl Tags {
 impl RabbitSettler {
     async fn took(&self, delivery: lapin::message::Delivery) -> Delivery {
         self.tags.lock().await.open.insert(delivery.delivery_tag);
-        Delivery {
-            tag: delivery.delivery_tag,
-            redelivered: delivery.redelivered,
-            message: message(delivery),
-        }
+        Delivery { tag: delivery.delivery_tag, redelivered: delivery.redelivered, message: message(delivery) }
     }
 
-    /// The lock is held while frames are written: an acknowledgement up to a tag must not overtake the refusal of a
-    /// smaller one.
-    async fn write(&self, deliveries: &[(u64, Settlement)]) -> Result<(), lapin::Error> {
+    /// The lock is held while frames are written: an acknowledgement up to a tag must not overtake another.
+    async fn write(&self, finished: &[u64]) -> Result<(), lapin::Error> {
         let mut tags = self.tags.lock().await;
-        for (tag, settlement) in deliveries {
+        for tag in finished {
             tags.open.remove(tag);
-            match settlement {
-                Settlement::Done => {
-                    tags.held.insert(*tag);
-                }
-                Settlement::Refused => {
-                    self.channel
-                        .basic_reject(*tag, BasicRejectOptions { requeue: false })
-                        .await?
-                }
-            }
+            tags.held.insert(*tag);
         }
         if let Some(tag) = tags.finished_up_to() {
-            self.channel
-                .basic_ack(tag, BasicAckOptions { multiple: true })
-                .await?;
+            self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }
         if tags.held.len() > self.hold_at_most {
             drop(tags);
@@ -177,9 +142,7 @@ impl RabbitSettler {
 
     async fn acknowledge_held(&self) -> Result<(), lapin::Error> {
         for tag in std::mem::take(&mut self.tags.lock().await.held) {
-            self.channel
-                .basic_ack(tag, BasicAckOptions { multiple: false })
-                .await?;
+            self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
         }
         Ok(())
     }
@@ -187,9 +150,9 @@ impl RabbitSettler {
 
 #[async_trait]
 impl Settler for RabbitSettler {
-    async fn settle(&self, deliveries: &[(u64, Settlement)]) {
-        if let Err(error) = self.write(deliveries).await {
-            debug!(%error, count = deliveries.len(), "not settled; they will be delivered again");
+    async fn settle(&self, tags: &[u64]) {
+        if let Err(error) = self.write(tags).await {
+            debug!(%error, count = tags.len(), "not settled; they will be delivered again");
         }
     }
 
@@ -199,32 +162,21 @@ impl Settler for RabbitSettler {
 }
 
 fn message(delivery: lapin::message::Delivery) -> Message {
-    let properties = &delivery.properties;
-    let kind = properties
-        .kind()
-        .as_ref()
-        .unwrap_or(&delivery.routing_key)
-        .to_string();
-    let header = |name: &str| {
-        properties
-            .headers()
-            .as_ref()
-            .and_then(|headers| headers.inner().get(name))
-    };
+    let properties = delivery.properties;
+    let kind = properties.kind().as_ref().unwrap_or(&delivery.routing_key).to_string();
+    let text_of = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     Message {
         kind,
-        message_id: properties.message_id().as_ref().map(ToString::to_string),
-        correlation_id: properties.correlation_id().as_ref().map(ToString::to_string),
-        traceparent: header("traceparent").and_then(text),
+        message_id: text_of(properties.message_id()),
+        correlation_id: text_of(properties.correlation_id()),
+        traceparent: properties::text_header(&properties, properties::TRACEPARENT),
+        content_type: text_of(properties.content_type()),
+        content_encoding: text_of(properties.content_encoding()),
+        header_bytes: properties::size(&properties),
+        generation: properties::generation(&properties),
+        broken_off: properties::death_reason(&properties),
         body: delivery.data,
-    }
-}
-
-fn text(value: &AMQPValue) -> Option<String> {
-    match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(ToOwned::to_owned),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
+        original: Some(Arc::new(properties::Kept(properties))),
     }
 }
 
@@ -233,10 +185,7 @@ mod tests {
     use super::*;
 
     fn tags(open: &[u64], held: &[u64]) -> Tags {
-        Tags {
-            open: open.iter().copied().collect(),
-            held: held.iter().copied().collect(),
-        }
+        Tags { open: open.iter().copied().collect(), held: held.iter().copied().collect() }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! connections that publish, and acknowledgements would hang with them.
 
 mod consumer;
+mod properties;
 mod publisher;
 mod topology;
 
@@ -47,10 +48,7 @@ impl Broker {
         if !url.query_pairs().any(|(key, _)| key == "heartbeat") {
             url.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECONDS);
         }
-        Ok(Self {
-            url: String::from(url).into(),
-            namespace: namespace.to_owned(),
-        })
+        Ok(Self { url: String::from(url).into(), namespace: namespace.to_owned() })
     }
 
     /// The namespace that stands before every name.
@@ -71,6 +69,12 @@ impl Broker {
         self.named(queue.as_str())
     }
 
+    /// The full name of the queue of what the broker put aside from a queue.
+    #[must_use]
+    pub fn dead_letter_queue(&self, queue: QueueName) -> String {
+        format!("{}.dlq", self.queue(queue))
+    }
+
     /// Opens a connection; `purpose` names it in the broker's lists.
     ///
     /// # Errors
@@ -78,11 +82,7 @@ impl Broker {
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
         let name = format!("{} {purpose}", self.namespace);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        answer(
-            CONNECT_WITHIN,
-            Connection::connect(self.url.expose_secret(), properties),
-        )
-        .await
+        answer(CONNECT_WITHIN, Connection::connect(self.url.expose_secret(), properties)).await
     }
 }
 

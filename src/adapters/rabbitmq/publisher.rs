@@ -14,58 +14,31 @@ use tokio::{
 };
 
 use crate::ports::{
+    ledger::DueRetry,
     operations::{CommandSender, OutgoingCommand},
     outbox::{OutboxRow, Published, Publisher},
     queue::BrokerError,
 };
 
-use super::{Broker, CONNECT_WITHIN, answer, channel};
+use super::{
+    Broker, CONNECT_WITHIN, answer, channel,
+    properties::{self, PERSISTENT, TRACEPARENT},
+};
 
 /// A broker that confirms nothing for so long is in alarm or gone; what was in flight is published again.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
-/// Survives a restart of the broker.
-const PERSISTENT: u8 = 2;
 
 /// A message on its way to an exchange.
 #[derive(Clone, Debug)]
 struct Outgoing {
     /// The exchange's full name.
     exchange: String,
-    /// The routing key, which is the message's type as well.
-    kind: String,
-    /// Its id: returns are recognised by it, so within one call it must be unique.
-    message_id: String,
-    /// Its JSON.
+    /// The routing key.
+    routing_key: String,
+    /// Its bytes.
     body: Vec<u8>,
-    /// What ties it to others, if known.
-    correlation_id: Option<String>,
-    /// Who says so: the namespace, for our own events.
-    app_id: Option<String>,
-    /// Seconds since 1970.
-    timestamp: Option<u64>,
-    /// Further headers.
-    headers: FieldTable,
-}
-
-impl Outgoing {
-    fn properties(&self) -> BasicProperties {
-        let mut properties = BasicProperties::default()
-            .with_content_type("application/json".into())
-            .with_delivery_mode(PERSISTENT)
-            .with_type(self.kind.as_str().into())
-            .with_message_id(self.message_id.as_str().into())
-            .with_headers(self.headers.clone());
-        if let Some(id) = &self.correlation_id {
-            properties = properties.with_correlation_id(id.as_str().into());
-        }
-        if let Some(id) = &self.app_id {
-            properties = properties.with_app_id(id.as_str().into());
-        }
-        if let Some(seconds) = self.timestamp {
-            properties = properties.with_timestamp(seconds);
-        }
-        properties
-    }
+    /// Its properties and headers. Returns are recognised by the message id, so within one call it must be unique.
+    properties: BasicProperties,
 }
 
 /// A channel in confirm mode on a connection of its own.
@@ -83,15 +56,8 @@ impl PublishingChannel {
     async fn open(broker: &Broker, purpose: &str) -> Result<Self, BrokerError> {
         let connection = broker.connect(purpose).await?;
         let channel = channel(&connection).await?;
-        answer(
-            CONNECT_WITHIN,
-            channel.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
-        Ok(Self {
-            _connection: connection,
-            channel,
-        })
+        answer(CONNECT_WITHIN, channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(Self { _connection: connection, channel })
     }
 
     /// Publishes in order, all in flight together. After an unknown outcome the channel is of no more use.
@@ -131,13 +97,10 @@ impl PublishingChannel {
         self.channel
             .basic_publish(
                 message.exchange.as_str().into(),
-                message.kind.as_str().into(),
-                BasicPublishOptions {
-                    mandatory: true,
-                    ..BasicPublishOptions::default()
-                },
+                message.routing_key.as_str().into(),
+                BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
                 &message.body,
-                message.properties(),
+                message.properties.clone(),
             )
             .await
     }
@@ -154,54 +117,83 @@ fn mark_returned(outcomes: &mut [Published], messages: &[Outgoing], returned: &H
         return;
     }
     for (outcome, message) in outcomes.iter_mut().zip(messages) {
-        if *outcome == Published::Confirmed && returned.contains(&message.message_id) {
+        if *outcome == Published::Confirmed
+            && message.properties.message_id().as_ref().is_some_and(|id| returned.contains(id.as_str()))
+        {
             *outcome = Published::Unroutable;
         }
     }
 }
 
-/// Publishes events, on a connection that is made anew after any trouble.
+/// A channel that is made anew, with its connection, after any trouble.
+struct LastingChannel {
+    broker: Broker,
+    purpose: &'static str,
+    open: Mutex<Option<PublishingChannel>>,
+}
+
+impl LastingChannel {
+    fn new(broker: Broker, purpose: &'static str) -> Self {
+        Self { broker, purpose, open: Mutex::new(None) }
+    }
+
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Published> {
+        let mut open = self.open.lock().await;
+        let channel = match open.take() {
+            Some(channel) => channel,
+            None => match PublishingChannel::open(&self.broker, self.purpose).await {
+                Ok(channel) => channel,
+                Err(error) => return vec![Published::Unknown(error.to_string()); messages.len()],
+            },
+        };
+        let outcomes = channel.publish(messages).await;
+        if !outcomes.iter().any(|outcome| matches!(outcome, Published::Unknown(_))) {
+            *open = Some(channel);
+        }
+        outcomes
+    }
+}
+
+/// Publishes events, and retries of commands.
 pub struct EventPublisher {
     broker: Broker,
-    channel: Mutex<Option<PublishingChannel>>,
+    channel: LastingChannel,
 }
 
 impl EventPublisher {
     /// A publisher that connects when it is first used.
     #[must_use]
     pub fn new(broker: Broker) -> Self {
-        Self {
-            broker,
-            channel: Mutex::new(None),
-        }
+        Self { channel: LastingChannel::new(broker.clone(), "publishes events"), broker }
     }
 
-    fn outgoing(&self, row: &OutboxRow) -> Outgoing {
+    fn event(&self, row: &OutboxRow) -> Outgoing {
         let mut headers = FieldTable::default();
-        headers.insert(
-            "causation_id".into(),
-            AMQPValue::LongString(row.causation_id.as_str().into()),
-        );
-        headers.insert(
-            "aggregate_id".into(),
-            AMQPValue::LongString(row.sku.as_str().into()),
-        );
+        headers.insert("causation_id".into(), AMQPValue::LongString(row.causation_id.as_str().into()));
+        headers.insert("aggregate_id".into(), AMQPValue::LongString(row.sku.as_str().into()));
         headers.insert("sequence".into(), AMQPValue::LongLongInt(row.sequence));
         if let Some(traceparent) = &row.traceparent {
-            headers.insert(
-                "traceparent".into(),
-                AMQPValue::LongString(traceparent.as_str().into()),
-            );
+            headers.insert(TRACEPARENT.into(), AMQPValue::LongString(traceparent.as_str().into()));
         }
         Outgoing {
             exchange: self.broker.named("events"),
-            kind: row.name.clone(),
-            message_id: row.event_id.to_string(),
+            routing_key: row.name.clone(),
             body: row.body.clone().into_bytes(),
-            correlation_id: Some(row.correlation_id.clone()),
-            app_id: Some(self.broker.namespace().to_owned()),
-            timestamp: Some(row.committed_at),
-            headers,
+            properties: json_message(&row.name, &row.event_id.to_string())
+                .with_headers(headers)
+                .with_correlation_id(row.correlation_id.as_str().into())
+                .with_app_id(self.broker.namespace().into())
+                .with_timestamp(row.committed_at),
+        }
+    }
+
+    /// Back to its queue by the default exchange: a binding that changed meanwhile leads nowhere else.
+    fn retry(&self, retry: &DueRetry) -> Outgoing {
+        Outgoing {
+            exchange: String::new(),
+            routing_key: self.broker.named(&retry.queue),
+            body: retry.body.clone(),
+            properties: properties::for_retry(retry),
         }
     }
 }
@@ -209,72 +201,51 @@ impl EventPublisher {
 #[async_trait]
 impl Publisher for EventPublisher {
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
-        let mut slot = self.channel.lock().await;
-        let channel = match slot.take() {
-            Some(channel) => channel,
-            None => match PublishingChannel::open(&self.broker, "publishes events").await {
-                Ok(channel) => channel,
-                Err(error) => return vec![Published::Unknown(error.to_string()); rows.len()],
-            },
-        };
-        let messages: Vec<_> = rows.iter().map(|row| self.outgoing(row)).collect();
-        let outcomes = channel.publish(&messages).await;
-        if !outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, Published::Unknown(_)))
-        {
-            *slot = Some(channel);
-        }
-        outcomes
+        let events: Vec<_> = rows.iter().map(|row| self.event(row)).collect();
+        self.channel.publish(&events).await
+    }
+
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
+        let retries: Vec<_> = retries.iter().map(|retry| self.retry(retry)).collect();
+        self.channel.publish(&retries).await
     }
 }
 
 /// Publishes commands for whoever has no client of their own.
 pub struct RabbitSender {
-    broker: Broker,
-    channel: Mutex<Option<PublishingChannel>>,
+    exchange: String,
+    channel: LastingChannel,
 }
 
 impl RabbitSender {
     /// A sender that connects when it is first used.
     #[must_use]
     pub fn new(broker: Broker) -> Self {
-        Self {
-            broker,
-            channel: Mutex::new(None),
-        }
+        Self { exchange: broker.named("commands"), channel: LastingChannel::new(broker, "sends commands") }
     }
 
-    fn outgoing(&self, command: &OutgoingCommand) -> Outgoing {
+    fn command(&self, command: &OutgoingCommand) -> Outgoing {
         Outgoing {
-            exchange: self.broker.named("commands"),
-            kind: command.kind.clone(),
-            message_id: command.message_id.clone(),
+            exchange: self.exchange.clone(),
+            routing_key: command.kind.clone(),
             body: command.body.clone(),
-            correlation_id: None,
-            app_id: None,
-            timestamp: None,
-            headers: FieldTable::default(),
+            properties: json_message(&command.kind, &command.message_id),
         }
     }
 }
 
 #[async_trait]
 impl CommandSender for RabbitSender {
-    async fn send(&self, commands: &[OutgoingCommand]) -> Result<Vec<Published>, BrokerError> {
-        let mut slot = self.channel.lock().await;
-        let channel = match slot.take() {
-            Some(channel) => channel,
-            None => PublishingChannel::open(&self.broker, "sends commands").await?,
-        };
-        let messages: Vec<_> = commands.iter().map(|command| self.outgoing(command)).collect();
-        let outcomes = channel.publish(&messages).await;
-        if !outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, Published::Unknown(_)))
-        {
-            *slot = Some(channel);
-        }
-        Ok(outcomes)
+    async fn send(&self, commands: &[OutgoingCommand]) -> Vec<Published> {
+        let commands: Vec<_> = commands.iter().map(|command| self.command(command)).collect();
+        self.channel.publish(&commands).await
     }
+}
+
+fn json_message(kind: &str, message_id: &str) -> BasicProperties {
+    BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(PERSISTENT)
+        .with_type(kind.into())
+        .with_message_id(message_id.into())
 }

@@ -22,11 +22,7 @@ const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 /// Where each queue's messages come from: exchange and routing keys.
 const BINDINGS: [(QueueName, &str, &[&str]); 3] = [
     (QueueName::Orders, "commands", &["allocate", "deallocate"]),
-    (
-        QueueName::Stock,
-        "commands",
-        &["create_batch", "change_batch_quantity"],
-    ),
+    (QueueName::Stock, "commands", &["create_batch", "change_batch_quantity"]),
     (QueueName::Notifications, "events", &["out_of_stock"]),
 ];
 
@@ -52,7 +48,7 @@ async fn declare(broker: &Broker) -> Result<Vec<Declared>, BrokerError> {
     }
     for (queue, exchange, keys) in BINDINGS {
         let name = broker.queue(queue);
-        let dead = dead_letter_queue(&name);
+        let dead = broker.dead_letter_queue(queue);
         declared.push(declare_one(&connection, &dead, &Thing::Queue(dead_letter_arguments())).await?);
         bind(&connection, &dead, &broker.named("dead-letters"), &dead).await?;
         declared.push(declare_one(&connection, &name, &Thing::Queue(arguments(broker, &dead))).await?);
@@ -68,8 +64,7 @@ async fn queue_depths(broker: &Broker) -> Result<Vec<QueueDepth>, BrokerError> {
     let connection = broker.connect("status").await?;
     let mut depths = Vec::new();
     for queue in QueueName::ALL {
-        let name = broker.queue(queue);
-        for name in [name.clone(), dead_letter_queue(&name)] {
+        for name in [broker.queue(queue), broker.dead_letter_queue(queue)] {
             depths.push(depth(&connection, name).await?);
         }
     }
@@ -79,21 +74,10 @@ async fn queue_depths(broker: &Broker) -> Result<Vec<QueueDepth>, BrokerError> {
 
 async fn depth(connection: &Connection, name: String) -> Result<QueueDepth, BrokerError> {
     let channel = channel(connection).await?;
-    let passive = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let state = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
     let state = answer(CONNECT_WITHIN, state).await?;
-    Ok(QueueDepth {
-        name,
-        ready: state.message_count(),
-        consumers: state.consumer_count(),
-    })
-}
-
-fn dead_letter_queue(queue: &str) -> String {
-    format!("{queue}.dlq")
+    Ok(QueueDepth { name, ready: state.message_count(), consumers: state.consumer_count() })
 }
 
 fn arguments(broker: &Broker, dead: &str) -> FieldTable {
@@ -136,24 +120,15 @@ async fn ask(connection: &Connection, name: &str, thing: &Thing, passive: bool) 
     let channel = connection.create_channel().await?;
     match thing {
         Thing::Exchange => {
-            let options = ExchangeDeclareOptions {
-                durable: true,
-                passive,
-                ..ExchangeDeclareOptions::default()
-            };
+            let options =
+                ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
             channel
                 .exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default())
                 .await?;
         }
         Thing::Queue(arguments) => {
-            let options = QueueDeclareOptions {
-                durable: true,
-                passive,
-                ..QueueDeclareOptions::default()
-            };
-            channel
-                .queue_declare(name.into(), options, arguments.clone())
-                .await?;
+            let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
+            channel.queue_declare(name.into(), options, arguments.clone()).await?;
         }
     }
     channel.close(200, "done".into()).await
@@ -164,9 +139,7 @@ async fn declare_one(connection: &Connection, name: &str, thing: &Thing) -> Resu
         Ok(Ok(())) => return Ok(Declared::AsWanted(name.to_owned())),
         Ok(Err(error)) => error,
         Err(_) => {
-            return Err(BrokerError(format!(
-                "{name} was not declared within {CONNECT_WITHIN:?}"
-            )));
+            return Err(BrokerError(format!("{name} was not declared within {CONNECT_WITHIN:?}")));
         }
     };
     match reply_code(&refused) {
@@ -201,9 +174,7 @@ async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -
         Ok(Err(error)) if reply_code(&error) == Some(403) => {}
         Ok(Err(error)) => return Err(BrokerError(super::said(&error))),
         Err(_) => {
-            return Err(BrokerError(format!(
-                "{queue} was not bound within {CONNECT_WITHIN:?}"
-            )));
+            return Err(BrokerError(format!("{queue} was not bound within {CONNECT_WITHIN:?}")));
         }
     }
     Ok(())

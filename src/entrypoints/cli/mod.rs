@@ -40,12 +40,7 @@ enum Command {
     /// Work until SIGTERM or Ctrl-C; a second one ends at once.
     Run {
         /// Play only these roles.
-        #[arg(
-            long,
-            value_name = "ROLE",
-            value_delimiter = ',',
-            default_value = "worker,relay"
-        )]
+        #[arg(long, value_name = "ROLE", value_delimiter = ',', default_value = "worker,relay,archive")]
         only: Vec<Role>,
     },
     /// Enqueue commands, as an upstream system does.

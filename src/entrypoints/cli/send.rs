@@ -128,36 +128,16 @@ struct Line {
 impl One {
     fn command(self) -> OutgoingCommand {
         let (kind, body, id) = match self {
-            Self::CreateBatch {
-                reference,
-                sku,
-                qty,
-                eta,
-                id,
-            } => (
-                "create_batch",
-                json!({ "ref": reference, "sku": sku, "qty": qty, "eta": eta }),
-                id,
-            ),
-            Self::Allocate {
-                orderid,
-                sku,
-                qty,
-                id,
-            } => (
-                "allocate",
-                json!({ "orderid": orderid, "sku": sku, "qty": qty }),
-                id,
-            ),
+            Self::CreateBatch { reference, sku, qty, eta, id } => {
+                ("create_batch", json!({ "ref": reference, "sku": sku, "qty": qty, "eta": eta }), id)
+            }
+            Self::Allocate { orderid, sku, qty, id } => {
+                ("allocate", json!({ "orderid": orderid, "sku": sku, "qty": qty }), id)
+            }
             Self::Deallocate { orderid, sku, id } => {
                 ("deallocate", json!({ "orderid": orderid, "sku": sku }), id)
             }
-            Self::ChangeBatchQuantity {
-                batchref,
-                qty,
-                revision,
-                id,
-            } => {
+            Self::ChangeBatchQuantity { batchref, qty, revision, id } => {
                 let mut body = json!({ "batchref": batchref, "qty": qty });
                 if let Some(revision) = revision {
                     body["revision"] = revision.into();
@@ -173,10 +153,7 @@ impl One {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an upstream system makes up the ids of its messages here"
-)]
+#[expect(clippy::disallowed_methods, reason = "an upstream system makes up the ids of its messages here")]
 fn new_id() -> String {
     Uuid::now_v7().to_string()
 }
@@ -195,11 +172,7 @@ struct Tally {
 impl Send {
     pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<Done> {
         let views = app.views();
-        let events_before = if self.follow {
-            views.events_recorded().await?
-        } else {
-            0
-        };
+        let events_before = if self.follow { views.events_recorded().await? } else { 0 };
         let begin = Instant::now();
         let mut tally = Tally::default();
         let sender = app.sender();
@@ -209,24 +182,16 @@ impl Send {
             (None, None) => unreachable!("the command line requires one of them"),
         }
         tally.took = begin.elapsed();
-        let outcome = if self.follow {
-            Some(follow(&views, &tally, events_before, begin).await?)
-        } else {
-            None
-        };
-        let all_handled = outcome
-            .as_ref()
-            .is_none_or(|followed| followed.outcome.handled == as_i64(tally.ids.len()));
+        let outcome =
+            if self.follow { Some(follow(&views, &tally, events_before, begin).await?) } else { None };
+        let all_handled =
+            outcome.as_ref().is_none_or(|followed| followed.outcome.handled == as_i64(tally.ids.len()));
         if json {
             output::json(&report(&tally, outcome.as_ref()))?;
         } else {
             tell(&tally, outcome.as_ref());
         }
-        Ok(if tally.failed == 0 && all_handled {
-            Done::All
-        } else {
-            Done::NotAll
-        })
+        Ok(if tally.failed == 0 && all_handled { Done::All } else { Done::NotAll })
     }
 }
 
@@ -235,18 +200,15 @@ async fn send_file(sender: &impl CommandSender, file: &Path, tally: &mut Tally) 
     let opened: Box<dyn AsyncBufRead + std::marker::Send + Unpin> = if file == Path::new("-") {
         Box::new(BufReader::new(tokio::io::stdin()))
     } else {
-        let opened = tokio::fs::File::open(file)
-            .await
-            .with_context(|| format!("cannot read {}", file.display()))?;
+        let opened =
+            tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
         Box::new(BufReader::new(opened))
     };
     let mut lines = opened.lines();
     let mut window = Vec::with_capacity(WINDOW);
     let mut number = 0;
-    while let Some(line) = lines
-        .next_line()
-        .await
-        .with_context(|| format!("cannot read {}", file.display()))?
+    while let Some(line) =
+        lines.next_line().await.with_context(|| format!("cannot read {}", file.display()))?
     {
         number += 1;
         progress.inc(line.len() as u64 + 1);
@@ -272,10 +234,7 @@ async fn send_file(sender: &impl CommandSender, file: &Path, tally: &mut Tally) 
 
 async fn progress_bar(file: &Path) -> anyhow::Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} % {eta_precise}")?;
-    let length = tokio::fs::metadata(file)
-        .await
-        .ok()
-        .map(|metadata| metadata.len());
+    let length = tokio::fs::metadata(file).await.ok().map(|metadata| metadata.len());
     let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr()).with_style(style);
     if length.is_none() || !io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -292,13 +251,9 @@ impl Tally {
         if commands.is_empty() {
             return Ok(());
         }
-        let outcomes = sender.send(commands).await?;
+        let outcomes = sender.send(commands).await;
         for (command, outcome) in commands.iter().zip(outcomes) {
-            let OutgoingCommand {
-                kind,
-                message_id,
-                body,
-            } = command;
+            let OutgoingCommand { kind, message_id, body } = command;
             match outcome {
                 Published::Confirmed => {
                     self.confirmed += 1;
@@ -312,9 +267,7 @@ impl Tally {
                     self.fail(&format!("{message_id}: the broker refused it: {reason}"))
                 }
                 Published::Unknown(reason) => {
-                    self.fail(&format!(
-                        "{message_id}: not confirmed, so send it again: {reason}"
-                    ));
+                    self.fail(&format!("{message_id}: not confirmed, so send it again: {reason}"));
                 }
             }
         }
@@ -361,12 +314,7 @@ async fn follow(
         }
         if done || moved.elapsed() > GIVE_UP_AFTER {
             let events = views.events_recorded().await? - events_before;
-            return Ok(Followed {
-                outcome,
-                events,
-                unpublished: outbox.pending,
-                took: begin.elapsed(),
-            });
+            return Ok(Followed { outcome, events, unpublished: outbox.pending, took: begin.elapsed() });
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -374,13 +322,7 @@ async fn follow(
 
 fn report(tally: &Tally, followed: Option<&Followed>) -> serde_json::Value {
     let mut report = json!({ "confirmed": tally.confirmed, "failed": tally.failed });
-    if let Some(Followed {
-        outcome,
-        events,
-        unpublished,
-        took,
-    }) = followed
-    {
+    if let Some(Followed { outcome, events, unpublished, took }) = followed {
         report["commands"] = json!(tally.ids.len());
         report["handled"] = json!(outcome.handled);
         report["lines"] = json!({ "allocated": outcome.allocated, "backordered": outcome.backordered });
@@ -399,13 +341,7 @@ fn tell(tally: &Tally, followed: Option<&Followed>) {
     if tally.failed > 0 {
         output::line(&format!("{} not sent", count(tally.failed, "message")));
     }
-    let Some(Followed {
-        outcome,
-        events,
-        unpublished,
-        took,
-    }) = followed
-    else {
+    let Some(Followed { outcome, events, unpublished, took }) = followed else {
         return;
     };
     let commands = tally.ids.len();
@@ -434,11 +370,7 @@ fn tell(tally: &Tally, followed: Option<&Followed>) {
 }
 
 fn count(number: usize, noun: &str) -> String {
-    if number == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{number} {noun}s")
-    }
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 fn as_i64(number: usize) -> i64 {

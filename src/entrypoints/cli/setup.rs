@@ -23,9 +23,7 @@ pub(super) async fn migrate(app: &App, json: bool) -> anyhow::Result<Done> {
 /// Exits 1 when something exists with other arguments, so that a deployment notices.
 pub(super) async fn topology(app: &App, json: bool) -> anyhow::Result<Done> {
     let declared = app.topology().declare().await?;
-    let different = declared
-        .iter()
-        .any(|declared| matches!(declared, Declared::Different(..)));
+    let different = declared.iter().any(|declared| matches!(declared, Declared::Different(..)));
     if json {
         let rows = declared.iter().map(|declared| {
             let (name, state, difference) = words(declared);
@@ -72,11 +70,7 @@ fn print_flat(path: &str, value: &Value) {
     match value {
         Value::Object(entries) => {
             for (key, value) in entries {
-                let path = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 print_flat(&path, value);
             }
         }

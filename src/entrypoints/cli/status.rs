@@ -24,11 +24,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<Done> {
     let topology = app.topology();
     let (schema, queues) = tokio::join!(app.schema_version(), topology.queue_depths());
     let fits = schema.as_ref().is_ok_and(|version| version.fits());
-    let outbox = if fits {
-        Some(app.views().outbox_depth().await?)
-    } else {
-        None
-    };
+    let outbox = if fits { Some(app.views().outbox_depth().await?) } else { None };
     let status = Status {
         database: match &schema {
             Ok(version) if version.fits() => "ok".into(),
@@ -45,31 +41,19 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<Done> {
     } else {
         print(&status);
     }
-    Ok(if status.database == "ok" && status.broker == "ok" {
-        Done::All
-    } else {
-        Done::NotAll
-    })
+    Ok(if status.database == "ok" && status.broker == "ok" { Done::All } else { Done::NotAll })
 }
 
 fn print(status: &Status) {
     output::line(&format!("database   {}", status.database));
     output::line(&format!("broker     {}", status.broker));
     if let Some(outbox) = &status.outbox {
-        let oldest = outbox
-            .oldest_seconds
-            .map(|age| format!(", the oldest for {age:.1} s"))
-            .unwrap_or_default();
+        let oldest =
+            outbox.oldest_seconds.map(|age| format!(", the oldest for {age:.1} s")).unwrap_or_default();
         output::line(&format!("outbox     {} pending{oldest}", outbox.pending));
     }
     for queue in &status.queues {
-        let QueueDepth {
-            name,
-            ready,
-            consumers,
-        } = queue;
-        output::line(&format!(
-            "queue      {name}: {ready} ready, {consumers} consumers"
-        ));
+        let QueueDepth { name, ready, consumers } = queue;
+        output::line(&format!("queue      {name}: {ready} ready, {consumers} consumers"));
     }
 }

@@ -1,0 +1,210 @@
+//! The ledger of failures, as the unit of work and the relay use it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sqlx::PgConnection;
+
+use crate::ports::ledger::{DueRetry, FailedAttempt, FailureKey, Next};
+
+/// How many attempts the ledger counts for messages, in the order given; held against others who fail them.
+pub(super) async fn attempts(
+    connection: &mut PgConnection,
+    queue: &str,
+    keys: &[FailureKey],
+) -> Result<Vec<u32>, sqlx::Error> {
+    let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint.0[..]).collect();
+    let rows = sqlx::query!(
+        "select message_id, fingerprint, attempts from failed_messages
+         where queue = $1 and fingerprint = any($2) order by id for update",
+        queue,
+        &fingerprints as &[&[u8]],
+    )
+    .fetch_all(connection)
+    .await?;
+    let known: HashMap<_, _> =
+        rows.iter().map(|row| ((row.message_id.as_deref(), &row.fingerprint[..]), row.attempts)).collect();
+    let of = |key: &FailureKey| {
+        known.get(&(key.message_id.as_deref(), &key.fingerprint.0[..])).copied().unwrap_or(0)
+    };
+    Ok(keys.iter().map(|key| u32::try_from(of(key)).unwrap_or_default()).collect())
+}
+
+/// Records attempts. One that belongs to another generation than the row's is known already, and changes nothing.
+pub(super) async fn record(
+    connection: &mut PgConnection,
+    queue: &str,
+    failures: &[FailedAttempt],
+) -> Result<(), sqlx::Error> {
+    for failure in failures {
+        record_one(connection, queue, failure).await?;
+    }
+    Ok(())
+}
+
+async fn record_one(
+    connection: &mut PgConnection,
+    queue: &str,
+    failure: &FailedAttempt,
+) -> Result<(), sqlx::Error> {
+    let (status, reason, delay) = match failure.next {
+        Next::Retry(delay) => ("retrying", None, Some(delay.as_secs_f64())),
+        Next::Dead(reason) => ("dead", Some(reason.as_str()), None),
+    };
+    let attempts = i32::try_from(failure.attempts).unwrap_or(i32::MAX);
+    sqlx::query!(
+        "with recorded as (
+             insert into failed_messages as known (queue, message_id, fingerprint, type, body, properties, original,
+                 status, reason, error, error_pattern, error_group, attempts, due_at)
+             values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, $9, $10, $11, $12, $13,
+                 clock_timestamp() + make_interval(secs => $14))
+             on conflict (queue, message_id, fingerprint) do update
+             set status = excluded.status, reason = excluded.reason, error = excluded.error,
+                 error_pattern = excluded.error_pattern, error_group = excluded.error_group,
+                 attempts = excluded.attempts, generation = known.generation + 1, due_at = excluded.due_at,
+                 last_failed_at = now(), published_at = null, ended_at = null
+             where known.generation = $15 or known.status in ('resolved', 'discarded')
+             returning id, generation
+         )
+         insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
+         select id, generation, $13, $16, $17, $10, $18 from recorded",
+        queue,
+        failure.key.message_id.as_deref(),
+        &failure.key.fingerprint.0[..],
+        failure.kind,
+        failure.body,
+        failure.properties,
+        failure.original,
+        status,
+        reason,
+        failure.error,
+        failure.error_pattern,
+        failure.error_group,
+        attempts,
+        delay,
+        failure.generation,
+        failure.host,
+        i64::try_from(failure.duration.as_millis()).unwrap_or(i64::MAX),
+        &failure.chain,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What was handled has not failed any more.
+pub(super) async fn resolve(
+    connection: &mut PgConnection,
+    queue: &str,
+    handled: &[Arc<str>],
+) -> Result<(), sqlx::Error> {
+    if handled.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "update failed_messages
+         set status = 'resolved', reason = null, due_at = null, ended_at = now()
+         where queue = $1 and message_id = any($2) and status in ('retrying', 'dead')
+           and exists (select from inbox where inbox.queue = failed_messages.queue
+                       and inbox.message_id = failed_messages.message_id
+                       and inbox.fingerprint = failed_messages.fingerprint)",
+        queue,
+        &texts(handled) as &[&str],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// How often messages were started without an end, in the order given.
+pub(super) async fn starts(
+    connection: &mut PgConnection,
+    queue: &str,
+    ids: &[Arc<str>],
+) -> Result<Vec<u32>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "select message_id, starts from message_starts where queue = $1 and message_id = any($2)",
+        queue,
+        &texts(ids) as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    let known: HashMap<_, _> = rows.iter().map(|row| (row.message_id.as_str(), row.starts)).collect();
+    Ok(ids
+        .iter()
+        .map(|id| known.get(&**id).map_or(0, |starts| u32::try_from(*starts).unwrap_or_default()))
+        .collect())
+}
+
+/// Counts a start of each message.
+pub(super) async fn count_starts(
+    connection: &mut PgConnection,
+    queue: &str,
+    ids: &[Arc<str>],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into message_starts (queue, message_id, starts)
+         select distinct $1, id, 1 from unnest($2::text[]) as id order by id
+         on conflict (queue, message_id) do update set starts = message_starts.starts + 1, started_at = now()",
+        queue,
+        &texts(ids) as &[&str],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Forgets the starts of messages that have ended.
+pub(super) async fn forget_starts(
+    connection: &mut PgConnection,
+    queue: &str,
+    ended: &[Arc<str>],
+) -> Result<(), sqlx::Error> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "delete from message_starts where queue = $1 and message_id = any($2)",
+        queue,
+        &texts(ended) as &[&str],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Failed messages whose time has come, the longest due first.
+pub(super) async fn due(connection: &mut PgConnection, at_most: u32) -> Result<Vec<DueRetry>, sqlx::Error> {
+    sqlx::query_as!(
+        DueRetry,
+        "select id, generation, queue, message_id, type as kind, body, original, edited
+         from failed_messages
+         where status = 'retrying' and published_at is null and due_at <= now()
+         order by due_at limit $1",
+        i64::from(at_most),
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Notes that copies were published; one that changed meanwhile is published again.
+pub(super) async fn published(
+    connection: &mut PgConnection,
+    retries: &[&DueRetry],
+) -> Result<(), sqlx::Error> {
+    let (ids, generations): (Vec<_>, Vec<_>) =
+        retries.iter().map(|retry| (retry.id, retry.generation)).unzip();
+    sqlx::query!(
+        "update failed_messages as f set published_at = now()
+         from unnest($1::bigint[], $2::bigint[]) as done (id, generation)
+         where f.id = done.id and f.generation = done.generation and f.status = 'retrying'",
+        &ids,
+        &generations,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn texts(ids: &[Arc<str>]) -> Vec<&str> {
+    ids.iter().map(|id| &**id).collect()
+}

@@ -1,0 +1,231 @@
+//! The ledger of failures, as operators change it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{PgConnection, PgPool};
+
+use crate::ports::{
+    ledger::{Acted, Action, Actor, Correction, Ledger, Selection},
+    store::StoreError,
+};
+
+use super::{Access, outbox::CHANNEL, session::Session, within};
+
+/// The ledger in a database.
+pub struct PgLedger {
+    pool: PgPool,
+    patience: Duration,
+}
+
+/// A message as an action finds it.
+struct Found {
+    id: i64,
+    status: String,
+    /// The inbox has it: it was handled, by another copy.
+    handled: bool,
+    /// A copy is in the queue, or will be in a moment.
+    on_its_way: bool,
+}
+
+impl PgLedger {
+    /// A ledger over a pool.
+    #[must_use]
+    pub fn new(pool: PgPool, access: &Access) -> Self {
+        Self { pool, patience: access.patience }
+    }
+}
+
+#[async_trait]
+impl Ledger for PgLedger {
+    async fn matching(&self, selection: &Selection) -> Result<Vec<i64>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            "select id from failed_messages
+             where ($1::bigint[] is null or id = any($1)) and ($2::text is null or status = $2)
+               and ($3::text is null or queue = $3) and ($4::text is null or type = $4)
+               and ($5::text is null or reason = $5)
+               and ($6::text is null or strpos(lower(concat(error, ' ', message_id)), lower($6)) > 0)
+               and ($7::double precision is null or last_failed_at > now() - make_interval(secs => $7))
+               and ($8::text is null or error_group = $8)
+             order by last_failed_at, id",
+            selection.ids.as_deref(),
+            selection.status,
+            selection.queue,
+            selection.kind,
+            selection.reason,
+            selection.grep,
+            selection.since.map(|since| since.as_secs_f64()),
+            selection.group,
+        );
+        within(self.patience, ids.fetch_all(&self.pool)).await
+    }
+
+    async fn act(&self, action: Action, ids: &[i64], by: &Actor) -> Result<Vec<(i64, Acted)>, StoreError> {
+        let mut session = Session::begin(&self.pool, self.patience).await?;
+        let acted = session.run(async |connection| act(connection, action, ids, by).await).await?;
+        session.commit().await?;
+        Ok(acted)
+    }
+
+    async fn correct(&self, id: i64, correction: &Correction, by: &Actor) -> Result<Acted, StoreError> {
+        let mut session = Session::begin(&self.pool, self.patience).await?;
+        let acted = session.run(async |connection| correct(connection, id, correction, by).await).await?;
+        session.commit().await?;
+        Ok(acted)
+    }
+}
+
+async fn act(
+    connection: &mut PgConnection,
+    action: Action,
+    ids: &[i64],
+    by: &Actor,
+) -> Result<Vec<(i64, Acted)>, sqlx::Error> {
+    let mut acted = Vec::with_capacity(ids.len());
+    let (mut done, mut handled) = (Vec::new(), Vec::new());
+    for found in find(connection, ids).await? {
+        let outcome = judge(action, &found);
+        match outcome {
+            Acted::Done => done.push(found.id),
+            Acted::Skipped(_) if found.handled => handled.push(found.id),
+            Acted::Skipped(_) => {}
+        }
+        acted.push((found.id, outcome));
+    }
+    resolve(connection, &handled).await?;
+    let what = match action {
+        Action::Retry => retry(connection, &done).await?,
+        Action::Discard => discard(connection, &done).await?,
+        Action::Restore => restore(connection, &done).await?,
+    };
+    record(connection, &done, what, by, None).await?;
+    Ok(acted)
+}
+
+async fn correct(
+    connection: &mut PgConnection,
+    id: i64,
+    correction: &Correction,
+    by: &Actor,
+) -> Result<Acted, sqlx::Error> {
+    let Some(found) = find(connection, &[id]).await?.pop() else {
+        return Ok(Acted::Skipped("there is none"));
+    };
+    if found.status != "dead" {
+        return Ok(Acted::Skipped("it is not dead"));
+    }
+    let previous = replace(connection, id, correction).await?;
+    retry(connection, &[id]).await?;
+    record(connection, &[id], "edit", by, Some(&previous)).await?;
+    Ok(Acted::Done)
+}
+
+/// What an action may do with a message as it was found.
+fn judge(action: Action, found: &Found) -> Acted {
+    match (action, found.status.as_str()) {
+        (Action::Retry, _) if found.handled => Acted::Skipped("it was handled meanwhile"),
+        (Action::Retry, "retrying") if found.on_its_way => Acted::Skipped("it is on its way already"),
+        (Action::Retry, "dead" | "retrying") | (Action::Discard, "dead") | (Action::Restore, "discarded") => {
+            Acted::Done
+        }
+        (Action::Retry, "discarded") => Acted::Skipped("it is discarded; restore it first"),
+        (Action::Retry, _) => Acted::Skipped("it is resolved"),
+        (Action::Discard, _) => Acted::Skipped("it is not dead"),
+        (Action::Restore, _) => Acted::Skipped("it is not discarded"),
+    }
+}
+
+/// Holds the messages, in the order of their ids, so that two operators never wait for each other.
+async fn find(tx: &mut PgConnection, ids: &[i64]) -> Result<Vec<Found>, sqlx::Error> {
+    sqlx::query_as!(
+        Found,
+        r#"select f.id, f.status,
+                  exists (select from inbox i where i.queue = f.queue and i.message_id = f.message_id
+                          and i.fingerprint = f.fingerprint) as "handled!",
+                  (f.published_at is not null or coalesce(f.due_at <= now(), false)) as "on_its_way!"
+           from failed_messages f where f.id = any($1) order by f.id for update"#,
+        ids,
+    )
+    .fetch_all(tx)
+    .await
+}
+
+/// The row is what the relay publishes from, so that the decision and the publication are one transaction.
+async fn retry(tx: &mut PgConnection, ids: &[i64]) -> Result<&'static str, sqlx::Error> {
+    sqlx::query!(
+        "update failed_messages
+         set status = 'retrying', reason = null, due_at = now(), published_at = null, ended_at = null,
+             attempts = case status when 'dead' then 0 else attempts end,
+             generation = generation + (status = 'dead')::integer
+         where id = any($1)",
+        ids,
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(tx).await?;
+    Ok("retry")
+}
+
+async fn discard(tx: &mut PgConnection, ids: &[i64]) -> Result<&'static str, sqlx::Error> {
+    sqlx::query!("update failed_messages set status = 'discarded', ended_at = now() where id = any($1)", ids)
+        .execute(tx)
+        .await?;
+    Ok("discard")
+}
+
+async fn restore(tx: &mut PgConnection, ids: &[i64]) -> Result<&'static str, sqlx::Error> {
+    sqlx::query!("update failed_messages set status = 'dead', ended_at = null where id = any($1)", ids)
+        .execute(tx)
+        .await?;
+    Ok("restore")
+}
+
+async fn resolve(tx: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update failed_messages set status = 'resolved', reason = null, due_at = null, ended_at = now()
+         where id = any($1) and status in ('dead', 'retrying')",
+        ids,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Puts the new body in and gives back the old one.
+async fn replace(tx: &mut PgConnection, id: i64, correction: &Correction) -> Result<Vec<u8>, sqlx::Error> {
+    let previous =
+        sqlx::query_scalar!("select body from failed_messages where id = $1", id).fetch_one(&mut *tx).await?;
+    sqlx::query!(
+        "update failed_messages set type = $2, message_id = $3, body = $4, fingerprint = $5, edited = true
+         where id = $1",
+        id,
+        correction.kind,
+        correction.message_id,
+        correction.body,
+        &correction.fingerprint.0[..],
+    )
+    .execute(tx)
+    .await?;
+    Ok(previous)
+}
+
+async fn record(
+    tx: &mut PgConnection,
+    ids: &[i64],
+    what: &str,
+    by: &Actor,
+    previous_body: Option<&[u8]>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into failed_actions (failed_message_id, who, what, why, previous_body)
+         select id, $2, $3, $4, $5 from unnest($1::bigint[]) as id",
+        ids,
+        by.who,
+        what,
+        by.why,
+        previous_body,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! One connection of the pool for one purpose.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+
+use crate::ports::store::StoreError;
+
+use super::within;
+
+/// A connection that is either given back in order, or closed: whatever was cut off half-way on it, an open
+/// transaction above all, nobody will find in the pool.
+pub(super) struct Session {
+    connection: Option<PoolConnection<Postgres>>,
+    patience: Duration,
+}
+
+impl Session {
+    /// Takes a connection.
+    pub(super) async fn open(pool: &PgPool, patience: Duration) -> Result<Self, StoreError> {
+        let connection = pool.acquire().await.map_err(super::store_error)?;
+        Ok(Self { connection: Some(connection), patience })
+    }
+
+    /// Takes a connection and begins a transaction on it.
+    pub(super) async fn begin(pool: &PgPool, patience: Duration) -> Result<Self, StoreError> {
+        let mut session = Self::open(pool, patience).await?;
+        session.run(async |connection| sqlx::raw_sql("begin").execute(connection).await).await?;
+        Ok(session)
+    }
+
+    /// Runs statements, as long as the connection is not silent for too long.
+    pub(super) async fn run<T>(
+        &mut self,
+        statements: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        within(self.patience, statements(connection)).await
+    }
+
+    /// Keeps what was done and gives the connection back.
+    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
+        self.run(async |connection| sqlx::raw_sql("commit").execute(connection).await).await?;
+        self.give_back();
+        Ok(())
+    }
+
+    /// Undoes what was done and gives the connection back.
+    pub(super) async fn rollback(mut self) {
+        if self.run(async |connection| sqlx::raw_sql("rollback").execute(connection).await).await.is_ok() {
+            self.give_back();
+        }
+    }
+
+    /// Gives the connection back; only where no transaction is open on it.
+    pub(super) fn give_back(mut self) {
+        self.connection = None;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.detach());
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What stands around a body: read for handling, kept for the ledger, cleaned for a retry.
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use serde_json::{Map, Value, json};
+
+use crate::ports::{ledger::DueRetry, queue::Original};
+
+/// Survives a restart of the broker.
+pub(super) const PERSISTENT: u8 = 2;
+/// The W3C trace.
+pub(super) const TRACEPARENT: &str = "traceparent";
+/// Our own mark on a retried message: which copy it is.
+const GENERATION: &str = "x-allocation-generation";
+/// What brokers and tools write on messages that were put aside. On a message that is published again it would be
+/// counted, taken for a cycle, or followed to other queues.
+const NOT_PUBLISHED_AGAIN: [&str; 8] = [
+    "x-death",
+    "x-first-death-",
+    "x-last-death-",
+    "x-delivery-count",
+    "x-acquired-count",
+    "x-shovelled",
+    "CC",
+    "BCC",
+];
+
+/// A message's properties, as the client library has them.
+#[derive(Debug)]
+pub(super) struct Kept(pub(super) BasicProperties);
+
+impl Original for Kept {
+    fn readable(&self) -> String {
+        let Kept(properties) = self;
+        let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+        let entries = [
+            ("type", json!(text(properties.kind()))),
+            ("message_id", json!(text(properties.message_id()))),
+            ("correlation_id", json!(text(properties.correlation_id()))),
+            ("content_type", json!(text(properties.content_type()))),
+            ("content_encoding", json!(text(properties.content_encoding()))),
+            ("delivery_mode", json!(properties.delivery_mode())),
+            ("priority", json!(properties.priority())),
+            ("reply_to", json!(text(properties.reply_to()))),
+            ("expiration", json!(text(properties.expiration()))),
+            ("timestamp", json!(properties.timestamp())),
+            ("user_id", json!(text(properties.user_id()))),
+            ("app_id", json!(text(properties.app_id()))),
+        ];
+        let present = entries.into_iter().filter(|(_, value)| !value.is_null());
+        let present: Map<_, _> = present.map(|(name, value)| (name.to_owned(), value)).collect();
+        json!({ "properties": present, "headers": properties.headers().as_ref().map(table) }).to_string()
+    }
+
+    fn exact(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).unwrap_or_default()
+    }
+}
+
+fn table(table: &FieldTable) -> Value {
+    table
+        .inner()
+        .iter()
+        .map(|(name, value)| (name.to_string(), readable(value)))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// The nearest that JSON has.
+fn readable(value: &AMQPValue) -> Value {
+    match value {
+        AMQPValue::Boolean(value) => json!(value),
+        AMQPValue::ShortShortInt(value) => json!(value),
+        AMQPValue::ShortShortUInt(value) => json!(value),
+        AMQPValue::ShortInt(value) => json!(value),
+        AMQPValue::ShortUInt(value) => json!(value),
+        AMQPValue::LongInt(value) => json!(value),
+        AMQPValue::LongUInt(value) => json!(value),
+        AMQPValue::LongLongInt(value) => json!(value),
+        AMQPValue::Float(value) => json!(value),
+        AMQPValue::Double(value) => json!(value),
+        AMQPValue::Timestamp(value) => json!(value),
+        AMQPValue::ShortString(value) => json!(value.as_str()),
+        AMQPValue::LongString(value) => json!(String::from_utf8_lossy(value.as_bytes())),
+        AMQPValue::ByteArray(value) => json!(String::from_utf8_lossy(value.as_slice())),
+        AMQPValue::FieldArray(values) => values.as_slice().iter().map(readable).collect(),
+        AMQPValue::FieldTable(values) => table(values),
+        AMQPValue::DecimalValue(value) => json!(format!("{value:?}")),
+        AMQPValue::Void => Value::Null,
+    }
+}
+
+/// About as many bytes as properties and headers take on the wire.
+pub(super) fn size(properties: &BasicProperties) -> usize {
+    properties.headers().as_ref().map_or(0, table_size)
+}
+
+fn table_size(table: &FieldTable) -> usize {
+    table.inner().iter().map(|(name, value)| name.as_str().len() + 2 + value_size(value)).sum()
+}
+
+fn value_size(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::LongString(value) => value.len() + 4,
+        AMQPValue::ByteArray(value) => value.len() + 4,
+        AMQPValue::ShortString(value) => value.as_str().len() + 1,
+        AMQPValue::FieldArray(values) => {
+            values.as_slice().iter().map(|value| 1 + value_size(value)).sum::<usize>() + 4
+        }
+        AMQPValue::FieldTable(values) => table_size(values) + 4,
+        _ => 8,
+    }
+}
+
+/// A header that is text.
+pub(super) fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
+    match properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(ToOwned::to_owned),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// Which copy of a retried message this is. Whoever forges it gains nothing: the ledger knows the true one.
+pub(super) fn generation(properties: &BasicProperties) -> i64 {
+    match properties.headers().as_ref().and_then(|headers| headers.inner().get(GENERATION)) {
+        Some(AMQPValue::LongLongInt(generation)) => *generation,
+        _ => 0,
+    }
+}
+
+/// Why the broker put it aside, by its newest note.
+pub(super) fn death_reason(properties: &BasicProperties) -> Option<String> {
+    let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get("x-death")? else {
+        return None;
+    };
+    let AMQPValue::FieldTable(newest) = deaths.as_slice().first()? else {
+        return None;
+    };
+    match newest.inner().get("reason")? {
+        AMQPValue::LongString(reason) => Some(String::from_utf8_lossy(reason.as_bytes()).into_owned()),
+        AMQPValue::ShortString(reason) => Some(reason.to_string()),
+        _ => None,
+    }
+}
+
+/// The properties of a retry: as they were, without what would send it astray, and with its generation.
+pub(super) fn for_retry(retry: &DueRetry) -> BasicProperties {
+    let original: BasicProperties = serde_json::from_slice(&retry.original).unwrap_or_default();
+    let mut headers = FieldTable::default();
+    for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
+        if !NOT_PUBLISHED_AGAIN.iter().any(|prefix| name.as_str().starts_with(prefix)) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    headers.insert(GENERATION.into(), AMQPValue::LongLongInt(retry.generation));
+    let mut properties = BasicProperties::default()
+        .with_headers(headers)
+        .with_delivery_mode(PERSISTENT)
+        .with_type(retry.kind.as_str().into());
+    if let Some(id) = &retry.message_id {
+        properties = properties.with_message_id(id.as_str().into());
+    }
+    if retry.edited {
+        properties = properties.with_content_type("application/json".into());
+    } else {
+        if let Some(value) = original.content_type() {
+            properties = properties.with_content_type(value.clone());
+        }
+        if let Some(value) = original.content_encoding() {
+            properties = properties.with_content_encoding(value.clone());
+        }
+    }
+    if let Some(value) = original.correlation_id() {
+        properties = properties.with_correlation_id(value.clone());
+    }
+    if let Some(value) = original.reply_to() {
+        properties = properties.with_reply_to(value.clone());
+    }
+    if let Some(value) = original.app_id() {
+        properties = properties.with_app_id(value.clone());
+    }
+    if let Some(value) = original.timestamp() {
+        properties = properties.with_timestamp(*value);
+    }
+    properties
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(names: &[&str]) -> FieldTable {
+        let mut table = FieldTable::default();
+        for name in names {
+            table.insert((*name).into(), AMQPValue::LongString("x".into()));
+        }
+        table
+    }
+
+    #[test]
+    fn a_retry_keeps_what_the_sender_said_and_drops_what_would_send_it_astray() {
+        let astray =
+            ["x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "CC", "BCC"];
+        let sent = [&astray[..], &["tenant"]].concat();
+        let original = BasicProperties::default()
+            .with_headers(headers(&sent))
+            .with_correlation_id("c".into())
+            .with_expiration("1".into())
+            .with_user_id("guest".into());
+        let retry = DueRetry {
+            id: 1,
+            generation: 3,
+            queue: "orders".into(),
+            message_id: Some("m".into()),
+            kind: "allocate".into(),
+            body: Vec::new(),
+            original: Kept(original).exact(),
+            edited: false,
+        };
+        let properties = for_retry(&retry);
+        let kept: Vec<_> =
+            properties.headers().iter().flat_map(FieldTable::inner).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(kept, ["tenant", GENERATION]);
+        assert_eq!(generation(&properties), 3);
+        assert_eq!(properties.correlation_id().as_ref().map(ShortString::as_str), Some("c"));
+        assert_eq!((properties.expiration(), properties.user_id()), (&None, &None));
+    }
+
+    #[test]
+    fn headers_of_every_type_are_readable_and_kept_exactly() {
+        let mut table = headers(&["text"]);
+        for (i, value) in [
+            AMQPValue::Boolean(true),
+            AMQPValue::Double(1.5),
+            AMQPValue::ByteArray(vec![0, 255].into()),
+            AMQPValue::FieldArray(vec![AMQPValue::Void].into()),
+            AMQPValue::FieldTable(headers(&["inner"])),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            table.insert(format!("h{i}").into(), value);
+        }
+        let kept = Kept(BasicProperties::default().with_headers(table));
+        let readable: Value = serde_json::from_str(&kept.readable()).unwrap();
+        assert_eq!(readable["headers"]["h4"], json!({ "inner": "x" }));
+        let again: BasicProperties = serde_json::from_slice(&kept.exact()).unwrap();
+        assert_eq!(again, kept.0);
+        assert!(size(&kept.0) > 20);
+    }
+}

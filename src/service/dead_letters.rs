@@ -1,0 +1,114 @@
+//! What operators do with commands that failed.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::ports::{
+    ledger::{Acted, Action, Actor, Correction, Ledger, Selection},
+    store::StoreError,
+};
+
+use super::decode::{self, Undecodable};
+
+/// Messages in one transaction when nobody asks for a rate.
+const AT_ONCE: usize = 500;
+/// With a rate: how many portions a second is made of.
+const PORTIONS: u32 = 10;
+
+/// How far an action on many messages came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// How many were meant.
+    pub matched: usize,
+    /// With how many it was done.
+    pub done: usize,
+    /// How many needed nothing, or could not.
+    pub skipped: usize,
+    /// How many it was not tried with.
+    pub failed: usize,
+}
+
+/// Why a correction was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CorrectionError {
+    /// The new body is no command of that type.
+    #[error(transparent)]
+    Invalid(#[from] Undecodable),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Acts on all that are meant, a portion at a time, each in its own transaction. `stop` ends it between two portions;
+/// doing it again does the rest. `tell` is told of every portion.
+///
+/// # Errors
+/// The store is away before anything was done. Later the tally says how far it came.
+pub async fn act_on_all(
+    ledger: &dyn Ledger,
+    action: Action,
+    selection: &Selection,
+    by: &Actor,
+    per_second: Option<u32>,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(&Tally, &[(i64, Acted)]),
+) -> Result<Tally, StoreError> {
+    let ids = ledger.matching(selection).await?;
+    let mut tally = Tally { matched: ids.len(), ..Tally::default() };
+    let portion = per_second.map_or(AT_ONCE, |rate| rate.div_ceil(PORTIONS) as usize);
+    let mut clock = per_second.map(|rate| tokio::time::interval(pace(rate)));
+    for ids in ids.chunks(portion.max(1)) {
+        if let Some(clock) = &mut clock {
+            clock.tick().await;
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+        let Ok(acted) = ledger.act(action, ids, by).await else { break };
+        tally.done += acted.iter().filter(|(_, acted)| *acted == Acted::Done).count();
+        tally.skipped += acted.iter().filter(|(_, acted)| *acted != Acted::Done).count();
+        tell(&tally, &acted);
+    }
+    tally.failed = tally.matched - tally.done - tally.skipped;
+    Ok(tally)
+}
+
+/// The time between two portions, so that together they make the rate.
+fn pace(per_second: u32) -> Duration {
+    Duration::from_secs_f64(f64::from(per_second.div_ceil(PORTIONS)) / f64::from(per_second.max(1)))
+}
+
+/// Replaces the body of a dead message by a valid one, and tries again.
+///
+/// # Errors
+/// The body is no valid command of that type, or the store is away.
+pub async fn correct(
+    ledger: &dyn Ledger,
+    id: i64,
+    kind: &str,
+    message_id: &str,
+    body: &[u8],
+    by: &Actor,
+) -> Result<Acted, CorrectionError> {
+    decode::command(kind, body)?;
+    let correction = Correction {
+        kind: kind.to_owned(),
+        message_id: message_id.to_owned(),
+        body: body.to_owned(),
+        fingerprint: decode::fingerprint(body),
+    };
+    Ok(ledger.correct(id, &correction, by).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portions_make_the_rate() {
+        assert_eq!(pace(500), Duration::from_millis(100));
+        assert_eq!(pace(1), Duration::from_secs(1));
+        assert_eq!(pace(3), Duration::from_secs_f64(1.0 / 3.0));
+    }
+}
