@@ -59,6 +59,8 @@ pub struct Worker {
     #[serde(with = "humantime_serde")]
     pub handler_timeout: Duration,
     #[serde(with = "humantime_serde")]
+    pub hold: Duration,
+    #[serde(with = "humantime_serde")]
     pub grace: Duration,
 }
 

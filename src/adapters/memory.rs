@@ -14,7 +14,7 @@ use crate::{
     domain::{Batch, Line, OrderId, Product, Reference, Sku},
     ports::{
         ledger::{DueRetry, FailedAttempt, FailureKey},
-        outbox::{Lead, Look, Outbox, OutboxRow, Published, Publisher},
+        outbox::{Lead, Look, Outbox, OutboxRow, Published, Publisher, Retention},
         queue::{BrokerError, Delivery, Message, QueueName, Queues, Settler, Stage, Subscription},
         store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Tx, ViewState, Work},
     },
@@ -156,6 +156,10 @@ impl Store for MemoryStore {
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
         let kept = self.kept().await;
         Ok(Box::new(MemoryTx { kept, queue, receipts: Vec::new(), committed: self.committed.clone() }))
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
@@ -326,6 +330,10 @@ impl Lead for MemoryStore {
 
     async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn sweep(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     async fn release(self: Box<Self>) {}

@@ -6,6 +6,7 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::mpsc, task::JoinSet};
@@ -43,6 +44,8 @@ pub struct Worker {
     pub lanes: usize,
     /// Commands in one unit of work at most.
     pub max_batch: usize,
+    /// How long messages are held while the database is away: shorter than the broker waits for acknowledgements.
+    pub hold: Duration,
     /// What is told when the database is away.
     pub database: Arc<Outage>,
     /// What is told when the broker is away.
@@ -73,12 +76,25 @@ impl Worker {
             };
             if let Err(error) = lost {
                 self.broker.begins(&error);
-                let delay = delays.next().unwrap_or_default();
-                stop.run_until_cancelled(tokio::time::sleep(delay)).await;
+                stop.run_until_cancelled(tokio::time::sleep(delays.next().unwrap_or_default())).await;
+            } else if self.database.is_on() {
+                self.database_is_back(stop).await;
             }
         }
     }
 
+    /// Takes nothing from the queue while nothing can be done with it.
+    async fn database_is_back(&self, stop: &CancellationToken) {
+        for delay in Delays::during_outage() {
+            match stop.run_until_cancelled(self.bus.probe()).await {
+                Some(Ok(())) => return self.database.ends(),
+                Some(Err(_)) => stop.run_until_cancelled(tokio::time::sleep(delay)).await,
+                None => return,
+            };
+        }
+    }
+
+    /// Until told to stop, until the subscription is lost, or until the database was away for too long.
     async fn serve(
         &self,
         mut subscription: Box<dyn Subscription>,
@@ -96,7 +112,7 @@ impl Worker {
             })
             .collect();
         let ended = loop {
-            match stop.run_until_cancelled(subscription.next()).await {
+            match halt.run_until_cancelled(subscription.next()).await {
                 Some(Ok(delivery)) => {
                     let incoming = Incoming::read(delivery.message, delivery.redelivered, self.limits);
                     let task = Task { tag: delivery.tag, incoming };
@@ -142,9 +158,10 @@ impl Worker {
     }
 
     /// Holds what it has while the database is away, and goes on by itself when it is back; none if told to stop
-    /// before that.
+    /// before that, or when it took so long that everything is to be handed back.
     async fn fates(&self, batch: &[Incoming], halt: &CancellationToken) -> Option<Vec<Fate>> {
         let mut delays = Delays::during_outage();
+        let begin = Instant::now();
         loop {
             let handled = match self.stage {
                 Stage::Work => self.bus.handle(self.queue, batch).await,
@@ -157,6 +174,14 @@ impl Worker {
                 }
                 Err(away) => {
                     self.database.begins(&away);
+                    if begin.elapsed() > self.hold {
+                        warn!(
+                            queue = self.queue.as_str(),
+                            "handing messages back until the database is there again"
+                        );
+                        halt.cancel();
+                        return None;
+                    }
                     let delay = delays.next().unwrap_or_default();
                     halt.run_until_cancelled(tokio::time::sleep(delay)).await?;
                 }

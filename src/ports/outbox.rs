@@ -75,8 +75,20 @@ pub trait Lead: Send {
     /// Notes that copies of failed messages were published and confirmed.
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;
 
+    /// Removes a small number of rows that nobody needs any more; true if there may be more.
+    async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError>;
+
     /// Lets another relay take over at once.
     async fn release(self: Box<Self>);
+}
+
+/// How long what is done with is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Handled messages: longer than any repeat of theirs may take to come.
+    pub inbox: std::time::Duration,
+    /// Resolved and discarded failures.
+    pub failures: std::time::Duration,
 }
 
 /// What there is to publish.

@@ -155,6 +155,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Unavailable`] if none can be had now.
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError>;
 
+    /// Whether it answers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it does not.
+    async fn probe(&self) -> Result<(), StoreError>;
+
     /// How often messages were started without an end, in the order given.
     async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError>;
 

@@ -12,6 +12,8 @@ use crate::{
     },
 };
 
+/// How deep a body's arrays and objects may be nested.
+const MAX_DEPTH: usize = 128;
 /// The longest message id, in characters.
 const MAX_MESSAGE_ID: usize = 200;
 
@@ -91,6 +93,9 @@ pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, Undecodable
 /// # Errors
 /// [`Undecodable::UnknownCommand`] or [`Undecodable::InvalidBody`], which names the field.
 pub fn command(name: &str, body: &[u8]) -> Result<Command, Undecodable> {
+    if depth(body) > MAX_DEPTH {
+        return Err(Undecodable::InvalidBody(format!("nested deeper than {MAX_DEPTH} levels")));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let unknown = |error: UnknownCommand| Undecodable::UnknownCommand(error.to_string());
     match Command::read(name, &mut json).map_err(unknown)? {
@@ -114,6 +119,25 @@ fn with_field(name: &str, body: &[u8]) -> Option<String> {
         "." => Some(error.to_string()),
         field => Some(format!("{field}: {error}")),
     }
+}
+
+/// The deepest nesting of what looks like JSON, found without parsing it.
+fn depth(body: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn within(what: &'static str, size: usize, limit: usize) -> Result<(), Undecodable> {
@@ -224,9 +248,9 @@ mod tests {
     #[test]
     fn a_body_that_calls_itself_something_else_is_not_parsed() {
         let line = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
-        let types =
+        let cases =
             [("application/json", true), ("Application/JSON; charset=utf-8", true), ("text/plain", false)];
-        for (content_type, fine) in types {
+        for (content_type, fine) in cases {
             let typed = Message { content_type: Some(content_type.into()), ..line.clone() };
             assert_eq!(decode(&typed, LIMITS).is_ok(), fine, "{content_type}");
         }
@@ -236,7 +260,13 @@ mod tests {
 
     #[test]
     fn a_deeply_nested_body_is_an_error_not_a_crash() {
-        let deep = format!(r#"{{"x": {}{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
-        assert!(error("allocate", &deep).contains("recursion limit"));
+        let nested = |levels: usize| {
+            let inside = levels - 1;
+            format!(r#"{{"orderid": "[\"", "sku": "s", "x": {}{}}}"#, "[".repeat(inside), "]".repeat(inside))
+        };
+        assert!(decode(&message("deallocate", &nested(128)), LIMITS).is_ok());
+        for levels in [129, 50_000] {
+            assert_eq!(error("deallocate", &nested(levels)), "nested deeper than 128 levels");
+        }
     }
 }

@@ -68,7 +68,7 @@ impl Default for RetryPolicy {
             max_attempts: 5,
             initial_interval: Duration::from_secs(1),
             multiplier: 3.0,
-            max_interval: Duration::from_secs(300),
+            max_interval: Duration::from_mins(5),
             jitter: 0.2,
         }
     }

@@ -134,6 +134,14 @@ impl MessageBus {
         Self { store, policy: Arc::new(policy) }
     }
 
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// [`StoreAway`] if it does not.
+    pub async fn probe(&self) -> Result<(), StoreAway> {
+        self.store.probe().await.map_err(StoreAway)
+    }
+
     /// Handles messages that came from `queue`. Each has its own fate, in the order given.
     ///
     /// # Errors
@@ -360,7 +368,7 @@ impl MessageBus {
                 Ok(fate) => return Ok(fate),
                 Err(error) => match delays.next() {
                     Some(delay) if !matches!(error, StoreError::Unavailable(_)) => {
-                        tokio::time::sleep(delay).await
+                        tokio::time::sleep(delay).await;
                     }
                     // What cannot be recorded is kept where it is, until it can.
                     _ => return Err(StoreAway(error)),

@@ -4,13 +4,17 @@
 //! removes those that were confirmed. Within a SKU it goes back to the first that was not: what was published behind
 //! a refused event is published again after it, so that a subscriber who takes only the next sequence misses none.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::ports::{
-    outbox::{Lead, Outbox, OutboxRow, Published, Publisher},
+    outbox::{Lead, Outbox, OutboxRow, Published, Publisher, Retention},
     store::StoreError,
 };
 
@@ -18,6 +22,9 @@ use super::{delays::Delays, outage::Outage};
 
 /// How long a standby or an idle leader waits for a hint before it looks itself.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+
+/// How often old rows are looked for, unless there are many.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// Moves events from the outbox to the broker.
 pub struct Relay {
@@ -27,6 +34,8 @@ pub struct Relay {
     pub publisher: Arc<dyn Publisher>,
     /// How many are in flight together at most.
     pub window: u32,
+    /// How long what is done with is remembered; the leader removes the rest.
+    pub retention: Retention,
     /// What is told when the database is away.
     pub database: Arc<Outage>,
     /// What is told when the broker is away.
@@ -59,8 +68,9 @@ impl Relay {
     async fn lead(&self, mut lead: Box<dyn Lead>, stop: &CancellationToken) {
         info!("this relay leads");
         let mut delays = Delays::during_outage();
+        let mut next_sweep = Instant::now();
         while !stop.is_cancelled() {
-            match self.round(&mut *lead).await {
+            match self.round(&mut *lead, &mut next_sweep).await {
                 Ok(Round::Idle(at_most)) => self.wait(at_most, stop).await,
                 Ok(Round::Moved) => delays = Delays::during_outage(),
                 Ok(Round::Stuck) => pause(delays.next(), stop).await,
@@ -75,7 +85,11 @@ impl Relay {
     }
 
     /// One window of events and one of retries, as far as there are any.
-    async fn round(&self, lead: &mut dyn Lead) -> Result<Round, StoreError> {
+    async fn round(&self, lead: &mut dyn Lead, next_sweep: &mut Instant) -> Result<Round, StoreError> {
+        if *next_sweep <= Instant::now() {
+            let more = lead.sweep(self.retention).await?;
+            *next_sweep = Instant::now() + if more { LOOK_AT_LEAST_EVERY } else { SWEEP_EVERY };
+        }
         let look = lead.look().await?;
         let mut moved = None;
         if look.events {

@@ -233,7 +233,7 @@ fn failed_attempt(queue: QueueName, failed: &Failed<'_>, attempts: u32, policy: 
 /// A short name for what these have in common.
 fn group(parts: &[&str]) -> String {
     let digest = Sha256::digest(parts.join("\n"));
-    digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
 }
 
 fn causes(failure: &Failure) -> Vec<String> {

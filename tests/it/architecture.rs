@@ -9,15 +9,66 @@ use std::{
 const NEVER: [(&str, &[&str]); 7] = [
     (
         "domain",
-        &["crate::ports", "crate::service", "crate::adapters", "crate::views", "crate::entrypoints", "crate::config",
-          "crate::bootstrap", "tokio", "sqlx", "lapin", "async ", "::now(", "rand::"],
+        &[
+            "crate::ports",
+            "crate::service",
+            "crate::adapters",
+            "crate::views",
+            "crate::entrypoints",
+            "crate::config",
+            "crate::bootstrap",
+            "tokio",
+            "sqlx",
+            "lapin",
+            "async ",
+            "::now(",
+            "rand::",
+        ],
     ),
-    ("ports", &["crate::service", "crate::adapters", "crate::views", "crate::entrypoints", "crate::config", "crate::bootstrap", "sqlx", "lapin"]),
-    ("service", &["crate::adapters", "crate::entrypoints", "crate::views", "crate::config", "crate::bootstrap", "sqlx", "lapin"]),
-    ("adapters", &["crate::service", "crate::entrypoints", "crate::views", "crate::config", "crate::bootstrap"]),
+    (
+        "ports",
+        &[
+            "crate::service",
+            "crate::adapters",
+            "crate::views",
+            "crate::entrypoints",
+            "crate::config",
+            "crate::bootstrap",
+            "sqlx",
+            "lapin",
+        ],
+    ),
+    (
+        "service",
+        &[
+            "crate::adapters",
+            "crate::entrypoints",
+            "crate::views",
+            "crate::config",
+            "crate::bootstrap",
+            "sqlx",
+            "lapin",
+        ],
+    ),
+    (
+        "adapters",
+        &["crate::service", "crate::entrypoints", "crate::views", "crate::config", "crate::bootstrap"],
+    ),
     ("adapters/postgres", &["lapin", "adapters::rabbitmq"]),
     ("adapters/rabbitmq", &["sqlx", "adapters::postgres"]),
-    ("views", &["crate::domain", "crate::service", "crate::adapters", "crate::entrypoints", "insert into", "update ", "delete from", "lapin"]),
+    (
+        "views",
+        &[
+            "crate::domain",
+            "crate::service",
+            "crate::adapters",
+            "crate::entrypoints",
+            "insert into",
+            "update ",
+            "delete from",
+            "lapin",
+        ],
+    ),
 ];
 /// The command line is given its parts by the composition root, and knows no technology.
 const ENTRYPOINTS: &[&str] = &["crate::adapters", "sqlx", "lapin", "select ", "insert into"];

@@ -1,1 +1,10 @@
-fn main() {}
+//! The program as others meet it: real servers, real processes, and every promise as a story.
+
+mod architecture;
+mod commands;
+mod corpus;
+mod failures;
+mod harness;
+mod recovery;
+mod rules;
+mod store_contract;

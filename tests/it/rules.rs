@@ -14,7 +14,7 @@ use allocation::{
     },
     service::message_bus::{Fate, Incoming, MessageBus},
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree as _};
 use serde_json::json;
 
 use crate::harness::{World, bus, command};
@@ -34,7 +34,10 @@ impl Order {
         let (kind, body) = match self {
             Self::Create { batch, sku, qty, eta } => {
                 let eta = eta.map(|day| format!("2027-01-{day:02}"));
-                ("create_batch", json!({ "ref": format!("b{batch}"), "sku": SKUS[*sku], "qty": qty, "eta": eta }))
+                (
+                    "create_batch",
+                    json!({ "ref": format!("b{batch}"), "sku": SKUS[*sku], "qty": qty, "eta": eta }),
+                )
             }
             Self::Allocate { order, sku, qty } => {
                 ("allocate", json!({ "orderid": format!("o{order}"), "sku": SKUS[*sku], "qty": qty }))
@@ -42,9 +45,10 @@ impl Order {
             Self::Deallocate { order, sku } => {
                 ("deallocate", json!({ "orderid": format!("o{order}"), "sku": SKUS[*sku] }))
             }
-            Self::Change { batch, qty, revision } => {
-                ("change_batch_quantity", json!({ "batchref": format!("b{batch}"), "qty": qty, "revision": revision }))
-            }
+            Self::Change { batch, qty, revision } => (
+                "change_batch_quantity",
+                json!({ "batchref": format!("b{batch}"), "qty": qty, "revision": revision }),
+            ),
         };
         command(&format!("m{number}"), kind, &body)
     }
@@ -90,14 +94,16 @@ struct ModelLine {
 
 impl Model {
     fn available(&self, batch: u8) -> u32 {
-        let allocated: u32 = self.lines.iter().filter(|line| line.batch == Some(batch)).map(|line| line.qty).sum();
+        let allocated: u32 =
+            self.lines.iter().filter(|line| line.batch == Some(batch)).map(|line| line.qty).sum();
         self.batches[&batch].purchased - allocated
     }
 
     fn place(&mut self, position: usize) -> bool {
         let ModelLine { order, sku, qty, .. } = self.lines[position].clone();
         let fits = |batch: &&u8| self.batches[*batch].sku == sku && self.available(**batch) >= qty;
-        let best = self.batches.keys().filter(fits).min_by_key(|batch| (self.batches[*batch].eta, **batch)).copied();
+        let best =
+            self.batches.keys().filter(fits).min_by_key(|batch| (self.batches[*batch].eta, **batch)).copied();
         let Some(best) = best else { return false };
         self.lines[position].batch = Some(best);
         self.tell(sku, format!("allocated o{order} {qty} b{best}"));
@@ -195,7 +201,12 @@ impl Model {
 
     fn view(&self) -> Vec<(String, &'static str, u32, Option<String>)> {
         let row = |line: &ModelLine| {
-            (format!("o{}", line.order), SKUS[line.sku], line.qty, line.batch.map(|batch| format!("b{batch}")))
+            (
+                format!("o{}", line.order),
+                SKUS[line.sku],
+                line.qty,
+                line.batch.map(|batch| format!("b{batch}")),
+            )
         };
         let mut rows: Vec<_> = self.lines.iter().map(row).collect();
         rows.sort();
@@ -279,7 +290,10 @@ async fn random_commands_come_out_on_postgres_as_in_a_naive_model() {
         let mut model = Model::default();
         play(&bus(world.store()), &units, &mut model).await;
         let events: Vec<(String, i64, String, String)> =
-            sqlx::query_as("select sku, sequence, name, body from outbox order by id").fetch_all(&world.pool).await.unwrap();
+            sqlx::query_as("select sku, sequence, name, body from outbox order by id")
+                .fetch_all(&world.pool)
+                .await
+                .unwrap();
         for (sku, name) in SKUS.iter().enumerate() {
             let of_sku: Vec<_> = events.iter().filter(|(of, ..)| of == name).collect();
             let sequences: Vec<_> = of_sku.iter().map(|(_, sequence, ..)| *sequence).collect();
@@ -292,8 +306,11 @@ async fn random_commands_come_out_on_postgres_as_in_a_naive_model() {
                 .fetch_all(&world.pool)
                 .await
                 .unwrap();
-        let expected: Vec<_> =
-            model.view().into_iter().map(|(orderid, sku, qty, batch)| (orderid, sku.to_owned(), qty as i32, batch)).collect();
+        let expected: Vec<_> = model
+            .view()
+            .into_iter()
+            .map(|(orderid, sku, qty, batch)| (orderid, sku.to_owned(), qty as i32, batch))
+            .collect();
         let mut view = view;
         view.sort();
         assert_eq!(view, expected);

@@ -114,7 +114,10 @@ async fn a_commit_keeps_the_products(store: AnyStore) {
     stored(&store, &[("b1", 10), ("b2", 3)], &[("o1", 4), ("o2", 20)]).await;
     let mut tx = begin(&store).await;
     let mut product = load(&mut tx, &about(sku(), &["o1", "o2", "o3"], &[])).await;
-    assert_eq!((product.version(), product.sequence(), product.last_place(), product.backordered()), (1, 2, 2, 20));
+    assert_eq!(
+        (product.version(), product.sequence(), product.last_place(), product.backordered()),
+        (1, 2, 2, 20)
+    );
     assert_eq!(product.batch(&reference("b1")).unwrap().allocated(), 4);
     assert_eq!(product.line(&order("o1")).unwrap().batch, Some(reference("b1")));
     assert_eq!(product.line(&order("o2")).unwrap().batch, None);
@@ -222,7 +225,8 @@ async fn newest_lines_are_learnt_as_far_as_units_reach(store: AnyStore) {
 
 async fn full_batches_are_only_loaded_when_named(store: AnyStore) {
     stored(&store, &[("b1", 5), ("b2", 5), ("b3", 5)], &[("o1", 5), ("o2", 5)]).await;
-    let names = |product: &Product| product.batches().iter().map(|b| b.reference.to_string()).collect::<Vec<_>>();
+    let names =
+        |product: &Product| product.batches().iter().map(|b| b.reference.to_string()).collect::<Vec<_>>();
     let mut tx = begin(&store).await;
     assert_eq!(names(&load(&mut tx, &about(sku(), &[], &[])).await), ["b3"]);
     assert_eq!(names(&load(&mut tx, &about(sku(), &["o1"], &[])).await), ["b1", "b3"]);

@@ -6,6 +6,7 @@ mod ledger;
 mod outbox;
 mod products;
 mod read_model;
+mod retention;
 mod schema;
 mod session;
 mod store;
@@ -74,14 +75,14 @@ async fn within<T>(
     statements: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(patience, statements).await {
-        Ok(outcome) => outcome.map_err(store_error),
+        Ok(outcome) => outcome.map_err(|error| store_error(&error)),
         Err(_) => Err(StoreError::Unavailable(format!("no answer within {patience:?}"))),
     }
 }
 
 /// What an error says about the store; the SQLSTATE decides.
-fn store_error(error: sqlx::Error) -> StoreError {
-    match &error {
+fn store_error(error: &sqlx::Error) -> StoreError {
+    match error {
         sqlx::Error::Database(database) => {
             let code = database.code().unwrap_or_default();
             let text = format!("{database} (SQLSTATE {code})");
@@ -101,10 +102,11 @@ fn by_sqlstate(code: &str, text: String) -> StoreError {
     match code {
         // Serialization failure, deadlock, lock not available, and two who create the same row at once.
         "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict(text),
-        // Shutting down, starting up, read-only after a failover, a full disk, a transaction that was cut off.
-        "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "25P03" | "58030" => StoreError::Unavailable(text),
-        // A missing database or table, or a missing right, is the operator's to mend and no fault of a message.
-        "3D000" | "42P01" | "42501" => StoreError::Unavailable(text),
+        // Shutting down, starting up, read-only after a failover, a full disk, a transaction that was cut off. And a
+        // missing database, table or right: the operator's to mend, and no fault of a message.
+        "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "25P03" | "58030" | "3D000" | "42P01" | "42501" => {
+            StoreError::Unavailable(text)
+        }
         _ => match code.get(..2) {
             // Connection, resources, authorization.
             Some("08" | "53" | "28") => StoreError::Unavailable(text),

@@ -9,11 +9,11 @@ use tracing::debug;
 
 use crate::ports::{
     ledger::DueRetry,
-    outbox::{Lead, Look, Outbox, OutboxRow},
+    outbox::{Lead, Look, Outbox, OutboxRow, Retention},
     store::{OutboxEvent, StoreError},
 };
 
-use super::{Access, failures, within};
+use super::{Access, failures, retention, within};
 
 /// The session that holds this advisory lock is the active relay: "relay" in ASCII.
 const LEAD: i64 = 0x72_65_6c_61_79;
@@ -169,6 +169,10 @@ impl Lead for PgLead {
 
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
         within(self.patience, failures::published(&mut self.connection, retries)).await
+    }
+
+    async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError> {
+        within(self.patience, retention::sweep(&mut self.connection, retention)).await
     }
 
     async fn release(mut self: Box<Self>) {

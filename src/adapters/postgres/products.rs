@@ -309,8 +309,8 @@ async fn insert_batches(connection: &mut PgConnection, changes: &Changes<'_>) ->
 }
 
 async fn update_batches(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
-    let changed: Vec<_> = changes.iter().flat_map(|(_, changes)| &changes.changed_batches).collect();
-    if changed.is_empty() {
+    let batches: Vec<_> = changes.iter().flat_map(|(_, changes)| &changes.changed_batches).collect();
+    if batches.is_empty() {
         return Ok(());
     }
     sqlx::query!(
@@ -319,10 +319,10 @@ async fn update_batches(connection: &mut PgConnection, changes: &Changes<'_>) ->
          from unnest($1::text[], $2::integer[], $3::integer[], $4::bigint[])
               as new (ref, purchased, allocated, revision)
          where b.ref = new.ref",
-        &changed.iter().map(|batch| batch.reference.as_str()).collect::<Vec<_>>() as &[&str],
-        &changed.iter().map(|batch| integer(batch.purchased())).collect::<Vec<_>>(),
-        &changed.iter().map(|batch| integer(batch.allocated())).collect::<Vec<_>>(),
-        &changed.iter().map(|batch| batch.revision()).collect::<Vec<_>>() as &[Option<i64>],
+        &batches.iter().map(|batch| batch.reference.as_str()).collect::<Vec<_>>() as &[&str],
+        &batches.iter().map(|batch| integer(batch.purchased())).collect::<Vec<_>>(),
+        &batches.iter().map(|batch| integer(batch.allocated())).collect::<Vec<_>>(),
+        &batches.iter().map(|batch| batch.revision()).collect::<Vec<_>>() as &[Option<i64>],
     )
     .execute(connection)
     .await?;

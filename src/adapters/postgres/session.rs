@@ -18,7 +18,7 @@ pub(super) struct Session {
 impl Session {
     /// Takes a connection.
     pub(super) async fn open(pool: &PgPool, patience: Duration) -> Result<Self, StoreError> {
-        let connection = pool.acquire().await.map_err(super::store_error)?;
+        let connection = pool.acquire().await.map_err(|error| super::store_error(&error))?;
         Ok(Self { connection: Some(connection), patience })
     }
 

@@ -39,6 +39,13 @@ impl Store for PgStore {
         Ok(Box::new(PgTx { session, queue: queue.as_str(), commits: self.commits.clone() }))
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        let mut session = Session::open(&self.pool, self.patience).await?;
+        session.run(async |connection| sqlx::raw_sql("select 1").execute(connection).await).await?;
+        session.give_back();
+        Ok(())
+    }
+
     async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
         let mut session = Session::open(&self.pool, self.patience).await?;
         let starts =

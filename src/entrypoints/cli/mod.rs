@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand, JSON or words on standard output, everything else on standard error.
 
+mod dead_letters;
+mod demo;
 mod output;
 mod run;
 mod send;
@@ -45,8 +47,12 @@ enum Command {
     },
     /// Enqueue commands, as an upstream system does.
     Send(send::Send),
-    /// Show queues, outbox and schema, and whether the servers answer.
+    /// Show queues, outbox, failures and schema, and whether the servers answer.
     Status,
+    /// Look at commands that failed, and bring them back.
+    DeadLetters(dead_letters::DeadLetters),
+    /// Play the example day in memory, without servers. Nothing of it is kept.
+    Demo,
     /// Create the database if it is missing, and bring its schema up to date.
     Migrate,
     /// Declare exchanges and queues, and say what exists with other arguments.
@@ -60,6 +66,8 @@ enum Command {
 enum Done {
     All,
     NotAll,
+    /// What was asked for makes no sense.
+    WrongUse,
 }
 
 impl Cli {
@@ -69,6 +77,7 @@ impl Cli {
         match self.try_execute() {
             Ok(Done::All) => ExitCode::SUCCESS,
             Ok(Done::NotAll) => ExitCode::FAILURE,
+            Ok(Done::WrongUse) => ExitCode::from(2),
             Err(error) => {
                 output::error(&format!("{error:#}"));
                 ExitCode::FAILURE
@@ -81,17 +90,21 @@ impl Cli {
         if matches!(self.command, Command::Config) {
             return setup::config(&settings, self.json);
         }
-        telemetry::start(&settings.log)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        if matches!(self.command, Command::Demo) {
+            return runtime.block_on(demo::demo(self.json));
+        }
+        telemetry::start(&settings.log)?;
         let done = runtime.block_on(async {
             let app = App::new(settings)?;
             match self.command {
                 Command::Run { only } => run::run(&app, only).await,
                 Command::Send(send) => send.execute(&app, self.json).await,
                 Command::Status => status::status(&app, self.json).await,
+                Command::DeadLetters(letters) => letters.execute(&app, self.json).await,
                 Command::Migrate => setup::migrate(&app, self.json).await,
                 Command::Topology => setup::topology(&app, self.json).await,
-                Command::Config => unreachable!("answered above, without servers"),
+                Command::Config | Command::Demo => unreachable!("answered above, without servers"),
             }
         });
         // What still hangs on a server that is away must not keep the process.

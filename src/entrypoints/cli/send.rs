@@ -36,7 +36,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Send {
-    /// JSON lines, each {"type", "message_id" (may be absent), "body"}; - is standard input.
+    /// JSON lines, each `{"type", "message_id" (may be absent), "body"}`; - is standard input.
     #[arg(long, required = true, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Wait until all are handled, and say what became of them.
@@ -261,10 +261,10 @@ impl Tally {
                     self.orderids.extend(orderid(body));
                 }
                 Published::Unroutable => {
-                    self.fail(&format!("{message_id}: no queue takes commands of type {kind:?}"))
+                    self.fail(&format!("{message_id}: no queue takes commands of type {kind:?}"));
                 }
                 Published::Refused(reason) => {
-                    self.fail(&format!("{message_id}: the broker refused it: {reason}"))
+                    self.fail(&format!("{message_id}: the broker refused it: {reason}"));
                 }
                 Published::Unknown(reason) => {
                     self.fail(&format!("{message_id}: not confirmed, so send it again: {reason}"));

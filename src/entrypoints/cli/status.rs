@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     bootstrap::App,
     ports::operations::{QueueDepth, Topology as _},
-    views::OutboxDepth,
+    views::{FailureCounts, OutboxDepth},
 };
 
 use super::{Done, output};
@@ -17,6 +17,7 @@ struct Status {
     schema_version: Option<i64>,
     queues: Vec<QueueDepth>,
     outbox: Option<OutboxDepth>,
+    failures: Option<FailureCounts>,
 }
 
 /// Exits 1 when a server does not answer or the schema does not fit.
@@ -24,7 +25,11 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<Done> {
     let topology = app.topology();
     let (schema, queues) = tokio::join!(app.schema_version(), topology.queue_depths());
     let fits = schema.as_ref().is_ok_and(|version| version.fits());
-    let outbox = if fits { Some(app.views().outbox_depth().await?) } else { None };
+    let (outbox, failures) = if fits {
+        (Some(app.views().outbox_depth().await?), Some(app.views().failure_counts().await?))
+    } else {
+        (None, None)
+    };
     let status = Status {
         database: match &schema {
             Ok(version) if version.fits() => "ok".into(),
@@ -35,6 +40,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<Done> {
         schema_version: schema.ok().and_then(|version| version.found),
         queues: queues.unwrap_or_default(),
         outbox,
+        failures,
     };
     if json {
         output::json(&status)?;
@@ -51,6 +57,9 @@ fn print(status: &Status) {
         let oldest =
             outbox.oldest_seconds.map(|age| format!(", the oldest for {age:.1} s")).unwrap_or_default();
         output::line(&format!("outbox     {} pending{oldest}", outbox.pending));
+    }
+    if let Some(FailureCounts { retrying, dead, discarded }) = &status.failures {
+        output::line(&format!("failures   {retrying} retrying, {dead} dead, {discarded} discarded"));
     }
     for queue in &status.queues {
         let QueueDepth { name, ready, consumers } = queue;

@@ -1,0 +1,40 @@
+//! Removal of what nobody needs any more, a little at a time.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use crate::ports::outbox::Retention;
+
+/// Rows of one table that one call removes: few enough that nobody waits for it.
+const AT_ONCE: i64 = 2000;
+
+/// Removes handled messages and ended failures that are old enough; true if there may be more.
+pub(super) async fn sweep(connection: &mut PgConnection, retention: Retention) -> Result<bool, sqlx::Error> {
+    let inbox = sqlx::query!(
+        "delete from inbox where ctid = any(array(
+             select ctid from inbox where handled_at < now() - make_interval(secs => $1) limit $2))",
+        seconds(retention.inbox),
+        AT_ONCE,
+    );
+    let handled = inbox.execute(&mut *connection).await?.rows_affected();
+    let failures = sqlx::query!(
+        "delete from failed_messages where id = any(array(
+             select id from failed_messages
+             where ended_at < now() - make_interval(secs => $1) and status in ('resolved', 'discarded') limit $2))",
+        seconds(retention.failures),
+        AT_ONCE,
+    );
+    let ended = failures.execute(&mut *connection).await?.rows_affected();
+    // Starts of messages that somebody took out of their queue never end.
+    let starts = sqlx::query!(
+        "delete from message_starts where started_at < now() - make_interval(secs => $1)",
+        seconds(retention.inbox),
+    );
+    starts.execute(connection).await?;
+    Ok(handled.max(ended) >= AT_ONCE.unsigned_abs())
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}

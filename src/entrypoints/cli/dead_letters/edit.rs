@@ -1,0 +1,103 @@
+//! `edit`: a body that cannot be handled is replaced by one that can.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Context as _;
+use similar::TextDiff;
+
+use crate::{
+    bootstrap::App,
+    ports::ledger::{Acted, Actor},
+    service::dead_letters::{CorrectionError, correct},
+    views::DeadLetterDetail,
+};
+
+use super::super::{Done, output};
+
+/// What the operator said.
+pub(super) struct Wanted {
+    pub(super) id: i64,
+    pub(super) body: Option<PathBuf>,
+    pub(super) kind: Option<String>,
+    pub(super) message_id: Option<String>,
+}
+
+pub(super) async fn edit(app: &App, wanted: Wanted, by: Actor, json: bool) -> anyhow::Result<Done> {
+    let Some(letter) = app.views().dead_letter(wanted.id).await? else {
+        output::error(&format!("there is no failed message {}", wanted.id));
+        return Ok(Done::NotAll);
+    };
+    let Some(message_id) = wanted.message_id.or_else(|| letter.letter.message_id.clone()) else {
+        output::error(
+            "the message has no id by which a repeat could be recognised; give it one with --message-id",
+        );
+        return Ok(Done::WrongUse);
+    };
+    let kind = wanted.kind.unwrap_or_else(|| letter.letter.kind.clone());
+    let draft = match wanted.body {
+        Some(file) => read(&file)?,
+        None => in_editor(&letter)?,
+    };
+    output::aside(&diff(&letter.bytes, &draft));
+    match correct(&app.ledger(), wanted.id, &kind, &message_id, &draft, &by).await {
+        Ok(Acted::Done) => report(1, 0, "replaced and on its way", json),
+        Ok(Acted::Skipped(why)) => report(0, 1, why, json).map(|_| Done::NotAll),
+        Err(CorrectionError::Invalid(error)) => {
+            output::error(&format!("the new body is no valid {kind}: {error}; nothing was changed"));
+            Ok(Done::NotAll)
+        }
+        Err(CorrectionError::Store(error)) => Err(error.into()),
+    }
+}
+
+fn report(done: u8, skipped: u8, words: &str, json: bool) -> anyhow::Result<Done> {
+    if json {
+        output::json(&serde_json::json!({ "matched": 1, "done": done, "skipped": skipped, "failed": 0 }))?;
+    } else {
+        output::line(words);
+    }
+    Ok(Done::All)
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    if file == Path::new("-") {
+        let mut body = Vec::new();
+        std::io::stdin().read_to_end(&mut body)?;
+        return Ok(body);
+    }
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Opens the operator's editor on the body, indented if it is JSON.
+fn in_editor(letter: &DeadLetterDetail) -> anyhow::Result<Vec<u8>> {
+    let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok());
+    let editor =
+        editor.context("neither $VISUAL nor $EDITOR says which editor to open; or give --body FILE")?;
+    let pretty = serde_json::from_slice::<serde_json::Value>(&letter.bytes)
+        .and_then(|json| serde_json::to_vec_pretty(&json));
+    let file =
+        std::env::temp_dir().join(format!("allocation-{}-{}.json", letter.letter.id, std::process::id()));
+    fs::write(&file, pretty.as_deref().unwrap_or(&letter.bytes))?;
+    // Editors come with arguments: "code --wait".
+    let status =
+        Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("editor").arg(&file).status()?;
+    anyhow::ensure!(status.success(), "the editor ended with {status}; nothing was changed");
+    let draft = fs::read(&file)?;
+    fs::remove_file(&file)?;
+    Ok(draft)
+}
+
+fn diff(old: &[u8], new: &[u8]) -> String {
+    let (old, new) = (String::from_utf8_lossy(old), String::from_utf8_lossy(new));
+    let diff = TextDiff::from_lines(&*old, &*new)
+        .unified_diff()
+        .header("was", "is")
+        .missing_newline_hint(false)
+        .to_string();
+    output::printable_lines(&diff)
+}

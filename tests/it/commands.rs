@@ -1,0 +1,291 @@
+//! Normal operation: many workers, many commands, repeats, stops and crashes, and events that tell it all in order.
+
+use std::{sync::Arc, time::Duration};
+
+use allocation::service::message_bus::{Fate, MessageBus};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use serde_json::json;
+use tokio::{sync::Barrier, task::JoinSet};
+use uuid::Uuid;
+
+use crate::harness::{
+    Command, Event, Season, World, allocate, allocated_by, bus, change_batch_quantity, command, create_batch,
+    deallocate, properties, queue_of, wait_until,
+};
+
+/// How often a race is run.
+const ROUNDS: u32 = 20;
+/// A message that fails once is dead.
+const ONE_ATTEMPT: (&str, &str) = ("ALLOCATION__RETRY__MAX_ATTEMPTS", "1");
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_workers_share_5000_commands() {
+    let world = World::new("three_workers_share_5000_commands").await;
+    let workers = [world.worker(), world.worker(), world.worker()];
+    let season = Season::seeded(1, 4000);
+    season.open(&world).await;
+    world.sender.send_all(&season.commands).await;
+    season.assert_all_is_done(&world).await;
+    world.close_after(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_what_is_in_hand() {
+    let world = World::new("sigterm_finishes_what_is_in_hand").await;
+    let season = Season::seeded(2, 2500);
+    let mut worker = world.worker();
+    season.open(&world).await;
+    for part in season.parts(5) {
+        world.get_under_way(part, 50).await;
+        let stopped = worker.terminate().await;
+        assert!(stopped.success(), "{stopped}");
+        worker = world.worker();
+    }
+    season.assert_all_is_done(&world).await;
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_loses_nothing() {
+    let world = World::new("a_killed_worker_loses_nothing").await;
+    world.expect_repeats();
+    let season = Season::seeded(3, 4000);
+    let mut worker = world.worker();
+    season.open(&world).await;
+    for part in season.parts(3) {
+        // More than a worker may hold: whatever it held when it was killed before has ended, so that no message is
+        // there at each death and can be taken for the cause.
+        world.get_under_way(part, 1200).await;
+        worker.kill().await;
+        worker = world.worker();
+    }
+    season.assert_all_is_done(&world).await;
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_command_in_a_batch_fails_alone() {
+    let world = World::new("one_bad_command_in_a_batch_fails_alone").await;
+    world.expect_dead(1);
+    let worker = world.worker();
+    world.sender.send(&create_batch("b-1", "LAMP", 1000)).await;
+    world.wait_handled(1).await;
+    assert!(worker.terminate().await.success());
+
+    let mut waiting: Vec<_> = (0..49).map(|number| allocate(&format!("o-{number}"), "LAMP", 2)).collect();
+    waiting.insert(25, allocate("o-bad", "NO-SUCH-SKU", 2));
+    world.sender.send_all(&waiting).await;
+    let worker = world.worker_with(&[ONE_ATTEMPT]);
+    world.settled(1 + 49).await;
+    wait_until("the bad one is dead", Duration::from_secs(10), async || {
+        world.count("select count(*) from failed_messages where status = 'dead'").await == 1
+    })
+    .await;
+
+    let dead: (String, String, String, i32) =
+        sqlx::query_as("select message_id, reason, error, attempts from failed_messages")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    let id = waiting[25].message_id.clone();
+    assert_eq!(dead, (id, "rejected".into(), "Invalid sku NO-SUCH-SKU".into(), 1));
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_carry_what_the_contract_says() {
+    let world = World::new("events_carry_what_the_contract_says").await;
+    let worker = world.worker();
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    let taken_back = deallocate("o-1", "LAMP");
+    world.sender.send(&allocate("o-1", "LAMP", 6)).await;
+    world.sender.send(&allocate("o-2", "LAMP", 5)).await;
+    world.sender.send(&taken_back).await;
+    let events = world.settled(4).await;
+
+    let told: Vec<_> = events.iter().map(|event| (event.kind(), event.body.clone())).collect();
+    let line = |orderid: &str, qty: u32| json!({ "orderid": orderid, "sku": "LAMP", "qty": qty });
+    let placed = |orderid, qty| {
+        let mut body = line(orderid, qty);
+        body["batchref"] = json!("b-1");
+        body
+    };
+    let expected = [
+        ("allocated", placed("o-1", 6)),
+        ("out_of_stock", line("o-2", 5)),
+        ("deallocated", placed("o-1", 6)),
+        ("allocated", placed("o-2", 5)),
+    ];
+    assert_eq!(told, expected);
+    for event in &events {
+        assert_contract(&world, event).await;
+    }
+    let cause = events[3].header("causation_id");
+    assert_eq!(cause.as_deref(), Some(taken_back.message_id.as_str()), "the freed stock is the cause");
+    world.close_after([worker]).await;
+}
+
+/// The properties that are the same for every event.
+async fn assert_contract(world: &World, event: &Event) {
+    let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    let sent = &event.properties;
+    assert_eq!(event.routing_key, event.kind());
+    assert!(Uuid::parse_str(event.id()).is_ok(), "{event:?}");
+    assert_eq!(text(sent.content_type()).as_deref(), Some("application/json"));
+    assert_eq!(text(sent.app_id()).as_deref(), Some(world.namespace.as_str()));
+    assert_eq!(*sent.delivery_mode(), Some(2));
+    assert_eq!(text(sent.correlation_id()), event.header("causation_id"), "the message id serves");
+    assert_eq!(event.aggregate_id(), "LAMP");
+    assert_eq!(event.header("traceparent"), None);
+    let now = world.count("select extract(epoch from now())::bigint").await;
+    let at = i64::try_from(sent.timestamp().expect("an event says when")).expect("it is not for ever");
+    assert!((now - 120..=now).contains(&at), "{at} is not now, {now}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn correlation_and_trace_are_kept() {
+    let world = World::new("correlation_and_trace_are_kept").await;
+    let worker = world.worker();
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    let mut headers = FieldTable::default();
+    headers.insert("traceparent".into(), AMQPValue::LongString(TRACEPARENT.into()));
+    let line = allocate("o-1", "LAMP", 3);
+    let sent = properties(line.kind, &line.message_id)
+        .with_correlation_id("checkout-7".into())
+        .with_headers(headers);
+    world.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
+
+    let events = world.settled(2).await;
+    let [event] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(event.properties.correlation_id().as_ref().map(ShortString::as_str), Some("checkout-7"));
+    assert_eq!(event.header("traceparent").as_deref(), Some(TRACEPARENT));
+    assert_eq!(event.header("causation_id"), Some(line.message_id));
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_without_type_is_known_by_its_routing_key() {
+    let world = World::new("a_message_without_type_is_known_by_its_routing_key").await;
+    let worker = world.worker();
+    let bare = BasicProperties::default().with_message_id("m-1".into());
+    let batch = br#"{"ref": "b-1", "sku": "LAMP", "qty": 10}"#;
+    world.sender.publish_raw("create_batch", bare, batch).await;
+    world.settled(1).await;
+    assert_eq!(world.count("select count(*) from batches").await, 1);
+    world.close_after([worker]).await;
+}
+
+/// Has the bus handle commands of one queue in one unit of work.
+async fn handle(bus: &MessageBus, commands: &[Command]) {
+    let read = |given: &Command| command(&given.message_id, given.kind, &given.body);
+    let batch: Vec<_> = commands.iter().map(read).collect();
+    let fates = bus.handle(queue_of(&commands[0]), &batch).await.expect("the database is there");
+    let failed = fates.iter().any(|fate| matches!(fate, Fate::Failed(..)));
+    assert!(!failed, "{fates:?}");
+}
+
+/// Has the bus handle several units of work, all begun at the same moment.
+async fn handle_at_once(bus: &MessageBus, units: Vec<Vec<Command>>) {
+    let barrier = Arc::new(Barrier::new(units.len()));
+    let mut racing = JoinSet::new();
+    for unit in units {
+        let (bus, barrier) = (bus.clone(), barrier.clone());
+        racing.spawn(async move {
+            barrier.wait().await;
+            handle(&bus, &unit).await;
+        });
+    }
+    while let Some(ended) = racing.join_next().await {
+        ended.expect("a unit of work does not panic");
+    }
+}
+
+/// A world in which commands are handled by this process and only events are published by another.
+async fn race(name: &str) -> (World, MessageBus) {
+    let world = World::new(name).await;
+    let bus = bus(world.store());
+    (world, bus)
+}
+
+/// Publishes what the race left in the outbox, and looks at all of it together.
+async fn finish(world: World, handled: u32) {
+    let relay = world.start(&["run", "--only", "relay"], &[]);
+    let events = world.settled(usize::try_from(handled).expect("a count is small")).await;
+    assert_eq!(allocated_by(&events), world.allocated_lines().await);
+    world.close_after([relay]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_line_twice_at_once() {
+    let (world, bus) = race("the_same_line_twice_at_once").await;
+    handle(&bus, &[create_batch("b-1", "LAMP", 1000)]).await;
+    for round in 0..ROUNDS {
+        let line = allocate(&format!("o-{round}"), "LAMP", 3);
+        let same_id = line.clone();
+        let other_id = line.clone().with_id(&format!("again-{round}"));
+        handle_at_once(&bus, vec![vec![line], vec![same_id], vec![other_id]]).await;
+    }
+    assert_eq!(world.count("select count(*) from order_lines").await, i64::from(ROUNDS));
+    assert_eq!(world.count("select allocated::bigint from batches").await, i64::from(3 * ROUNDS));
+    assert_eq!(world.count("select event_sequence from products").await, i64::from(ROUNDS));
+    finish(world, 1 + 2 * ROUNDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_batch_of_a_sku_twice_at_once() {
+    let (world, bus) = race("the_first_batch_of_a_sku_twice_at_once").await;
+    for round in 0..ROUNDS {
+        let sku = format!("SKU-{round}");
+        let batch = create_batch(&format!("b-{round}"), &sku, 10);
+        let same = batch.clone().with_id(&format!("again-{round}"));
+        let other = create_batch(&format!("other-{round}"), &sku, 10);
+        handle_at_once(&bus, vec![vec![batch], vec![same], vec![other]]).await;
+    }
+    assert_eq!(world.count("select count(*) from products").await, i64::from(ROUNDS));
+    assert_eq!(world.count("select count(*) from batches").await, i64::from(2 * ROUNDS));
+    finish(world, 3 * ROUNDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_and_allocations_of_one_sku_at_once_never_overallocate() {
+    let (world, bus) = race("a_change_and_allocations_of_one_sku_at_once_never_overallocate").await;
+    for round in 0..ROUNDS {
+        let (sku, batch) = (format!("SKU-{round}"), format!("b-{round}"));
+        handle(&bus, &[create_batch(&batch, &sku, 20)]).await;
+        let line = |number| vec![allocate(&format!("o-{number}"), &sku, 3)];
+        let mut racing: Vec<_> = (0..6).map(line).collect();
+        racing.push(vec![change_batch_quantity(&batch, 8)]);
+        racing.push(vec![change_batch_quantity(&batch, 15)]);
+        handle_at_once(&bus, racing).await;
+        world.assert_consistent().await;
+    }
+    assert_eq!(world.count("select count(*) from order_lines").await, i64::from(6 * ROUNDS));
+    finish(world, 9 * ROUNDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_skus_in_opposite_order_never_deadlock() {
+    let (world, bus) = race("the_same_skus_in_opposite_order_never_deadlock").await;
+    let skus: Vec<_> = (0..8).map(|number| format!("SKU-{number}")).collect();
+    let batches: Vec<_> = skus.iter().map(|sku| create_batch(&format!("b-{sku}"), sku, 1000)).collect();
+    handle(&bus, &batches).await;
+    for round in 0..ROUNDS {
+        let lines = |who: &str| -> Vec<_> {
+            skus.iter().map(|sku| allocate(&format!("o-{who}-{round}"), sku, 1)).collect()
+        };
+        let (forwards, mut backwards) = (lines("one"), lines("other"));
+        backwards.reverse();
+        handle_at_once(&bus, vec![forwards, backwards]).await;
+    }
+    drop(bus);
+    // One that was tried again at once would show nowhere else.
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(world.count(deadlocks).await, 0);
+    finish(world, 8 + 2 * 8 * ROUNDS).await;
+}

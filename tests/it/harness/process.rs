@@ -1,0 +1,134 @@
+//! Processes of the program under test: those that run, and calls of the command line.
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    process::{ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// A stop is quick, whatever is in hand.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A process that works until it is told to stop. Dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    pid: u32,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts a process whose log goes to a file.
+    pub(super) fn start(command: &mut Command, log: PathBuf) -> Self {
+        let file = File::create(&log).expect("the log file can be created");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("the program was built and starts");
+        let pid = child.id().expect("a child that was not waited for has an id");
+        Self { child, pid, log }
+    }
+
+    /// Whether it has not ended, for whatever reason.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The most memory it ever had, in KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the process is alive");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let digits = peak.expect("Linux knows the peak").trim().trim_end_matches(" kB");
+        digits.parse().expect("the peak is a number")
+    }
+
+    /// SIGTERM, and how the process ended.
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM").await;
+        let Ok(ended) = timeout(STOPS_WITHIN, self.child.wait()).await else {
+            panic!("process {} did not stop within {STOPS_WITHIN:?}:\n{}", self.pid, self.log());
+        };
+        ended.expect("a child can be waited for")
+    }
+
+    /// SIGKILL: it has no time for anything.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("a child can be killed");
+    }
+
+    /// SIGSTOP: it does nothing, and does not know.
+    pub(crate) async fn pause(&self) {
+        self.signal("STOP").await;
+    }
+
+    /// SIGCONT: it goes on where it was.
+    pub(crate) async fn resume(&self) {
+        self.signal("CONT").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let status = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -s {name} {}", self.pid))
+            .status()
+            .await
+            .expect("there is a shell");
+        assert!(status.success(), "process {} took no SIG{name}:\n{}", self.pid, self.log());
+    }
+}
+
+/// How a call of the command line ended, and what it printed.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The exit code.
+    pub(crate) code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Answer {
+    pub(super) fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("the command line prints UTF-8");
+        Self {
+            code: output.status.code().expect("the command line is not ended by a signal"),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// Itself, after a look at its exit code.
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Standard output as one JSON value.
+    pub(crate) fn json(&self) -> Value {
+        self.read(&self.stdout)
+    }
+
+    /// Standard output as JSON lines.
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| self.read(line)).collect()
+    }
+
+    fn read(&self, json: &str) -> Value {
+        serde_json::from_str(json)
+            .unwrap_or_else(|error| panic!("not JSON, {error}: {}{}", self.stdout, self.stderr))
+    }
+}

@@ -1,0 +1,123 @@
+//! A link to a server that can be cut, frozen and closed to newcomers, without harm to anybody else.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
+use url::Url;
+
+/// How the link behaves at the moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mode {
+    /// Newcomers are turned away.
+    refuses: bool,
+    /// Nothing gets through, not even the news that one side has hung up.
+    frozen: bool,
+    /// How often everything was cut.
+    cuts: u64,
+}
+
+/// Listens on a port of its own and passes on to a server what it hears.
+pub(crate) struct Proxy {
+    url: String,
+    mode: watch::Sender<Mode>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A link to the server a URL names; the port serves if the URL names none.
+    pub(crate) async fn to(url: &str, default_port: u16) -> Self {
+        let mut url = Url::parse(url).expect("a server's URL is a URL");
+        let host = url.host_str().expect("the URL names a host").to_owned();
+        let upstream = (host, url.port().unwrap_or(default_port));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+        let address: SocketAddr = listener.local_addr().expect("a listener has an address");
+        url.set_host(Some("127.0.0.1")).expect("the URL can name another host");
+        url.set_port(Some(address.port())).expect("the URL can name another port");
+        let (mode, watched) = watch::channel(Mode::default());
+        let accepting = tokio::spawn(accept(listener, upstream, watched));
+        Self { url: url.into(), mode, accepting }
+    }
+
+    /// The server's URL by way of this link.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Resets every connection there is.
+    pub(crate) fn cut(&self) {
+        self.mode.send_modify(|mode| mode.cuts += 1);
+    }
+
+    /// From now on newcomers are turned away, or are welcome again.
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.mode.send_modify(|mode| mode.refuses = refuses);
+    }
+
+    /// Keeps every connection open and lets nothing through.
+    pub(crate) fn freeze(&self) {
+        self.mode.send_modify(|mode| mode.frozen = true);
+    }
+
+    /// Ends the frost: what was held back arrives.
+    pub(crate) fn thaw(&self) {
+        self.mode.send_modify(|mode| mode.frozen = false);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, upstream: (String, u16), mode: watch::Receiver<Mode>) {
+    while let Ok((client, _)) = listener.accept().await {
+        if !mode.borrow().refuses {
+            tokio::spawn(link(client, upstream.clone(), mode.clone()));
+        }
+    }
+}
+
+/// Passes on in both directions until one side hangs up or the link is cut.
+async fn link(mut client: TcpStream, upstream: (String, u16), mut mode: watch::Receiver<Mode>) {
+    let cuts = mode.borrow().cuts;
+    let Ok(mut server) = TcpStream::connect((upstream.0.as_str(), upstream.1)).await else {
+        return;
+    };
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let cut = tokio::select! {
+        () = pump(from_client, to_server, mode.clone()) => false,
+        () = pump(from_server, to_client, mode.clone()) => false,
+        () = until(&mut mode, |mode| mode.cuts > cuts) => true,
+    };
+    if cut {
+        // A reset, as after a crash or from a firewall; a cut link must not look like an orderly end.
+        let _ = client.set_zero_linger();
+        let _ = server.set_zero_linger();
+    }
+}
+
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut mode: watch::Receiver<Mode>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = from.read(&mut buffer).await;
+        until(&mut mode, |mode| !mode.frozen).await;
+        let Ok(length @ 1..) = read else { return };
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn until(mode: &mut watch::Receiver<Mode>, holds: impl FnMut(&Mode) -> bool) {
+    let _ = mode.wait_for(holds).await;
+}

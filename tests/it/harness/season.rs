@@ -1,0 +1,198 @@
+//! Commands as clients send them, one by one or as a whole season made up from a seed.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::{Value, json};
+
+use super::{Event, World};
+
+/// A command with the id its client gave it.
+#[derive(Clone, Debug)]
+pub(crate) struct Command {
+    pub(crate) kind: &'static str,
+    pub(crate) message_id: String,
+    pub(crate) body: Value,
+}
+
+impl Command {
+    /// The same command under another id, so that nothing but its content makes it a repeat.
+    pub(crate) fn with_id(self, message_id: &str) -> Self {
+        Self { message_id: message_id.to_owned(), ..self }
+    }
+
+    /// The same command with something else in its body.
+    pub(crate) fn with(mut self, field: &str, value: Value) -> Self {
+        self.body[field] = value;
+        self
+    }
+
+    /// The short name of the queue it waits in.
+    pub(crate) fn queue(&self) -> &'static str {
+        match self.kind {
+            "allocate" | "deallocate" => "orders",
+            _ => "stock",
+        }
+    }
+}
+
+pub(crate) fn create_batch(reference: &str, sku: &str, qty: u32) -> Command {
+    Command {
+        kind: "create_batch",
+        message_id: format!("create {reference}"),
+        body: json!({ "ref": reference, "sku": sku, "qty": qty, "eta": null }),
+    }
+}
+
+pub(crate) fn allocate(orderid: &str, sku: &str, qty: u32) -> Command {
+    Command {
+        kind: "allocate",
+        message_id: format!("allocate {sku} for {orderid}"),
+        body: json!({ "orderid": orderid, "sku": sku, "qty": qty }),
+    }
+}
+
+pub(crate) fn deallocate(orderid: &str, sku: &str) -> Command {
+    Command {
+        kind: "deallocate",
+        message_id: format!("deallocate {sku} for {orderid}"),
+        body: json!({ "orderid": orderid, "sku": sku }),
+    }
+}
+
+pub(crate) fn change_batch_quantity(batchref: &str, qty: u32) -> Command {
+    Command {
+        kind: "change_batch_quantity",
+        message_id: format!("change {batchref} to {qty}"),
+        body: json!({ "batchref": batchref, "qty": qty }),
+    }
+}
+
+/// Numbers that look random and are the same for the same seed (the generator called splitmix64).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number from 0 up to, and without, `end`.
+    pub(crate) fn below(&mut self, end: u32) -> u32 {
+        u32::try_from(self.bits() % u64::from(end)).expect("a remainder is smaller than its divisor")
+    }
+
+    /// True in so many of a hundred cases.
+    pub(crate) fn percent(&mut self, cases: u32) -> bool {
+        self.below(100) < cases
+    }
+
+    /// One of several things.
+    pub(crate) fn pick<'a, T>(&mut self, things: &'a [T]) -> &'a T {
+        let count = u32::try_from(things.len()).expect("there are not that many");
+        &things[usize::try_from(self.below(count)).expect("an index fits")]
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Batches, and what is asked for afterwards: a bit more than is in stock, some of it taken back, some batches
+/// recounted, and every tenth command sent twice.
+pub(crate) struct Season {
+    pub(crate) batches: Vec<Command>,
+    pub(crate) commands: Vec<Command>,
+    /// The lines nobody takes back, by order and SKU, with their quantities.
+    pub(crate) kept: BTreeMap<(String, String), i32>,
+}
+
+impl Season {
+    /// A season of so many lines, with a batch for twenty and a SKU for a hundred of them.
+    pub(crate) fn seeded(seed: u64, lines: u32) -> Self {
+        let mut random = Random::seeded(seed);
+        let (batches, skus) = ((lines / 20).max(1), (lines / 100).max(1));
+        let sku = |number: u32| format!("SKU-{:02}", number % skus);
+        let reference = |number: u32| format!("batch-{number:03}");
+        let mut season = Self {
+            batches: (0..batches)
+                .map(|number| create_batch(&reference(number), &sku(number), 50 + random.below(100)))
+                .collect(),
+            commands: Vec::new(),
+            kept: BTreeMap::new(),
+        };
+        for number in 0..lines {
+            let (orderid, sku, qty) =
+                (format!("order-{number}"), sku(random.below(skus)), 1 + random.below(10));
+            season.commands.push(allocate(&orderid, &sku, qty));
+            if random.percent(10) {
+                season.commands.push(deallocate(&orderid, &sku));
+            } else {
+                season.kept.insert((orderid, sku), i32::try_from(qty).expect("a quantity is small"));
+            }
+            if random.percent(8) {
+                let change = change_batch_quantity(&reference(random.below(batches)), 30 + random.below(150));
+                season.commands.push(change.with_id(&format!("change-{number}")));
+            }
+            if random.percent(12) {
+                let repeat = random.pick(&season.commands).clone();
+                season.commands.push(repeat);
+            }
+        }
+        season
+    }
+
+    /// How many commands there are when repeats count once.
+    pub(crate) fn distinct(&self) -> usize {
+        let all = self.batches.iter().chain(&self.commands);
+        all.map(|command| (command.queue(), &command.message_id)).collect::<HashSet<_>>().len()
+    }
+
+    /// Sends the batches and waits until they exist, so that nothing that follows is rejected.
+    pub(crate) async fn open(&self, world: &World) {
+        world.sender.send_all(&self.batches).await;
+        world.wait_handled(self.batches.len()).await;
+    }
+
+    /// The commands in so many parts.
+    pub(crate) fn parts(&self, count: usize) -> impl Iterator<Item = &[Command]> {
+        self.commands.chunks(self.commands.len().div_ceil(count))
+    }
+
+    /// Waits until everything was handled; each command once, with events and tables telling the same story.
+    pub(crate) async fn assert_all_is_done(&self, world: &World) {
+        let events = world.settled(self.distinct()).await;
+        assert_eq!(allocated_by(&events), world.allocated_lines().await);
+        let lines: Vec<(String, String, i32)> = sqlx::query_as("select orderid, sku, qty from order_lines")
+            .fetch_all(&world.pool)
+            .await
+            .expect("the lines can be read");
+        let lines: BTreeMap<_, _> =
+            lines.into_iter().map(|(orderid, sku, qty)| ((orderid, sku), qty)).collect();
+        for (line, qty) in &self.kept {
+            assert_eq!(lines.get(line), Some(qty), "{line:?} was not taken back");
+        }
+    }
+}
+
+/// The lines that sit in a batch by what the events say: by order and SKU, the batch.
+pub(crate) fn allocated_by(events: &[Event]) -> BTreeMap<(String, String), String> {
+    let mut seen = HashSet::new();
+    let mut lines = BTreeMap::new();
+    for event in events.iter().filter(|event| seen.insert(event.id())) {
+        let line = (event.field("orderid").to_owned(), event.field("sku").to_owned());
+        match event.kind() {
+            "allocated" => {
+                let before = lines.insert(line, event.field("batchref").to_owned());
+                assert_eq!(before, None, "in two batches: {event:?}");
+            }
+            "deallocated" => {
+                let before = lines.remove(&line);
+                assert_eq!(before.as_deref(), Some(event.field("batchref")), "{event:?}");
+            }
+            _ => assert!(!lines.contains_key(&line), "out of stock while it sits in a batch: {event:?}"),
+        }
+    }
+    lines
+}

@@ -1,0 +1,177 @@
+//! Faults of servers and of the way to them: the processes go on by themselves, and nothing is lost, doubled or blamed.
+
+use std::time::Duration;
+
+use lapin::options::QueueDeleteOptions;
+use tokio::time::sleep;
+use url::Url;
+
+use crate::harness::{
+    Command, Proxy, Running, Season, World, allocate, amqp_url, create_batch, wait_for, wait_until,
+};
+
+/// A server that came back is found within this time.
+const FOUND_AGAIN_WITHIN: Duration = Duration::from_secs(3);
+
+/// The server a fault cuts off.
+#[derive(Clone, Copy)]
+enum Server {
+    Broker,
+    Database,
+}
+
+/// A worker that reaches one of its servers through a proxy, and a season for it to work on.
+struct Stage {
+    world: World,
+    proxy: Proxy,
+    worker: Running,
+    season: Season,
+}
+
+impl Stage {
+    async fn new(name: &str, fault: Server, environment: &[(&str, &str)]) -> Self {
+        let world = World::new(name).await;
+        world.expect_repeats();
+        let (variable, url, port) = match fault {
+            Server::Broker => ("AMQP_URL", amqp_url(), 5672),
+            Server::Database => ("DATABASE_URL", world.database_url(), 5432),
+        };
+        let proxy = Proxy::to(&url, port).await;
+        let worker = world.worker_with(&[environment, &[(variable, proxy.url())]].concat());
+        let season = Season::seeded(7, 1500);
+        season.open(&world).await;
+        Self { world, proxy, worker, season }
+    }
+
+    fn halves(&self) -> (&[Command], &[Command]) {
+        self.season.commands.split_at(self.season.commands.len() / 2)
+    }
+
+    /// All is done in the end, by the process that was there from the beginning.
+    async fn finish(mut self) {
+        self.season.assert_all_is_done(&self.world).await;
+        assert!(self.worker.is_alive());
+        self.world.close_after([self.worker]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_queue_is_survived() {
+    let world = World::new("a_deleted_queue_is_survived").await;
+    let mut worker = world.worker();
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    world.sender.send(&allocate("o-1", "LAMP", 1)).await;
+    world.wait_drained(2).await;
+
+    let deleted = world.channel().queue_delete(world.named("orders").into(), QueueDeleteOptions::default());
+    deleted.await.unwrap();
+    world.cli(&["topology"]).await.exits(0);
+    world.sender.send(&allocate("o-2", "LAMP", 1)).await;
+    let flows = async || world.handled().await;
+    wait_for("commands flow again", Duration::from_secs(10), &3, flows).await;
+    world.settled(3).await;
+    assert!(worker.is_alive());
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_connections_to_the_broker_are_survived() {
+    let stage = Stage::new("cut_connections_to_the_broker_are_survived", Server::Broker, &[]).await;
+    for part in stage.season.parts(4) {
+        stage.world.get_under_way(part, 50).await;
+        stage.proxy.cut();
+    }
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_turns_everybody_away_is_waited_for() {
+    let stage = Stage::new("a_broker_that_turns_everybody_away_is_waited_for", Server::Broker, &[]).await;
+    let (before, meanwhile) = stage.halves();
+    stage.world.get_under_way(before, 50).await;
+    stage.proxy.refuse(true);
+    stage.proxy.cut();
+    stage.world.sender.send_all(meanwhile).await;
+    sleep(Duration::from_secs(3)).await; // the fault takes so long; nothing is waited for
+    stage.proxy.refuse(false);
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_connections_to_the_database_are_survived() {
+    let stage = Stage::new("cut_connections_to_the_database_are_survived", Server::Database, &[]).await;
+    for part in stage.season.parts(4) {
+        stage.world.get_under_way(part, 50).await;
+        stage.proxy.cut();
+    }
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_turns_everybody_away_counts_against_nobody() {
+    let name = "a_database_that_turns_everybody_away_counts_against_nobody";
+    let stage = Stage::new(name, Server::Database, &[]).await;
+    let (before, meanwhile) = stage.halves();
+    stage.world.get_under_way(before, 50).await;
+    stage.proxy.refuse(true);
+    stage.proxy.cut();
+    stage.world.sender.send_all(meanwhile).await;
+    sleep(Duration::from_secs(5)).await; // the fault takes so long; nothing is waited for
+
+    let handled = stage.world.handled().await;
+    stage.proxy.refuse(false);
+    let goes_on = async || stage.world.handled().await > handled;
+    wait_until("the database is found again", FOUND_AGAIN_WITHIN, goes_on).await;
+    stage.season.assert_all_is_done(&stage.world).await;
+    assert_eq!(stage.world.count("select count(*) from failed_messages").await, 0);
+    stage.finish().await;
+}
+
+/// A database that does not answer while its connections look alive, until something ends it.
+async fn freeze(name: &str, end: impl FnOnce(&Proxy)) {
+    let impatient = [("ALLOCATION__DATABASE__PATIENCE", "2s")];
+    let stage = Stage::new(name, Server::Database, &impatient).await;
+    let (before, meanwhile) = stage.halves();
+    stage.world.get_under_way(before, 50).await;
+    stage.proxy.freeze();
+    stage.world.sender.send_all(meanwhile).await;
+    sleep(Duration::from_secs(15)).await; // the fault takes so long; nothing is waited for
+    end(&stage.proxy);
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_silent_and_answers_late_is_survived() {
+    freeze("a_database_that_was_silent_and_answers_late_is_survived", Proxy::thaw).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_silent_and_is_gone_is_survived() {
+    let cut_and_thaw = |proxy: &Proxy| {
+        proxy.cut();
+        proxy.thaw();
+    };
+    freeze("a_database_that_was_silent_and_is_gone_is_survived", cut_and_thaw).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_stopped_for_a_while_does_no_harm() {
+    let world = World::new("a_worker_that_was_stopped_for_a_while_does_no_harm").await;
+    world.expect_repeats();
+    let mut hasty = Url::parse(&amqp_url()).unwrap();
+    hasty.query_pairs_mut().append_pair("heartbeat", "2");
+    let sleeper = world.worker_with(&[("AMQP_URL", hasty.as_str())]);
+    let season = Season::seeded(8, 1000);
+    season.open(&world).await;
+    let (before, meanwhile) = season.commands.split_at(season.commands.len() / 2);
+    world.get_under_way(before, 50).await;
+    sleeper.pause().await;
+    let other = world.worker();
+    world.sender.send_all(meanwhile).await;
+    // Long enough for the broker to give what it holds to the other, who may then wait for its locks.
+    sleep(Duration::from_secs(8)).await;
+    sleeper.resume().await;
+    season.assert_all_is_done(&world).await;
+    world.close_after([sleeper, other]).await;
+}
