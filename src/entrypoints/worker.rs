@@ -112,15 +112,19 @@ impl Worker {
             })
             .collect();
         let ended = loop {
-            match halt.run_until_cancelled(subscription.next()).await {
-                Some(Ok(delivery)) => {
-                    let incoming = Incoming::read(delivery.message, delivery.redelivered, self.limits);
-                    let task = Task { tag: delivery.tag, incoming };
-                    // A lane is gone only when it panicked; what it held is then redelivered, to others.
-                    let _ = lanes[lane_of(&task, lanes.len())].send(task);
-                }
-                Some(Err(error)) => break Err(error),
-                None => break Ok(()),
+            tokio::select! {
+                next = subscription.next() => match next {
+                    Ok(delivery) => {
+                        let incoming = Incoming::read(delivery.message, delivery.redelivered, self.limits);
+                        let task = Task { tag: delivery.tag, incoming };
+                        // A lane that is gone has panicked, and the next turn of this loop ends with it.
+                        let _ = lanes[lane_of(&task, lanes.len())].send(task);
+                    }
+                    Err(error) => break Err(error),
+                },
+                // What a lane held when it panicked comes again, and counts as a start without an end.
+                Some(Err(panic)) = running.join_next() => break Err(BrokerError(format!("a lane ended: {panic}"))),
+                () = halt.cancelled() => break Ok(()),
             }
         };
         halt.cancel();

@@ -49,7 +49,7 @@ pub enum Undecodable {
     #[error("the message id must be 1 to {MAX_MESSAGE_ID} printable characters")]
     InvalidMessageId,
     /// It is larger than is allowed.
-    #[error("the {what} has {size} bytes; {limit} are allowed (limits.{what})")]
+    #[error("{what}: {size} bytes, and {limit} are allowed (limits.{what})")]
     TooLarge {
         /// "body" or "headers".
         what: &'static str,
@@ -79,12 +79,13 @@ pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, Undecodable
     plain_json(message)?;
     let message_id: Arc<str> = message_id(message)?.into();
     let command = command(&message.kind, &message.body)?;
-    let correlation_id = message.correlation_id.as_deref().map_or_else(|| message_id.clone(), Into::into);
+    let correlation_id =
+        message.correlation_id.as_deref().map_or_else(|| message_id.clone(), |id| keepable(id).into());
     Ok(Envelope {
         receipt: Receipt { message_id, fingerprint: fingerprint(&message.body) },
         command,
         correlation_id,
-        traceparent: message.traceparent.as_deref().map(Into::into),
+        traceparent: message.traceparent.as_deref().map(|trace| keepable(trace).into()),
     })
 }
 
@@ -95,6 +96,10 @@ pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, Undecodable
 pub fn command(name: &str, body: &[u8]) -> Result<Command, Undecodable> {
     if depth(body) > MAX_DEPTH {
         return Err(Undecodable::InvalidBody(format!("nested deeper than {MAX_DEPTH} levels")));
+    }
+    // Fields without their names would be read by position.
+    if !matches!(body.trim_ascii_start().first(), Some(b'{')) && Command::NAMES.contains(&name) {
+        return Err(Undecodable::InvalidBody("the body must be a JSON object".into()));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let unknown = |error: UnknownCommand| Undecodable::UnknownCommand(error.to_string());
@@ -119,6 +124,11 @@ fn with_field(name: &str, body: &[u8]) -> Option<String> {
         "." => Some(error.to_string()),
         field => Some(format!("{field}: {error}")),
     }
+}
+
+/// A store of text cannot keep U+0000.
+pub(super) fn keepable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// The deepest nesting of what looks like JSON, found without parsing it.
@@ -215,7 +225,9 @@ mod tests {
             (r#"{"orderid": "o1", "sku": "s", "qty": 1.5}"#, "qty: invalid type: floating point `1.5`"),
             (r#"{"orderid": "o1", "sku": "s", "qty": 1, "qty": 2}"#, "duplicate field `qty`"),
             (r#"{"orderid": "o1", "sku": "s", "qty": 1} x"#, "trailing characters"),
-            ("", "EOF"),
+            ("", "must be a JSON object"),
+            (r#"["o1", "s", 1]"#, "must be a JSON object"),
+            (r#"{"orderid": "o1""#, "EOF"),
         ];
         for (body, expected) in cases {
             let error = error("allocate", body);
@@ -240,7 +252,7 @@ mod tests {
     #[test]
     fn what_is_too_large_is_not_parsed() {
         let large = "x".repeat(LIMITS.body + 1);
-        assert_eq!(error("allocate", &large), "the body has 200001 bytes; 200000 are allowed (limits.body)");
+        assert_eq!(error("allocate", &large), "body: 200001 bytes, and 200000 are allowed (limits.body)");
         let headers = Message { header_bytes: 1001, ..message("allocate", "{}") };
         assert!(matches!(decode(&headers, LIMITS), Err(Undecodable::TooLarge { what: "headers", .. })));
     }

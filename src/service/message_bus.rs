@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    decode::{Envelope, Limits, Undecodable, decode, fingerprint},
+    decode::{Envelope, Limits, Undecodable, decode, fingerprint, keepable},
     delays::{Delays, RetryPolicy},
     handlers::{self, HandlerError},
     unit_of_work::{Failed, UnitOfWork},
@@ -60,16 +60,11 @@ impl Incoming {
                 FailureKey { message_id: Some(receipt.message_id.clone()), fingerprint: receipt.fingerprint }
             }
             None => FailureKey {
-                message_id: self.message.message_id.as_deref().map(keepable).map(Into::into),
+                message_id: self.message.message_id.as_deref().map(|id| keepable(id).into()),
                 fingerprint: fingerprint(&self.message.body),
             },
         }
     }
-}
-
-/// The store cannot keep U+0000; such an id is invalid anyway, and kept as it was among the properties.
-fn keepable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 /// What became of a command.

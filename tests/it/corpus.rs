@@ -9,10 +9,11 @@ use lapin::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{DRAINS_WITHIN, Raw, World, allocate, create_batch, properties, wait_for};
+use crate::harness::{Command, DRAINS_WITHIN, Raw, World, allocate, create_batch, properties, wait_for};
 
-/// The defaults of `limits.body` and, well above it, more than `limits.headers`.
+/// The default of `limits.body`.
 const BODY_LIMIT: usize = 256 * 1024;
+/// More than `limits.headers` takes by default.
 const MANY_HEADER_BYTES: usize = 70_000;
 /// What a process may need for all of it; the largest message alone has 20 MiB.
 const MEMORY_KIB: u64 = 300 * 1024;
@@ -44,7 +45,7 @@ fn bad(name: &str, kind: &'static str, body: impl Into<Vec<u8>>, reason: &'stati
     Bad {
         name: name.to_owned(),
         route: Route::Key(kind),
-        properties: properties(kind, &format!("bad: {name}")),
+        properties: properties(kind, &format!("bad: {name:.200}")),
         body: body.into(),
         reason,
     }
@@ -98,6 +99,12 @@ fn line_with(orderid: &str, more: &str) -> String {
     format!(r#"{{"orderid": "{orderid}", "more": {more}, "sku": "LAMP", "qty": 1}}"#)
 }
 
+/// JSON of so many bytes, most of them blanks.
+fn padded(json: String, bytes: usize) -> String {
+    let blanks = " ".repeat(bytes - json.len());
+    json + &blanks
+}
+
 fn nested_json(depth: usize) -> String {
     format!("{}{}", "[".repeat(depth), "]".repeat(depth))
 }
@@ -121,8 +128,8 @@ fn not_json() -> Vec<Bad> {
         ("no body", String::new()),
         ("blanks", " \r\n".into()),
         ("an open brace", "{".into()),
-        ("cut in a string", good[..14].into()),
-        ("cut before its end", good[..good.len() - 1].into()),
+        ("cut in a string", good[..14].to_owned()),
+        ("cut before its end", good[..good.len() - 1].to_owned()),
         ("a byte order mark", format!("\u{feff}{good}")),
         ("trailing garbage", format!("{good} x")),
         ("two objects", format!("{good}{good}")),
@@ -209,7 +216,7 @@ fn wrong_lines() -> Vec<Bad> {
 
 fn wrong_fields() -> Vec<Bad> {
     [
-        ("allocate", r#"{}"#),
+        ("allocate", "{}"),
         ("allocate", r#"{"sku": "LAMP", "qty": 1}"#),
         ("allocate", r#"{"orderid": "o-bad", "qty": 1}"#),
         ("allocate", r#"{"orderid": "o-bad", "sku": "LAMP"}"#),
@@ -249,22 +256,22 @@ fn strange_envelopes() -> Vec<Bad> {
     let mut all = vec![
         bad("no id", "allocate", anonymous, MISSING_ID).with(without_id),
         bad("an empty id", "allocate", good_line(), MISSING_ID).with(properties("allocate", "")),
-        bad("a null type", "allocate", good_line(), UNKNOWN)
+        bad("an empty type", "allocate", good_line(), UNKNOWN)
             .straight_to_orders()
             .with(properties("", "no type")),
         bad("no type at all", "allocate", good_line(), UNKNOWN)
             .straight_to_orders()
             .with(BasicProperties::default().with_message_id("typeless".into())),
     ];
-    for id in
-        [&"i".repeat(201), "  ", "a bell \u{7}", "a line\nbreak", "a tab\t", "a rubout \u{7f}", "a nul \0"]
-    {
+    let (long_id, long_type) = ("i".repeat(201), "t".repeat(255));
+    let ids = ["  ", "a bell \u{7}", "a line\nbreak", "a tab\t", "a rubout \u{7f}", "a nul \0", &long_id];
+    for id in ids {
         all.push(bad(id, "allocate", good_line(), INVALID).with(properties("allocate", id)));
     }
-    let long_type = "t".repeat(255);
-    for kind in ["alocate", "Allocate", " allocate", "allocated", "al\0locate", "<b>", &long_type] {
-        let id = format!("a type {}", kind.len());
-        all.push(bad(kind, "allocate", good_line(), UNKNOWN).with(properties(kind, &id)));
+    let kinds = ["alocate", "Allocate", " allocate", "allocated", "al\0locate", "<b>", &long_type];
+    for (number, kind) in kinds.into_iter().enumerate() {
+        let sent = properties(kind, &format!("type {number}"));
+        all.push(bad(kind, "allocate", good_line(), UNKNOWN).with(sent));
     }
     for content_type in ["text/plain", "application/xml", "json"] {
         let sent = properties("allocate", content_type).with_content_type(content_type.into());
@@ -278,16 +285,14 @@ fn strange_envelopes() -> Vec<Bad> {
 }
 
 fn too_large() -> Vec<Bad> {
-    let good = good_line();
-    let padded = |bytes: usize| format!("{good:bytes$}");
     let long = || text(&"h".repeat(MANY_HEADER_BYTES));
     let mut many = FieldTable::default();
     for number in 0..10_000 {
         many.insert(format!("h-{number:04}").into(), AMQPValue::LongInt(number));
     }
     vec![
-        bad("a byte too many", "allocate", padded(BODY_LIMIT + 1), TOO_LARGE),
-        bad("20 MiB", "allocate", padded(20 * 1024 * 1024), TOO_LARGE),
+        bad("a byte too many", "allocate", padded(good_line(), BODY_LIMIT + 1), TOO_LARGE),
+        bad("20 MiB", "allocate", padded(good_line(), 20 * 1024 * 1024), TOO_LARGE),
         bad("a long header", "allocate", good_line(), TOO_LARGE).with_headers(headers([("long", long())])),
         bad("a long header inside", "allocate", good_line(), TOO_LARGE)
             .with_headers(headers([("outer", AMQPValue::FieldTable(headers([("inner", long())])))])),
@@ -310,7 +315,10 @@ fn forged() -> Vec<Bad> {
     let tables = [
         ("every type of header", every_type()),
         ("deep headers", headers([("outer", deep)])),
-        ("a header that is not UTF-8", headers([("bytes", AMQPValue::LongString(vec![0xff, 0xfe].into()))])),
+        (
+            "a header that is not UTF-8",
+            headers([("bytes", AMQPValue::LongString(vec![0xff_u8, 0xfe].into()))]),
+        ),
         ("a NUL in a header", headers([("nul", text("a\0b"))])),
         (
             "a forged x-death",
@@ -369,16 +377,17 @@ fn against_the_rules() -> Vec<Bad> {
         bad("an id that was used", "allocate", line(r#""o-other""#, r#""LAMP""#, "1"), CONFLICT)
             .with(properties("allocate", &known_line().message_id)),
     ];
-    for evil in [
+    let evil = [
         "<script>alert(document.cookie)</script>",
         "\"><img src=x onerror=alert(1)>",
         "'; drop table order_lines; --",
         "%s%n${jndi:ldap://x}{{7*7}}",
         "../../../../etc/passwd",
         "\u{202e}reversed \u{1f469}\u{200d}\u{1f680}\u{fffe}",
-    ] {
+    ];
+    for (number, evil) in evil.into_iter().enumerate() {
         let body = json!({ "orderid": evil, "sku": evil, "qty": 1 }).to_string();
-        all.push(bad(evil, "allocate", body, REJECTED).with(properties("allocate", evil)));
+        all.push(bad(&format!("evil {number}"), "allocate", body, REJECTED));
     }
     all
 }
@@ -397,7 +406,7 @@ fn corpus() -> Vec<Bad> {
 }
 
 /// The line that is there before everything else.
-fn known_line() -> crate::harness::Command {
+fn known_line() -> Command {
     allocate("o-known", "LAMP", 1)
 }
 
@@ -407,8 +416,8 @@ fn unusual() -> Vec<(BasicProperties, String)> {
     let (longest_id, foreign_id) = ("i".repeat(200), "é".repeat(120));
     let longest_order = format!(r#""{}""#, "ö".repeat(255));
     let sent = |id: &str| properties("allocate", id);
-    let bodies = [
-        (sent("the limit"), format!("{at_the_limit:BODY_LIMIT$}")),
+    vec![
+        (sent("the limit"), padded(at_the_limit, BODY_LIMIT)),
         (sent(&longest_id), line_with("longest-id", "0")),
         (sent(&foreign_id), line_with("foreign-id", "0")),
         (sent("longest order"), line(&longest_order, r#""LAMP""#, "1")),
@@ -420,8 +429,7 @@ fn unusual() -> Vec<(BasicProperties, String)> {
         ),
         (sent("encoding").with_content_encoding("utf-8".into()), line_with("encoding", "0")),
         (BasicProperties::default().with_message_id("bare".into()), line_with("bare", "0")),
-    ];
-    bodies.into_iter().collect()
+    ]
 }
 
 /// At the edge: handled or dead as unreadable, but nothing else.
@@ -434,8 +442,11 @@ fn at_the_edge() -> Vec<(BasicProperties, String)> {
     all.push(line_with("nul", r#""\u0000""#));
     all.push(line_with("half", r#""\ud800""#));
     all.push(line_with("twice", r#"1, "more": 2"#));
-    let numbered = |(number, body)| (properties("allocate", &format!("edge-{number}")), body);
-    let mut all: Vec<_> = all.into_iter().enumerate().map(numbered).collect();
+    let mut all: Vec<_> = all
+        .into_iter()
+        .enumerate()
+        .map(|(number, body)| (properties("allocate", &format!("edge-{number}")), body))
+        .collect();
     let correlated = properties("allocate", "edge-correlation").with_correlation_id("a nul \0".into());
     all.push((correlated, line_with("correlation", "0")));
     let trace = headers([("traceparent", text("a nul \0"))]);

@@ -1,1 +1,337 @@
+//! What fails is tried again, kept when nothing helps, and brought back by an operator.
 
+use std::time::Duration;
+
+use lapin::options::{BasicGetOptions, BasicRejectOptions};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Answer, Command, DRAINS_WITHIN, World, allocate, change_batch_quantity, create_batch, properties,
+    wait_for, wait_until,
+};
+
+/// A message that fails once is dead.
+const ONE_ATTEMPT: &[(&str, &str)] = &[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")];
+const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
+const RESOLVED: &str = "select count(*) from failed_messages where status = 'resolved'";
+
+/// Waits until so many are dead, and says which.
+async fn dead(world: &World, count: i64) -> Vec<String> {
+    wait_for("messages are dead", DRAINS_WITHIN, &count, async || world.count(DEAD).await).await;
+    sqlx::query_scalar("select id::text from failed_messages where status = 'dead' order by id")
+        .fetch_all(&world.pool)
+        .await
+        .expect("the ledger can be read")
+}
+
+/// Calls `allocation dead-letters … --json`.
+async fn dead_letters(world: &World, arguments: &[&str]) -> Answer {
+    world.cli(&[&["--json", "dead-letters"][..], arguments].concat()).await
+}
+
+/// What a call that acts on many says when it did all of it.
+fn all_of(count: u32) -> Value {
+    json!({ "matched": count, "done": count, "skipped": 0, "failed": 0 })
+}
+
+/// A command whose SKU comes into being later: dead, and then possible.
+async fn dead_and_then_possible(world: &World) -> (Command, String) {
+    let line = allocate("o-1", "LAMP", 2);
+    world.sender.send(&line).await;
+    let id = dead(world, 1).await.remove(0);
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    (line, id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_is_tried_again_and_then_resolved() {
+    let world = World::new("a_rejection_is_tried_again_and_then_resolved").await;
+    let worker = world.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "300ms")]);
+    world.sender.send(&allocate("o-1", "LAMP", 2)).await;
+    let tries = "select coalesce(max(attempts), 0)::bigint from failed_messages where status = 'retrying'";
+    let tried_twice = async || world.count(tries).await >= 2;
+    wait_until("it was tried twice", Duration::from_secs(20), tried_twice).await;
+
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.settled(2).await;
+    assert_eq!(world.count(RESOLVED).await, 1);
+    assert_eq!(world.allocated_lines().await.len(), 1);
+    let attempts: Vec<(i32, String, String)> =
+        sqlx::query_as("select attempt, error, host from failed_attempts order by at")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    for (number, (attempt, error, host)) in (1..).zip(&attempts) {
+        assert_eq!((*attempt, error.as_str()), (number, "Invalid sku LAMP"));
+        assert!(!host.is_empty());
+    }
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delays_grow_within_their_jitter() {
+    let world = World::new("delays_grow_within_their_jitter").await;
+    world.expect_dead(1);
+    let worker = world.worker_with(&[
+        ("ALLOCATION__RETRY__MAX_ATTEMPTS", "4"),
+        ("ALLOCATION__RETRY__INITIAL_INTERVAL", "200ms"),
+        ("ALLOCATION__RETRY__MULTIPLIER", "3"),
+        ("ALLOCATION__RETRY__JITTER", "0.2"),
+    ]);
+    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 2)).await;
+    let id = dead(&world, 1).await.remove(0);
+
+    let at: Vec<f64> =
+        sqlx::query_scalar("select extract(epoch from at)::float8 from failed_attempts order by attempt")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    assert_eq!(at.len(), 4);
+    for (delay, pair) in [0.2, 0.6, 1.8].into_iter().zip(at.windows(2)) {
+        let waited = pair[1] - pair[0];
+        assert!((0.8 * delay..=1.2 * delay + 0.4).contains(&waited), "{waited} s, not {delay} s");
+    }
+    let shown = dead_letters(&world, &["show", &id]).await.exits(0).json();
+    assert_eq!((&shown["status"], &shown["reason"]), (&json!("dead"), &json!("rejected")));
+    let history = shown["history"].as_array().unwrap();
+    let numbers: Vec<_> = history.iter().map(|attempt| attempt["attempt"].clone()).collect();
+    assert_eq!(numbers, [json!(1), json!(2), json!(3), json!(4)]);
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_retry_can_be_hastened() {
+    let world = World::new("a_waiting_retry_can_be_hastened").await;
+    let worker = world.worker_with(&[
+        ("ALLOCATION__RETRY__INITIAL_INTERVAL", "1h"),
+        ("ALLOCATION__RETRY__MAX_INTERVAL", "1h"),
+    ]);
+    world.sender.send(&allocate("o-1", "LAMP", 2)).await;
+    let waiting = "select count(*) from failed_messages where status = 'retrying'";
+    wait_for("it waits", DRAINS_WITHIN, &1, async || world.count(waiting).await).await;
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    let hastened = dead_letters(&world, &["retry", "--status", "retrying"]).await;
+    assert_eq!(hastened.exits(0).json(), all_of(1));
+    world.settled(2).await;
+    world.close_after([worker]).await;
+}
+
+/// Ten lines of unknown SKUs, eight changes of unknown batches, twelve unreadable quantities, ten unknown types.
+async fn forty_of_four_causes(world: &World) {
+    let mut commands = Vec::new();
+    for number in 1..=10 {
+        commands.push(allocate(&format!("ghost-{number}"), &format!("GHOST-{number}"), 1));
+    }
+    for number in 1..=8 {
+        commands.push(change_batch_quantity(&format!("no-batch-{number}"), 5));
+    }
+    for number in 1..=12 {
+        commands.push(allocate(&format!("negative-{number}"), "LAMP", 1).with("qty", json!(-number)));
+    }
+    world.sender.send_all(&commands).await;
+    for number in 1..=10 {
+        let sent = properties("alocate", &format!("typing-error-{number}"));
+        world.sender.publish_raw("allocate", sent, b"{}").await;
+    }
+    dead(world, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_group_of_forty_dead_letters_is_brought_back() {
+    let world = World::new("one_group_of_forty_dead_letters_is_brought_back").await;
+    world.expect_dead(30);
+    let worker = world.worker_with(ONE_ATTEMPT);
+    forty_of_four_causes(&world).await;
+
+    let answer = dead_letters(&world, &["groups"]).await.exits(0).json();
+    let groups = answer.as_array().unwrap();
+    let text = |group: &Value, field: &str| group[field].as_str().unwrap_or_default().to_owned();
+    let mut found: Vec<_> = groups
+        .iter()
+        .map(|group| {
+            (text(group, "type"), text(group, "reason"), group["count"].as_i64().unwrap_or_default())
+        })
+        .collect();
+    found.sort_unstable();
+    let expected = [
+        ("allocate", "invalid_message", 12),
+        ("allocate", "rejected", 10),
+        ("alocate", "unknown_command", 10),
+        ("change_batch_quantity", "rejected", 8),
+    ];
+    assert_eq!(found, expected.map(|(kind, reason, count)| (kind.to_owned(), reason.to_owned(), count)));
+
+    let batches: Vec<_> =
+        (1..=10).map(|number| create_batch(&format!("b-{number}"), &format!("GHOST-{number}"), 10)).collect();
+    world.sender.send_all(&batches).await;
+    world.wait_handled(10).await;
+    let ghosts = groups.iter().find(|group| group["type"] == "allocate" && group["reason"] == "rejected");
+    let group = text(ghosts.unwrap(), "group");
+    let retried = dead_letters(&world, &["retry", "--group", &group]).await.exits(0);
+    assert_eq!(retried.json(), all_of(10));
+    world.settled(20).await;
+    assert_eq!((world.count(RESOLVED).await, world.count(DEAD).await), (10, 30));
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_retry_twice_at_once_has_one_effect() {
+    let world = World::new("the_same_retry_twice_at_once_has_one_effect").await;
+    let worker = world.worker_with(ONE_ATTEMPT);
+    let (_, id) = dead_and_then_possible(&world).await;
+    // Nobody handles it meanwhile, so that the second one finds it on its way.
+    assert!(worker.terminate().await.success());
+    let retry = ["retry", &id];
+    let (one, other) = tokio::join!(dead_letters(&world, &retry), dead_letters(&world, &retry));
+    let mut told = [one.json(), other.json()].map(|said| (said["done"].clone(), said["skipped"].clone()));
+    told.sort_unstable_by_key(|(done, _)| done.as_i64());
+    assert_eq!(told, [(json!(0), json!(1)), (json!(1), json!(0))]);
+    assert_eq!(world.count("select count(*) from failed_actions").await, 1);
+
+    let worker = world.worker_with(ONE_ATTEMPT);
+    world.settled(2).await;
+    assert_eq!(world.count("select count(*) from order_lines where qty = 2").await, 1);
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_what_was_handled_meanwhile_is_skipped() {
+    let world = World::new("a_retry_of_what_was_handled_meanwhile_is_skipped").await;
+    let worker = world.worker_with(ONE_ATTEMPT);
+    let (line, id) = dead_and_then_possible(&world).await;
+    world.sender.send(&line).await;
+    world.settled(2).await;
+    let told = dead_letters(&world, &["retry", &id]).await.json();
+    assert_eq!(told, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
+    world.settled(2).await;
+    assert_eq!((world.count(DEAD).await, world.count(RESOLVED).await), (0, 1));
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_discarded_can_be_restored() {
+    let world = World::new("what_is_discarded_can_be_restored").await;
+    world.expect_dead(3);
+    let worker = world.worker_with(ONE_ATTEMPT);
+    for number in 1..=3 {
+        world.sender.send(&allocate(&format!("o-{number}"), "NO-SUCH-SKU", 1)).await;
+    }
+    dead(&world, 3).await;
+
+    dead_letters(&world, &["discard", "--all"]).await.exits(2);
+    let discarded = dead_letters(&world, &["discard", "--all", "--why", "test data"]).await.exits(0);
+    assert_eq!(discarded.json(), all_of(3));
+    assert_eq!(dead_letters(&world, &["list"]).await.exits(0).json(), json!([]));
+    let listed = dead_letters(&world, &["list", "--status", "discarded"]).await.exits(0).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(3));
+    let reasons = "select count(*) from failed_actions where what = 'discard' and why = 'test data'";
+    assert_eq!(world.count(reasons).await, 3);
+
+    let restored = dead_letters(&world, &["restore", "--all"]).await.exits(0);
+    assert_eq!(restored.json(), all_of(3));
+    assert_eq!(world.count(DEAD).await, 3);
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_changes_nothing_and_nothing_is_done_to_what_was_not_named() {
+    let world = World::new("a_dry_run_changes_nothing_and_nothing_is_done_to_what_was_not_named").await;
+    world.expect_dead(2);
+    let worker = world.worker_with(ONE_ATTEMPT);
+    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
+    world.sender.send(&allocate("o-2", "NO-SUCH-SKU", 1)).await;
+    dead(&world, 2).await;
+
+    let told = dead_letters(&world, &["retry", "--all", "--dry-run"]).await.exits(0).json();
+    assert_eq!((&told["matched"], &told["done"]), (&json!(2), &json!(0)));
+    let told = dead_letters(&world, &["discard", "--all", "--why", "x", "--dry-run"]).await.exits(0).json();
+    assert_eq!((&told["matched"], &told["done"]), (&json!(2), &json!(0)));
+    dead_letters(&world, &["retry"]).await.exits(2);
+    dead_letters(&world, &["retry", "--no-such-filter"]).await.exits(2);
+    dead_letters(&world, &["retry", "999999"]).await.exits(1);
+    dead_letters(&world, &["show", "999999"]).await.exits(1);
+
+    assert_eq!(world.count(DEAD).await, 2);
+    assert_eq!(world.count("select count(*) from failed_actions").await, 0);
+    assert_eq!(world.count("select count(*) from failed_attempts").await, 2);
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_mends_a_body_and_keeps_the_old_one() {
+    let world = World::new("an_edit_mends_a_body_and_keeps_the_old_one").await;
+    let worker = world.worker();
+    let wrong = allocate("o-1", "LAMP", 5).with("qty", json!(-5));
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.sender.send(&wrong).await;
+    let id = dead(&world, 1).await.remove(0);
+
+    let still_wrong = world.file("still-wrong.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 0}"#);
+    let mended = world.file("mended.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 5}"#);
+    let edit = ["edit", id.as_str(), "--why", "a typing error", "--body"];
+    dead_letters(&world, &[&edit[..], &[still_wrong.to_str().unwrap()]].concat()).await.exits(1);
+    assert_eq!(world.count(DEAD).await, 1);
+    dead_letters(&world, &[&edit[..], &[mended.to_str().unwrap()]].concat()).await.exits(0);
+
+    world.settled(2).await;
+    assert_eq!(world.count("select qty::bigint from order_lines").await, 5);
+    let (why, previous): (Option<String>, Option<Vec<u8>>) =
+        sqlx::query_as("select why, previous_body from failed_actions where what = 'edit'")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    assert_eq!(why.as_deref(), Some("a typing error"));
+    assert_eq!(previous, Some(wrong.body.to_string().into_bytes()));
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_json_lines_with_everything_in_them() {
+    let world = World::new("an_export_is_json_lines_with_everything_in_them").await;
+    world.expect_dead(3);
+    let worker = world.worker_with(ONE_ATTEMPT);
+    let line = allocate("o-1", "NO-SUCH-SKU", 1);
+    world.sender.send(&line).await;
+    world.sender.publish_raw("allocate", properties("allocate", "text"), b"no JSON").await;
+    world.sender.publish_raw("allocate", properties("allocate", "bytes"), b"\xff\x00\xfe").await;
+    dead(&world, 3).await;
+
+    let exported = dead_letters(&world, &["export"]).await.exits(0).json_lines();
+    let body_of = |id: &str| {
+        let found = exported.iter().find(|letter| letter["message_id"] == id);
+        found.map(|letter| letter["body"].clone())
+    };
+    assert_eq!(exported.len(), 3);
+    assert_eq!(body_of(&line.message_id), Some(json!(line.body.to_string())));
+    assert_eq!(body_of("text"), Some(json!("no JSON")));
+    assert_eq!(body_of("bytes"), Some(json!({ "base64": "/wD+" })));
+    for letter in &exported {
+        assert_eq!(letter["history"].as_array().map(Vec::len), Some(1), "{letter}");
+        assert_eq!(letter["properties"]["type"], "allocate", "{letter}");
+    }
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brokers_own_dead_letters_reach_the_ledger() {
+    let world = World::new("the_brokers_own_dead_letters_reach_the_ledger").await;
+    world.expect_dead(1);
+    let line = allocate("o-1", "LAMP", 1);
+    world.sender.send(&line).await;
+    let orders = world.named("orders").into();
+    let taken = world.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap().unwrap();
+    assert!(taken.reject(BasicRejectOptions { requeue: false }).await.unwrap());
+
+    let archive = world.start(&["run", "--only", "archive"], &[]);
+    dead(&world, 1).await;
+    let kept: (String, String, String, Vec<u8>) =
+        sqlx::query_as("select queue, message_id, reason, body from failed_messages")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    let body = line.body.to_string().into_bytes();
+    assert_eq!(kept, ("orders".into(), line.message_id, "rejected".into(), body));
+    world.close_after([archive]).await;
+}

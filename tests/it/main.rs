@@ -3,6 +3,7 @@
 mod architecture;
 mod commands;
 mod corpus;
+mod crashes;
 mod failures;
 mod harness;
 mod recovery;

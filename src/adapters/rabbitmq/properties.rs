@@ -27,6 +27,14 @@ const NOT_PUBLISHED_AGAIN: [&str; 8] = [
     "BCC",
 ];
 
+/// AMQP's short strings end at 255 bytes, and the client library panics beyond.
+const SHORT: usize = 255;
+
+/// As much of a text as fits in a short string. Only what was never valid is longer.
+pub(super) fn short(text: &str) -> ShortString {
+    text[..text.floor_char_boundary(SHORT)].into()
+}
+
 /// A message's properties, as the client library has them.
 #[derive(Debug)]
 pub(super) struct Kept(pub(super) BasicProperties);
@@ -159,9 +167,9 @@ pub(super) fn for_retry(retry: &DueRetry) -> BasicProperties {
     let mut properties = BasicProperties::default()
         .with_headers(headers)
         .with_delivery_mode(PERSISTENT)
-        .with_type(retry.kind.as_str().into());
+        .with_type(short(&retry.kind));
     if let Some(id) = &retry.message_id {
-        properties = properties.with_message_id(id.as_str().into());
+        properties = properties.with_message_id(short(id));
     }
     if retry.edited {
         properties = properties.with_content_type("application/json".into());
@@ -227,6 +235,13 @@ mod tests {
         assert_eq!(generation(&properties), 3);
         assert_eq!(properties.correlation_id().as_ref().map(ShortString::as_str), Some("c"));
         assert_eq!((properties.expiration(), properties.user_id()), (&None, &None));
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_short_string_is_cut_between_characters() {
+        assert_eq!(short(&"x".repeat(255)).as_str().len(), 255);
+        assert_eq!(short(&"€".repeat(100)).as_str().len(), 255);
+        assert_eq!(short(&"é".repeat(200)).as_str().len(), 254);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::ports::{
 
 use super::{
     Broker, CONNECT_WITHIN, answer, channel,
-    properties::{self, PERSISTENT, TRACEPARENT},
+    properties::{self, PERSISTENT, TRACEPARENT, short},
 };
 
 /// A broker that confirms nothing for so long is in alarm or gone; what was in flight is published again.
@@ -97,7 +97,7 @@ impl PublishingChannel {
         self.channel
             .basic_publish(
                 message.exchange.as_str().into(),
-                message.routing_key.as_str().into(),
+                short(&message.routing_key),
                 BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
                 &message.body,
                 message.properties.clone(),
@@ -181,7 +181,7 @@ impl EventPublisher {
             body: row.body.clone().into_bytes(),
             properties: json_message(&row.name, &row.event_id.to_string())
                 .with_headers(headers)
-                .with_correlation_id(row.correlation_id.as_str().into())
+                .with_correlation_id(short(&row.correlation_id))
                 .with_app_id(self.broker.namespace().into())
                 .with_timestamp(row.committed_at),
         }
@@ -246,6 +246,6 @@ fn json_message(kind: &str, message_id: &str) -> BasicProperties {
     BasicProperties::default()
         .with_content_type("application/json".into())
         .with_delivery_mode(PERSISTENT)
-        .with_type(kind.into())
-        .with_message_id(message_id.into())
+        .with_type(short(kind))
+        .with_message_id(short(message_id))
 }

@@ -125,6 +125,14 @@ struct Line {
     body: Box<RawValue>,
 }
 
+impl Line {
+    /// For the properties of an AMQP message.
+    fn is_too_long(&self) -> bool {
+        let short = |text: &str| text.len() <= 255;
+        !short(&self.kind) || !self.message_id.as_deref().is_none_or(short)
+    }
+}
+
 impl One {
     fn command(self) -> OutgoingCommand {
         let (kind, body, id) = match self {
@@ -216,6 +224,10 @@ async fn send_file(sender: &impl CommandSender, file: &Path, tally: &mut Tally) 
             continue;
         }
         match serde_json::from_str::<Line>(&line) {
+            Ok(line) if line.is_too_long() => {
+                let what = "type and message_id may have 255 bytes each";
+                tally.fail(&format!("{} line {number}: {what}", file.display()));
+            }
             Ok(line) => window.push(OutgoingCommand {
                 kind: line.kind,
                 message_id: line.message_id.unwrap_or_else(new_id),
