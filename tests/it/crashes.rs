@@ -273,7 +273,7 @@ async fn a_worker_with_a_fault() {
         bus: MessageBus::new(Arc::new(store.clone()), policy.clone()),
         lanes: 2,
         max_batch: 100,
-        hold: Duration::from_secs(60),
+        hold: Duration::from_mins(1),
         database: database.clone(),
         broker: broker_outage.clone(),
     };
