@@ -21,7 +21,7 @@ use crate::{
     ports::{
         ledger::Ledger,
         operations::{CommandSender, Declared, SchemaVersion, Topology},
-        outbox::Retention,
+        outbox::{RefusedEvents, Retention},
         queue::{Message, QueueName, Stage},
         store::ViewState,
     },
@@ -55,6 +55,7 @@ pub struct App {
     commits: Arc<Commits>,
     database_outage: Arc<Outage>,
     broker_outage: Arc<Outage>,
+    bus: MessageBus,
 }
 
 impl App {
@@ -68,11 +69,14 @@ impl App {
             .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
         let broker = Broker::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
+        let (pool, commits) = (access.pool(), Arc::<Commits>::default());
+        let store = PgStore::new(pool.clone(), &access, commits.clone());
         Ok(Self {
-            pool: access.pool(),
+            bus: MessageBus::new(Arc::new(store), policy(&settings)),
+            pool,
             access,
             broker,
-            commits: Arc::default(),
+            commits,
             database_outage: Arc::new(Outage::of("the database")),
             broker_outage: Arc::new(Outage::of("the broker")),
             settings,
@@ -100,6 +104,12 @@ impl App {
     /// The ledger of failures, for operators.
     #[must_use]
     pub fn ledger(&self) -> impl Ledger + use<> {
+        PgLedger::new(self.pool.clone(), &self.access)
+    }
+
+    /// Events that were set aside, for operators.
+    #[must_use]
+    pub fn refused_events(&self) -> impl RefusedEvents + use<> {
         PgLedger::new(self.pool.clone(), &self.access)
     }
 
@@ -153,20 +163,32 @@ impl App {
             }
         }
         info!(?roles, namespace = self.settings.namespace, "running");
-        self.finish(tasks, stop).await;
-        Ok(())
+        self.finish(tasks, stop).await
     }
 
-    /// Waits for the roles to end, and once they are to stop, not longer than the grace.
-    async fn finish(&self, mut tasks: JoinSet<()>, stop: &CancellationToken) {
+    /// Waits for the roles to end, and once they are to stop, not longer than the grace. None ends by itself: one that
+    /// does has panicked, and the process with it, so that whoever supervises it notices.
+    async fn finish(&self, mut tasks: JoinSet<()>, stop: &CancellationToken) -> anyhow::Result<()> {
         let grace = self.settings.worker.grace;
         let overdue = async {
             stop.cancelled().await;
             tokio::time::sleep(grace).await;
         };
+        let ended = async {
+            while let Some(ended) = tasks.join_next().await {
+                ended.context("a role ended by a panic; what it had in hand will be redelivered")?;
+            }
+            Ok(())
+        };
         tokio::select! {
-            () = async { while tasks.join_next().await.is_some() {} } => info!("stopped"),
-            () = overdue => warn!(?grace, "not everything was finished; the rest will be redelivered"),
+            ended = ended => {
+                info!("stopped");
+                ended
+            }
+            () = overdue => {
+                warn!(?grace, "not everything was finished; the rest will be redelivered");
+                Ok(())
+            }
         }
     }
 
@@ -179,13 +201,12 @@ impl App {
 
     fn worker(&self, queue: QueueName, stage: Stage) -> Worker {
         let settings = &self.settings.worker;
-        let store = PgStore::new(self.pool.clone(), &self.access, self.commits.clone());
         Worker {
             queue,
             stage,
             limits: self.limits(),
             queues: Arc::new(RabbitQueues::new(self.broker.clone(), settings.prefetch.get())),
-            bus: MessageBus::new(Arc::new(store), self.policy()),
+            bus: self.bus.clone(),
             lanes: settings.lanes.get(),
             max_batch: settings.max_batch.get(),
             hold: settings.hold,
@@ -201,21 +222,6 @@ impl App {
 
     fn limits(&self) -> Limits {
         Limits { body: self.settings.limits.body.get(), headers: self.settings.limits.headers.get() }
-    }
-
-    fn policy(&self) -> Policy {
-        let retry = &self.settings.retry;
-        Policy {
-            handler_timeout: self.settings.worker.handler_timeout,
-            retry: RetryPolicy {
-                max_attempts: retry.max_attempts.get(),
-                initial_interval: retry.initial_interval,
-                multiplier: retry.multiplier,
-                max_interval: retry.max_interval,
-                jitter: retry.jitter,
-            },
-            host: format!("{}:{}", gethostname().to_string_lossy(), std::process::id()),
-        }
     }
 
     fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {
@@ -251,6 +257,21 @@ impl App {
             }
         }
         true
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    let retry = &settings.retry;
+    Policy {
+        handler_timeout: settings.worker.handler_timeout,
+        retry: RetryPolicy {
+            max_attempts: retry.max_attempts.get(),
+            initial_interval: retry.initial_interval,
+            multiplier: retry.multiplier,
+            max_interval: retry.max_interval,
+            jitter: retry.jitter,
+        },
+        host: format!("{}:{}", gethostname().to_string_lossy(), std::process::id()),
     }
 }
 

@@ -313,15 +313,27 @@ impl Lead for MemoryStore {
         Ok(Look { events: !self.kept().await.outbox.is_empty(), retry_in: None })
     }
 
-    async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
-        Ok(self.kept().await.outbox.iter().take(at_most).cloned().collect())
+        Ok(self
+            .kept()
+            .await
+            .outbox
+            .iter()
+            .filter(|row| !except.contains(&row.sku))
+            .take(at_most)
+            .cloned()
+            .collect())
     }
 
-    async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+    async fn remove(&mut self, ids: &[i64], _unroutable: i64) -> Result<(), StoreError> {
         let ids: HashSet<_> = ids.iter().collect();
         self.kept().await.outbox.retain(|row| !ids.contains(&row.id));
         Ok(())
+    }
+
+    async fn set_aside(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
+        self.remove(&[id], 0).await
     }
 
     async fn due_retries(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
@@ -329,6 +341,14 @@ impl Lead for MemoryStore {
     }
 
     async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn hold_retry(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn refuse_retry(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -37,8 +37,10 @@ pub enum Published {
     Confirmed,
     /// The broker has it, and no queue wanted it.
     Unroutable,
-    /// The broker does not take it.
-    Refused(String),
+    /// The broker cannot take it now: a queue is full, say.
+    Nacked(String),
+    /// The broker will never take it as it is: it is too large, say. Only ever said of a message published alone.
+    Rejected(String),
     /// Nobody knows: it is to be published again.
     Unknown(String),
 }
@@ -57,23 +59,43 @@ pub trait Outbox: Send + Sync {
     async fn woken(&self);
 }
 
+/// Events that were set aside, as operators deal with them.
+#[async_trait]
+pub trait RefusedEvents: Send + Sync {
+    /// Has events that were set aside published again, those with these ids or all, and says how many.
+    ///
+    /// # Errors
+    /// The store is away.
+    async fn try_again(&self, ids: Option<&[i64]>) -> Result<usize, StoreError>;
+}
+
 /// The right to publish. It ends with the session that holds it, so that nothing can be marked after it is lost.
 #[async_trait]
 pub trait Lead: Send {
     /// What there is to do. Cheap: it is asked every second.
     async fn look(&mut self) -> Result<Look, StoreError>;
 
-    /// The oldest unpublished rows, in order.
-    async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError>;
+    /// The oldest unpublished rows, in order, except of some products.
+    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError>;
 
-    /// Forgets rows that were confirmed.
-    async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError>;
+    /// Forgets rows that were confirmed, and counts those that no queue wanted.
+    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError>;
+
+    /// Sets a row aside with the reason; it and its product's later rows count as unpublished no more, until an
+    /// operator says to try again.
+    async fn set_aside(&mut self, id: i64, reason: &str) -> Result<(), StoreError>;
 
     /// Failed messages whose time for another attempt has come.
     async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError>;
 
     /// Notes that copies of failed messages were published and confirmed.
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;
+
+    /// Notes why a retry could not be published; it will be tried again soon.
+    async fn hold_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;
+
+    /// Notes that a retry can never be published as it is: it is dead.
+    async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;
 
     /// Removes a small number of rows that nobody needs any more; true if there may be more.
     async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError>;
@@ -104,7 +126,7 @@ pub struct Look {
 #[async_trait]
 pub trait Publisher: Send + Sync {
     /// Publishes rows in order, all in flight together, and says what became of each, in the same order. One that
-    /// the broker refuses may make those behind it unknown.
+    /// the broker rejects makes those behind it unknown, and is unknown itself unless it is alone.
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published>;
 
     /// Publishes failed messages back to their queues, as they were, and says what became of each.

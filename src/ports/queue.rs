@@ -32,7 +32,7 @@ impl QueueName {
 
 /// Why the queue's server cannot be used now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the broker is away: {0}")]
+#[error("{0}")]
 pub struct BrokerError(pub String);
 
 /// A message's properties and headers, kept as the client library has them until somebody asks.

@@ -91,6 +91,7 @@ pub async fn correct(
     body: &[u8],
     by: &Actor,
 ) -> Result<Acted, CorrectionError> {
+    decode::checked_id(message_id)?;
     decode::command(kind, body)?;
     let correction = Correction {
         kind: kind.to_owned(),

@@ -170,12 +170,19 @@ fn plain_json(message: &Message) -> Result<(), Undecodable> {
 }
 
 fn message_id(message: &Message) -> Result<&str, Undecodable> {
-    let id = message.message_id.as_deref().unwrap_or_default();
+    checked_id(message.message_id.as_deref().unwrap_or_default())
+}
+
+/// Takes a message id that can be kept: 1 to 200 printable characters, and no more than AMQP's 255 bytes.
+///
+/// # Errors
+/// [`Undecodable::MissingMessageId`] if it is empty, [`Undecodable::InvalidMessageId`] if it is anything else.
+pub fn checked_id(id: &str) -> Result<&str, Undecodable> {
     if id.is_empty() {
         return Err(Undecodable::MissingMessageId);
     }
     let printable = id.chars().all(|character| !character.is_control()) && !id.trim().is_empty();
-    if printable && id.chars().count() <= MAX_MESSAGE_ID {
+    if printable && id.len() <= 255 && id.chars().count() <= MAX_MESSAGE_ID {
         Ok(id)
     } else {
         Err(Undecodable::InvalidMessageId)

@@ -3,11 +3,12 @@
 use std::{
     collections::{HashSet, VecDeque},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
+use tokio::sync::RwLock;
 
 use crate::{
     domain::{Command, Event},
@@ -40,18 +41,28 @@ pub struct Incoming {
     pub decoded: Result<Envelope, Undecodable>,
     /// Whether somebody may have begun with it before.
     pub redelivered: bool,
+    /// How often it was started without an end before this process had it.
+    starts_before: OnceLock<u32>,
+    /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
+    /// no crash.
+    counted: OnceLock<()>,
 }
 
 impl Incoming {
     /// Reads a message.
     #[must_use]
     pub fn read(message: Message, redelivered: bool, limits: Limits) -> Self {
-        Self { decoded: decode(&message, limits), message, redelivered }
+        let (starts_before, counted) = Default::default();
+        Self { decoded: decode(&message, limits), message, redelivered, starts_before, counted }
     }
 
     /// By what its repeats are recognised; none if it cannot be read.
     fn receipt(&self) -> Option<&Receipt> {
         self.decoded.as_ref().ok().map(|envelope| &envelope.receipt)
+    }
+
+    fn starts(&self) -> u32 {
+        self.starts_before.get().copied().unwrap_or(0)
     }
 
     fn key(&self) -> FailureKey {
@@ -94,11 +105,13 @@ pub struct Policy {
     pub host: String,
 }
 
-/// Handles commands, one or many in one unit of work.
+/// Handles commands, one or many in one unit of work. Clones are one bus: a process has one.
 #[derive(Clone)]
 pub struct MessageBus {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
+    /// Held for reading by whoever handles messages, for writing by whoever must be alone in this process.
+    company: Arc<RwLock<()>>,
 }
 
 /// Why a unit of work came to nothing.
@@ -122,11 +135,25 @@ impl From<StoreError> for Broken {
 
 type Batch<'a> = [&'a Incoming];
 
+/// Messages of a batch, by their places in it.
+enum Group {
+    /// In one unit of work, beside those of other lanes.
+    Together(Vec<usize>),
+    /// While nothing else is handled in this process.
+    Alone(usize),
+    /// Not handled any more: it has killed so many workers.
+    Dead(usize, u32),
+}
+
+fn ids(batch: &Batch<'_>) -> Vec<Arc<str>> {
+    batch.iter().filter_map(|incoming| incoming.receipt()).map(|receipt| receipt.message_id.clone()).collect()
+}
+
 impl MessageBus {
     /// A bus over a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, policy: Policy) -> Self {
-        Self { store, policy: Arc::new(policy) }
+        Self { store, policy: Arc::new(policy), company: Arc::default() }
     }
 
     /// Whether the store answers.
@@ -144,16 +171,25 @@ impl MessageBus {
     /// ledger tell what was done.
     pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, StoreAway> {
         let mut fates = vec![None; batch.len()];
-        let all: Vec<_> = batch.iter().collect();
-        for (together, crashes) in self.groups(queue, batch).await? {
-            let group: Vec<_> = together.iter().map(|&i| all[i]).collect();
-            let of_group = match crashes {
-                Some(deaths) => {
-                    vec![self.record_alone(queue, group[0], Failure::CrashLoop(deaths).into()).await?]
+        for group in self.groups(queue, batch).await? {
+            let (members, of_group) = match group {
+                Group::Together(members) => {
+                    let _others_may = self.company.read().await;
+                    let together: Vec<_> = members.iter().map(|&i| &batch[i]).collect();
+                    let of_group = self.handle_group(queue, &together).await?;
+                    (members, of_group)
                 }
-                None => self.handle_group(queue, &group).await?,
+                Group::Alone(i) => {
+                    // If it kills this process, nobody else was at work who could be taken for the culprit.
+                    let _nobody_else = self.company.write().await;
+                    (vec![i], self.handle_group(queue, &[&batch[i]]).await?)
+                }
+                Group::Dead(i, deaths) => {
+                    let failure = Failure::CrashLoop(deaths);
+                    (vec![i], vec![self.record_alone(queue, &batch[i], failure.into()).await?])
+                }
             };
-            for (i, fate) in together.into_iter().zip(of_group) {
+            for (i, fate) in members.into_iter().zip(of_group) {
                 fates[i] = Some(fate);
             }
         }
@@ -175,41 +211,54 @@ impl MessageBus {
 
     /// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their
     /// worker: they go in small groups whose start is counted, and one that was started before goes alone.
-    async fn groups(
-        &self,
-        queue: QueueName,
-        batch: &[Incoming],
-    ) -> Result<Vec<(Vec<usize>, Option<u32>)>, StoreAway> {
+    async fn groups(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Group>, StoreAway> {
         let (suspects, innocent): (Vec<_>, Vec<_>) =
             (0..batch.len()).partition(|&i| batch[i].redelivered && batch[i].receipt().is_some());
-        let ids: Vec<_> =
-            suspects.iter().filter_map(|&i| batch[i].receipt()).map(|r| r.message_id.clone()).collect();
+        self.look_up_starts(queue, suspects.iter().map(|&i| &batch[i])).await?;
         let mut groups = Vec::new();
-        if !ids.is_empty() {
-            let starts = self.store.starts(queue, &ids).await.map_err(StoreAway)?;
-            let (mut first, mut again) = (Vec::new(), Vec::new());
-            for (&i, starts) in suspects.iter().zip(starts) {
-                if starts == 0 { first.push(i) } else { again.push((i, starts)) }
-            }
-            groups.extend(first.chunks(SUSPECTS).map(|chunk| (chunk.to_vec(), None)));
-            groups.extend(again.into_iter().map(|(i, starts)| {
-                let deaths = (starts >= DEADLY_STARTS).then_some(starts + 1);
-                (vec![i], deaths)
-            }));
-        }
+        let (first, again): (Vec<_>, Vec<_>) = suspects.into_iter().partition(|&i| batch[i].starts() == 0);
+        groups.extend(first.chunks(SUSPECTS).map(|chunk| Group::Together(chunk.to_vec())));
+        groups.extend(again.into_iter().map(|i| match batch[i].starts() {
+            starts if starts >= DEADLY_STARTS => Group::Dead(i, starts + 1),
+            _ => Group::Alone(i),
+        }));
         if !innocent.is_empty() {
-            groups.push((innocent, None));
+            groups.push(Group::Together(innocent));
         }
         Ok(groups)
     }
 
-    async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
-        let suspects: Vec<_> = group.iter().filter(|incoming| incoming.redelivered).copied().collect();
-        let ids: Vec<_> =
-            suspects.iter().filter_map(|incoming| incoming.receipt()).map(|r| r.message_id.clone()).collect();
+    async fn look_up_starts(
+        &self,
+        queue: QueueName,
+        suspects: impl Iterator<Item = &Incoming>,
+    ) -> Result<(), StoreAway> {
+        let unknown: Vec<_> = suspects.filter(|incoming| incoming.starts_before.get().is_none()).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let starts = self.store.starts(queue, &ids(&unknown)).await.map_err(StoreAway)?;
+        for (incoming, starts) in unknown.into_iter().zip(starts) {
+            let _ = incoming.starts_before.set(starts);
+        }
+        Ok(())
+    }
+
+    async fn count_starts(&self, queue: QueueName, group: &Batch<'_>) -> Result<(), StoreAway> {
+        let suspect = |incoming: &&&Incoming| incoming.redelivered && incoming.counted.get().is_none();
+        let uncounted: Vec<_> = group.iter().filter(suspect).copied().collect();
+        let ids = ids(&uncounted);
         if !ids.is_empty() {
             self.store.count_starts(queue, &ids).await.map_err(StoreAway)?;
         }
+        for incoming in uncounted {
+            let _ = incoming.counted.set(());
+        }
+        Ok(())
+    }
+
+    async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
+        self.count_starts(queue, group).await?;
         let mut fates = vec![Fate::Repeat; group.len()];
         let mut due: Vec<usize> = (0..group.len()).collect();
         while !due.is_empty() {

@@ -1,12 +1,14 @@
 //! The read side: one question, one query, one struct. Nothing here writes.
 
 mod dead_letters;
-mod operations;
+mod outbox;
+mod outcome;
 
 use sqlx::PgPool;
 
 pub use dead_letters::{Action, Attempt, DeadLetter, DeadLetterDetail, FailureCounts, Group};
-pub use operations::{OutboxDepth, Outcome};
+pub use outbox::{OutboxDepth, UnpublishedEvent};
+pub use outcome::Outcome;
 
 /// Answers questions from a database.
 #[derive(Clone)]

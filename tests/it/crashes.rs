@@ -220,12 +220,24 @@ impl Lead for Faulty<Box<dyn Lead>> {
         self.inner.look().await
     }
 
-    async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError> {
-        self.inner.unpublished(at_most).await
+    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
+        self.inner.unpublished(at_most, except).await
     }
 
-    async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError> {
-        self.inner.remove(ids).await
+    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
+        self.inner.remove(ids, unroutable).await
+    }
+
+    async fn set_aside(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
+        self.inner.set_aside(id, reason).await
+    }
+
+    async fn hold_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        self.inner.hold_retry(retry, reason).await
+    }
+
+    async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        self.inner.refuse_retry(retry, reason).await
     }
 
     async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {

@@ -227,6 +227,22 @@ impl World {
         Arc::new(PgStore::new(access.pool(), &access, Arc::default()))
     }
 
+    /// Waits until so many different events have arrived; all of them, repeats included.
+    pub(crate) async fn events_of(&self, distinct_events: usize) -> Vec<Event> {
+        let arrived = async || distinct(&self.observer.events());
+        wait_for("events arrive", DRAINS_WITHIN, &distinct_events, arrived).await;
+        self.observer.events()
+    }
+
+    /// Leaves events without a subscriber from now on.
+    pub(crate) async fn stop_observing(&self) {
+        for queue in ["observer", "notifications"] {
+            let deleted =
+                self.channel.queue_delete(self.named(queue).into(), QueueDeleteOptions::default()).await;
+            deleted.expect("the queue was there");
+        }
+    }
+
     /// Calls the command line.
     pub(crate) async fn cli(&self, arguments: &[&str]) -> Answer {
         call(&mut program(&self.namespace, &self.database_url(), arguments)).await

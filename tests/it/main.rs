@@ -8,5 +8,6 @@ mod crashes;
 mod failures;
 mod harness;
 mod recovery;
+mod relay;
 mod rules;
 mod store_contract;

@@ -194,11 +194,53 @@ pub(super) async fn published(
     let (ids, generations): (Vec<_>, Vec<_>) =
         retries.iter().map(|retry| (retry.id, retry.generation)).unzip();
     sqlx::query!(
-        "update failed_messages as f set published_at = now()
+        "update failed_messages as f set published_at = now(), held_because = null
          from unnest($1::bigint[], $2::bigint[]) as done (id, generation)
          where f.id = done.id and f.generation = done.generation and f.status = 'retrying'",
         &ids,
         &generations,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// How long a retry that no queue took waits before it is tried again.
+const HELD_FOR: f64 = 5.0;
+
+/// Notes why a copy could not be published, and puts it off a little.
+pub(super) async fn hold(
+    connection: &mut PgConnection,
+    retry: &DueRetry,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update failed_messages set held_because = $3, due_at = now() + make_interval(secs => $4)
+         where id = $1 and generation = $2 and status = 'retrying'",
+        retry.id,
+        retry.generation,
+        reason,
+        HELD_FOR,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that a copy can never be published.
+pub(super) async fn refuse(
+    connection: &mut PgConnection,
+    retry: &DueRetry,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update failed_messages
+         set status = 'dead', reason = 'invalid_message', error = $3, error_pattern = $3, due_at = null,
+             last_failed_at = now()
+         where id = $1 and generation = $2 and status = 'retrying'",
+        retry.id,
+        retry.generation,
+        format!("the broker does not take it back: {reason}"),
     )
     .execute(connection)
     .await?;

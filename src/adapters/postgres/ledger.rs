@@ -7,12 +7,13 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::ports::{
     ledger::{Acted, Action, Actor, Correction, Ledger, Selection},
+    outbox::RefusedEvents,
     store::StoreError,
 };
 
 use super::{Access, outbox::CHANNEL, session::Session, within};
 
-/// The ledger in a database.
+/// The ledger in a database, and the events beside it that were set aside.
 pub struct PgLedger {
     pool: PgPool,
     patience: Duration,
@@ -24,7 +25,8 @@ struct Found {
     status: String,
     /// The inbox has it: it was handled, by another copy.
     handled: bool,
-    /// A copy is in the queue, or will be in a moment.
+    /// A copy was published within the last minute, or will be in a moment. An older one may have been lost with its
+    /// queue; another copy does no harm.
     on_its_way: bool,
 }
 
@@ -120,6 +122,22 @@ async fn correct(
     Ok(Acted::Done)
 }
 
+#[async_trait]
+impl RefusedEvents for PgLedger {
+    async fn try_again(&self, ids: Option<&[i64]>) -> Result<usize, StoreError> {
+        let update = sqlx::query!(
+            "with again as (
+                 update outbox set refused = null, refused_at = null
+                 where refused is not null and ($1::bigint[] is null or id = any($1)) returning id
+             )
+             select id from again, pg_notify($2, '')",
+            ids,
+            CHANNEL,
+        );
+        Ok(within(self.patience, update.fetch_all(&self.pool)).await?.len())
+    }
+}
+
 /// What an action may do with a message as it was found.
 fn judge(action: Action, found: &Found) -> Acted {
     match (action, found.status.as_str()) {
@@ -142,7 +160,7 @@ async fn find(tx: &mut PgConnection, ids: &[i64]) -> Result<Vec<Found>, sqlx::Er
         r#"select f.id, f.status,
                   exists (select from inbox i where i.queue = f.queue and i.message_id = f.message_id
                           and i.fingerprint = f.fingerprint) as "handled!",
-                  (f.published_at is not null or coalesce(f.due_at <= now(), false)) as "on_its_way!"
+                  (coalesce(f.published_at, f.due_at) between now() - interval '1 minute' and now()) is true as "on_its_way!"
            from failed_messages f where f.id = any($1) order by f.id for update"#,
         ids,
     )

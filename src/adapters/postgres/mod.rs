@@ -40,13 +40,14 @@ impl Access {
     /// # Errors
     /// The URL is not one; the message does not repeat it, for it may hold a password.
     pub fn new(url: &str, max_connections: u32, patience: Duration) -> Result<Self, sqlx::Error> {
-        let statement_timeout = format!("{}ms", patience.as_millis());
+        // Longer than we wait ourselves: a statement that takes so long is an outage, not the fault of its message.
+        let statement_timeout = format!("{}ms", (patience + Duration::from_secs(5)).as_millis());
         let options = PgConnectOptions::from_str(url)?.application_name("allocation").options([
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),
         ]);
-        Ok(Self { options, max_connections, patience: patience + Duration::from_secs(1) })
+        Ok(Self { options, max_connections, patience })
     }
 
     /// A pool that connects when it is first used.

@@ -1,11 +1,14 @@
 //! Events between commit and publication, and who may publish them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, postgres::PgListener};
 use tokio::sync::{Mutex, Notify};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::ports::{
     ledger::DueRetry,
@@ -17,6 +20,10 @@ use super::{Access, failures, retention, within};
 
 /// The session that holds this advisory lock is the active relay: "relay" in ASCII.
 const LEAD: i64 = 0x72_65_6c_61_79;
+/// A leader whose session was silent for so long, several of its looks, is frozen.
+const FROZEN_AFTER: Duration = Duration::from_secs(3);
+/// How often a busy relay looks whether it may forget where removed rows were.
+const RAISE_EVERY: Duration = Duration::from_secs(1);
 /// Where commits of one process are announced to the relays of others.
 pub(super) const CHANNEL: &str = "allocation_outbox";
 /// Commits within this time are announced together.
@@ -117,7 +124,10 @@ impl Outbox for PgOutbox {
         };
         let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LEAD);
         if within(patience, locked.fetch_one(&mut connection)).await? {
-            return Ok(Some(Box::new(PgLead { connection, patience })));
+            return Ok(Some(Box::new(PgLead { connection, patience, floor: Floor::default() })));
+        }
+        if within(patience, end_frozen_leader(&mut connection)).await? {
+            warn!("the leading relay was frozen; its session was ended");
         }
         *standby = Some(connection);
         Ok(None)
@@ -128,39 +138,129 @@ impl Outbox for PgOutbox {
     }
 }
 
+/// Ends the session that leads, if its process does not look at it any more: stopped, or on a machine that is gone.
+/// Whatever it would still remove from the outbox when it wakes up, it cannot.
+async fn end_frozen_leader(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let ended = sqlx::query_scalar!(
+        r#"select pg_terminate_backend(held.pid) as "ended!"
+           from pg_locks held join pg_stat_activity session using (pid)
+           where held.locktype = 'advisory' and held.granted and held.objsubid = 1
+             and held.database = (select oid from pg_database where datname = current_database())
+             and (held.classid::bigint << 32 | held.objid::bigint) = $1
+             and (session.state <> 'active' and session.state_change < now() - make_interval(secs => $2)
+                  or session.wait_event = 'ClientWrite' and session.query_start < now() - make_interval(secs => $2))"#,
+        LEAD,
+        FROZEN_AFTER.as_secs_f64(),
+    );
+    Ok(ended.fetch_optional(connection).await?.unwrap_or(false))
+}
+
 /// All it does it does on the session that holds the lock: losing the session is losing the lead.
 struct PgLead {
     connection: PgConnection,
     patience: Duration,
+    floor: Floor,
+}
+
+/// Below it no row is left and none will appear. Reading begins there, not at the remains of removed rows, which
+/// pile up as long as somebody holds an old snapshot.
+///
+/// Ids are given before the commit, so a smaller one may appear after a larger one was read. But whoever was given one
+/// holds a lock on the table until its end: once those who held it at some moment are gone, every id given before
+/// that moment is visible, or never will be.
+#[derive(Default)]
+struct Floor {
+    id: i64,
+    /// An id that was the last to be given, and those who might not have committed a smaller one then.
+    next: Option<(i64, Vec<String>)>,
+    looked_at: Option<Instant>,
+}
+
+impl Floor {
+    async fn rise(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if self.looked_at.is_some_and(|at| at.elapsed() < RAISE_EVERY) {
+            return Ok(());
+        }
+        self.looked_at = Some(Instant::now());
+        let Some((last, writers)) = self.next.take() else {
+            // In this order: whoever is given an id up to this one holds the lock when it is asked for next.
+            let last = sqlx::query_scalar!("select last_value from outbox_id_seq")
+                .fetch_one(&mut *connection)
+                .await?;
+            self.next = Some((last, writers(connection).await?));
+            return Ok(());
+        };
+        let still = self::writers(connection).await?;
+        if writers.iter().any(|writer| still.contains(writer)) {
+            self.next = Some((last, writers));
+            return Ok(());
+        }
+        let oldest = sqlx::query_scalar!("select id from outbox where id > $1 order by id limit 1", self.id);
+        let oldest = oldest.fetch_optional(connection).await?;
+        self.id = oldest.map_or(last, |oldest| last.min(oldest - 1));
+        Ok(())
+    }
+}
+
+/// The transactions that may have written to the outbox and are not over.
+async fn writers(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select virtualtransaction as "writer!" from pg_locks
+           where relation = 'outbox'::regclass and mode = 'RowExclusiveLock' and granted"#
+    )
+    .fetch_all(connection)
+    .await
 }
 
 #[async_trait]
 impl Lead for PgLead {
     async fn look(&mut self) -> Result<Look, StoreError> {
         let look = sqlx::query!(
-            r#"select exists (select from outbox) as "events!",
+            r#"select exists (select from outbox o where id > $1 and refused is null
+                              and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
+                      ) as "events!",
                       (select extract(epoch from due_at - now())::double precision from failed_messages
-                       where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in"#
+                       where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in"#,
+            self.floor.id,
         );
         let look = within(self.patience, look.fetch_one(&mut self.connection)).await?;
         let retry_in = look.retry_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         Ok(Look { events: look.events, retry_in })
     }
 
-    async fn unpublished(&mut self, at_most: u32) -> Result<Vec<OutboxRow>, StoreError> {
+    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
+        within(self.patience, self.floor.rise(&mut self.connection)).await?;
         let rows = sqlx::query_as!(
             OutboxRow,
             r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent,
                       extract(epoch from committed_at)::bigint as "committed_at!: Seconds"
-               from outbox order by id limit $1"#,
+               from outbox o
+               where id > $2 and refused is null and sku <> all($3)
+                 and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
+               order by id limit $1"#,
             i64::from(at_most),
+            self.floor.id,
+            except,
         );
         within(self.patience, rows.fetch_all(&mut self.connection)).await
     }
 
-    async fn remove(&mut self, ids: &[i64]) -> Result<(), StoreError> {
-        let delete = sqlx::query!("delete from outbox where id = any($1)", ids);
+    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
+        let delete = sqlx::query!(
+            "with counted as (
+                 update relay_state set unroutable = unroutable + $2 where $2::bigint > 0
+             )
+             delete from outbox where id = any($1)",
+            ids,
+            unroutable,
+        );
         within(self.patience, delete.execute(&mut self.connection)).await.map(drop)
+    }
+
+    async fn set_aside(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
+        let update =
+            sqlx::query!("update outbox set refused = $2, refused_at = now() where id = $1", id, reason);
+        within(self.patience, update.execute(&mut self.connection)).await.map(drop)
     }
 
     async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
@@ -169,6 +269,14 @@ impl Lead for PgLead {
 
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
         within(self.patience, failures::published(&mut self.connection, retries)).await
+    }
+
+    async fn hold_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        within(self.patience, failures::hold(&mut self.connection, retry, reason)).await
+    }
+
+    async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        within(self.patience, failures::refuse(&mut self.connection, retry, reason)).await
     }
 
     async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError> {

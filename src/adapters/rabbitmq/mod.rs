@@ -109,3 +109,11 @@ fn said(error: &lapin::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+/// The code with which the broker closed a channel or connection.
+fn reply_code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error.get_id()),
+        _ => None,
+    }
+}

@@ -168,8 +168,18 @@ pub(super) fn for_retry(retry: &DueRetry) -> BasicProperties {
         .with_headers(headers)
         .with_delivery_mode(PERSISTENT)
         .with_type(short(&retry.kind));
-    if let Some(id) = &retry.message_id {
-        properties = properties.with_message_id(short(id));
+    // The sender's own, exactly, so that the copy is known by the same key; the ledger's may be made printable.
+    if let Some(kind) = original.kind().as_ref().filter(|_| !retry.edited) {
+        properties = properties.with_type(kind.clone());
+    }
+    match original.message_id().as_ref().filter(|_| !retry.edited) {
+        Some(id) => properties = properties.with_message_id(id.clone()),
+        None => {
+            properties = retry
+                .message_id
+                .iter()
+                .fold(properties, |properties, id| properties.with_message_id(short(id)))
+        }
     }
     if retry.edited {
         properties = properties.with_content_type("application/json".into());

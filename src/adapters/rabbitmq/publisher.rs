@@ -82,8 +82,11 @@ impl PublishingChannel {
                     if confirmed {
                         Published::Confirmed
                     } else {
-                        Published::Refused("the broker said no (nack)".into())
+                        Published::Nacked("a queue did not take it".into())
                     }
+                }
+                Ok(Err(error)) if messages.len() == 1 && is_about_the_message(&error) => {
+                    Published::Rejected(super::said(&error))
                 }
                 Ok(Err(error)) => Published::Unknown(super::said(&error)),
                 Err(_) => Published::Unknown(format!("not confirmed within {CONFIRM_WITHIN:?}")),
@@ -104,6 +107,13 @@ impl PublishingChannel {
             )
             .await
     }
+}
+
+/// Whether the broker closed the channel or connection over what the message is, rather than over anything around it:
+/// content too large, a property it does not accept, a header that fills more than a frame, a frame it cannot read.
+/// A missing exchange or right is no fault of the message: everything waits until it is there.
+fn is_about_the_message(error: &lapin::Error) -> bool {
+    matches!(super::reply_code(error), Some(311 | 406 | 501 | 502 | 505))
 }
 
 /// The client may hand a returned message to another publish's confirmation: only the id inside it tells whose it is.

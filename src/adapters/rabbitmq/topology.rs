@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use lapin::{
-    Connection, ErrorKind, ExchangeKind,
+    Connection, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
@@ -142,7 +142,7 @@ async fn declare_one(connection: &Connection, name: &str, thing: &Thing) -> Resu
             return Err(BrokerError(format!("{name} was not declared within {CONNECT_WITHIN:?}")));
         }
     };
-    match reply_code(&refused) {
+    match super::reply_code(&refused) {
         Some(406) => Ok(Declared::Different(name.to_owned(), super::said(&refused))),
         // A worker's user need not have the right to declare: it is enough that it is there.
         Some(403) => {
@@ -150,13 +150,6 @@ async fn declare_one(connection: &Connection, name: &str, thing: &Thing) -> Resu
             there.map(|()| Declared::Unchecked(name.to_owned()))
         }
         _ => Err(BrokerError(super::said(&refused))),
-    }
-}
-
-fn reply_code(error: &lapin::Error) -> Option<u16> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => Some(error.get_id()),
-        _ => None,
     }
 }
 
@@ -171,7 +164,7 @@ async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -
     );
     match tokio::time::timeout(CONNECT_WITHIN, bound).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if reply_code(&error) == Some(403) => {}
+        Ok(Err(error)) if super::reply_code(&error) == Some(403) => {}
         Ok(Err(error)) => return Err(BrokerError(super::said(&error))),
         Err(_) => {
             return Err(BrokerError(format!("{queue} was not bound within {CONNECT_WITHIN:?}")));

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod demo;
+mod outbox;
 mod output;
 mod run;
 mod send;
@@ -51,6 +52,8 @@ enum Command {
     Status,
     /// Look at commands that failed, and bring them back.
     DeadLetters(dead_letters::DeadLetters),
+    /// Look at events that are not published yet, and try those again that were set aside.
+    Outbox(outbox::Outbox),
     /// Play the example day in memory, without servers. Nothing of it is kept.
     Demo,
     /// Create the database if it is missing, and bring its schema up to date.
@@ -102,6 +105,7 @@ impl Cli {
                 Command::Send(send) => send.execute(&app, self.json).await,
                 Command::Status => status::status(&app, self.json).await,
                 Command::DeadLetters(letters) => letters.execute(&app, self.json).await,
+                Command::Outbox(outbox) => outbox.execute(&app, self.json).await,
                 Command::Migrate => setup::migrate(&app, self.json).await,
                 Command::Topology => setup::topology(&app, self.json).await,
                 Command::Config | Command::Demo => unreachable!("answered above, without servers"),

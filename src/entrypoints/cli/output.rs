@@ -2,7 +2,9 @@
 
 use std::io::Write as _;
 
+use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// One line of words on standard output.
 pub(super) fn line(text: &str) {
@@ -33,4 +35,25 @@ pub(super) fn printable(text: &str) -> String {
 /// The same, line by line.
 pub(super) fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// A table that fits the terminal, if there is one.
+pub(super) fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(columns);
+    table
+}
+
+/// To the microsecond.
+pub(super) fn long_time(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
+}
+
+/// To the second: what people read in a column.
+pub(super) fn short_time(at: OffsetDateTime) -> String {
+    let long = long_time(at);
+    long.get(..19).map_or(long.clone(), |seconds| seconds.replace('T', " "))
 }

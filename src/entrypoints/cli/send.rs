@@ -21,6 +21,7 @@ use crate::{
         operations::{CommandSender, OutgoingCommand},
         outbox::Published,
     },
+    service::decode::checked_id,
     views::{Outcome, Views},
 };
 
@@ -34,7 +35,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
 /// Enqueue commands, as an upstream system does.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(subcommand_negates_reqs = true)]
 pub(super) struct Send {
     /// JSON lines, each `{"type", "message_id" (may be absent), "body"}`; - is standard input.
     #[arg(long, required = true, value_name = "FILE")]
@@ -185,7 +186,18 @@ impl Send {
         let mut tally = Tally::default();
         let sender = app.sender();
         match (self.one, self.file) {
-            (Some(one), _) => tally.send(&sender, &[one.command()]).await?,
+            (Some(_), Some(_)) => {
+                output::error("send one command, or a file of them");
+                return Ok(Done::WrongUse);
+            }
+            (Some(one), None) => {
+                let command = one.command();
+                if let Err(error) = checked_id(&command.message_id) {
+                    output::error(&error.to_string());
+                    return Ok(Done::WrongUse);
+                }
+                tally.send(&sender, &[command]).await?;
+            }
             (None, Some(file)) => send_file(&sender, &file, &mut tally).await?,
             (None, None) => unreachable!("the command line requires one of them"),
         }
@@ -275,7 +287,7 @@ impl Tally {
                 Published::Unroutable => {
                     self.fail(&format!("{message_id}: no queue takes commands of type {kind:?}"));
                 }
-                Published::Refused(reason) => {
+                Published::Nacked(reason) | Published::Rejected(reason) => {
                     self.fail(&format!("{message_id}: the broker refused it: {reason}"));
                 }
                 Published::Unknown(reason) => {

@@ -51,12 +51,17 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<Done> {
 }
 
 fn print(status: &Status) {
-    output::line(&format!("database   {}", status.database));
+    let version =
+        status.schema_version.map(|version| format!(", schema version {version}")).unwrap_or_default();
+    output::line(&format!("database   {}{version}", status.database));
     output::line(&format!("broker     {}", status.broker));
     if let Some(outbox) = &status.outbox {
         let oldest =
             outbox.oldest_seconds.map(|age| format!(", the oldest for {age:.1} s")).unwrap_or_default();
-        output::line(&format!("outbox     {} pending{oldest}", outbox.pending));
+        let OutboxDepth { pending, set_aside, unroutable, .. } = outbox;
+        output::line(&format!(
+            "outbox     {pending} pending{oldest}; {set_aside} set aside; {unroutable} ever unwanted"
+        ));
     }
     if let Some(FailureCounts { retrying, dead, discarded }) = &status.failures {
         output::line(&format!("failures   {retrying} retrying, {dead} dead, {discarded} discarded"));

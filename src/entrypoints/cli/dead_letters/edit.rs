@@ -12,7 +12,10 @@ use similar::TextDiff;
 
 use crate::{
     bootstrap::App,
-    ports::ledger::{Acted, Actor},
+    ports::{
+        ledger::{Acted, Actor},
+        store::StoreError,
+    },
     service::dead_letters::{CorrectionError, correct},
     views::DeadLetterDetail,
 };
@@ -48,7 +51,11 @@ pub(super) async fn edit(app: &App, wanted: Wanted, by: Actor, json: bool) -> an
         Ok(Acted::Done) => report(1, 0, "replaced and on its way", json),
         Ok(Acted::Skipped(why)) => report(0, 1, why, json).map(|_| Done::NotAll),
         Err(CorrectionError::Invalid(error)) => {
-            output::error(&format!("the new body is no valid {kind}: {error}; nothing was changed"));
+            output::error(&format!("it is no valid {kind}: {error}; nothing was changed"));
+            Ok(Done::NotAll)
+        }
+        Err(CorrectionError::Store(StoreError::Conflict(_))) => {
+            output::error("another failed message has this id and body already; nothing was changed");
             Ok(Done::NotAll)
         }
         Err(CorrectionError::Store(error)) => Err(error.into()),

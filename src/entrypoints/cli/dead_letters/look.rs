@@ -1,8 +1,7 @@
 //! Looking: `list`, `groups`, `show` and `export` change nothing.
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color};
 use serde_json::Value;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     bootstrap::App,
@@ -28,7 +27,8 @@ pub(super) async fn list(
     } else if letters.is_empty() {
         output::line("none");
     } else {
-        let mut table = table(&["id", "failed", "queue", "type", "message id", "status", "tries", "error"]);
+        let mut table =
+            output::table(&["id", "failed", "queue", "type", "message id", "status", "tries", "error"]);
         for letter in &letters {
             table.add_row(row(letter));
         }
@@ -49,7 +49,7 @@ fn row(letter: &DeadLetter) -> Vec<Cell> {
     };
     vec![
         Cell::new(letter.id),
-        Cell::new(short_time(letter.last_failed_at)),
+        Cell::new(output::short_time(letter.last_failed_at)),
         Cell::new(&letter.queue),
         Cell::new(output::printable(&letter.kind)),
         Cell::new(output::printable(letter.message_id.as_deref().unwrap_or("—"))),
@@ -69,7 +69,7 @@ pub(super) async fn groups(app: &App, json: bool) -> anyhow::Result<Done> {
         output::line("no dead letters");
         return Ok(Done::All);
     }
-    let mut table = table(&["group", "count", "queue", "type", "reason", "error", "last"]);
+    let mut table = output::table(&["group", "count", "queue", "type", "reason", "error", "last"]);
     for group in groups {
         table.add_row(vec![
             Cell::new(group.group).fg(Color::Cyan),
@@ -78,7 +78,7 @@ pub(super) async fn groups(app: &App, json: bool) -> anyhow::Result<Done> {
             Cell::new(output::printable(&group.kind)),
             Cell::new(group.reason.unwrap_or_default()),
             Cell::new(output::printable(&group.error)),
-            Cell::new(short_time(group.last_failed_at)),
+            Cell::new(output::short_time(group.last_failed_at)),
         ]);
     }
     output::line(&table.to_string());
@@ -133,7 +133,7 @@ fn print(detail: &DeadLetterDetail) {
     ));
     output::line(&format!("attempts   {}", letter.attempts));
     if let Some(due) = letter.due_at {
-        output::line(&format!("due        {}", long_time(due)));
+        output::line(&format!("due        {}", output::long_time(due)));
     }
     for (title, values) in [("properties", properties), ("headers", headers)] {
         if let Value::Object(values) = values {
@@ -149,12 +149,12 @@ fn print(detail: &DeadLetterDetail) {
     }
     output::line("body");
     match body {
-        Value::String(text) => output::line(&format!("  {}", output::printable(text))),
+        Value::String(text) => output::line(&output::printable_lines(text)),
         bytes => output::line(&format!("  {bytes}")),
     }
     output::line("history");
     for Attempt { attempt, at, host, duration_ms, error, chain } in history {
-        let (at, error) = (long_time(*at), output::printable(error));
+        let (at, error) = (output::long_time(*at), output::printable(error));
         output::line(&format!("  {at}  attempt {attempt} on {host}, {duration_ms} ms: {error}"));
         for cause in chain {
             output::line(&format!("    because {}", output::printable(cause)));
@@ -163,25 +163,6 @@ fn print(detail: &DeadLetterDetail) {
     for action in actions {
         let why =
             action.why.as_deref().map(|why| format!(": {}", output::printable(why))).unwrap_or_default();
-        output::line(&format!("  {}  {} by {}{why}", long_time(action.at), action.what, action.who));
+        output::line(&format!("  {}  {} by {}{why}", output::long_time(action.at), action.what, action.who));
     }
-}
-
-fn table(columns: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(columns);
-    table
-}
-
-fn long_time(at: OffsetDateTime) -> String {
-    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
-}
-
-/// To the second: what people read in a column.
-fn short_time(at: OffsetDateTime) -> String {
-    let long = long_time(at);
-    long.get(..19).map_or(long.clone(), |seconds| seconds.replace('T', " "))
 }

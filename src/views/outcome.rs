@@ -1,17 +1,8 @@
-//! What operators ask: how much waits, what became of what was sent.
+//! What senders ask: what became of what was sent?
 
 use serde::Serialize;
 
 use super::Views;
-
-/// The outbox: what is committed and not yet published.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct OutboxDepth {
-    /// Rows.
-    pub pending: i64,
-    /// The age of the oldest, in seconds; none if there is none.
-    pub oldest_seconds: Option<f64>,
-}
 
 /// What became of commands and of the orders they were about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -25,21 +16,6 @@ pub struct Outcome {
 }
 
 impl Views {
-    /// How much the outbox holds.
-    ///
-    /// # Errors
-    /// The database is away.
-    pub async fn outbox_depth(&self) -> Result<OutboxDepth, sqlx::Error> {
-        sqlx::query_as!(
-            OutboxDepth,
-            r#"select count(*) as "pending!",
-                      extract(epoch from now() - min(committed_at))::double precision as oldest_seconds
-               from outbox"#
-        )
-        .fetch_one(&self.pool)
-        .await
-    }
-
     /// How many events were ever recorded.
     ///
     /// # Errors

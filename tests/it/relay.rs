@@ -1,0 +1,259 @@
+//! The relay under fire: killed, frozen, refused, outrun. What is committed is published, in order.
+
+use std::time::{Duration, Instant};
+
+use lapin::{
+    options::{BasicAckOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+use crate::harness::{Running, World, allocate, assert_gapless, create_batch, wait_for, wait_until};
+
+const SKUS: usize = 50;
+
+fn relay(world: &World) -> Running {
+    world.start(&["run", "--only", "relay"], &[])
+}
+
+/// Puts events into the outbox as if they had just been committed, so many of each SKU.
+async fn commit_events(world: &World, of_each: i64) {
+    sqlx::query(
+        "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
+         select 'allocated', 'SKU-' || sku, sequence,
+                format('{\"orderid\":\"o%s\",\"sku\":\"SKU-%s\",\"qty\":1,\"batchref\":\"b\"}', sequence, sku), 'c', 'c'
+         from generate_series(1, $1) as sequence, generate_series(1, $2) as sku order by sequence, sku",
+    )
+    .bind(of_each)
+    .bind(i64::try_from(SKUS).unwrap())
+    .execute(&world.pool)
+    .await
+    .unwrap();
+}
+
+async fn pending(world: &World) -> i64 {
+    world.count("select count(*) from outbox").await
+}
+
+/// Three relays, 20,000 events, and the leader killed again and again.
+#[tokio::test]
+async fn relays_that_are_killed_in_turn_publish_everything_in_order() {
+    let world = World::new("relays killed in turn").await;
+    commit_events(&world, 400).await;
+    let mut takeovers = Vec::new();
+    let mut relays: Vec<_> = (0..3).map(|_| relay(&world)).collect();
+    while pending(&world).await > 0 {
+        wait_until("somebody leads", Duration::from_secs(10), async || leader(&relays).is_some()).await;
+        let before = pending(&world).await;
+        wait_until("events flow", Duration::from_secs(10), async || {
+            let left = pending(&world).await;
+            left < before || left == 0
+        })
+        .await;
+        if pending(&world).await == 0 {
+            break;
+        }
+        let leads = leader(&relays).unwrap();
+        let killed_at = Instant::now();
+        let left = pending(&world).await;
+        relays.remove(leads).kill().await;
+        relays.push(relay(&world));
+        wait_until("another relay has published", Duration::from_secs(10), async || {
+            let now = pending(&world).await;
+            now < left || now == 0
+        })
+        .await;
+        takeovers.push(killed_at.elapsed());
+    }
+    let events = world.events_of(20_000).await;
+    let duplicates = assert_gapless(&events);
+    takeovers.sort_unstable();
+    let (median, worst) = (takeovers.get(takeovers.len() / 2), takeovers.last());
+    println!(
+        "{} kills, {duplicates} duplicates, takeover median {median:?}, worst {worst:?}",
+        takeovers.len()
+    );
+    assert!(!takeovers.is_empty(), "no kill hit a relay at work");
+    assert!(takeovers.iter().all(|took| *took < Duration::from_secs(4)), "{takeovers:?}");
+    world.close_after(relays).await;
+}
+
+/// The last to have said that it leads, of those that live.
+fn leader(relays: &[Running]) -> Option<usize> {
+    relays.iter().position(|relay| relay.log().contains("this relay leads"))
+}
+
+/// A leader that is stopped, replaced, and woken up again: whatever it still publishes changes no order.
+#[tokio::test]
+async fn a_frozen_leader_is_replaced_and_does_no_harm_when_it_wakes() {
+    let world = World::new("frozen leader").await;
+    let frozen = relay(&world);
+    wait_until("it leads", Duration::from_secs(10), async || frozen.log().contains("this relay leads")).await;
+    let standby = relay(&world);
+    commit_events(&world, 100).await;
+    wait_until("it is at work", Duration::from_secs(10), async || pending(&world).await < 5000).await;
+    frozen.pause().await;
+    let left = pending(&world).await;
+    commit_events_from(&world, 101, 200).await;
+    wait_until("the standby leads", Duration::from_secs(15), async || {
+        standby.log().contains("this relay leads")
+    })
+    .await;
+    frozen.resume().await;
+    wait_for("all is published", Duration::from_secs(30), &0, async || pending(&world).await).await;
+    let events = world.events_of(10_000).await;
+    println!("{left} events were left when it froze; {} duplicates", assert_gapless(&events));
+    world.close_after([frozen, standby]).await;
+}
+
+async fn commit_events_from(world: &World, first: i64, last: i64) {
+    sqlx::query(
+        "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
+         select 'allocated', 'SKU-' || sku, sequence,
+                format('{\"orderid\":\"o%s\",\"sku\":\"SKU-%s\",\"qty\":1,\"batchref\":\"b\"}', sequence, sku), 'c', 'c'
+         from generate_series($1, $2) as sequence, generate_series(1, 50) as sku order by sequence, sku",
+    )
+    .bind(first)
+    .bind(last)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_clean_stop_hands_the_lead_over_at_once() {
+    let world = World::new("clean stop").await;
+    let first = relay(&world);
+    wait_until("it leads", Duration::from_secs(10), async || first.log().contains("this relay leads")).await;
+    let second = relay(&world);
+    wait_until("the other stands by", Duration::from_secs(10), async || second.log().contains("running"))
+        .await;
+    tokio::time::sleep(Duration::from_millis(200)).await; // until it listens; without a hint it takes a second
+    let begin = Instant::now();
+    assert!(first.terminate().await.success());
+    wait_until("the other leads", Duration::from_secs(2), async || second.log().contains("this relay leads"))
+        .await;
+    println!("handed over within {:?}", begin.elapsed());
+    world.close_after([second]).await;
+}
+
+/// A header that fills more than a frame closes the whole connection: the worst an event can do.
+#[tokio::test]
+async fn an_event_the_broker_refuses_is_set_aside_and_only_its_own_sku_waits() {
+    let world = World::new("refused event").await;
+    commit_events(&world, 10).await;
+    sqlx::query("update outbox set traceparent = repeat('x', 200000) where sku = 'SKU-7' and sequence = 4")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let relay = relay(&world);
+    wait_for("all but one SKU is published", Duration::from_secs(20), &7, async || pending(&world).await)
+        .await;
+    let listed = world.cli(&["outbox", "list", "--json"]).await.exits(0).json();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!((listed[0]["sequence"].as_i64(), listed[0]["behind"].as_i64()), (Some(4), Some(6)));
+    let id = listed[0]["id"].to_string();
+    assert!(listed[0]["refused"].as_str().is_some_and(|why| !why.is_empty()));
+    let status = world.cli(&["status", "--json"]).await.exits(0).json();
+    assert_eq!(status["outbox"]["set_aside"], 1);
+    sqlx::query("update outbox set traceparent = null where refused is not null")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    world.cli(&["outbox", "retry", &id]).await.exits(0);
+    wait_for("the rest follows", Duration::from_secs(10), &0, async || pending(&world).await).await;
+    assert_gapless(&world.events_of(500).await);
+    world.close_after([relay]).await;
+}
+
+/// A subscriber whose queue is full, again and again.
+#[tokio::test]
+async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
+    let world = World::new("full queue").await;
+    let full = world.named("full");
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(100));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let channel = world.channel();
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(full.as_str().into(), durable, arguments).await.unwrap();
+    channel
+        .queue_bind(
+            full.as_str().into(),
+            world.named("events").as_str().into(),
+            "allocated".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let relay = relay(&world);
+    commit_events(&world, 20).await;
+    let mut arrived = Vec::new();
+    let begin = Instant::now();
+    loop {
+        assert!(begin.elapsed() < Duration::from_mins(1), "{} arrived", arrived.len());
+        let published = pending(&world).await == 0;
+        match channel.basic_get(full.as_str().into(), BasicGetOptions::default()).await.unwrap() {
+            Some(message) => {
+                message.ack(BasicAckOptions::default()).await.unwrap();
+                let headers = message.delivery.properties.headers().clone().unwrap_or_default();
+                arrived.push((headers.inner()["aggregate_id"].clone(), headers.inner()["sequence"].clone()));
+            }
+            None if published => break,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    // A subscriber that takes only what is next misses nothing.
+    let mut next = std::collections::HashMap::new();
+    for (sku, sequence) in &arrived {
+        let AMQPValue::LongLongInt(sequence) = sequence else { panic!("{sequence:?}") };
+        let expected = next.entry(format!("{sku:?}")).or_insert(1);
+        if sequence == expected {
+            *expected += 1;
+        }
+    }
+    assert!(next.values().all(|next| *next == 21), "{next:?}");
+    println!("{} copies of 1000 events arrived", arrived.len());
+    channel.queue_purge(full.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+    channel.queue_delete(full.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
+    world.close_after([relay]).await;
+}
+
+/// The query that runs all the time must find its rows in the index, however many there are.
+#[tokio::test]
+async fn the_claim_is_answered_from_the_index() {
+    let world = World::new("claim plan").await;
+    commit_events(&world, 2000).await;
+    sqlx::raw_sql("analyze outbox").execute(&world.pool).await.unwrap();
+    let plan: Vec<String> = sqlx::query_scalar(
+        "explain (analyze, costs off, timing off, summary off)
+         select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent from outbox o
+         where id > 0 and refused is null and sku <> all('{}'::text[])
+           and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
+         order by id limit 1000",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let plan = plan.join("\n");
+    assert!(plan.contains("Index Scan using outbox_pkey"), "{plan}");
+    assert!(!plan.contains("Seq Scan on outbox"), "{plan}");
+    sqlx::raw_sql("truncate outbox").execute(&world.pool).await.unwrap();
+    world.close().await;
+}
+
+#[tokio::test]
+async fn events_that_nobody_wants_are_counted_and_no_error() {
+    let world = World::new("unwanted events").await;
+    world.stop_observing().await;
+    let worker = world.worker();
+    world.sender.send(&create_batch("b", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    world.sender.send_all(&[allocate("o1", "LAMP", 1), allocate("o2", "LAMP", 1)]).await;
+    world.wait_handled(3).await;
+    wait_for("they were published", Duration::from_secs(10), &2, async || {
+        world.cli(&["status", "--json"]).await.json()["outbox"]["unroutable"].as_i64().unwrap_or_default()
+    })
+    .await;
+    world.close_after([worker]).await;
+}
