@@ -59,7 +59,7 @@ pub struct Message {
     pub content_type: Option<String>,
     /// How the sender says the body is packed, if at all.
     pub content_encoding: Option<String>,
-    /// The size of properties and headers, in bytes.
+    /// The size of the headers, in bytes.
     pub header_bytes: usize,
     /// Which copy of a retried message this is: 0 for one that came from outside.
     pub generation: i64,

@@ -35,7 +35,7 @@ pub struct Envelope {
 pub struct Limits {
     /// Bytes of the body.
     pub body: usize,
-    /// Bytes of properties and headers.
+    /// Bytes of the headers.
     pub headers: usize,
 }
 

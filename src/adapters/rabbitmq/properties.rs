@@ -100,7 +100,7 @@ fn readable(value: &AMQPValue) -> Value {
     }
 }
 
-/// About as many bytes as properties and headers take on the wire.
+/// About as many bytes as the headers take on the wire.
 pub(super) fn size(properties: &BasicProperties) -> usize {
     properties.headers().as_ref().map_or(0, table_size)
 }
@@ -172,14 +172,9 @@ pub(super) fn for_retry(retry: &DueRetry) -> BasicProperties {
     if let Some(kind) = original.kind().as_ref().filter(|_| !retry.edited) {
         properties = properties.with_type(kind.clone());
     }
-    match original.message_id().as_ref().filter(|_| !retry.edited) {
-        Some(id) => properties = properties.with_message_id(id.clone()),
-        None => {
-            properties = retry
-                .message_id
-                .iter()
-                .fold(properties, |properties, id| properties.with_message_id(short(id)))
-        }
+    let exact_id = original.message_id().clone().filter(|_| !retry.edited);
+    if let Some(id) = exact_id.or_else(|| retry.message_id.as_deref().map(short)) {
+        properties = properties.with_message_id(id);
     }
     if retry.edited {
         properties = properties.with_content_type("application/json".into());
