@@ -15,7 +15,7 @@ use crate::{
     ports::{
         ledger::{DueRetry, FailedAttempt, FailureKey},
         outbox::{Lead, Look, Outbox, OutboxRow, Published, Publisher, Retention},
-        queue::{BrokerError, Delivery, Message, QueueName, Queues, Settler, Stage, Subscription},
+        queue::{BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription},
         store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Tx, ViewState, Work},
     },
 };
@@ -415,7 +415,12 @@ impl MemoryQueues {
 
 #[async_trait]
 impl Queues for MemoryQueues {
-    async fn subscribe(&self, queue: QueueName, _stage: Stage) -> Result<Box<dyn Subscription>, BrokerError> {
+    async fn subscribe(
+        &self,
+        queue: QueueName,
+        _stage: Stage,
+        _pace: Pace,
+    ) -> Result<Box<dyn Subscription>, BrokerError> {
         Ok(Box::new(MemorySubscription { queues: self.clone(), queue, last_tag: 0 }))
     }
 }

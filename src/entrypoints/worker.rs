@@ -17,7 +17,7 @@ use crate::{
     domain::Command,
     ports::{
         ledger::Next,
-        queue::{BrokerError, QueueName, Queues, Settler, Stage, Subscription},
+        queue::{BrokerError, Pace, QueueName, Queues, Settler, Stage, Subscription},
     },
     service::{
         decode::Limits,
@@ -26,6 +26,11 @@ use crate::{
         outage::Outage,
     },
 };
+
+/// A subscription that is lost sooner may have been broken by what it was handed.
+const SOON: Duration = Duration::from_secs(1);
+/// So many deliveries go well one by one before they are taken at full pace again.
+const TRIED_ONE_BY_ONE: usize = 20;
 
 /// Consumes one queue.
 #[derive(Clone)]
@@ -63,22 +68,33 @@ impl Worker {
     /// anew, for ever.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Delays::during_outage();
-        while let Some(subscribed) =
-            stop.run_until_cancelled(self.queues.subscribe(self.queue, self.stage)).await
-        {
-            let lost = match subscribed {
-                Ok(subscription) => {
-                    self.broker.ends();
-                    delays = Delays::during_outage();
-                    self.serve(subscription, stop).await
-                }
+        let mut pace = Pace::Full;
+        loop {
+            let subscribing = self.queues.subscribe(self.queue, self.stage, pace);
+            let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
+            let begin = Instant::now();
+            let ended = match subscribed {
+                Ok(subscription) => self.serve(subscription, pace, stop).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = lost {
-                self.broker.begins(&error);
-                stop.run_until_cancelled(tokio::time::sleep(delays.next().unwrap_or_default())).await;
-            } else if self.database.is_on() {
-                self.database_is_back(stop).await;
+            pace = Pace::Full;
+            match ended {
+                Ok(()) if self.database.is_on() => self.database_is_back(stop).await,
+                Ok(()) => {}
+                Err(error) => {
+                    self.broker.begins(&error);
+                    // A delivery that the client library cannot read breaks every subscription that is handed it.
+                    // Handed out one by one it soon reaches the queue's delivery limit, and takes no other with it.
+                    // Among dead letters there is no such limit, and no hurry.
+                    let lasted = begin.elapsed() > SOON;
+                    if !lasted {
+                        pace = Pace::OneByOne;
+                    }
+                    if lasted || self.stage == Stage::Work {
+                        delays = Delays::during_outage();
+                    }
+                    stop.run_until_cancelled(tokio::time::sleep(delays.next().unwrap_or_default())).await;
+                }
             }
         }
     }
@@ -94,12 +110,19 @@ impl Worker {
         }
     }
 
-    /// Until told to stop, until the subscription is lost, or until the database was away for too long.
+    /// Until told to stop, until the subscription is lost or has done its part, or until the database was away for too
+    /// long.
     async fn serve(
         &self,
         mut subscription: Box<dyn Subscription>,
+        pace: Pace,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
+        self.broker.ends();
+        let mut left = match pace {
+            Pace::Full => usize::MAX,
+            Pace::OneByOne => TRIED_ONE_BY_ONE,
+        };
         info!(queue = self.queue.as_str(), stage = ?self.stage, "consuming");
         let halt = stop.child_token();
         let mut running = JoinSet::new();
@@ -119,6 +142,10 @@ impl Worker {
                         let task = Task { tag: delivery.tag, incoming };
                         // A lane that is gone has panicked, and the next turn of this loop ends with it.
                         let _ = lanes[lane_of(&task, lanes.len())].send(task);
+                        left -= 1;
+                        if left == 0 {
+                            break Ok(());
+                        }
                     }
                     Err(error) => break Err(error),
                 },

@@ -30,6 +30,15 @@ impl QueueName {
     }
 }
 
+/// How many deliveries a subscription may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As many as the settings say.
+    Full,
+    /// One: what breaks the subscription then is that one, and nobody else is counted as delivered.
+    OneByOne,
+}
+
 /// Why the queue's server cannot be used now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -98,7 +107,12 @@ pub trait Queues: Send + Sync {
     ///
     /// # Errors
     /// [`BrokerError`] if the server cannot be reached or refuses.
-    async fn subscribe(&self, queue: QueueName, stage: Stage) -> Result<Box<dyn Subscription>, BrokerError>;
+    async fn subscribe(
+        &self,
+        queue: QueueName,
+        stage: Stage,
+        pace: Pace,
+    ) -> Result<Box<dyn Subscription>, BrokerError>;
 }
 
 /// A stream of deliveries. Dropping it gives back what was not settled.

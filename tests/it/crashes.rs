@@ -20,7 +20,7 @@ use allocation::{
     ports::{
         ledger::{DueRetry, FailureKey},
         outbox::{Lead, Look, Outbox, OutboxRow, Retention},
-        queue::{BrokerError, Delivery, QueueName, Queues, Settler, Stage, Subscription},
+        queue::{BrokerError, Delivery, Pace, QueueName, Queues, Settler, Stage, Subscription},
         store::{Footprint, Receipt, Sight, Store, StoreError, Tx, Work},
     },
     service::{
@@ -169,8 +169,13 @@ impl Tx for Faulty<Box<dyn Tx>> {
 
 #[async_trait]
 impl Queues for Faulty<RabbitQueues> {
-    async fn subscribe(&self, queue: QueueName, stage: Stage) -> Result<Box<dyn Subscription>, BrokerError> {
-        let inner = self.inner.subscribe(queue, stage).await?;
+    async fn subscribe(
+        &self,
+        queue: QueueName,
+        stage: Stage,
+        pace: Pace,
+    ) -> Result<Box<dyn Subscription>, BrokerError> {
+        let inner = self.inner.subscribe(queue, stage, pace).await?;
         Ok(Box::new(Faulty::around(inner, self.fault)))
     }
 }

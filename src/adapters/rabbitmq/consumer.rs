@@ -12,7 +12,9 @@ use lapin::{
 use tokio::sync::Mutex;
 use tracing::debug;
 
-use crate::ports::queue::{BrokerError, Delivery, Message, QueueName, Queues, Settler, Stage, Subscription};
+use crate::ports::queue::{
+    BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription,
+};
 
 use super::{Broker, CONNECT_WITHIN, answer, channel, properties};
 
@@ -32,10 +34,19 @@ impl RabbitQueues {
 
 #[async_trait]
 impl Queues for RabbitQueues {
-    async fn subscribe(&self, queue: QueueName, stage: Stage) -> Result<Box<dyn Subscription>, BrokerError> {
+    async fn subscribe(
+        &self,
+        queue: QueueName,
+        stage: Stage,
+        pace: Pace,
+    ) -> Result<Box<dyn Subscription>, BrokerError> {
         let connection = self.broker.connect(&format!("consumes {}", queue.as_str())).await?;
         let channel = channel(&connection).await?;
-        answer(CONNECT_WITHIN, channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
+        let prefetch = match pace {
+            Pace::Full => self.prefetch,
+            Pace::OneByOne => 1,
+        };
+        answer(CONNECT_WITHIN, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let name = match stage {
             Stage::Work => self.broker.queue(queue),
             Stage::DeadLetters => self.broker.dead_letter_queue(queue),
@@ -46,7 +57,7 @@ impl Queues for RabbitQueues {
         let settler = Arc::new(RabbitSettler {
             channel,
             tags: Mutex::default(),
-            hold_at_most: usize::from(self.prefetch) / 2,
+            hold_at_most: usize::from(prefetch) / 2,
         });
         Ok(Box::new(RabbitSubscription { connection, consumer, settler }))
     }

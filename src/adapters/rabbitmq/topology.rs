@@ -14,9 +14,9 @@ use crate::ports::{
 
 use super::{Broker, CONNECT_WITHIN, answer, channel};
 
-/// A command's last resort against crash loops that nobody else stopped; every crash counts for everything that was
+/// The last resort against a message that breaks whoever is handed it. Every crash counts for everything that was
 /// prefetched, so it is far above what an innocent message may see.
-const DELIVERY_LIMIT: i64 = 200;
+const DELIVERY_LIMIT: i64 = 50;
 /// Dead letters are never dropped for having been looked at. No limit at all would mean 20 from RabbitMQ 4 on.
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 /// Where each queue's messages come from: exchange and routing keys.
