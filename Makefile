@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt sqlx-metadata sqlx-check deny
+.PHONY: help run test bench lint fmt sqlx-metadata sqlx-check deny
 # Cargo uses every core by itself, and two of it would wait for each other's lock.
 .NOTPARALLEL:
 
@@ -15,6 +15,9 @@ run: ## Find or start the servers, play the example day, go on working until Ctr
 test: ## Every test, against servers that are found or started
 	@urls=$$(config/servers.sh); eval "$$urls"; \
 	if cargo nextest --version &>/dev/null; then cargo nextest run; else cargo test; fi
+
+bench: ## How fast, how soon and how quiet the relay is, on servers that are found or started
+	@urls=$$(config/servers.sh); eval "$$urls"; cargo bench --bench relay
 
 lint: ## Formatting, SQL metadata, clippy; a warning is an error
 	cargo fmt --check

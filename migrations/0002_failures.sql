@@ -31,8 +31,10 @@ create table failed_messages (
 );
 
 -- A message without an id is known by its body.
-create unique index failed_messages_message on failed_messages (queue, message_id, fingerprint) nulls not distinct;
+create unique index failed_messages_message on failed_messages (queue, coalesce(message_id, ''), fingerprint);
 create index failed_messages_due on failed_messages (due_at) where status = 'retrying' and published_at is null;
+create index failed_messages_published on failed_messages (published_at)
+    where status = 'retrying' and published_at is not null;
 create index failed_messages_newest on failed_messages (status, last_failed_at desc, id desc);
 create index failed_messages_group on failed_messages (error_group) where status = 'dead';
 create index failed_messages_ended on failed_messages (ended_at) where ended_at is not null;
@@ -70,5 +72,5 @@ create table message_starts (
     primary key (queue, message_id)
 );
 
--- For the removal of old rows in small batches; rows are inserted in this order, so a tiny index finds them.
-create index inbox_handled_at on inbox using brin (handled_at);
+-- For the removal of old rows in small batches.
+create index inbox_handled_at on inbox (handled_at);

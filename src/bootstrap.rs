@@ -207,7 +207,7 @@ impl App {
             limits: self.limits(),
             queues: Arc::new(RabbitQueues::new(self.broker.clone(), settings.prefetch.get())),
             bus: self.bus.clone(),
-            lanes: settings.lanes.get(),
+            lanes: if stage == Stage::Work { settings.lanes.get() } else { 1 },
             max_batch: settings.max_batch.get(),
             hold: settings.hold,
             database: self.database_outage.clone(),

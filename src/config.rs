@@ -139,6 +139,14 @@ impl SecretUrl {
         if url.password().is_some() {
             let _ = url.set_password(Some("redacted"));
         }
+        let redacted = |(key, value): (std::borrow::Cow<str>, std::borrow::Cow<str>)| {
+            let value = if key == "password" { "redacted".into() } else { value.into_owned() };
+            (key.into_owned(), value)
+        };
+        let pairs: Vec<_> = url.query_pairs().map(redacted).collect();
+        if !pairs.is_empty() {
+            url.query_pairs_mut().clear().extend_pairs(pairs);
+        }
         url.into()
     }
 }
@@ -182,6 +190,13 @@ impl Settings {
                 "namespace: must be 1 to {LONGEST_NAMESPACE} letters, digits, '-', '_' or '.'"
             )));
         }
+        let needed = 2 * self.worker.lanes.get() + 4;
+        if needed > self.database.max_connections.get() as usize {
+            let (key, lanes) = ("database.max_connections", self.worker.lanes);
+            return Err(ConfigError::Message(format!(
+                "{key}: must be at least {needed} for worker.lanes = {lanes}"
+            )));
+        }
         let wrong = |key: &str, is: &str| Err(ConfigError::Message(format!("{key}: must be {is}")));
         if !(1.0..=100.0).contains(&self.retry.multiplier) {
             return wrong("retry.multiplier", "from 1 to 100");
@@ -218,6 +233,7 @@ mod tests {
             ("[worker]\nhandler_timeout = \"soon\"", "handler_timeout"),
             ("[log]\nformat = \"xml\"", "xml"),
             ("namespace = \"a b\"", "namespace"),
+            ("[worker]\nlanes = 9", "max_connections"),
             ("[retry]\njitter = 1.0", "retry.jitter"),
             ("[retry]\nmultiplier = 0.5", "retry.multiplier"),
         ] {
@@ -228,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_password_is_never_printed() {
-        let settings = with("[database]\nurl = \"postgres://me:hunter2@db/x\"").unwrap();
+        let settings = with("[database]\nurl = \"postgres://me:hunter2@db/x?password=hunter2\"").unwrap();
         let printed = format!("{settings:?} {}", serde_json::to_string(&settings).unwrap());
         assert!(!printed.contains("hunter2") && printed.contains("me:redacted@db"), "{printed}");
     }

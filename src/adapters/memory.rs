@@ -344,7 +344,7 @@ impl Lead for MemoryStore {
         Ok(())
     }
 
-    async fn hold_retry(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+    async fn hold_retries(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use crate::{
         delays::Delays,
         message_bus::{Fate, Incoming, MessageBus},
         outage::Outage,
+        unit_of_work::text,
     },
 };
 
@@ -227,9 +228,11 @@ impl Worker {
             Fate::Handled => {}
             Fate::Repeat => debug!(queue, message_id, "handled before"),
             Fate::Failed(error, Next::Retry(delay)) => {
+                let error = text(&error.to_string());
                 info!(queue, message_id, %error, retry_in_ms = delay.as_millis(), "failed, will be tried again");
             }
             Fate::Failed(error, Next::Dead(reason)) => {
+                let error = text(&error.to_string());
                 warn!(queue, message_id, %error, reason = reason.as_str(), "dead; see `allocation dead-letters`");
             }
         }

@@ -75,6 +75,8 @@ pub struct FailedAttempt {
     /// The generation the failed copy belongs to: 0 for one that came from outside. If the ledger is at another
     /// one, this failure is known already and nothing is recorded.
     pub generation: i64,
+    /// Whether it certainly is no copy of what the ledger may know: its sender sent it anew.
+    pub sent_anew: bool,
     /// The message's type.
     pub kind: String,
     /// Its bytes.

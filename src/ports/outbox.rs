@@ -91,8 +91,8 @@ pub trait Lead: Send {
     /// Notes that copies of failed messages were published and confirmed.
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;
 
-    /// Notes why a retry could not be published; it will be tried again soon.
-    async fn hold_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;
+    /// Notes why retries could not be published; they will be tried again soon.
+    async fn hold_retries(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError>;
 
     /// Notes that a retry can never be published as it is: it is dead.
     async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;

@@ -18,6 +18,9 @@ pub enum StoreError {
     /// unknown.
     #[error("the store is away: {0}")]
     Unavailable(String),
+    /// It did not answer in time. It may be away; or this was too much for it, if it answers others.
+    #[error("the store is silent: {0}")]
+    Silent(String),
     /// Another transaction was in the way; nothing happened, and the same again at once will probably do.
     #[error("in conflict with another transaction: {0}")]
     Conflict(String),
@@ -177,7 +180,7 @@ pub trait Tx: Send {
     /// one of them. No id may occur twice in `receipts`.
     async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError>;
 
-    /// How many failed attempts the ledger counts for messages, in the order given.
+    /// How many failed attempts the ledger counts for messages that are being retried, in the order given.
     async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError>;
 
     /// Loads the products in the footprint and holds them against others until the end of the transaction, in SKU

@@ -27,6 +27,9 @@ pub struct Tally {
     pub skipped: usize,
     /// How many it was not tried with.
     pub failed: usize,
+    /// Why it stopped early, unless it was told to.
+    #[serde(skip)]
+    pub stopped_by: Option<String>,
 }
 
 /// Why a correction was not taken.
@@ -65,7 +68,13 @@ pub async fn act_on_all(
         if stop.is_cancelled() {
             break;
         }
-        let Ok(acted) = ledger.act(action, ids, by).await else { break };
+        let acted = match ledger.act(action, ids, by).await {
+            Ok(acted) => acted,
+            Err(error) => {
+                tally.stopped_by = Some(error.to_string());
+                break;
+            }
+        };
         tally.done += acted.iter().filter(|(_, acted)| *acted == Acted::Done).count();
         tally.skipped += acted.iter().filter(|(_, acted)| *acted != Acted::Done).count();
         tell(&tally, &acted);

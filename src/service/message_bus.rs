@@ -279,7 +279,7 @@ impl MessageBus {
     async fn handle_distinct(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
         let broken = match self.handle_together(queue, batch).await {
             Ok(fates) => return Ok(fates),
-            Err(broken) => away(broken)?,
+            Err(broken) => self.away(broken).await?,
         };
         if let [incoming] = batch {
             return Ok(vec![self.record_alone(queue, incoming, broken).await?]);
@@ -289,6 +289,18 @@ impl MessageBus {
             fates.extend(Box::pin(self.handle_distinct(queue, &[*incoming])).await?);
         }
         Ok(fates)
+    }
+
+    /// An outage is everybody's; any other failure is looked at more closely. So is silence, if the store answers
+    /// others: then it was what was asked.
+    async fn away(&self, broken: Broken) -> Result<Broken, StoreAway> {
+        match &broken.failure {
+            Failure::Store(error @ StoreError::Unavailable(_)) => Err(StoreAway(error.clone())),
+            Failure::Store(error @ StoreError::Silent(_)) if self.store.probe().await.is_err() => {
+                Err(StoreAway(error.clone()))
+            }
+            _ => Ok(broken),
+        }
     }
 
     /// Tries again at once, a few times, when another transaction was in the way.
@@ -339,7 +351,13 @@ impl MessageBus {
                 Ok(envelope) => match sights.next() {
                     Some(Sight::First) => self.handle_one(uow, envelope).await?.map(|()| Fate::Handled),
                     Some(Sight::OtherBody) => Err(Failure::OtherBody),
-                    Some(Sight::Repeat) | None => Ok(Fate::Repeat),
+                    Some(Sight::Repeat) | None => {
+                        // A retry of what was handled by another copy has nothing left to do.
+                        if incoming.message.generation > 0 {
+                            uow.handled(&envelope.receipt);
+                        }
+                        Ok(Fate::Repeat)
+                    }
                 },
             };
             if incoming.redelivered
@@ -388,7 +406,8 @@ impl MessageBus {
             .zip(&judged)
             .filter_map(|(incoming, outcome)| {
                 let (failure, took) = outcome.as_ref().err()?;
-                Some(Failed { key: incoming.key(), message: &incoming.message, failure, took: *took })
+                let (message, redelivered) = (&incoming.message, incoming.redelivered);
+                Some(Failed { key: incoming.key(), message, redelivered, failure, took: *took })
             })
             .collect();
         let mut next = uow.record_failures(&failed, &self.policy).await?.into_iter();
@@ -411,7 +430,7 @@ impl MessageBus {
             match self.try_to_record(queue, incoming, &broken).await {
                 Ok(fate) => return Ok(fate),
                 Err(error) => match delays.next() {
-                    Some(delay) if !matches!(error, StoreError::Unavailable(_)) => {
+                    Some(delay) if !matches!(error, StoreError::Unavailable(_) | StoreError::Silent(_)) => {
                         tokio::time::sleep(delay).await;
                     }
                     // What cannot be recorded is kept where it is, until it can.
@@ -442,18 +461,11 @@ impl MessageBus {
                 _ => {}
             }
         }
-        let failed = Failed { key: incoming.key(), message: &incoming.message, failure, took: *took };
+        let (message, redelivered) = (&incoming.message, incoming.redelivered);
+        let failed = Failed { key: incoming.key(), message, redelivered, failure, took: *took };
         let next = uow.record_failures(&[failed], &self.policy).await?;
         uow.commit().await?;
         Ok(Fate::Failed(failure.clone(), next[0]))
-    }
-}
-
-/// An outage is everybody's; any other failure is looked at more closely.
-fn away(broken: Broken) -> Result<Broken, StoreAway> {
-    match broken.failure {
-        Failure::Store(error @ StoreError::Unavailable(_)) => Err(StoreAway(error)),
-        _ => Ok(broken),
     }
 }
 

@@ -26,6 +26,7 @@ use super::{delays::Delays, outage::Outage};
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// How often old rows are looked for, unless there are many.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
+const SWEEP_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// How long the events of a product wait after one of them was refused.
 const REST: Duration = Duration::from_millis(500);
@@ -87,12 +88,13 @@ impl Relay {
     async fn lead(&self, mut lead: Box<dyn Lead>, stop: &CancellationToken) {
         info!("this relay leads");
         let mut delays = Delays::during_outage();
-        let mut course = Course { next_sweep: Instant::now(), resting: HashMap::new() };
+        let mut course = Course { next_sweep: Instant::now(), window: self.window, resting: HashMap::new() };
         while !stop.is_cancelled() {
             match self.round(&mut *lead, &mut course).await {
                 Ok(Round::Idle(at_most)) => self.wait(at_most, stop).await,
                 Ok(Round::Moved) => delays = Delays::during_outage(),
-                Ok(Round::Stuck) => pause(delays.next(), stop).await,
+                // In a conflict somebody holds a row: the lead is not lost over that.
+                Ok(Round::Stuck) | Err(StoreError::Conflict(_)) => pause(delays.next(), stop).await,
                 Err(error) => {
                     warn!(%error, "this relay lost the lead");
                     return;
@@ -105,52 +107,61 @@ impl Relay {
 
     /// One window of events and one of retries, as far as there are any.
     async fn round(&self, lead: &mut dyn Lead, course: &mut Course) -> Result<Round, StoreError> {
-        if course.next_sweep <= Instant::now() {
-            let more = lead.sweep(self.retention).await?;
-            course.next_sweep = Instant::now() + if more { LOOK_AT_LEAST_EVERY } else { SWEEP_EVERY };
-        }
         let look = lead.look().await?;
-        let mut moved = None;
+        let mut round =
+            Round::Idle(look.retry_in.map_or(LOOK_AT_LEAST_EVERY, |due| due.min(LOOK_AT_LEAST_EVERY)));
         if look.events {
-            moved = Some(self.relay_events(lead, course).await?);
+            round = self.relay_events(lead, course).await?;
         }
         if look.retry_in == Some(Duration::ZERO) {
-            moved = Some(self.relay_retries(lead).await? || moved == Some(true));
+            let moved = self.relay_retries(lead).await?;
+            round = if moved || round == Round::Moved { Round::Moved } else { Round::Stuck };
         }
-        Ok(match moved {
-            Some(true) => Round::Moved,
-            Some(false) => Round::Stuck,
-            None => {
-                Round::Idle(look.retry_in.map_or(LOOK_AT_LEAST_EVERY, |due| due.min(LOOK_AT_LEAST_EVERY)))
-            }
-        })
+        if course.next_sweep <= Instant::now() {
+            course.next_sweep = Instant::now() + self.sweep(lead).await;
+        }
+        Ok(round)
     }
 
-    /// Whether any event left, or was found to be the one that stops others.
-    async fn relay_events(&self, lead: &mut dyn Lead, course: &mut Course) -> Result<bool, StoreError> {
-        let rows = course.one_of_each_in_trouble(lead.unpublished(self.window, &course.at_rest()).await?);
+    /// How long until the next one. One that fails keeps no event waiting: if the session is lost, the next look tells.
+    async fn sweep(&self, lead: &mut dyn Lead) -> Duration {
+        match lead.sweep(self.retention).await {
+            Ok(true) => SWEEP_AGAIN_AFTER,
+            Ok(false) => SWEEP_EVERY,
+            Err(error) => {
+                warn!(%error, "old rows were not removed");
+                SWEEP_EVERY
+            }
+        }
+    }
+
+    /// What became of one window of events.
+    async fn relay_events(&self, lead: &mut dyn Lead, course: &mut Course) -> Result<Round, StoreError> {
+        let rows = course.one_of_each_in_trouble(lead.unpublished(course.window, &course.at_rest()).await?);
+        if rows.is_empty() {
+            return Ok(Round::Idle(REST));
+        }
         let outcomes = while_alive(lead, self.publisher.publish(&rows)).await?;
-        course.learn(&rows, &outcomes);
         let done = confirmed_in_order(&rows, &outcomes);
         debug!(published = rows.len(), confirmed = done.ids.len(), "relayed events");
+        course.learn(&rows, &outcomes, self.window);
         lead.remove(&done.ids, done.unroutable).await?;
-        let suspect =
-            rows.iter().zip(&outcomes).find(|(_, outcome)| matches!(outcome, Published::Unknown(_)));
-        let set_aside = match suspect {
-            Some((row, _)) if rows.len() > 1 => self.try_alone(lead, row).await?,
-            _ => self.set_aside(lead, &rows, &outcomes).await?,
+        let alone = match done.suspect.filter(|_| rows.len() > 1) {
+            Some(suspect) => self.try_alone(lead, &rows[suspect]).await?,
+            None => self.set_aside(lead, &rows, &outcomes).await?,
         };
-        self.note(outcomes.iter().filter(|_| !set_aside));
-        Ok(set_aside || !done.ids.is_empty())
+        self.note(outcomes.iter().filter(|_| !alone));
+        Ok(if alone || !done.ids.is_empty() { Round::Moved } else { Round::Stuck })
     }
 
-    /// One event may have closed the channel under all those behind it: alone it shows whether it is the one.
+    /// One event may have closed the channel under all those behind it: alone it shows whether it is the one. True if
+    /// it is out of the way, published or set aside.
     async fn try_alone(&self, lead: &mut dyn Lead, row: &OutboxRow) -> Result<bool, StoreError> {
         let alone = std::slice::from_ref(row);
         let outcomes = while_alive(lead, self.publisher.publish(alone)).await?;
         let done = confirmed_in_order(alone, &outcomes);
         lead.remove(&done.ids, done.unroutable).await?;
-        self.set_aside(lead, alone, &outcomes).await
+        Ok(self.set_aside(lead, alone, &outcomes).await? || !done.ids.is_empty())
     }
 
     /// Sets aside what the broker will never take; true if there was any.
@@ -197,13 +208,13 @@ impl Relay {
         due: &[DueRetry],
         outcomes: &[Published],
     ) -> Result<bool, StoreError> {
-        let mut confirmed = Vec::with_capacity(due.len());
+        let (mut confirmed, mut homeless, mut nacked) = (Vec::new(), Vec::new(), Vec::new());
         let mut refused = false;
         for (retry, outcome) in due.iter().zip(outcomes) {
             match outcome {
                 Published::Confirmed => confirmed.push(retry),
-                Published::Unroutable => lead.hold_retry(retry, "there is no such queue").await?,
-                Published::Nacked(reason) => lead.hold_retry(retry, reason).await?,
+                Published::Unroutable => homeless.push(retry),
+                Published::Nacked(_) => nacked.push(retry),
                 Published::Rejected(reason) => {
                     warn!(
                         id = retry.id,
@@ -213,6 +224,15 @@ impl Relay {
                     refused = true;
                 }
                 Published::Unknown(_) => {}
+            }
+        }
+        for (held, reason) in [(homeless, "there is no such queue"), (nacked, "its queue is full")] {
+            if !held.is_empty() {
+                warn!(
+                    count = held.len(),
+                    reason, "retries wait; see `allocation dead-letters list --status retrying`"
+                );
+                lead.hold_retries(&held, reason).await?;
             }
         }
         debug!(published = due.len(), confirmed = confirmed.len(), "relayed retries");
@@ -238,6 +258,8 @@ impl Relay {
 /// What a leader keeps in mind from round to round.
 struct Course {
     next_sweep: Instant,
+    /// How many events go together: fewer while one of them breaks the channel, so that it is soon found.
+    window: u32,
     /// Products of which an event was refused, and when it is to be tried again.
     resting: HashMap<String, Instant>,
 }
@@ -256,16 +278,29 @@ impl Course {
         rows
     }
 
-    fn learn(&mut self, rows: &[OutboxRow], outcomes: &[Published]) {
+    fn learn(&mut self, rows: &[OutboxRow], outcomes: &[Published], window: u32) {
+        let now = Instant::now();
+        let broken = outcomes.iter().any(|outcome| matches!(outcome, Published::Unknown(_)));
+        self.window =
+            if broken { (self.window / 2).max(1) } else { self.window.saturating_mul(2).min(window) };
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
-                Published::Nacked(_) => drop(self.resting.insert(row.sku.clone(), Instant::now() + REST)),
-                Published::Confirmed | Published::Unroutable
-                    if self.resting.get(&row.sku).is_some_and(|until| *until <= Instant::now()) =>
-                {
-                    self.resting.remove(&row.sku);
+                Published::Nacked(reason) => {
+                    if self.resting.insert(row.sku.clone(), now + REST).is_none() {
+                        warn!(
+                            sku = row.sku,
+                            sequence = row.sequence,
+                            reason,
+                            "an event is refused; its SKU waits"
+                        );
+                    }
                 }
-                _ => {}
+                Published::Confirmed | Published::Unroutable => {
+                    if self.resting.get(&row.sku).is_some_and(|until| *until <= now) {
+                        self.resting.remove(&row.sku);
+                    }
+                }
+                Published::Rejected(_) | Published::Unknown(_) => {}
             }
         }
     }
@@ -289,15 +324,19 @@ struct Done {
     ids: Vec<i64>,
     /// How many of them no queue wanted.
     unroutable: i64,
+    /// The first row whose fate is unknown and before which nothing of its SKU is: it may go next, alone.
+    suspect: Option<usize>,
 }
 
 /// Of each SKU, the rows before the first that was not confirmed.
 fn confirmed_in_order(rows: &[OutboxRow], outcomes: &[Published]) -> Done {
     let mut held = HashSet::new();
     let mut done = Done::default();
-    for (row, outcome) in rows.iter().zip(outcomes) {
+    for (place, (row, outcome)) in rows.iter().zip(outcomes).enumerate() {
         if !matches!(outcome, Published::Confirmed | Published::Unroutable) {
-            held.insert(&row.sku);
+            if held.insert(&row.sku) && done.suspect.is_none() && matches!(outcome, Published::Unknown(_)) {
+                done.suspect = Some(place);
+            }
         } else if !held.contains(&row.sku) {
             done.ids.push(row.id);
             done.unroutable += i64::from(*outcome == Published::Unroutable);
@@ -308,8 +347,8 @@ fn confirmed_in_order(rows: &[OutboxRow], outcomes: &[Published]) -> Done {
 
 fn trouble(outcome: &Published) -> Option<&str> {
     match outcome {
-        Published::Nacked(reason) | Published::Rejected(reason) | Published::Unknown(reason) => Some(reason),
-        Published::Confirmed | Published::Unroutable => None,
+        Published::Rejected(reason) | Published::Unknown(reason) => Some(reason),
+        Published::Confirmed | Published::Unroutable | Published::Nacked(_) => None,
     }
 }
 
@@ -342,17 +381,36 @@ mod tests {
 
     #[test]
     fn of_a_product_in_trouble_one_event_goes_at_a_time() {
-        let mut course = Course { next_sweep: Instant::now(), resting: HashMap::new() };
+        let mut course = Course { next_sweep: Instant::now(), window: 8, resting: HashMap::new() };
         let rows = vec![row(1, "a"), row(2, "b"), row(3, "a"), row(4, "b")];
         let nacked = || Published::Nacked("full".into());
-        course.learn(&rows, &[nacked(), Published::Confirmed, nacked(), Published::Confirmed]);
+        course.learn(&rows, &[nacked(), Published::Confirmed, nacked(), Published::Confirmed], 8);
         assert_eq!(course.at_rest(), ["a"]);
         let ids: Vec<_> = course.one_of_each_in_trouble(rows.clone()).iter().map(|row| row.id).collect();
         assert_eq!(ids, [1, 2, 4]);
         course.resting.insert("a".into(), Instant::now());
         assert!(course.at_rest().is_empty());
-        course.learn(&rows[..1], &[Published::Confirmed]);
+        course.learn(&rows[..1], &[Published::Confirmed], 8);
         assert_eq!(course.one_of_each_in_trouble(rows).len(), 4);
+    }
+
+    #[test]
+    fn an_event_behind_a_refused_one_is_not_tried_alone() {
+        let rows = [row(1, "a"), row(2, "a"), row(3, "b")];
+        let unknown = || Published::Unknown("cut off".into());
+        let outcomes = [Published::Nacked("full".into()), unknown(), unknown()];
+        assert_eq!(confirmed_in_order(&rows, &outcomes).suspect, Some(2));
+        assert_eq!(confirmed_in_order(&rows[..2], &outcomes[..2]).suspect, None);
+    }
+
+    #[test]
+    fn the_window_shrinks_until_the_culprit_is_found_and_grows_again() {
+        let mut course = Course { next_sweep: Instant::now(), window: 8, resting: HashMap::new() };
+        course.learn(&[row(1, "a")], &[Published::Unknown("cut off".into())], 8);
+        assert_eq!(course.window, 4);
+        course.learn(&[row(1, "a")], &[Published::Confirmed], 8);
+        course.learn(&[row(2, "a")], &[Published::Confirmed], 8);
+        assert_eq!(course.window, 8);
     }
 
     #[test]
@@ -361,6 +419,9 @@ mod tests {
         let nacked = Published::Nacked("full".into());
         let outcomes =
             [Published::Confirmed, nacked, Published::Confirmed, Published::Confirmed, Published::Unroutable];
-        assert_eq!(confirmed_in_order(&rows, &outcomes), Done { ids: vec![1, 3, 5], unroutable: 1 });
+        assert_eq!(
+            confirmed_in_order(&rows, &outcomes),
+            Done { ids: vec![1, 3, 5], unroutable: 1, suspect: None }
+        );
     }
 }

@@ -29,6 +29,7 @@ const LONGEST_ERROR: usize = 2000;
 pub(super) struct Failed<'a> {
     pub(super) key: FailureKey,
     pub(super) message: &'a Message,
+    pub(super) redelivered: bool,
     pub(super) failure: &'a Failure,
     pub(super) took: Duration,
 }
@@ -205,7 +206,7 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
 }
 
 fn failed_attempt(queue: QueueName, failed: &Failed<'_>, attempts: u32, policy: &Policy) -> FailedAttempt {
-    let Failed { key, message, failure, took } = failed;
+    let Failed { key, message, redelivered, failure, took } = failed;
     let next = next(failure, attempts, &policy.retry);
     let reason = match next {
         Next::Dead(reason) => reason.as_str(),
@@ -215,6 +216,7 @@ fn failed_attempt(queue: QueueName, failed: &Failed<'_>, attempts: u32, policy: 
     FailedAttempt {
         key: key.clone(),
         generation: message.generation,
+        sent_anew: !redelivered && message.generation == 0,
         error_group: group(&[queue.as_str(), &kind, reason, &error_pattern]),
         kind,
         body: message.body.clone(),
@@ -242,6 +244,7 @@ fn causes(failure: &Failure) -> Vec<String> {
 }
 
 /// Short, and without characters that would break a terminal, a log or a database column.
-fn text(text: &str) -> String {
+#[must_use]
+pub fn text(text: &str) -> String {
     text.chars().take(LONGEST_ERROR).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -60,9 +60,10 @@ pub fn verdict(failure: &Failure) -> Verdict {
     match failure {
         Failure::Store(StoreError::Unavailable(_)) => Verdict::Hold,
         Failure::Store(StoreError::Conflict(_)) => Verdict::AtOnce,
-        Failure::Store(StoreError::Failed(_)) | Failure::Panicked(_) | Failure::TimedOut(_) => {
-            Verdict::Later(Reason::AttemptsExhausted)
-        }
+        // Silence counts only once the store has answered a probe.
+        Failure::Store(StoreError::Failed(_) | StoreError::Silent(_))
+        | Failure::Panicked(_)
+        | Failure::TimedOut(_) => Verdict::Later(Reason::AttemptsExhausted),
         Failure::Rejected(_) => Verdict::Later(Reason::Rejected),
         Failure::Store(StoreError::BadData(_)) => Verdict::Dead(Reason::InvalidMessage),
         Failure::OtherBody => Verdict::Dead(Reason::MessageIdConflict),
@@ -150,6 +151,7 @@ mod tests {
             (store(StoreError::Conflict), Verdict::AtOnce),
             (store(StoreError::Unavailable), Verdict::Hold),
             (store(StoreError::Failed), Verdict::Later(Reason::AttemptsExhausted)),
+            (store(StoreError::Silent), Verdict::Later(Reason::AttemptsExhausted)),
             (invalid_sku(), Verdict::Later(Reason::Rejected)),
             (Failure::TimedOut(Duration::ZERO), Verdict::Later(Reason::AttemptsExhausted)),
             (Failure::Panicked(String::new()), Verdict::Later(Reason::AttemptsExhausted)),

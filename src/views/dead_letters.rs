@@ -54,6 +54,8 @@ pub struct DeadLetterDetail {
     #[serde(flatten)]
     pub letter: DeadLetter,
     pub group: String,
+    /// Why its retry could not be published yet.
+    pub held_because: Option<String>,
     pub properties: Value,
     pub headers: Value,
     pub body: Value,
@@ -165,7 +167,8 @@ impl Views {
         let selection = Selection { ids: Some(vec![id]), ..Selection::default() };
         let Some(letter) = self.dead_letters(&selection, 1, None).await?.pop() else { return Ok(None) };
         let row = sqlx::query!(
-            r#"select properties::text as "properties!", body, error_group from failed_messages where id = $1"#,
+            r#"select properties::text as "properties!", body, error_group, held_because from failed_messages
+               where id = $1"#,
             id
         )
         .fetch_one(&self.pool)
@@ -189,6 +192,7 @@ impl Views {
         Ok(Some(DeadLetterDetail {
             letter,
             group: row.error_group,
+            held_because: row.held_because,
             properties: kept["properties"].take(),
             headers: kept["headers"].take(),
             body: readable(&row.body),

@@ -237,8 +237,8 @@ impl Lead for Faulty<Box<dyn Lead>> {
         self.inner.set_aside(id, reason).await
     }
 
-    async fn hold_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
-        self.inner.hold_retry(retry, reason).await
+    async fn hold_retries(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
+        self.inner.hold_retries(retries, reason).await
     }
 
     async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {

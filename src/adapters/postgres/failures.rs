@@ -6,30 +6,35 @@ use sqlx::PgConnection;
 
 use crate::ports::ledger::{DueRetry, FailedAttempt, FailureKey, Next};
 
-/// How many attempts the ledger counts for messages, in the order given; held against others who fail them.
+/// How many attempts the ledger counts for messages that are being retried, in the order given; held against others
+/// who fail them.
 pub(super) async fn attempts(
     connection: &mut PgConnection,
     queue: &str,
     keys: &[FailureKey],
 ) -> Result<Vec<u32>, sqlx::Error> {
+    let ids: Vec<_> = keys.iter().map(|key| key.message_id.as_deref().unwrap_or_default()).collect();
     let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint.0[..]).collect();
     let rows = sqlx::query!(
-        "select message_id, fingerprint, attempts from failed_messages
-         where queue = $1 and fingerprint = any($2) order by id for update",
+        r#"select coalesce(f.message_id, '') as "message_id!", f.fingerprint, f.attempts
+           from unnest($2::text[], $3::bytea[]) as asked (message_id, fingerprint)
+           join failed_messages f on f.queue = $1 and coalesce(f.message_id, '') = asked.message_id
+                                 and f.fingerprint = asked.fingerprint
+           where f.status = 'retrying' order by f.id for update of f"#,
         queue,
+        &ids as &[&str],
         &fingerprints as &[&[u8]],
     )
     .fetch_all(connection)
     .await?;
     let known: HashMap<_, _> =
-        rows.iter().map(|row| ((row.message_id.as_deref(), &row.fingerprint[..]), row.attempts)).collect();
-    let of = |key: &FailureKey| {
-        known.get(&(key.message_id.as_deref(), &key.fingerprint.0[..])).copied().unwrap_or(0)
-    };
-    Ok(keys.iter().map(|key| u32::try_from(of(key)).unwrap_or_default()).collect())
+        rows.iter().map(|row| ((row.message_id.as_str(), &row.fingerprint[..]), row.attempts)).collect();
+    let of = |(id, fingerprint): (&&str, &&[u8])| known.get(&(*id, *fingerprint)).copied().unwrap_or(0);
+    Ok(ids.iter().zip(&fingerprints).map(|key| u32::try_from(of(key)).unwrap_or_default()).collect())
 }
 
-/// Records attempts. One that belongs to another generation than the row's is known already, and changes nothing.
+/// Records attempts. One that belongs to another generation than the row's is known already and changes nothing, unless
+/// it is of a message that was sent anew.
 pub(super) async fn record(
     connection: &mut PgConnection,
     queue: &str,
@@ -57,12 +62,12 @@ async fn record_one(
                  status, reason, error, error_pattern, error_group, attempts, due_at)
              values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, $9, $10, $11, $12, $13,
                  clock_timestamp() + make_interval(secs => $14))
-             on conflict (queue, message_id, fingerprint) do update
+             on conflict (queue, coalesce(message_id, ''), fingerprint) do update
              set status = excluded.status, reason = excluded.reason, error = excluded.error,
                  error_pattern = excluded.error_pattern, error_group = excluded.error_group,
                  attempts = excluded.attempts, generation = known.generation + 1, due_at = excluded.due_at,
                  last_failed_at = now(), published_at = null, ended_at = null
-             where known.generation = $15 or known.status in ('resolved', 'discarded')
+             where known.generation = $15 or ($19 and known.status <> 'retrying')
              returning id, generation
          )
          insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
@@ -85,6 +90,7 @@ async fn record_one(
         failure.host,
         i64::try_from(failure.duration.as_millis()).unwrap_or(i64::MAX),
         &failure.chain,
+        failure.sent_anew,
     )
     .execute(connection)
     .await?;
@@ -172,15 +178,27 @@ pub(super) async fn forget_starts(
     Ok(())
 }
 
+/// Bytes of bodies that are published back together, at least one message whatever its size.
+const DUE_BYTES: i64 = 16 << 20;
+
 /// Failed messages whose time has come, the longest due first.
 pub(super) async fn due(connection: &mut PgConnection, at_most: u32) -> Result<Vec<DueRetry>, sqlx::Error> {
     sqlx::query_as!(
         DueRetry,
-        "select id, generation, queue, message_id, type as kind, body, original, edited
-         from failed_messages
-         where status = 'retrying' and published_at is null and due_at <= now()
-         order by due_at limit $1",
+        r#"select f.id, f.generation, f.queue, f.message_id, f.type as kind, f.body, f.original, f.edited
+           from (
+               select id, due_at, sum(octet_length(body)) over (order by due_at, id) - octet_length(body) as before
+               from (
+                   select id, due_at, body from failed_messages
+                   where status = 'retrying' and published_at is null and due_at <= now()
+                   order by due_at limit $1
+               ) as next
+           ) as sized
+           join failed_messages f on f.id = sized.id
+           where sized.before < $2
+           order by sized.due_at, f.id"#,
         i64::from(at_most),
+        DUE_BYTES,
     )
     .fetch_all(connection)
     .await
@@ -208,17 +226,20 @@ pub(super) async fn published(
 /// How long a retry that no queue took waits before it is tried again.
 const HELD_FOR: f64 = 5.0;
 
-/// Notes why a copy could not be published, and puts it off a little.
+/// Notes why copies could not be published, and puts them off a little.
 pub(super) async fn hold(
     connection: &mut PgConnection,
-    retry: &DueRetry,
+    retries: &[&DueRetry],
     reason: &str,
 ) -> Result<(), sqlx::Error> {
+    let (ids, generations): (Vec<_>, Vec<_>) =
+        retries.iter().map(|retry| (retry.id, retry.generation)).unzip();
     sqlx::query!(
-        "update failed_messages set held_because = $3, due_at = now() + make_interval(secs => $4)
-         where id = $1 and generation = $2 and status = 'retrying'",
-        retry.id,
-        retry.generation,
+        "update failed_messages as f set held_because = $3, due_at = now() + make_interval(secs => $4)
+         from unnest($1::bigint[], $2::bigint[]) as held (id, generation)
+         where f.id = held.id and f.generation = held.generation and f.status = 'retrying'",
+        &ids,
+        &generations,
         reason,
         HELD_FOR,
     )
@@ -235,8 +256,8 @@ pub(super) async fn refuse(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update failed_messages
-         set status = 'dead', reason = 'invalid_message', error = $3, error_pattern = $3, due_at = null,
-             last_failed_at = now()
+         set status = 'dead', reason = 'invalid_message', error = $3, error_pattern = $3,
+             error_group = left(md5(concat_ws(' ', queue, type, $3::text)), 8), due_at = null, last_failed_at = now()
          where id = $1 and generation = $2 and status = 'retrying'",
         retry.id,
         retry.generation,

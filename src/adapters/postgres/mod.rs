@@ -77,7 +77,7 @@ async fn within<T>(
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(patience, statements).await {
         Ok(outcome) => outcome.map_err(|error| store_error(&error)),
-        Err(_) => Err(StoreError::Unavailable(format!("no answer within {patience:?}"))),
+        Err(_) => Err(StoreError::Silent(format!("no answer within {patience:?}"))),
     }
 }
 
@@ -103,14 +103,14 @@ fn by_sqlstate(code: &str, text: String) -> StoreError {
     match code {
         // Serialization failure, deadlock, lock not available, and two who create the same row at once.
         "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict(text),
-        // Shutting down, starting up, read-only after a failover, a full disk, a transaction that was cut off. And a
-        // missing database, table or right: the operator's to mend, and no fault of a message.
-        "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "25P03" | "58030" | "3D000" | "42P01" | "42501" => {
+        // Shutting down, starting up, read-only after a failover, a full disk, a transaction that was cut off, a
+        // missing database.
+        "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "25P03" | "58030" | "3D000" => {
             StoreError::Unavailable(text)
         }
         _ => match code.get(..2) {
-            // Connection, resources, authorization.
-            Some("08" | "53" | "28") => StoreError::Unavailable(text),
+            // Connection, resources, authorization; and what a deployment got wrong, such as a missing column.
+            Some("08" | "53" | "28" | "42" | "0A" | "55") => StoreError::Unavailable(text),
             // Data, constraints, limits.
             Some("22" | "23" | "54") => StoreError::BadData(text),
             _ => StoreError::Failed(text),
@@ -126,7 +126,7 @@ mod tests {
     fn every_sqlstate_has_its_verdict() {
         let verdict = |code| match by_sqlstate(code, String::new()) {
             StoreError::Conflict(_) => "conflict",
-            StoreError::Unavailable(_) => "unavailable",
+            StoreError::Unavailable(_) | StoreError::Silent(_) => "unavailable",
             StoreError::BadData(_) => "bad data",
             StoreError::Failed(_) => "failed",
         };
@@ -134,10 +134,13 @@ mod tests {
             ("conflict", vec!["40001", "40P01", "55P03", "23505"]),
             (
                 "unavailable",
-                vec!["57P01", "57P02", "57P03", "08006", "53100", "53300", "58030", "28P01", "42P01"],
+                vec![
+                    "57P01", "57P02", "57P03", "08006", "53100", "53300", "58030", "28P01", "42P01", "42703",
+                    "42501",
+                ],
             ),
             ("bad data", vec!["22P05", "22003", "22021", "23502", "23503", "23514", "54001", "54000"]),
-            ("failed", vec!["57014", "XX000", "42703", ""]),
+            ("failed", vec!["57014", "XX000", ""]),
         ];
         for (expected, codes) in table {
             for code in codes {

@@ -229,7 +229,10 @@ impl Lead for PgLead {
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
-        within(self.patience, self.floor.rise(&mut self.connection)).await?;
+        // Where it may not look, it stays where it is; if the session is lost, the next question tells.
+        if let Err(error) = within(self.patience, self.floor.rise(&mut self.connection)).await {
+            debug!(%error, "reading begins where it began before");
+        }
         let rows = sqlx::query_as!(
             OutboxRow,
             r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent,
@@ -271,8 +274,8 @@ impl Lead for PgLead {
         within(self.patience, failures::published(&mut self.connection, retries)).await
     }
 
-    async fn hold_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
-        within(self.patience, failures::hold(&mut self.connection, retry, reason)).await
+    async fn hold_retries(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
+        within(self.patience, failures::hold(&mut self.connection, retries, reason)).await
     }
 
     async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
-//! Removal of what nobody needs any more, a little at a time.
+//! Upkeep, a little at a time: what nobody needs any more is removed, what was lost on its way is sent again.
 
 use std::time::Duration;
 
@@ -7,13 +7,15 @@ use sqlx::PgConnection;
 use crate::ports::outbox::Retention;
 
 /// Rows of one table that one call removes: few enough that nobody waits for it.
-const AT_ONCE: i64 = 2000;
+const AT_ONCE: i64 = 5000;
 
-/// Removes handled messages and ended failures that are old enough; true if there may be more.
+/// Removes handled messages and ended failures that are old enough, and sends retries again of which nothing was heard
+/// for an hour; true if there may be more.
 pub(super) async fn sweep(connection: &mut PgConnection, retention: Retention) -> Result<bool, sqlx::Error> {
     let inbox = sqlx::query!(
         "delete from inbox where ctid = any(array(
-             select ctid from inbox where handled_at < now() - make_interval(secs => $1) limit $2))",
+             select ctid from inbox where handled_at < now() - make_interval(secs => $1)
+             order by handled_at limit $2))",
         seconds(retention.inbox),
         AT_ONCE,
     );
@@ -31,7 +33,13 @@ pub(super) async fn sweep(connection: &mut PgConnection, retention: Retention) -
         "delete from message_starts where started_at < now() - make_interval(secs => $1)",
         seconds(retention.inbox),
     );
-    starts.execute(connection).await?;
+    starts.execute(&mut *connection).await?;
+    // A copy that is still not handled may have been lost with its queue. Another one does no harm.
+    let lost = sqlx::query!(
+        "update failed_messages set published_at = null
+         where status = 'retrying' and published_at < now() - interval '1 hour'"
+    );
+    lost.execute(connection).await?;
     Ok(handled.max(ended) >= AT_ONCE.unsigned_abs())
 }
 

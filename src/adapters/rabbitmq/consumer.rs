@@ -18,6 +18,9 @@ use crate::ports::queue::{
 
 use super::{Broker, CONNECT_WITHIN, answer, channel, properties};
 
+/// Dead letters may be of any size, and there is no hurry.
+const DEAD_LETTERS_AT_ONCE: u16 = 20;
+
 /// Opens subscriptions on a broker.
 pub struct RabbitQueues {
     broker: Broker,
@@ -42,9 +45,10 @@ impl Queues for RabbitQueues {
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let connection = self.broker.connect(&format!("consumes {}", queue.as_str())).await?;
         let channel = channel(&connection).await?;
-        let prefetch = match pace {
-            Pace::Full => self.prefetch,
-            Pace::OneByOne => 1,
+        let prefetch = match (pace, stage) {
+            (Pace::Full, Stage::Work) => self.prefetch,
+            (Pace::Full, Stage::DeadLetters) => self.prefetch.min(DEAD_LETTERS_AT_ONCE),
+            (Pace::OneByOne, _) => 1,
         };
         answer(CONNECT_WITHIN, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let name = match stage {

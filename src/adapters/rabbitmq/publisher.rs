@@ -6,12 +6,14 @@ use async_trait::async_trait;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::{AMQPValue, FieldTable},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout_at},
 };
+
+use tracing::warn;
 
 use crate::ports::{
     ledger::DueRetry,
@@ -43,8 +45,7 @@ struct Outgoing {
 
 /// A channel in confirm mode on a connection of its own.
 struct PublishingChannel {
-    /// Kept open as long as the channel.
-    _connection: Connection,
+    connection: Connection,
     channel: Channel,
 }
 
@@ -57,43 +58,62 @@ impl PublishingChannel {
         let connection = broker.connect(purpose).await?;
         let channel = channel(&connection).await?;
         answer(CONNECT_WITHIN, channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { _connection: connection, channel })
+        Ok(Self { connection, channel })
     }
 
     /// Publishes in order, all in flight together. After an unknown outcome the channel is of no more use.
     async fn publish(&self, messages: &[Outgoing]) -> Vec<Published> {
-        let deadline = Instant::now() + CONFIRM_WITHIN;
+        let mut deadline = Instant::now() + CONFIRM_WITHIN;
         let mut confirms = Vec::with_capacity(messages.len());
         for message in messages {
-            confirms.push(timeout_at(deadline, self.write(message)).await);
+            confirms.push(self.in_time(&mut deadline, self.write(message)).await);
         }
         let mut returned = HashSet::new();
         let mut outcomes = Vec::with_capacity(messages.len());
         for confirm in confirms {
             let confirmation = match confirm {
-                Ok(Ok(confirm)) => timeout_at(deadline, confirm).await,
-                Ok(Err(error)) => Ok(Err(error)),
-                Err(elapsed) => Err(elapsed),
+                Ok(confirm) => self.in_time(&mut deadline, confirm).await,
+                Err(unknown) => Err(unknown),
             };
             outcomes.push(match confirmation {
-                Ok(Ok(confirmation)) => {
+                Ok(confirmation) => {
                     let confirmed = confirmation.is_ack();
-                    returned.extend(returned_id(confirmation));
+                    returned.extend(returned_message(confirmation));
                     if confirmed {
                         Published::Confirmed
                     } else {
                         Published::Nacked("a queue did not take it".into())
                     }
                 }
-                Ok(Err(error)) if messages.len() == 1 && is_about_the_message(&error) => {
+                Err(Some(error)) if messages.len() == 1 && is_about_the_message(&error) => {
                     Published::Rejected(super::said(&error))
                 }
-                Ok(Err(error)) => Published::Unknown(super::said(&error)),
-                Err(_) => Published::Unknown(format!("not confirmed within {CONFIRM_WITHIN:?}")),
+                Err(Some(error)) => Published::Unknown(super::said(&error)),
+                Err(None) => Published::Unknown(format!("not confirmed within {CONFIRM_WITHIN:?}")),
             });
         }
         mark_returned(&mut outcomes, messages, &returned);
         outcomes
+    }
+
+    /// Waits until the deadline. A broker in alarm stops reading and says so: then there is no deadline, for whatever
+    /// was handed to the connection would be published all the same when the alarm ends.
+    async fn in_time<T>(
+        &self,
+        deadline: &mut Instant,
+        answer: impl Future<Output = Result<T, lapin::Error>>,
+    ) -> Result<T, Option<lapin::Error>> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match timeout_at(*deadline, &mut answer).await {
+                Ok(outcome) => return outcome.map_err(Some),
+                Err(_) if self.connection.status().blocked() => {
+                    warn!("the broker is in alarm and takes nothing; publishing waits");
+                    *deadline = Instant::now() + CONFIRM_WITHIN;
+                }
+                Err(_) => return Err(None),
+            }
+        }
     }
 
     async fn write(&self, message: &Outgoing) -> Result<lapin::PublisherConfirm, lapin::Error> {
@@ -116,20 +136,21 @@ fn is_about_the_message(error: &lapin::Error) -> bool {
     matches!(super::reply_code(error), Some(311 | 406 | 501 | 502 | 505))
 }
 
-/// The client may hand a returned message to another publish's confirmation: only the id inside it tells whose it is.
-fn returned_id(confirmation: Confirmation) -> Option<String> {
-    let returned = confirmation.take_message()?;
-    returned.properties.message_id().as_ref().map(ToString::to_string)
+/// The client may hand a returned message to another publish's confirmation: only the id inside it tells whose it is. If
+/// it has none, it may be any that has none.
+fn returned_message(confirmation: Confirmation) -> Option<ReturnedId> {
+    confirmation.take_message().map(|returned| returned.properties.message_id().clone())
 }
 
-fn mark_returned(outcomes: &mut [Published], messages: &[Outgoing], returned: &HashSet<String>) {
+/// The id of a message that no queue took, if it has one.
+type ReturnedId = Option<ShortString>;
+
+fn mark_returned(outcomes: &mut [Published], messages: &[Outgoing], returned: &HashSet<ReturnedId>) {
     if returned.is_empty() {
         return;
     }
     for (outcome, message) in outcomes.iter_mut().zip(messages) {
-        if *outcome == Published::Confirmed
-            && message.properties.message_id().as_ref().is_some_and(|id| returned.contains(id.as_str()))
-        {
+        if *outcome == Published::Confirmed && returned.contains(message.properties.message_id()) {
             *outcome = Published::Unroutable;
         }
     }
@@ -157,7 +178,7 @@ impl LastingChannel {
             },
         };
         let outcomes = channel.publish(messages).await;
-        if !outcomes.iter().any(|outcome| matches!(outcome, Published::Unknown(_))) {
+        if !outcomes.iter().any(|outcome| matches!(outcome, Published::Unknown(_) | Published::Rejected(_))) {
             *open = Some(channel);
         }
         outcomes
@@ -167,14 +188,20 @@ impl LastingChannel {
 /// Publishes events, and retries of commands.
 pub struct EventPublisher {
     broker: Broker,
-    channel: LastingChannel,
+    events: LastingChannel,
+    /// Their own: what goes wrong with one kind does not take the other's channel away.
+    retries: LastingChannel,
 }
 
 impl EventPublisher {
     /// A publisher that connects when it is first used.
     #[must_use]
     pub fn new(broker: Broker) -> Self {
-        Self { channel: LastingChannel::new(broker.clone(), "publishes events"), broker }
+        Self {
+            events: LastingChannel::new(broker.clone(), "publishes events"),
+            retries: LastingChannel::new(broker.clone(), "publishes retries"),
+            broker,
+        }
     }
 
     fn event(&self, row: &OutboxRow) -> Outgoing {
@@ -212,12 +239,12 @@ impl EventPublisher {
 impl Publisher for EventPublisher {
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
         let events: Vec<_> = rows.iter().map(|row| self.event(row)).collect();
-        self.channel.publish(&events).await
+        self.events.publish(&events).await
     }
 
     async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
         let retries: Vec<_> = retries.iter().map(|retry| self.retry(retry)).collect();
-        self.channel.publish(&retries).await
+        self.retries.publish(&retries).await
     }
 }
 

@@ -53,7 +53,9 @@ async fn declare(broker: &Broker) -> Result<Vec<Declared>, BrokerError> {
         bind(&connection, &dead, &broker.named("dead-letters"), &dead).await?;
         declared.push(declare_one(&connection, &name, &Thing::Queue(arguments(broker, &dead))).await?);
         for key in keys {
-            bind(&connection, &name, &broker.named(exchange), key).await?;
+            if !bind(&connection, &name, &broker.named(exchange), key).await? {
+                declared.push(Declared::Unchecked(format!("binding of {name} to {key}")));
+            }
         }
     }
     let _ = connection.close(200, "done".into()).await;
@@ -153,22 +155,15 @@ async fn declare_one(connection: &Connection, name: &str, thing: &Thing) -> Resu
     }
 }
 
-async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -> Result<(), BrokerError> {
+/// False if this user may not bind.
+async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -> Result<bool, BrokerError> {
     let channel = channel(connection).await?;
-    let bound = channel.queue_bind(
-        queue.into(),
-        exchange.into(),
-        key.into(),
-        QueueBindOptions::default(),
-        FieldTable::default(),
-    );
+    let (queue, exchange, key) = (queue.into(), exchange.into(), key.into());
+    let bound = channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
     match tokio::time::timeout(CONNECT_WITHIN, bound).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) if super::reply_code(&error) == Some(403) => {}
-        Ok(Err(error)) => return Err(BrokerError(super::said(&error))),
-        Err(_) => {
-            return Err(BrokerError(format!("{queue} was not bound within {CONNECT_WITHIN:?}")));
-        }
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) if super::reply_code(&error) == Some(403) => Ok(false),
+        Ok(Err(error)) => Err(BrokerError(super::said(&error))),
+        Err(_) => Err(BrokerError(format!("a binding was not made within {CONNECT_WITHIN:?}"))),
     }
-    Ok(())
 }

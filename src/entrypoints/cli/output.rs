@@ -1,6 +1,6 @@
-//! Printing. A reader that went away (`| head`) is no error.
+//! Printing. A reader that went away (`| head`) is no error; a full disk is.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -8,7 +8,13 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// One line of words on standard output.
 pub(super) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            self::error(&format!("cannot write: {error}"));
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }
 
 /// One line of words on standard error: progress, and what is not an answer.

@@ -62,9 +62,13 @@ pub(super) async fn on_all(
     }
     report(&tally, false, json)?;
     if tally.failed > 0 {
-        output::error(&format!("it stopped with {} to go; the same command does the rest", tally.failed));
+        let why = tally.stopped_by.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+        output::error(&format!(
+            "it stopped with {} to go{why}; the same command does the rest",
+            tally.failed
+        ));
     }
-    Ok(if tally.failed == 0 && missing == 0 { Done::All } else { Done::NotAll })
+    Ok(if tally.done == tally.matched && missing == 0 { Done::All } else { Done::NotAll })
 }
 
 fn stop_on_interrupt() -> CancellationToken {

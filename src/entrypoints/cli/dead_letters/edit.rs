@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -87,16 +87,14 @@ fn in_editor(letter: &DeadLetterDetail) -> anyhow::Result<Vec<u8>> {
         editor.context("neither $VISUAL nor $EDITOR says which editor to open; or give --body FILE")?;
     let pretty = serde_json::from_slice::<serde_json::Value>(&letter.bytes)
         .and_then(|json| serde_json::to_vec_pretty(&json));
-    let file =
-        std::env::temp_dir().join(format!("allocation-{}-{}.json", letter.letter.id, std::process::id()));
-    fs::write(&file, pretty.as_deref().unwrap_or(&letter.bytes))?;
+    // Readable by nobody else, and gone when this ends.
+    let mut file = tempfile::Builder::new().prefix("allocation-").suffix(".json").tempfile()?;
+    file.write_all(pretty.as_deref().unwrap_or(&letter.bytes))?;
     // Editors come with arguments: "code --wait".
-    let status =
-        Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("editor").arg(&file).status()?;
+    let run = format!("{editor} \"$1\"");
+    let status = Command::new("sh").arg("-c").arg(run).arg("editor").arg(file.path()).status()?;
     anyhow::ensure!(status.success(), "the editor ended with {status}; nothing was changed");
-    let draft = fs::read(&file)?;
-    fs::remove_file(&file)?;
-    Ok(draft)
+    Ok(fs::read(file.path())?)
 }
 
 fn diff(old: &[u8], new: &[u8]) -> String {

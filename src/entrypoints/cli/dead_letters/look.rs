@@ -5,14 +5,11 @@ use serde_json::Value;
 
 use crate::{
     bootstrap::App,
-    ports::ledger::Selection,
+    ports::ledger::{Ledger as _, Selection},
     views::{Attempt, DeadLetter, DeadLetterDetail},
 };
 
 use super::super::{Done, output};
-
-/// Rows of one page of an export.
-const PAGE: i64 = 500;
 
 pub(super) async fn list(
     app: &App,
@@ -101,22 +98,15 @@ pub(super) async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<Done>
     Ok(Done::All)
 }
 
-/// Page by page, so that any number fits in memory.
+/// One by one, so that any number fits in memory, and those that are meant when it begins.
 pub(super) async fn export(app: &App, selection: &Selection) -> anyhow::Result<Done> {
     let views = app.views();
-    let mut cursor = None;
-    loop {
-        let letters = views.dead_letters(selection, PAGE, cursor).await?;
-        for letter in &letters {
-            if let Some(detail) = views.dead_letter(letter.id).await? {
-                output::line(&serde_json::to_string(&detail)?);
-            }
-        }
-        cursor = letters.last().map(|letter| letter.id);
-        if cursor.is_none() {
-            return Ok(Done::All);
+    for id in app.ledger().matching(selection).await? {
+        if let Some(detail) = views.dead_letter(id).await? {
+            output::line(&serde_json::to_string(&detail)?);
         }
     }
+    Ok(Done::All)
 }
 
 fn print(detail: &DeadLetterDetail) {
@@ -134,6 +124,9 @@ fn print(detail: &DeadLetterDetail) {
     output::line(&format!("attempts   {}", letter.attempts));
     if let Some(due) = letter.due_at {
         output::line(&format!("due        {}", output::long_time(due)));
+    }
+    if let Some(why) = &detail.held_because {
+        output::line(&format!("waits      {}", output::printable(why)));
     }
     for (title, values) in [("properties", properties), ("headers", headers)] {
         if let Value::Object(values) = values {

@@ -1,0 +1,236 @@
+//! The relay alone, on the running servers: how fast, how soon, how quiet. `cargo bench --bench relay` prints it all.
+//!
+//! Everything is measured in one run, so the ratios hold on any machine; the single figures are this machine's.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use lapin::{
+    Connection, ConnectionProperties, Consumer,
+    options::{
+        BasicConsumeOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
+    types::FieldTable,
+};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use tokio::process::{Child, Command};
+
+const NAMESPACE: &str = "bench.relay";
+const DATABASE: &str = "allocation_bench_relay";
+/// Events per throughput measurement.
+const WINDOW: i64 = 20_000;
+/// Events that flow while a transaction is held open.
+const FLOW: i64 = 100_000;
+const MILLION: i64 = 1_000_000;
+const LIGHT_LOAD: usize = 200;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let url = std::env::var("DATABASE_URL")
+        .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into());
+    let server = PgPoolOptions::new().max_connections(1).connect(&url).await?;
+    drop_database(&server).await?;
+    let bench = Bench::open(&url).await?;
+    bench.call("migrate").await?;
+    bench.call("topology").await?;
+    let pool = PgPoolOptions::new().max_connections(4).connect(&bench.url).await?;
+    let (connection, mut events) = subscribe().await?;
+
+    let few = bench.throughput(&pool, WINDOW).await?;
+    let many = bench.throughput(&pool, MILLION).await?;
+    println!(
+        "pending rows: {few:.0} events/s with {WINDOW}, {many:.0} with {MILLION}: ratio {:.2}",
+        many / few
+    );
+    sqlx::raw_sql("truncate outbox").execute(&pool).await?;
+    let free = bench.flow(&pool, false).await?;
+    let held = bench.flow(&pool, true).await?;
+    println!(
+        "{FLOW} events flow: {free:.0}/s, and {held:.0}/s beside a transaction held open: ratio {:.2}",
+        held / free
+    );
+    while tokio::time::timeout(Duration::from_secs(1), events.next()).await.is_ok() {}
+    let mut soon = bench.light_load(&pool, &mut events).await?;
+    soon.sort_unstable();
+    let at = |percent: usize| soon[soon.len() * percent / 100].as_secs_f64() * 1000.0;
+    println!("light load, commit to confirmed event received: median {:.1} ms, p99 {:.1} ms", at(50), at(99));
+    println!("idle: {:.2} transactions/s of one relay", bench.idle(&pool).await?);
+
+    clean_up(&connection).await?;
+    pool.close().await;
+    drop_database(&server).await
+}
+
+struct Bench {
+    url: String,
+}
+
+impl Bench {
+    async fn open(server: &str) -> anyhow::Result<Self> {
+        let mut url = url::Url::parse(server)?;
+        url.set_path(DATABASE);
+        Ok(Self { url: url.into() })
+    }
+
+    fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_allocation"));
+        command.args(arguments).env("DATABASE_URL", &self.url).env("ALLOCATION__NAMESPACE", NAMESPACE);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    async fn call(&self, subcommand: &str) -> anyhow::Result<()> {
+        let status = self.program(&[subcommand]).status().await?;
+        anyhow::ensure!(status.success(), "allocation {subcommand} ended with {status}");
+        Ok(())
+    }
+
+    fn relay(&self) -> anyhow::Result<Child> {
+        Ok(self.program(&["run", "--only", "relay"]).spawn()?)
+    }
+
+    /// Events a second over the first window of so many pending ones.
+    async fn throughput(&self, pool: &PgPool, pending: i64) -> anyhow::Result<f64> {
+        sqlx::raw_sql("truncate outbox").execute(pool).await?;
+        commit(pool, pending).await?;
+        sqlx::raw_sql("vacuum analyze outbox").execute(pool).await?;
+        let first = oldest(pool).await?.unwrap_or_default();
+        let mut relay = self.relay()?;
+        // The first thousand are the warming up.
+        wait(pool, |oldest| oldest.is_none_or(|id| id >= first + 1000)).await?;
+        let begin = Instant::now();
+        wait(pool, |oldest| oldest.is_none_or(|id| id >= first + WINDOW)).await?;
+        let took = begin.elapsed().as_secs_f64();
+        relay.kill().await?;
+        Ok(f64::from(u32::try_from(WINDOW - 1000)?) / took)
+    }
+
+    /// Events a second while they are committed a thousand at a time.
+    async fn flow(&self, pool: &PgPool, hold: bool) -> anyhow::Result<f64> {
+        sqlx::raw_sql("create table if not exists bystander (x int); vacuum outbox").execute(pool).await?;
+        let mut relay = self.relay()?;
+        commit(pool, 1000).await?;
+        wait(pool, |oldest| oldest.is_none()).await?;
+        let mut held = pool.begin().await?;
+        if hold {
+            // An id of its own and a snapshot of before: vacuum may remove nothing that is younger.
+            sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *held).await?;
+            sqlx::raw_sql("insert into bystander values (1)").execute(&mut *held).await?;
+        }
+        let begin = Instant::now();
+        for _ in 0..FLOW / 1000 {
+            commit(pool, 1000).await?;
+        }
+        wait(pool, |oldest| oldest.is_none()).await?;
+        let took = begin.elapsed().as_secs_f64();
+        held.rollback().await?;
+        relay.kill().await?;
+        Ok(f64::from(u32::try_from(FLOW)?) / took)
+    }
+
+    /// From the commit of one event to its arrival at a subscriber, again and again.
+    async fn light_load(&self, pool: &PgPool, events: &mut Consumer) -> anyhow::Result<Vec<Duration>> {
+        let mut relay = self.relay()?;
+        commit(pool, 1).await?;
+        events.next().await;
+        let mut took = Vec::new();
+        for _ in 0..LIGHT_LOAD {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let begin = Instant::now();
+            commit(pool, 1).await?;
+            events.next().await;
+            took.push(begin.elapsed());
+        }
+        relay.kill().await?;
+        Ok(took)
+    }
+
+    /// Transactions a second with nothing to do; each statement of the relay is one.
+    async fn idle(&self, pool: &PgPool) -> anyhow::Result<f64> {
+        const SECONDS: u32 = 20;
+        let mut relay = self.relay()?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let before = transactions(pool).await?;
+        tokio::time::sleep(Duration::from_secs(u64::from(SECONDS))).await;
+        let after = transactions(pool).await?;
+        relay.kill().await?;
+        Ok(f64::from(u32::try_from(after - before - 1)?) / f64::from(SECONDS))
+    }
+}
+
+async fn transactions(pool: &PgPool) -> anyhow::Result<i64> {
+    let counted =
+        "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()";
+    Ok(sqlx::query_scalar(counted).fetch_one(pool).await?)
+}
+
+/// Commits events of fifty SKUs, as a worker does, with its hint to relays elsewhere.
+async fn commit(pool: &PgPool, events: i64) -> anyhow::Result<()> {
+    sqlx::query(
+        "with new as (
+             insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
+             select 'allocated', 'SKU-' || i % 50, i, '{\"orderid\":\"o\",\"sku\":\"s\",\"qty\":1,\"batchref\":\"b\"}', 'c', 'c'
+             from generate_series(1, $1) as i
+         )
+         select pg_notify('allocation_outbox', '')",
+    )
+    .bind(events)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+async fn oldest(pool: &PgPool) -> anyhow::Result<Option<i64>> {
+    Ok(sqlx::query_scalar("select id from outbox order by id limit 1").fetch_optional(pool).await?)
+}
+
+async fn wait(pool: &PgPool, until: impl Fn(Option<i64>) -> bool) -> anyhow::Result<()> {
+    while !until(oldest(pool).await?) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+async fn subscribe() -> anyhow::Result<(Connection, Consumer)> {
+    let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into());
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let queue = format!("{NAMESPACE}.observer");
+    channel
+        .queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default())
+        .await?;
+    let exchange = format!("{NAMESPACE}.events");
+    let bind = QueueBindOptions::default();
+    channel
+        .queue_bind(queue.as_str().into(), exchange.into(), "#".into(), bind, FieldTable::default())
+        .await?;
+    let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let events =
+        channel.basic_consume(queue.into(), "observer".into(), no_ack, FieldTable::default()).await?;
+    Ok((connection, events))
+}
+
+async fn clean_up(connection: &Connection) -> anyhow::Result<()> {
+    let channel = connection.create_channel().await?;
+    for queue in ["orders", "stock", "notifications"] {
+        for name in [format!("{NAMESPACE}.{queue}"), format!("{NAMESPACE}.{queue}.dlq")] {
+            channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
+        }
+    }
+    channel.queue_delete(format!("{NAMESPACE}.observer").into(), QueueDeleteOptions::default()).await?;
+    for exchange in ["commands", "events", "dead-letters"] {
+        channel
+            .exchange_delete(format!("{NAMESPACE}.{exchange}").into(), ExchangeDeleteOptions::default())
+            .await?;
+    }
+    Ok(())
+}
+
+async fn drop_database(server: &PgPool) -> anyhow::Result<()> {
+    let statement = format!("drop database if exists {DATABASE} with (force)");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(server).await?;
+    Ok(())
+}
