@@ -2,6 +2,8 @@
 //!
 //! Everything is measured in one run, so the ratios hold on any machine; the single figures are this machine's.
 
+#![expect(clippy::print_stdout, reason = "what a benchmark has to say it prints")]
+
 use std::{
     process::Stdio,
     time::{Duration, Instant},
@@ -33,7 +35,7 @@ async fn main() -> anyhow::Result<()> {
         .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into());
     let server = PgPoolOptions::new().max_connections(1).connect(&url).await?;
     drop_database(&server).await?;
-    let bench = Bench::open(&url).await?;
+    let bench = Bench::on(&url)?;
     bench.call("migrate").await?;
     bench.call("topology").await?;
     let pool = PgPoolOptions::new().max_connections(4).connect(&bench.url).await?;
@@ -69,7 +71,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn open(server: &str) -> anyhow::Result<Self> {
+    fn on(server: &str) -> anyhow::Result<Self> {
         let mut url = url::Url::parse(server)?;
         url.set_path(DATABASE);
         Ok(Self { url: url.into() })
@@ -109,13 +111,14 @@ impl Bench {
     }
 
     /// Events a second while they are committed a thousand at a time.
-    async fn flow(&self, pool: &PgPool, hold: bool) -> anyhow::Result<f64> {
-        sqlx::raw_sql("create table if not exists bystander (x int); vacuum outbox").execute(pool).await?;
+    async fn flow(&self, pool: &PgPool, beside_another: bool) -> anyhow::Result<f64> {
+        sqlx::raw_sql("create table if not exists bystander (x int)").execute(pool).await?;
+        sqlx::raw_sql("vacuum outbox").execute(pool).await?;
         let mut relay = self.relay()?;
         commit(pool, 1000).await?;
         wait(pool, |oldest| oldest.is_none()).await?;
         let mut held = pool.begin().await?;
-        if hold {
+        if beside_another {
             // An id of its own and a snapshot of before: vacuum may remove nothing that is younger.
             sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *held).await?;
             sqlx::raw_sql("insert into bystander values (1)").execute(&mut *held).await?;
