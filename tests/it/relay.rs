@@ -9,22 +9,20 @@ use lapin::{
 
 use crate::harness::{Running, World, allocate, assert_gapless, create_batch, wait_for, wait_until};
 
-const SKUS: usize = 50;
-
 fn relay(world: &World) -> Running {
     world.start(&["run", "--only", "relay"], &[])
 }
 
-/// Puts events into the outbox as if they had just been committed, so many of each SKU.
-async fn commit_events(world: &World, of_each: i64) {
+/// Puts the next events of each SKU into the outbox as if they had just been committed.
+async fn commit_events(world: &World, sequences: std::ops::RangeInclusive<i64>) {
     sqlx::query(
         "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
          select 'allocated', 'SKU-' || sku, sequence,
                 format('{\"orderid\":\"o%s\",\"sku\":\"SKU-%s\",\"qty\":1,\"batchref\":\"b\"}', sequence, sku), 'c', 'c'
-         from generate_series(1, $1) as sequence, generate_series(1, $2) as sku order by sequence, sku",
+         from generate_series($1, $2) as sequence, generate_series(1, 50) as sku order by sequence, sku",
     )
-    .bind(of_each)
-    .bind(i64::try_from(SKUS).unwrap())
+    .bind(sequences.start())
+    .bind(sequences.end())
     .execute(&world.pool)
     .await
     .unwrap();
@@ -38,7 +36,7 @@ async fn pending(world: &World) -> i64 {
 #[tokio::test]
 async fn relays_that_are_killed_in_turn_publish_everything_in_order() {
     let world = World::new("relays killed in turn").await;
-    commit_events(&world, 400).await;
+    commit_events(&world, 1..=400).await;
     let mut takeovers = Vec::new();
     let mut relays: Vec<_> = (0..3).map(|_| relay(&world)).collect();
     while pending(&world).await > 0 {
@@ -89,11 +87,11 @@ async fn a_frozen_leader_is_replaced_and_does_no_harm_when_it_wakes() {
     let frozen = relay(&world);
     wait_until("it leads", Duration::from_secs(10), async || frozen.log().contains("this relay leads")).await;
     let standby = relay(&world);
-    commit_events(&world, 100).await;
+    commit_events(&world, 1..=100).await;
     wait_until("it is at work", Duration::from_secs(10), async || pending(&world).await < 5000).await;
     frozen.pause().await;
     let left = pending(&world).await;
-    commit_events_from(&world, 101, 200).await;
+    commit_events(&world, 101..=200).await;
     wait_until("the standby leads", Duration::from_secs(15), async || {
         standby.log().contains("this relay leads")
     })
@@ -103,20 +101,6 @@ async fn a_frozen_leader_is_replaced_and_does_no_harm_when_it_wakes() {
     let events = world.events_of(10_000).await;
     println!("{left} events were left when it froze; {} duplicates", assert_gapless(&events));
     world.close_after([frozen, standby]).await;
-}
-
-async fn commit_events_from(world: &World, first: i64, last: i64) {
-    sqlx::query(
-        "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
-         select 'allocated', 'SKU-' || sku, sequence,
-                format('{\"orderid\":\"o%s\",\"sku\":\"SKU-%s\",\"qty\":1,\"batchref\":\"b\"}', sequence, sku), 'c', 'c'
-         from generate_series($1, $2) as sequence, generate_series(1, 50) as sku order by sequence, sku",
-    )
-    .bind(first)
-    .bind(last)
-    .execute(&world.pool)
-    .await
-    .unwrap();
 }
 
 #[tokio::test]
@@ -140,7 +124,7 @@ async fn a_clean_stop_hands_the_lead_over_at_once() {
 #[tokio::test]
 async fn an_event_the_broker_refuses_is_set_aside_and_only_its_own_sku_waits() {
     let world = World::new("refused event").await;
-    commit_events(&world, 10).await;
+    commit_events(&world, 1..=10).await;
     sqlx::query("update outbox set traceparent = repeat('x', 200000) where sku = 'SKU-7' and sequence = 4")
         .execute(&world.pool)
         .await
@@ -187,7 +171,7 @@ async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
         .await
         .unwrap();
     let relay = relay(&world);
-    commit_events(&world, 20).await;
+    commit_events(&world, 1..=20).await;
     let mut arrived = Vec::new();
     let begin = Instant::now();
     loop {
@@ -223,7 +207,7 @@ async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
 #[tokio::test]
 async fn the_claim_is_answered_from_the_index() {
     let world = World::new("claim plan").await;
-    commit_events(&world, 2000).await;
+    commit_events(&world, 1..=2000).await;
     sqlx::raw_sql("analyze outbox").execute(&world.pool).await.unwrap();
     let plan: Vec<String> = sqlx::query_scalar(
         "explain (analyze, costs off, timing off, summary off)
