@@ -1,4 +1,6 @@
-//! The composition root: the only file that knows every layer. It builds the parts and starts the roles.
+//! The composition root: the only place that knows every layer. It builds the parts and starts the roles.
+
+mod in_memory;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +14,6 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::{
-        memory::{MemoryExchange, MemoryQueues, MemoryStore},
         postgres::{self, Access, Commits, PgLedger, PgOutbox, PgStore},
         rabbitmq::{Broker, EventPublisher, RabbitQueues, RabbitSender, RabbitTopology},
     },
@@ -22,8 +23,7 @@ use crate::{
         ledger::Ledger,
         operations::{CommandSender, Declared, SchemaVersion, Topology},
         outbox::{RefusedEvents, Retention},
-        queue::{Message, QueueName, Stage},
-        store::ViewState,
+        queue::{QueueName, Stage},
     },
     service::{
         decode::Limits,
@@ -34,6 +34,8 @@ use crate::{
     },
     views::Views,
 };
+
+pub use in_memory::{Played, play_in_memory};
 
 /// What a process can be; one may be all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -292,70 +294,5 @@ where
         }
         let delay = delays.next().unwrap_or(Duration::from_secs(1));
         stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
-    }
-}
-
-/// What a day in memory came to.
-#[derive(Debug, Default)]
-pub struct Played {
-    /// The names of the published events, in order.
-    pub events: Vec<String>,
-    /// Lines that sit in a batch.
-    pub allocated: usize,
-    /// Lines that wait.
-    pub backordered: usize,
-    /// Commands that failed.
-    pub failed: usize,
-}
-
-/// Plays commands through the same worker, bus and relay, over queues, a store and an exchange in memory.
-pub async fn play_in_memory(commands: Vec<Message>) -> Played {
-    let (store, queues, exchange) =
-        (MemoryStore::default(), MemoryQueues::default(), MemoryExchange::default());
-    // One queue, so that nothing comes before what it needs: nothing is tried again here.
-    for command in commands {
-        queues.put(QueueName::Orders, command).await;
-    }
-    let policy = Policy {
-        handler_timeout: Duration::from_secs(30),
-        retry: RetryPolicy::default(),
-        host: "demo".into(),
-    };
-    let (database, broker) = (Arc::new(Outage::of("the store")), Arc::new(Outage::of("the exchange")));
-    let worker = Worker {
-        queue: QueueName::Orders,
-        stage: Stage::Work,
-        limits: Limits { body: usize::MAX, headers: usize::MAX },
-        queues: Arc::new(queues.clone()),
-        bus: MessageBus::new(Arc::new(store.clone()), policy),
-        lanes: 1,
-        max_batch: 50,
-        hold: Duration::MAX,
-        database: database.clone(),
-        broker: broker.clone(),
-    };
-    let relay = Relay {
-        outbox: Arc::new(store.clone()),
-        publisher: Arc::new(exchange.clone()),
-        window: 100,
-        retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
-        database,
-        broker,
-    };
-    let stop = CancellationToken::new();
-    let published = async {
-        queues.drained().await;
-        while !store.kept().await.outbox.is_empty() {
-            tokio::task::yield_now().await;
-        }
-        stop.cancel();
-    };
-    tokio::join!(worker.run(&stop), relay.run(&stop), published);
-    let kept = store.kept().await;
-    Played {
-        events: exchange.published().into_iter().map(|row| row.name).collect(),
-        allocated: kept.view.values().filter(|state| matches!(state, ViewState::Allocated(..))).count(),
-        backordered: kept.view.values().filter(|state| matches!(state, ViewState::Backordered(_))).count(),
-        failed: kept.failures.len(),
     }
 }

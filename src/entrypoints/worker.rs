@@ -22,7 +22,8 @@ use crate::{
     service::{
         decode::Limits,
         delays::Delays,
-        message_bus::{Fate, Incoming, MessageBus},
+        incoming::Incoming,
+        message_bus::{Fate, MessageBus},
         outage::Outage,
         unit_of_work::text,
     },

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,70 +13,21 @@ use tokio::sync::RwLock;
 use crate::{
     domain::{Command, Event},
     ports::{
-        ledger::{FailureKey, Next},
-        queue::{Message, QueueName},
-        store::{Footprint, Receipt, Sight, Store, StoreError, ViewState},
+        ledger::Next,
+        queue::QueueName,
+        store::{Footprint, Sight, Store, StoreError, ViewState},
     },
 };
 
 use super::{
-    decode::{Envelope, Limits, Undecodable, decode, fingerprint, keepable},
+    decode::Envelope,
     delays::{Delays, RetryPolicy},
     handlers::{self, HandlerError},
+    incoming::{Batch, Incoming},
+    suspects::{self, Group},
     unit_of_work::{Failed, UnitOfWork},
     verdict::{Failure, Verdict, verdict},
 };
-
-/// Redelivered messages per unit of work: if it kills the worker, no more than these are suspects.
-const SUSPECTS: usize = 32;
-/// A message that was started so often without an end has had its third death, the first one uncounted.
-const DEADLY_STARTS: u32 = 2;
-
-/// A message, read.
-#[derive(Clone, Debug)]
-pub struct Incoming {
-    /// As it came.
-    pub message: Message,
-    /// What it asks for.
-    pub decoded: Result<Envelope, Undecodable>,
-    /// Whether somebody may have begun with it before.
-    pub redelivered: bool,
-    /// How often it was started without an end before this process had it.
-    starts_before: OnceLock<u32>,
-    /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
-    /// no crash.
-    counted: OnceLock<()>,
-}
-
-impl Incoming {
-    /// Reads a message.
-    #[must_use]
-    pub fn read(message: Message, redelivered: bool, limits: Limits) -> Self {
-        let (starts_before, counted) = Default::default();
-        Self { decoded: decode(&message, limits), message, redelivered, starts_before, counted }
-    }
-
-    /// By what its repeats are recognised; none if it cannot be read.
-    fn receipt(&self) -> Option<&Receipt> {
-        self.decoded.as_ref().ok().map(|envelope| &envelope.receipt)
-    }
-
-    fn starts(&self) -> u32 {
-        self.starts_before.get().copied().unwrap_or(0)
-    }
-
-    fn key(&self) -> FailureKey {
-        match self.receipt() {
-            Some(receipt) => {
-                FailureKey { message_id: Some(receipt.message_id.clone()), fingerprint: receipt.fingerprint }
-            }
-            None => FailureKey {
-                message_id: self.message.message_id.as_deref().map(|id| keepable(id).into()),
-                fingerprint: fingerprint(&self.message.body),
-            },
-        }
-    }
-}
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,22 +84,6 @@ impl From<StoreError> for Broken {
     }
 }
 
-type Batch<'a> = [&'a Incoming];
-
-/// Messages of a batch, by their places in it.
-enum Group {
-    /// In one unit of work, beside those of other lanes.
-    Together(Vec<usize>),
-    /// While nothing else is handled in this process.
-    Alone(usize),
-    /// Not handled any more: it has killed so many workers.
-    Dead(usize, u32),
-}
-
-fn ids(batch: &Batch<'_>) -> Vec<Arc<str>> {
-    batch.iter().filter_map(|incoming| incoming.receipt()).map(|receipt| receipt.message_id.clone()).collect()
-}
-
 impl MessageBus {
     /// A bus over a store.
     #[must_use]
@@ -171,7 +106,7 @@ impl MessageBus {
     /// ledger tell what was done.
     pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, StoreAway> {
         let mut fates = vec![None; batch.len()];
-        for group in self.groups(queue, batch).await? {
+        for group in suspects::groups(&*self.store, queue, batch).await? {
             let (members, of_group) = match group {
                 Group::Together(members) => {
                     let _others_may = self.company.read().await;
@@ -209,56 +144,8 @@ impl MessageBus {
         Ok(fates)
     }
 
-    /// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their
-    /// worker: they go in small groups whose start is counted, and one that was started before goes alone.
-    async fn groups(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Group>, StoreAway> {
-        let (suspects, innocent): (Vec<_>, Vec<_>) =
-            (0..batch.len()).partition(|&i| batch[i].redelivered && batch[i].receipt().is_some());
-        self.look_up_starts(queue, suspects.iter().map(|&i| &batch[i])).await?;
-        let mut groups = Vec::new();
-        let (first, again): (Vec<_>, Vec<_>) = suspects.into_iter().partition(|&i| batch[i].starts() == 0);
-        groups.extend(first.chunks(SUSPECTS).map(|chunk| Group::Together(chunk.to_vec())));
-        groups.extend(again.into_iter().map(|i| match batch[i].starts() {
-            starts if starts >= DEADLY_STARTS => Group::Dead(i, starts + 1),
-            _ => Group::Alone(i),
-        }));
-        if !innocent.is_empty() {
-            groups.push(Group::Together(innocent));
-        }
-        Ok(groups)
-    }
-
-    async fn look_up_starts(
-        &self,
-        queue: QueueName,
-        suspects: impl Iterator<Item = &Incoming>,
-    ) -> Result<(), StoreAway> {
-        let unknown: Vec<_> = suspects.filter(|incoming| incoming.starts_before.get().is_none()).collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let starts = self.store.starts(queue, &ids(&unknown)).await.map_err(StoreAway)?;
-        for (incoming, starts) in unknown.into_iter().zip(starts) {
-            let _ = incoming.starts_before.set(starts);
-        }
-        Ok(())
-    }
-
-    async fn count_starts(&self, queue: QueueName, group: &Batch<'_>) -> Result<(), StoreAway> {
-        let suspect = |incoming: &&&Incoming| incoming.redelivered && incoming.counted.get().is_none();
-        let uncounted: Vec<_> = group.iter().filter(suspect).copied().collect();
-        let ids = ids(&uncounted);
-        if !ids.is_empty() {
-            self.store.count_starts(queue, &ids).await.map_err(StoreAway)?;
-        }
-        for incoming in uncounted {
-            let _ = incoming.counted.set(());
-        }
-        Ok(())
-    }
-
     async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
-        self.count_starts(queue, group).await?;
+        suspects::count_starts(&*self.store, queue, group).await?;
         let mut fates = vec![Fate::Repeat; group.len()];
         let mut due: Vec<usize> = (0..group.len()).collect();
         while !due.is_empty() {

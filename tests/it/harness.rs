@@ -26,7 +26,8 @@ use allocation::{
     service::{
         decode::Limits,
         delays::RetryPolicy,
-        message_bus::{Incoming, MessageBus, Policy},
+        incoming::Incoming,
+        message_bus::{MessageBus, Policy},
     },
 };
 use lapin::{

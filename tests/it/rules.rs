@@ -12,7 +12,10 @@ use allocation::{
         queue::QueueName,
         store::{Store, ViewState},
     },
-    service::message_bus::{Fate, Incoming, MessageBus},
+    service::{
+        incoming::Incoming,
+        message_bus::{Fate, MessageBus},
+    },
 };
 use proptest::{prelude::*, strategy::ValueTree as _};
 use serde_json::json;

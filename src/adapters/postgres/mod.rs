@@ -1,6 +1,7 @@
 //! PostgreSQL: the store, the outbox, and how its errors are understood.
 
 mod failures;
+mod floor;
 mod inbox;
 mod ledger;
 mod outbox;

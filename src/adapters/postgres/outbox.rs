@@ -1,9 +1,6 @@
 //! Events between commit and publication, and who may publish them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, postgres::PgListener};
@@ -16,14 +13,12 @@ use crate::ports::{
     store::{OutboxEvent, StoreError},
 };
 
-use super::{Access, failures, retention, within};
+use super::{Access, failures, floor::Floor, retention, within};
 
 /// The session that holds this advisory lock is the active relay: "relay" in ASCII.
 const LEAD: i64 = 0x72_65_6c_61_79;
 /// A leader whose session was silent for so long, several of its looks, is frozen.
 const FROZEN_AFTER: Duration = Duration::from_secs(3);
-/// How often a busy relay looks whether it may forget where removed rows were.
-const RAISE_EVERY: Duration = Duration::from_secs(1);
 /// Where commits of one process are announced to the relays of others.
 pub(super) const CHANNEL: &str = "allocation_outbox";
 /// Commits within this time are announced together.
@@ -162,56 +157,6 @@ struct PgLead {
     floor: Floor,
 }
 
-/// Below it no row is left and none will appear. Reading begins there, not at the remains of removed rows, which
-/// pile up as long as somebody holds an old snapshot.
-///
-/// Ids are given before the commit, so a smaller one may appear after a larger one was read. But whoever was given one
-/// holds a lock on the table until its end: once those who held it at some moment are gone, every id given before
-/// that moment is visible, or never will be.
-#[derive(Default)]
-struct Floor {
-    id: i64,
-    /// An id that was the last to be given, and those who might not have committed a smaller one then.
-    next: Option<(i64, Vec<String>)>,
-    looked_at: Option<Instant>,
-}
-
-impl Floor {
-    async fn rise(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        if self.looked_at.is_some_and(|at| at.elapsed() < RAISE_EVERY) {
-            return Ok(());
-        }
-        self.looked_at = Some(Instant::now());
-        let Some((last, writers)) = self.next.take() else {
-            // In this order: whoever is given an id up to this one holds the lock when it is asked for next.
-            let last = sqlx::query_scalar!("select last_value from outbox_id_seq")
-                .fetch_one(&mut *connection)
-                .await?;
-            self.next = Some((last, writers(connection).await?));
-            return Ok(());
-        };
-        let still = self::writers(connection).await?;
-        if writers.iter().any(|writer| still.contains(writer)) {
-            self.next = Some((last, writers));
-            return Ok(());
-        }
-        let oldest = sqlx::query_scalar!("select id from outbox where id > $1 order by id limit 1", self.id);
-        let oldest = oldest.fetch_optional(connection).await?;
-        self.id = oldest.map_or(last, |oldest| last.min(oldest - 1));
-        Ok(())
-    }
-}
-
-/// The transactions that may have written to the outbox and are not over.
-async fn writers(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"select virtualtransaction as "writer!" from pg_locks
-           where relation = 'outbox'::regclass and mode = 'RowExclusiveLock' and granted"#
-    )
-    .fetch_all(connection)
-    .await
-}
-
 #[async_trait]
 impl Lead for PgLead {
     async fn look(&mut self) -> Result<Look, StoreError> {
@@ -221,7 +166,7 @@ impl Lead for PgLead {
                       ) as "events!",
                       (select extract(epoch from due_at - now())::double precision from failed_messages
                        where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in"#,
-            self.floor.id,
+            self.floor.id(),
         );
         let look = within(self.patience, look.fetch_one(&mut self.connection)).await?;
         let retry_in = look.retry_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
@@ -242,7 +187,7 @@ impl Lead for PgLead {
                  and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
                order by id limit $1"#,
             i64::from(at_most),
-            self.floor.id,
+            self.floor.id(),
             except,
         );
         within(self.patience, rows.fetch_all(&mut self.connection)).await

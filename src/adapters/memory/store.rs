@@ -1,9 +1,8 @@
-//! Everything in memory: for tests that take microseconds, and for the demo. It obeys the same contract tests as the
-//! real adapters, so it cannot lie about them.
+//! The store and its outbox.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{Arc, PoisonError},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -14,8 +13,8 @@ use crate::{
     domain::{Batch, Line, OrderId, Product, Reference, Sku},
     ports::{
         ledger::{DueRetry, FailedAttempt, FailureKey},
-        outbox::{Lead, Look, Outbox, OutboxRow, Published, Publisher, Retention},
-        queue::{BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription},
+        outbox::{Lead, Look, Outbox, OutboxRow, Retention},
+        queue::QueueName,
         store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Tx, ViewState, Work},
     },
 };
@@ -357,110 +356,4 @@ impl Lead for MemoryStore {
     }
 
     async fn release(self: Box<Self>) {}
-}
-
-/// An exchange that only remembers what was published.
-#[derive(Clone, Default)]
-pub struct MemoryExchange {
-    published: Arc<std::sync::Mutex<Vec<OutboxRow>>>,
-}
-
-impl MemoryExchange {
-    /// Everything that was published, in order.
-    #[must_use]
-    pub fn published(&self) -> Vec<OutboxRow> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-#[async_trait]
-impl Publisher for MemoryExchange {
-    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(rows);
-        vec![Published::Confirmed; rows.len()]
-    }
-
-    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
-        vec![Published::Unknown("nothing comes back in memory".into()); retries.len()]
-    }
-}
-
-/// Queues that hand out what was put into them.
-#[derive(Clone, Default)]
-pub struct MemoryQueues {
-    waiting: Arc<Mutex<HashMap<QueueName, VecDeque<Message>>>>,
-    unsettled: Arc<std::sync::Mutex<usize>>,
-    changed: Arc<Notify>,
-}
-
-impl MemoryQueues {
-    /// Enqueues a message.
-    pub async fn put(&self, queue: QueueName, message: Message) {
-        self.waiting.lock().await.entry(queue).or_default().push_back(message);
-        self.changed.notify_waiters();
-    }
-
-    /// Waits until all that was put in is settled.
-    pub async fn drained(&self) {
-        loop {
-            let changed = self.changed.notified();
-            let empty = self.waiting.lock().await.values().all(VecDeque::is_empty);
-            if empty && *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner) == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-#[async_trait]
-impl Queues for MemoryQueues {
-    async fn subscribe(
-        &self,
-        queue: QueueName,
-        _stage: Stage,
-        _pace: Pace,
-    ) -> Result<Box<dyn Subscription>, BrokerError> {
-        Ok(Box::new(MemorySubscription { queues: self.clone(), queue, last_tag: 0 }))
-    }
-}
-
-struct MemorySubscription {
-    queues: MemoryQueues,
-    queue: QueueName,
-    last_tag: u64,
-}
-
-#[async_trait]
-impl Subscription for MemorySubscription {
-    async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        loop {
-            let changed = self.queues.changed.notified();
-            let next = self.queues.waiting.lock().await.get_mut(&self.queue).and_then(VecDeque::pop_front);
-            if let Some(message) = next {
-                *self.queues.unsettled.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-                self.last_tag += 1;
-                return Ok(Delivery { tag: self.last_tag, redelivered: false, message });
-            }
-            changed.await;
-        }
-    }
-
-    fn settler(&self) -> Arc<dyn Settler> {
-        Arc::new(self.queues.clone())
-    }
-
-    async fn close(self: Box<Self>) {}
-}
-
-#[async_trait]
-impl Settler for MemoryQueues {
-    async fn settle(&self, tags: &[u64]) {
-        *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner) -= tags.len();
-        self.changed.notify_waiters();
-    }
-
-    fn is_over(&self) -> bool {
-        false
-    }
 }

@@ -1,0 +1,56 @@
+//! A message on its way through the bus.
+
+use std::sync::OnceLock;
+
+use crate::ports::{ledger::FailureKey, queue::Message, store::Receipt};
+
+use super::decode::{Envelope, Limits, Undecodable, decode, fingerprint, keepable};
+
+/// A message, read.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// As it came.
+    pub message: Message,
+    /// What it asks for.
+    pub decoded: Result<Envelope, Undecodable>,
+    /// Whether somebody may have begun with it before.
+    pub redelivered: bool,
+    /// How often it was started without an end before this process had it.
+    pub(super) starts_before: OnceLock<u32>,
+    /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
+    /// no crash.
+    pub(super) counted: OnceLock<()>,
+}
+
+impl Incoming {
+    /// Reads a message.
+    #[must_use]
+    pub fn read(message: Message, redelivered: bool, limits: Limits) -> Self {
+        let (starts_before, counted) = Default::default();
+        Self { decoded: decode(&message, limits), message, redelivered, starts_before, counted }
+    }
+
+    /// By what its repeats are recognised; none if it cannot be read.
+    pub(super) fn receipt(&self) -> Option<&Receipt> {
+        self.decoded.as_ref().ok().map(|envelope| &envelope.receipt)
+    }
+
+    pub(super) fn starts(&self) -> u32 {
+        self.starts_before.get().copied().unwrap_or(0)
+    }
+
+    pub(super) fn key(&self) -> FailureKey {
+        match self.receipt() {
+            Some(receipt) => {
+                FailureKey { message_id: Some(receipt.message_id.clone()), fingerprint: receipt.fingerprint }
+            }
+            None => FailureKey {
+                message_id: self.message.message_id.as_deref().map(|id| keepable(id).into()),
+                fingerprint: fingerprint(&self.message.body),
+            },
+        }
+    }
+}
+
+/// Messages that are handled together.
+pub(super) type Batch<'a> = [&'a Incoming];
