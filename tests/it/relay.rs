@@ -241,3 +241,53 @@ async fn events_that_nobody_wants_are_counted_and_no_error() {
     .await;
     world.close_after([worker]).await;
 }
+
+/// More than one portion of old rows, and some that are not old enough.
+#[tokio::test]
+async fn what_is_old_enough_is_removed_a_little_at_a_time() {
+    let world = World::new("retention").await;
+    sqlx::raw_sql(
+        "insert into inbox (queue, message_id, fingerprint, handled_at)
+         select 'orders', i, '', now() - case when i <= 12000 then interval '8 days' else interval '6 days' end
+         from generate_series(1, 12010) as i;
+         insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original, status, reason,
+             error, error_pattern, error_group, attempts, ended_at)
+         select 'orders', status || age, '', 'allocate', '', '{}', '', status, 'rejected', '', '', '', 1,
+                now() - age * interval '1 day'
+         from unnest(array['resolved', 'discarded']) as status, unnest(array[6, 8]) as age",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let relay = relay(&world);
+    wait_for("the old ones are gone", Duration::from_secs(20), &(10, 2), async || {
+        let failures = world.count("select count(*) from failed_messages").await;
+        (world.count("select count(*) from inbox").await, failures)
+    })
+    .await;
+    world.close_after([relay]).await;
+}
+
+/// A retry whose queue and copy are gone is sent again, if nothing was heard of it for an hour.
+#[tokio::test]
+async fn a_retry_that_was_lost_with_its_queue_is_sent_again() {
+    let world = World::new("lost retry").await;
+    let worker = world.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "100ms")]);
+    world.sender.send(&create_batch("b", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    sqlx::raw_sql(
+        "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original, status,
+             error, error_pattern, error_group, attempts, due_at, published_at)
+         values ('orders', 'lost', '', 'allocate', '{\"orderid\": \"o1\", \"sku\": \"LAMP\", \"qty\": 1}', '{}', '',
+             'retrying', '', '', '', 1, now() - interval '2 hours', now() - interval '2 hours')",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    worker.terminate().await;
+    let worker = world.worker();
+    world.wait_handled(2).await;
+    assert_eq!(world.count("select count(*) from order_lines where orderid = 'o1'").await, 1);
+    sqlx::raw_sql("delete from failed_messages").execute(&world.pool).await.unwrap();
+    world.close_after([worker]).await;
+}

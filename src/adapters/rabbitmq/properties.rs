@@ -27,6 +27,8 @@ const NOT_PUBLISHED_AGAIN: [&str; 8] = [
     "BCC",
 ];
 
+/// What is nested deeper nobody reads, and the database would not take it.
+const READABLE_DEPTH: usize = 32;
 /// AMQP's short strings end at 255 bytes, and the client library panics beyond.
 const SHORT: usize = 255;
 
@@ -59,7 +61,7 @@ impl Original for Kept {
         ];
         let present = entries.into_iter().filter(|(_, value)| !value.is_null());
         let present: Map<_, _> = present.map(|(name, value)| (name.to_owned(), value)).collect();
-        json!({ "properties": present, "headers": properties.headers().as_ref().map(table) }).to_string()
+        json!({ "properties": present, "headers": properties.headers().as_ref().map(|headers| table(headers, READABLE_DEPTH)) }).to_string()
     }
 
     fn exact(&self) -> Vec<u8> {
@@ -67,17 +69,13 @@ impl Original for Kept {
     }
 }
 
-fn table(table: &FieldTable) -> Value {
-    table
-        .inner()
-        .iter()
-        .map(|(name, value)| (name.to_string(), readable(value)))
-        .collect::<Map<_, _>>()
-        .into()
+fn table(table: &FieldTable, depth: usize) -> Value {
+    let entry = |(name, value): (&ShortString, &AMQPValue)| (name.to_string(), readable(value, depth));
+    table.inner().iter().map(entry).collect::<Map<_, _>>().into()
 }
 
 /// The nearest that JSON has.
-fn readable(value: &AMQPValue) -> Value {
+fn readable(value: &AMQPValue, depth: usize) -> Value {
     match value {
         AMQPValue::Boolean(value) => json!(value),
         AMQPValue::ShortShortInt(value) => json!(value),
@@ -93,8 +91,11 @@ fn readable(value: &AMQPValue) -> Value {
         AMQPValue::ShortString(value) => json!(value.as_str()),
         AMQPValue::LongString(value) => json!(String::from_utf8_lossy(value.as_bytes())),
         AMQPValue::ByteArray(value) => json!(String::from_utf8_lossy(value.as_slice())),
-        AMQPValue::FieldArray(values) => values.as_slice().iter().map(readable).collect(),
-        AMQPValue::FieldTable(values) => table(values),
+        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth == 0 => json!("…"),
+        AMQPValue::FieldArray(values) => {
+            values.as_slice().iter().map(|value| readable(value, depth - 1)).collect()
+        }
+        AMQPValue::FieldTable(values) => table(values, depth - 1),
         AMQPValue::DecimalValue(value) => json!(format!("{value:?}")),
         AMQPValue::Void => Value::Null,
     }
@@ -247,6 +248,15 @@ mod tests {
         assert_eq!(short(&"x".repeat(255)).as_str().len(), 255);
         assert_eq!(short(&"€".repeat(100)).as_str().len(), 255);
         assert_eq!(short(&"é".repeat(200)).as_str().len(), 254);
+    }
+
+    #[test]
+    fn deeply_nested_headers_are_readable_as_far_as_anybody_reads() {
+        let deep = (0..1000).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()));
+        let mut table = FieldTable::default();
+        table.insert("deep".into(), deep);
+        let readable = Kept(BasicProperties::default().with_headers(table)).readable();
+        assert_eq!(readable.matches('[').count(), READABLE_DEPTH);
     }
 
     #[test]

@@ -90,6 +90,9 @@ impl Cli {
 
     fn try_execute(self) -> anyhow::Result<Done> {
         let settings = Settings::load(self.config.as_deref())?;
+        if matches!(self.command, Command::Run { .. }) {
+            run::with_deep_stacks();
+        }
         if matches!(self.command, Command::Config) {
             return setup::config(&settings, self.json);
         }
