@@ -9,8 +9,11 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked --bin allocation && \
     cp target/release/allocation /allocation
 
-# Nothing but libc, libgcc, the certificate authorities and time zones: no shell, no package manager.
-FROM gcr.io/distroless/cc-debian12
+FROM debian:bookworm-slim
+# The certificate authorities, for amqps:// and sslmode=verify-full.
+RUN apt-get update && \
+    apt-get install --no-install-recommends --yes ca-certificates && \
+    rm -rf /var/lib/apt/lists/*
 # The settings' defaults and the migrations are compiled in; the rest comes from the environment.
 COPY --from=build /allocation /usr/local/bin/allocation
 # A number, so that a cluster which demands a user other than root can see that this is one.
