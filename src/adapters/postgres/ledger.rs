@@ -153,14 +153,16 @@ fn judge(action: Action, found: &Found) -> Acted {
     }
 }
 
-/// Holds the messages, in the order of their ids, so that two operators never wait for each other.
+/// Holds the messages, in the order of their ids, so that two operators never wait for each other. Of two at once the
+/// second sees what the first did; its transaction may have begun earlier, so it is the clock that counts.
 async fn find(tx: &mut PgConnection, ids: &[i64]) -> Result<Vec<Found>, sqlx::Error> {
     sqlx::query_as!(
         Found,
         r#"select f.id, f.status,
                   exists (select from inbox i where i.queue = f.queue and i.message_id = f.message_id
                           and i.fingerprint = f.fingerprint) as "handled!",
-                  (coalesce(f.published_at, f.due_at) between now() - interval '1 minute' and now()) is true as "on_its_way!"
+                  (coalesce(f.published_at, f.due_at)
+                   between clock_timestamp() - interval '1 minute' and clock_timestamp()) is true as "on_its_way!"
            from failed_messages f where f.id = any($1) order by f.id for update"#,
         ids,
     )
