@@ -150,7 +150,8 @@ impl Relay {
             Some(suspect) => self.try_alone(lead, &rows[suspect]).await?,
             None => self.set_aside(lead, &rows, &outcomes).await?,
         };
-        self.note(outcomes.iter().filter(|_| !alone));
+        // If one event alone was to blame, nothing is wrong with the broker.
+        self.note(if alone { &[] } else { &outcomes });
         Ok(if alone || !done.ids.is_empty() { Round::Moved } else { Round::Stuck })
     }
 
@@ -191,7 +192,7 @@ impl Relay {
     async fn relay_retries(&self, lead: &mut dyn Lead) -> Result<bool, StoreError> {
         let due = lead.due_retries(self.window).await?;
         let outcomes = while_alive(lead, self.publisher.publish_retries(&due)).await?;
-        self.note(outcomes.iter());
+        self.note(&outcomes);
         let mut moved = self.settle_retries(lead, &due, &outcomes).await?;
         let suspect = due.iter().zip(&outcomes).find(|(_, outcome)| matches!(outcome, Published::Unknown(_)));
         if let Some((retry, _)) = suspect.filter(|_| due.len() > 1) {
@@ -240,8 +241,8 @@ impl Relay {
         Ok(refused || !confirmed.is_empty())
     }
 
-    fn note<'a>(&self, mut outcomes: impl Iterator<Item = &'a Published>) {
-        match outcomes.find_map(trouble) {
+    fn note(&self, outcomes: &[Published]) {
+        match outcomes.iter().find_map(trouble) {
             Some(trouble) => self.broker.begins(&trouble),
             None => self.broker.ends(),
         }

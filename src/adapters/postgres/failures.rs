@@ -209,8 +209,7 @@ pub(super) async fn published(
     connection: &mut PgConnection,
     retries: &[&DueRetry],
 ) -> Result<(), sqlx::Error> {
-    let (ids, generations): (Vec<_>, Vec<_>) =
-        retries.iter().map(|retry| (retry.id, retry.generation)).unzip();
+    let (ids, generations) = copies(retries);
     sqlx::query!(
         "update failed_messages as f set published_at = now(), held_because = null
          from unnest($1::bigint[], $2::bigint[]) as done (id, generation)
@@ -232,8 +231,7 @@ pub(super) async fn hold(
     retries: &[&DueRetry],
     reason: &str,
 ) -> Result<(), sqlx::Error> {
-    let (ids, generations): (Vec<_>, Vec<_>) =
-        retries.iter().map(|retry| (retry.id, retry.generation)).unzip();
+    let (ids, generations) = copies(retries);
     sqlx::query!(
         "update failed_messages as f set held_because = $3, due_at = now() + make_interval(secs => $4)
          from unnest($1::bigint[], $2::bigint[]) as held (id, generation)
@@ -270,4 +268,9 @@ pub(super) async fn refuse(
 
 fn texts(ids: &[Arc<str>]) -> Vec<&str> {
     ids.iter().map(|id| &**id).collect()
+}
+
+/// Which copies of which rows: the columns of a set-based statement.
+fn copies(retries: &[&DueRetry]) -> (Vec<i64>, Vec<i64>) {
+    retries.iter().map(|retry| (retry.id, retry.generation)).unzip()
 }
