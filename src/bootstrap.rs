@@ -1,5 +1,6 @@
 //! The composition root: the only place that knows every layer. It builds the parts and starts the roles.
 
+mod in_files;
 mod in_memory;
 
 use std::{sync::Arc, time::Duration};
@@ -14,14 +15,15 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::{
-        postgres::{self, Access, Commits, PgLedger, PgOutbox, PgStore},
+        postgres::{self, Access, Commits, PgLedger, PgOutbox, PgReadModel, PgSchema, PgStore},
         rabbitmq::{Broker, EventPublisher, RabbitQueues, RabbitSender, RabbitTopology},
+        smtp::SmtpNotifier,
     },
     config::Settings,
-    entrypoints::worker::Worker,
+    entrypoints::{api::Api, vitals::Vitals, worker::Worker},
     ports::{
         ledger::Ledger,
-        operations::{CommandSender, Declared, SchemaVersion, Topology},
+        operations::{CommandSender, Declared, ReadModel, Schema, SchemaVersion, Topology},
         outbox::{RefusedEvents, Retention},
         queue::{QueueName, Stage},
     },
@@ -35,7 +37,14 @@ use crate::{
     views::Views,
 };
 
+pub use in_files::{Allocated, Unreadable, allocate_files};
 pub use in_memory::{Played, play_in_memory};
+
+/// Notifications that this process holds at most: mail takes its time, and others may have less to do.
+const MAILS_IN_HAND: u16 = 20;
+/// A unit of work may be handled once more, one by one, and each command may take its time. After so many times the
+/// time that a handler has, nothing is going on.
+const STUCK_AFTER_TIMEOUTS: u32 = 20;
 
 /// What a process can be; one may be all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -46,6 +55,10 @@ pub enum Role {
     Relay,
     /// Takes what the broker put aside into the ledger.
     Archive,
+    /// Sends mail when something is out of stock.
+    Notifier,
+    /// Answers HTTP.
+    Api,
 }
 
 /// The parts, ready to be used. Nothing is connected before it is needed.
@@ -57,6 +70,8 @@ pub struct App {
     commits: Arc<Commits>,
     database_outage: Arc<Outage>,
     broker_outage: Arc<Outage>,
+    mail_outage: Arc<Outage>,
+    vitals: Vitals,
     bus: MessageBus,
 }
 
@@ -64,23 +79,26 @@ impl App {
     /// Builds the parts.
     ///
     /// # Errors
-    /// A URL in the settings is none.
+    /// A URL or an address in the settings is none.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { database, broker, .. } = &settings;
+        let Settings { database, broker, smtp, notifications, .. } = &settings;
         let access = Access::new(database.url.expose(), database.max_connections.get(), database.patience)
             .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
         let broker = Broker::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
+        let notifier = SmtpNotifier::new(smtp.url.expose(), &notifications.from, &notifications.to)?;
         let (pool, commits) = (access.pool(), Arc::<Commits>::default());
         let store = PgStore::new(pool.clone(), &access, commits.clone());
         Ok(Self {
-            bus: MessageBus::new(Arc::new(store), policy(&settings)),
+            bus: MessageBus::new(Arc::new(store), Arc::new(notifier), policy(&settings)),
             pool,
             access,
             broker,
             commits,
             database_outage: Arc::new(Outage::of("the database")),
             broker_outage: Arc::new(Outage::of("the broker")),
+            mail_outage: Arc::new(Outage::of("the mail server")),
+            vitals: Vitals::default(),
             settings,
         })
     }
@@ -115,6 +133,12 @@ impl App {
         PgLedger::new(self.pool.clone(), &self.access)
     }
 
+    /// What is read of orders.
+    #[must_use]
+    pub fn read_model(&self) -> impl ReadModel + use<> {
+        PgReadModel::new(self.pool.clone(), &self.access)
+    }
+
     /// What stands before the name of every queue.
     #[must_use]
     pub fn namespace(&self) -> &str {
@@ -136,25 +160,33 @@ impl App {
     /// # Errors
     /// The database is away.
     pub async fn schema_version(&self) -> anyhow::Result<SchemaVersion> {
-        Ok(postgres::schema_version(&self.pool).await?)
+        Ok(PgSchema(self.pool.clone()).version().await?)
     }
 
     /// Plays the roles until `stop`, then finishes what is in hand.
     ///
     /// # Errors
-    /// The schema is not the one this program needs. A server that is away is no error: it is waited for.
+    /// The schema is not the one this program needs, or the API's address cannot be taken. A server that is away is
+    /// no error: it is waited for.
     pub async fn run(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
+        let (mut tasks, mut background) = (JoinSet::new(), JoinSet::new());
+        if roles.contains(&Role::Api) {
+            // First, so that others can ask whether this process is ready while it waits for its servers.
+            let (api, stop) = (self.api(), stop.clone());
+            let listener = api.bind().await?;
+            tasks.spawn(async move { api.run(listener, &stop).await });
+        }
         if !self.schema_fits(stop).await? || !self.topology_stands(stop).await {
             return Ok(());
         }
-        let mut tasks = JoinSet::new();
-        let mut background = JoinSet::new();
+        background.spawn(postgres::announce_commits(self.pool.clone(), self.commits.clone()));
         for role in roles {
             match role {
                 Role::Worker => {
-                    background.spawn(postgres::announce_commits(self.pool.clone(), self.commits.clone()));
                     self.consume(&[QueueName::Orders, QueueName::Stock], Stage::Work, stop, &mut tasks);
                 }
+                Role::Notifier => self.consume(&[QueueName::Notifications], Stage::Work, stop, &mut tasks),
+                Role::Api => {} // It serves already.
                 Role::Archive => self.consume(&QueueName::ALL, Stage::DeadLetters, stop, &mut tasks),
                 Role::Relay => {
                     let outbox = Arc::new(PgOutbox::new(self.access.clone(), self.commits.clone()));
@@ -203,17 +235,41 @@ impl App {
 
     fn worker(&self, queue: QueueName, stage: Stage) -> Worker {
         let settings = &self.settings.worker;
+        // A mail that was sent is noted at once: a kill in between has it sent again.
+        let mails = queue == QueueName::Notifications;
+        let (prefetch, max_batch) =
+            if mails { (MAILS_IN_HAND, 1) } else { (settings.prefetch.get(), settings.max_batch.get()) };
         Worker {
             queue,
             stage,
             limits: self.limits(),
-            queues: Arc::new(RabbitQueues::new(self.broker.clone(), settings.prefetch.get())),
+            queues: Arc::new(RabbitQueues::new(self.broker.clone(), prefetch)),
             bus: self.bus.clone(),
             lanes: if stage == Stage::Work { settings.lanes.get() } else { 1 },
-            max_batch: settings.max_batch.get(),
+            max_batch,
             hold: settings.hold,
+            vitals: self.vitals.clone(),
             database: self.database_outage.clone(),
+            mail: mails.then(|| self.mail_outage.clone()),
             broker: self.broker_outage.clone(),
+        }
+    }
+
+    fn api(&self) -> Api {
+        let Settings { api, worker, .. } = &self.settings;
+        Api {
+            listen: api.listen,
+            token: api.token.expose().map(str::to_owned),
+            timeout: api.timeout,
+            limits: self.limits(),
+            max_batch: worker.max_batch.get(),
+            stuck_after: worker.handler_timeout * STUCK_AFTER_TIMEOUTS,
+            bus: self.bus.clone(),
+            views: self.views(),
+            topology: Arc::new(self.topology()),
+            schema: Arc::new(PgSchema(self.pool.clone())),
+            vitals: self.vitals.clone(),
+            database: self.database_outage.clone(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::Path,
     time::Duration,
@@ -26,6 +27,9 @@ pub struct Settings {
     pub broker: Broker,
     pub worker: Worker,
     pub relay: Relay,
+    pub api: Api,
+    pub smtp: Smtp,
+    pub notifications: Notifications,
     pub retry: Retry,
     pub limits: Limits,
     pub retention: Retention,
@@ -69,6 +73,31 @@ pub struct Worker {
 #[expect(missing_docs, reason = "see config/default.toml")]
 pub struct Relay {
     pub window: NonZeroU32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Api {
+    pub listen: SocketAddr,
+    pub token: Secret,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Smtp {
+    pub url: SecretUrl,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see config/default.toml")]
+pub struct Notifications {
+    pub from: String,
+    pub to: String,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -118,6 +147,31 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+/// A text that is nobody else's business: it never prints itself.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The text itself, for whoever needs it; none if it is empty.
+    #[must_use]
+    pub fn expose(&self) -> Option<&str> {
+        Some(self.0.expose_secret()).filter(|text| !text.is_empty())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.expose().is_some() { "redacted" } else { "" })
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{self:?}"))
+    }
 }
 
 /// A URL that may hold a password: it never prints it.
@@ -190,7 +244,7 @@ impl Settings {
                 "namespace: must be 1 to {LONGEST_NAMESPACE} letters, digits, '-', '_' or '.'"
             )));
         }
-        let needed = 2 * self.worker.lanes.get() + 4;
+        let needed = 3 * self.worker.lanes.get() + 6;
         if needed > self.database.max_connections.get() as usize {
             let (key, lanes) = ("database.max_connections", self.worker.lanes);
             return Err(ConfigError::Message(format!(
@@ -203,6 +257,12 @@ impl Settings {
         }
         if !(0.0..1.0).contains(&self.retry.jitter) {
             return wrong("retry.jitter", "from 0 to less than 1");
+        }
+        if !self.api.listen.ip().is_loopback() && self.api.token.expose().is_none() {
+            let listen = self.api.listen;
+            return Err(ConfigError::Message(format!(
+                "api.token: must be set, for others can reach {listen} (api.listen)"
+            )));
         }
         Ok(self)
     }
@@ -234,6 +294,9 @@ mod tests {
             ("[log]\nformat = \"xml\"", "xml"),
             ("namespace = \"a b\"", "namespace"),
             ("[worker]\nlanes = 9", "max_connections"),
+            ("[api]\nlisten = \"somewhere\"", "listen"),
+            ("[api]\nlisten = \"0.0.0.0:8080\"", "api.token"),
+            ("[api]\nlisten = \"[::]:8080\"", "api.token"),
             ("[retry]\njitter = 1.0", "retry.jitter"),
             ("[retry]\nmultiplier = 0.5", "retry.multiplier"),
         ] {
@@ -244,7 +307,9 @@ mod tests {
 
     #[test]
     fn a_password_is_never_printed() {
-        let settings = with("[database]\nurl = \"postgres://me:hunter2@db/x?password=hunter2\"").unwrap();
+        let secrets = "[database]\nurl = \"postgres://me:hunter2@db/x?password=hunter2\"\n\
+            [smtp]\nurl = \"smtps://me:hunter2@mail\"\n[api]\ntoken = \"hunter2\"";
+        let settings = with(secrets).unwrap();
         let printed = format!("{settings:?} {}", serde_json::to_string(&settings).unwrap());
         assert!(!printed.contains("hunter2") && printed.contains("me:redacted@db"), "{printed}");
     }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    adapters::memory::{MemoryExchange, MemoryQueues, MemoryStore},
-    entrypoints::worker::Worker,
+    adapters::memory::{MemoryExchange, MemoryNotices, MemoryQueues, MemoryStore},
+    entrypoints::{vitals::Vitals, worker::Worker},
     ports::{
         outbox::Retention,
         queue::{Message, QueueName, Stage},
@@ -53,11 +53,13 @@ pub async fn play_in_memory(commands: Vec<Message>) -> Played {
         stage: Stage::Work,
         limits: Limits { body: usize::MAX, headers: usize::MAX },
         queues: Arc::new(queues.clone()),
-        bus: MessageBus::new(Arc::new(store.clone()), policy),
+        bus: MessageBus::new(Arc::new(store.clone()), Arc::new(MemoryNotices::default()), policy),
         lanes: 1,
         max_batch: 50,
         hold: Duration::MAX,
         database: database.clone(),
+        vitals: Vitals::default(),
+        mail: None,
         broker: broker.clone(),
     };
     let relay = Relay {

@@ -59,6 +59,17 @@ pub struct ChangeBatchQuantity {
     pub revision: Option<i64>,
 }
 
+/// Whoever buys is to hear that a line waits. The event `out_of_stock` asks for it, by its own name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct NotifyOutOfStock {
+    /// The customer's order.
+    pub orderid: OrderId,
+    /// What is missing.
+    pub sku: Sku,
+    /// How many.
+    pub qty: Quantity,
+}
+
 /// Everything that can be asked of the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is documented at its type")]
@@ -67,6 +78,7 @@ pub enum Command {
     Allocate(Allocate),
     Deallocate(Deallocate),
     ChangeBatchQuantity(ChangeBatchQuantity),
+    NotifyOutOfStock(NotifyOutOfStock),
 }
 
 /// No command has this name.
@@ -79,17 +91,19 @@ pub struct UnknownCommand {
 
 impl Command {
     /// The names of all commands, as they stand in a message's `type`.
-    pub const NAMES: [&'static str; 4] = ["create_batch", "allocate", "deallocate", "change_batch_quantity"];
+    pub const NAMES: [&'static str; 5] =
+        ["create_batch", "allocate", "deallocate", "change_batch_quantity", "out_of_stock"];
 
     /// The name of this one.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        let [create_batch, allocate, deallocate, change_batch_quantity] = Self::NAMES;
+        let [create_batch, allocate, deallocate, change_batch_quantity, out_of_stock] = Self::NAMES;
         match self {
             Self::CreateBatch(_) => create_batch,
             Self::Allocate(_) => allocate,
             Self::Deallocate(_) => deallocate,
             Self::ChangeBatchQuantity(_) => change_batch_quantity,
+            Self::NotifyOutOfStock(_) => out_of_stock,
         }
     }
 
@@ -106,6 +120,7 @@ impl Command {
             "allocate" => Allocate::deserialize(body).map(Self::Allocate),
             "deallocate" => Deallocate::deserialize(body).map(Self::Deallocate),
             "change_batch_quantity" => ChangeBatchQuantity::deserialize(body).map(Self::ChangeBatchQuantity),
+            "out_of_stock" => NotifyOutOfStock::deserialize(body).map(Self::NotifyOutOfStock),
             unknown => {
                 return Err(UnknownCommand { name: unknown.to_owned() });
             }

@@ -11,7 +11,9 @@ mod product;
 mod values;
 
 pub use batch::Batch;
-pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, UnknownCommand};
+pub use command::{
+    Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, NotifyOutOfStock, UnknownCommand,
+};
 pub use event::{Event, RecordedEvent};
 pub use product::{Line, Product, ProductChanges};
 pub use values::{InvalidValue, OrderId, Quantity, Reference, Sku, Stock};

@@ -1,4 +1,6 @@
-//! Where the world comes in: queues, the outbox's clock, people at a terminal.
+//! Where the world comes in: queues, HTTP, people at a terminal.
 
+pub mod api;
 pub mod cli;
+pub mod vitals;
 pub mod worker;

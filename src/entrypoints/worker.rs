@@ -24,10 +24,13 @@ use crate::{
         delays::Delays,
         incoming::Incoming,
         message_bus::{Fate, MessageBus},
-        outage::Outage,
+        outage::{Away, Outage},
         unit_of_work::text,
+        verdict::Failure,
     },
 };
+
+use super::vitals::{Pulse, Vitals};
 
 /// A subscription that is lost sooner may have been broken by what it was handed.
 const SOON: Duration = Duration::from_secs(1);
@@ -51,10 +54,14 @@ pub struct Worker {
     pub lanes: usize,
     /// Commands in one unit of work at most.
     pub max_batch: usize,
-    /// How long messages are held while the database is away: shorter than the broker waits for acknowledgements.
+    /// How long messages are held while a server is away: shorter than the broker waits for acknowledgements.
     pub hold: Duration,
+    /// Where its lanes show that they get on.
+    pub vitals: Vitals,
     /// What is told when the database is away.
     pub database: Arc<Outage>,
+    /// What is told when the mail server is away, if this queue needs one.
+    pub mail: Option<Arc<Outage>>,
     /// What is told when the broker is away.
     pub broker: Arc<Outage>,
 }
@@ -81,7 +88,7 @@ impl Worker {
             };
             pace = Pace::Full;
             match ended {
-                Ok(()) if self.database.is_on() => self.database_is_back(stop).await,
+                Ok(()) if self.awaits_a_server() => self.servers_are_back(stop).await,
                 Ok(()) => {}
                 Err(error) => {
                     self.broker.begins(&error);
@@ -101,18 +108,25 @@ impl Worker {
         }
     }
 
+    fn awaits_a_server(&self) -> bool {
+        self.database.is_on() || self.mail.as_ref().is_some_and(|mail| mail.is_on())
+    }
+
     /// Takes nothing from the queue while nothing can be done with it.
-    async fn database_is_back(&self, stop: &CancellationToken) {
+    async fn servers_are_back(&self, stop: &CancellationToken) {
         for delay in Delays::during_outage() {
-            match stop.run_until_cancelled(self.bus.probe()).await {
-                Some(Ok(())) => return self.database.ends(),
+            match stop.run_until_cancelled(self.bus.probe(self.queue)).await {
+                Some(Ok(())) => {
+                    self.database.ends();
+                    return self.mail.iter().for_each(|mail| mail.ends());
+                }
                 Some(Err(_)) => stop.run_until_cancelled(tokio::time::sleep(delay)).await,
                 None => return,
             };
         }
     }
 
-    /// Until told to stop, until the subscription is lost or has done its part, or until the database was away for too
+    /// Until told to stop, until the subscription is lost or has done its part, or until a server was away for too
     /// long.
     async fn serve(
         &self,
@@ -170,7 +184,9 @@ impl Worker {
         halt: &CancellationToken,
     ) {
         let mut batch = Vec::with_capacity(self.max_batch);
+        let pulse = self.vitals.lane(self.queue.as_str());
         loop {
+            pulse.idle();
             // What is in hand when the halt comes is finished; what was not begun goes back to the queue.
             if tasks.recv_many(&mut batch, self.max_batch).await == 0
                 || halt.is_cancelled()
@@ -180,7 +196,7 @@ impl Worker {
             }
             let (tags, incoming): (Vec<_>, Vec<_>) =
                 batch.drain(..).map(|task| (task.tag, task.incoming)).unzip();
-            let Some(fates) = self.fates(&incoming, halt).await else {
+            let Some(fates) = self.fates(&incoming, &pulse, halt).await else {
                 return;
             };
             for (incoming, fate) in incoming.iter().zip(fates) {
@@ -190,12 +206,13 @@ impl Worker {
         }
     }
 
-    /// Holds what it has while the database is away, and goes on by itself when it is back; none if told to stop
+    /// Holds what it has while a server is away, and goes on by itself when it is back; none if told to stop
     /// before that, or when it took so long that everything is to be handed back.
-    async fn fates(&self, batch: &[Incoming], halt: &CancellationToken) -> Option<Vec<Fate>> {
+    async fn fates(&self, batch: &[Incoming], pulse: &Pulse, halt: &CancellationToken) -> Option<Vec<Fate>> {
         let mut delays = Delays::during_outage();
         let begin = Instant::now();
         loop {
+            pulse.busy();
             let handled = match self.stage {
                 Stage::Work => self.bus.handle(self.queue, batch).await,
                 Stage::DeadLetters => self.bus.bury(self.queue, batch).await,
@@ -203,14 +220,20 @@ impl Worker {
             match handled {
                 Ok(fates) => {
                     self.database.ends();
+                    if fates.iter().any(asked_the_mail_server) {
+                        self.mail.iter().for_each(|mail| mail.ends());
+                    }
                     return Some(fates);
                 }
                 Err(away) => {
-                    self.database.begins(&away);
+                    match (&away, &self.mail) {
+                        (Away::Notifier(_), Some(mail)) => mail.begins(&away),
+                        _ => self.database.begins(&away),
+                    }
                     if begin.elapsed() > self.hold {
                         warn!(
                             queue = self.queue.as_str(),
-                            "handing messages back until the database is there again"
+                            "handing messages back until the server is there again"
                         );
                         halt.cancel();
                         return None;
@@ -226,7 +249,8 @@ impl Worker {
     fn tell(&self, incoming: &Incoming, fate: &Fate) {
         let (queue, message_id) = (self.queue.as_str(), incoming.message.message_id.as_deref());
         match fate {
-            Fate::Handled => {}
+            // A refusal is told to who waits for it, and nobody waits behind a queue.
+            Fate::Handled | Fate::Refused(_) => {}
             Fate::Repeat => debug!(queue, message_id, "handled before"),
             Fate::Failed(error, Next::Retry(delay)) => {
                 let error = text(&error.to_string());
@@ -240,6 +264,10 @@ impl Worker {
     }
 }
 
+fn asked_the_mail_server(fate: &Fate) -> bool {
+    matches!(fate, Fate::Handled | Fate::Failed(Failure::NotTold(_), _))
+}
+
 /// Lines of one SKU share a lane, and so do the creation and the changes of one batch.
 fn lane_of(task: &Task, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
@@ -248,6 +276,7 @@ fn lane_of(task: &Task, lanes: usize) -> usize {
         Ok(Command::Deallocate(command)) => command.sku.hash(&mut hasher),
         Ok(Command::CreateBatch(command)) => command.reference.hash(&mut hasher),
         Ok(Command::ChangeBatchQuantity(command)) => command.reference.hash(&mut hasher),
+        Ok(Command::NotifyOutOfStock(command)) => command.orderid.hash(&mut hasher),
         Err(_) => {}
     }
     usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()

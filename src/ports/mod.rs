@@ -1,10 +1,11 @@
 //! The hexagon's edge: what the service needs from the world, said in the domain's words.
 //!
 //! [`store`] keeps the truth, with a [`ledger`] of what failed; [`queue`] brings commands, [`outbox`] takes events away,
-//! [`operations`] is for operators. Every port has two adapters,
-//! a real one and one in memory, and both obey the same contract tests.
+//! [`notifier`] tells people, [`operations`] is for operators. What commands need has two adapters, a real one and one in
+//! memory, and both stores obey the same contract tests.
 
 pub mod ledger;
+pub mod notifier;
 pub mod operations;
 pub mod outbox;
 pub mod queue;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{outbox::Published, queue::BrokerError};
+use super::{outbox::Published, queue::BrokerError, store::StoreError};
 
 /// What became of the declaration of an exchange or queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,36 @@ pub struct SchemaVersion {
     pub found: Option<i64>,
     /// The last migration this program knows.
     pub expected: i64,
+}
+
+/// The database's schema.
+#[async_trait]
+pub trait Schema: Send + Sync {
+    /// Reads its version without changing anything.
+    ///
+    /// # Errors
+    /// The database is away.
+    async fn version(&self) -> Result<SchemaVersion, StoreError>;
+}
+
+/// What a look at the whole read model came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rebuilt {
+    /// Lines that exist, and rows that there were for no line.
+    pub lines: u64,
+    /// Rows that did not say what is true, and do now.
+    pub differed: u64,
+}
+
+/// The read model, which can be made anew from the write side.
+#[async_trait]
+pub trait ReadModel: Send + Sync {
+    /// Compares every row with the line it tells of, and puts right what differs, while work goes on. `progress` is
+    /// told now and then how far it is.
+    ///
+    /// # Errors
+    /// The database is away; what was put right until then stays so.
+    async fn rebuild(&self, progress: &(dyn Fn(Rebuilt) + Send + Sync)) -> Result<Rebuilt, StoreError>;
 }
 
 impl SchemaVersion {

@@ -80,6 +80,7 @@ impl Footprint {
             Command::ChangeBatchQuantity(command) => {
                 self.batches.insert(command.reference.clone());
             }
+            Command::NotifyOutOfStock(_) => {}
         }
     }
 

@@ -4,7 +4,10 @@ use std::sync::OnceLock;
 
 use crate::ports::{ledger::FailureKey, queue::Message, store::Receipt};
 
-use super::decode::{Envelope, Limits, Undecodable, decode, fingerprint, keepable};
+use super::{
+    decode::{Envelope, Limits, Undecodable, decode, fingerprint, keepable},
+    verdict::Failure,
+};
 
 /// A message, read.
 #[derive(Clone, Debug)]
@@ -15,19 +18,36 @@ pub struct Incoming {
     pub decoded: Result<Envelope, Undecodable>,
     /// Whether somebody may have begun with it before.
     pub redelivered: bool,
+    /// Whether its sender waits for the answer: a failure is told to them then, and not kept for another attempt.
+    pub awaited: bool,
     /// How often it was started without an end before this process had it.
     pub(super) starts_before: OnceLock<u32>,
     /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
     /// no crash.
     pub(super) counted: OnceLock<()>,
+    /// What became of the notice it asked for, once this process has sent it.
+    pub(super) notified: OnceLock<Result<(), Failure>>,
 }
 
 impl Incoming {
     /// Reads a message.
     #[must_use]
     pub fn read(message: Message, redelivered: bool, limits: Limits) -> Self {
-        let (starts_before, counted) = Default::default();
-        Self { decoded: decode(&message, limits), message, redelivered, starts_before, counted }
+        Self {
+            decoded: decode(&message, limits),
+            message,
+            redelivered,
+            awaited: false,
+            starts_before: OnceLock::new(),
+            counted: OnceLock::new(),
+            notified: OnceLock::new(),
+        }
+    }
+
+    /// Reads a message whose sender waits for the answer.
+    #[must_use]
+    pub fn read_awaited(message: Message, limits: Limits) -> Self {
+        Self { awaited: true, ..Self::read(message, false, limits) }
     }
 
     /// By what its repeats are recognised; none if it cannot be read.

@@ -14,6 +14,7 @@ use crate::{
     domain::{Command, Event},
     ports::{
         ledger::Next,
+        notifier::Notifier,
         queue::QueueName,
         store::{Footprint, Sight, Store, StoreError, ViewState},
     },
@@ -24,6 +25,8 @@ use super::{
     delays::{Delays, RetryPolicy},
     handlers::{self, HandlerError},
     incoming::{Batch, Incoming},
+    notifications,
+    outage::Away,
     suspects::{self, Group},
     unit_of_work::{Failed, UnitOfWork},
     verdict::{Failure, Verdict, verdict},
@@ -38,12 +41,9 @@ pub enum Fate {
     Repeat,
     /// It was not handled and nothing changed, but the ledger has it.
     Failed(Failure, Next),
+    /// It was not handled and nothing changed; its sender, who waits for the answer, is to be told.
+    Refused(Failure),
 }
-
-/// The store is away: nothing is known about the commands, and nothing counts against them.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StoreAway(pub StoreError);
 
 /// How the bus treats what goes wrong.
 #[derive(Clone, Debug)]
@@ -60,6 +60,7 @@ pub struct Policy {
 #[derive(Clone)]
 pub struct MessageBus {
     store: Arc<dyn Store>,
+    notifier: Arc<dyn Notifier>,
     policy: Arc<Policy>,
     /// Held for reading by whoever handles messages, for writing by whoever must be alone in this process.
     company: Arc<RwLock<()>>,
@@ -85,26 +86,30 @@ impl From<StoreError> for Broken {
 }
 
 impl MessageBus {
-    /// A bus over a store.
+    /// A bus over a store, with somebody who tells people.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, policy: Policy) -> Self {
-        Self { store, policy: Arc::new(policy), company: Arc::default() }
+    pub fn new(store: Arc<dyn Store>, notifier: Arc<dyn Notifier>, policy: Policy) -> Self {
+        Self { store, notifier, policy: Arc::new(policy), company: Arc::default() }
     }
 
-    /// Whether the store answers.
+    /// Whether the servers answer that messages of `queue` need.
     ///
     /// # Errors
-    /// [`StoreAway`] if it does not.
-    pub async fn probe(&self) -> Result<(), StoreAway> {
-        self.store.probe().await.map_err(StoreAway)
+    /// [`Away`] if one does not.
+    pub async fn probe(&self, queue: QueueName) -> Result<(), Away> {
+        self.store.probe().await?;
+        if queue == QueueName::Notifications {
+            self.notifier.probe().await?;
+        }
+        Ok(())
     }
 
     /// Handles messages that came from `queue`. Each has its own fate, in the order given.
     ///
     /// # Errors
-    /// [`StoreAway`]: whether some of it was committed is unknown, so all of it is to be handled again; inbox and
+    /// [`Away`]: whether some of it was committed is unknown, so all of it is to be handled again; inbox and
     /// ledger tell what was done.
-    pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, StoreAway> {
+    pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Away> {
         let mut fates = vec![None; batch.len()];
         for group in suspects::groups(&*self.store, queue, batch).await? {
             let (members, of_group) = match group {
@@ -135,7 +140,7 @@ impl MessageBus {
     ///
     /// # Errors
     /// As [`MessageBus::handle`].
-    pub async fn bury(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, StoreAway> {
+    pub async fn bury(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Away> {
         let mut fates = Vec::with_capacity(batch.len());
         for incoming in batch {
             let why = incoming.message.broken_off.clone().unwrap_or_else(|| "rejected".into());
@@ -144,8 +149,9 @@ impl MessageBus {
         Ok(fates)
     }
 
-    async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
+    async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, Away> {
         suspects::count_starts(&*self.store, queue, group).await?;
+        notifications::send(&*self.store, &*self.notifier, queue, group).await?;
         let mut fates = vec![Fate::Repeat; group.len()];
         let mut due: Vec<usize> = (0..group.len()).collect();
         while !due.is_empty() {
@@ -163,7 +169,7 @@ impl MessageBus {
     }
 
     /// All in one unit of work; if that breaks, each in its own, so that a failure is the failure of one command.
-    async fn handle_distinct(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, StoreAway> {
+    async fn handle_distinct(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Away> {
         let broken = match self.handle_together(queue, batch).await {
             Ok(fates) => return Ok(fates),
             Err(broken) => self.away(broken).await?,
@@ -180,11 +186,11 @@ impl MessageBus {
 
     /// An outage is everybody's; any other failure is looked at more closely. So is silence, if the store answers
     /// others: then it was what was asked.
-    async fn away(&self, broken: Broken) -> Result<Broken, StoreAway> {
+    async fn away(&self, broken: Broken) -> Result<Broken, Away> {
         match &broken.failure {
-            Failure::Store(error @ StoreError::Unavailable(_)) => Err(StoreAway(error.clone())),
+            Failure::Store(error @ StoreError::Unavailable(_)) => Err(error.clone().into()),
             Failure::Store(error @ StoreError::Silent(_)) if self.store.probe().await.is_err() => {
-                Err(StoreAway(error.clone()))
+                Err(error.clone().into())
             }
             _ => Ok(broken),
         }
@@ -233,20 +239,8 @@ impl MessageBus {
         let mut judged = Vec::with_capacity(batch.len());
         for incoming in batch {
             let begin = Instant::now();
-            let outcome = match &incoming.decoded {
-                Err(undecodable) => Err(undecodable.clone().into()),
-                Ok(envelope) => match sights.next() {
-                    Some(Sight::First) => self.handle_one(uow, envelope).await?.map(|()| Fate::Handled),
-                    Some(Sight::OtherBody) => Err(Failure::OtherBody),
-                    Some(Sight::Repeat) | None => {
-                        // A retry of what was handled by another copy has nothing left to do.
-                        if incoming.message.generation > 0 {
-                            uow.handled(&envelope.receipt);
-                        }
-                        Ok(Fate::Repeat)
-                    }
-                },
-            };
+            let sight = incoming.receipt().and_then(|_| sights.next());
+            let outcome = self.judge(uow, incoming, sight).await?;
             if incoming.redelivered
                 && let Some(receipt) = incoming.receipt()
             {
@@ -257,7 +251,35 @@ impl MessageBus {
         self.record_failures(uow, batch, judged).await
     }
 
-    /// The outer error breaks the unit of work; the inner one, a rejection, is this command's own affair.
+    /// The outer error breaks the unit of work; the inner one is this message's own affair.
+    async fn judge(
+        &self,
+        uow: &mut UnitOfWork,
+        incoming: &Incoming,
+        sight: Option<Sight>,
+    ) -> Result<Result<Fate, Failure>, Broken> {
+        let envelope = match &incoming.decoded {
+            Ok(envelope) => envelope,
+            Err(undecodable) => return Ok(Err(undecodable.clone().into())),
+        };
+        match (sight, incoming.notified.get()) {
+            (Some(Sight::First), Some(Err(not_told))) => {
+                uow.leave_unhandled(&envelope.receipt);
+                Ok(Err(not_told.clone()))
+            }
+            (Some(Sight::First), _) => Ok(self.handle_one(uow, envelope).await?.map(|()| Fate::Handled)),
+            (Some(Sight::OtherBody), _) => Ok(Err(Failure::OtherBody)),
+            (Some(Sight::Repeat) | None, _) => {
+                // A retry of what was handled by another copy has nothing left to do.
+                if incoming.message.generation > 0 {
+                    uow.handled(&envelope.receipt);
+                }
+                Ok(Ok(Fate::Repeat))
+            }
+        }
+    }
+
+    /// Both errors as above; the inner one is a rejection.
     async fn handle_one(
         &self,
         uow: &mut UnitOfWork,
@@ -281,7 +303,7 @@ impl MessageBus {
         }
     }
 
-    /// Puts what failed into the ledger, in the same unit of work.
+    /// Puts what failed into the ledger, in the same unit of work; unless its sender waits to be told.
     async fn record_failures(
         &self,
         uow: &mut UnitOfWork,
@@ -292,17 +314,18 @@ impl MessageBus {
             .iter()
             .zip(&judged)
             .filter_map(|(incoming, outcome)| {
-                let (failure, took) = outcome.as_ref().err()?;
+                let (failure, took) = outcome.as_ref().err().filter(|_| !incoming.awaited)?;
                 let (message, redelivered) = (&incoming.message, incoming.redelivered);
                 Some(Failed { key: incoming.key(), message, redelivered, failure, took: *took })
             })
             .collect();
         let mut next = uow.record_failures(&failed, &self.policy).await?.into_iter();
-        let fate = |outcome| match outcome {
+        let fate = |(incoming, outcome): (&&Incoming, _)| match outcome {
             Ok(fate) => Some(fate),
+            Err((failure, _)) if incoming.awaited => Some(Fate::Refused(failure)),
             Err((failure, _)) => next.next().map(|next| Fate::Failed(failure, next)),
         };
-        Ok(judged.into_iter().filter_map(fate).collect())
+        Ok(batch.iter().zip(judged).filter_map(fate).collect())
     }
 
     /// Records one failure in a unit of work of its own, unless the message was handled meanwhile.
@@ -311,7 +334,10 @@ impl MessageBus {
         queue: QueueName,
         incoming: &Incoming,
         broken: Broken,
-    ) -> Result<Fate, StoreAway> {
+    ) -> Result<Fate, Away> {
+        if incoming.awaited {
+            return Ok(Fate::Refused(broken.failure));
+        }
         let mut delays = Delays::after_conflict();
         loop {
             match self.try_to_record(queue, incoming, &broken).await {
@@ -321,7 +347,7 @@ impl MessageBus {
                         tokio::time::sleep(delay).await;
                     }
                     // What cannot be recorded is kept where it is, until it can.
-                    _ => return Err(StoreAway(error)),
+                    _ => return Err(error.into()),
                 },
             }
         }
@@ -363,6 +389,7 @@ async fn until_none_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Result
         Command::Allocate(command) => handlers::allocate(uow, command)?,
         Command::Deallocate(command) => handlers::deallocate(uow, command)?,
         Command::ChangeBatchQuantity(command) => handlers::change_batch_quantity(uow, command).await?,
+        Command::NotifyOutOfStock(_) => {} // People were told before the unit of work began.
     }
     let mut events = VecDeque::from(uow.collect_events(envelope));
     while let Some(recorded) = events.pop_front() {

@@ -6,6 +6,7 @@ pub mod delays;
 mod handlers;
 pub mod incoming;
 pub mod message_bus;
+mod notifications;
 pub mod outage;
 pub mod relay;
 mod suspects;

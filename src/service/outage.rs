@@ -1,4 +1,4 @@
-//! Says once that something is away, and once that it is back, however many tasks notice.
+//! Servers that are away: the error that says so, and who says it once, however many tasks notice.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -6,6 +6,19 @@ use std::{
 };
 
 use tracing::{info, warn};
+
+use crate::ports::{notifier::NotifierError, store::StoreError};
+
+/// A server is away: nothing is known about the messages, and nothing counts against them.
+#[derive(Debug, thiserror::Error)]
+pub enum Away {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Whoever tells people.
+    #[error(transparent)]
+    Notifier(#[from] NotifierError),
+}
 
 /// Whether a server is away, for the whole process.
 #[derive(Debug)]

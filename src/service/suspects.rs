@@ -6,7 +6,7 @@ use crate::ports::{queue::QueueName, store::Store};
 
 use super::{
     incoming::{Batch, Incoming},
-    message_bus::StoreAway,
+    outage::Away,
 };
 
 /// Redelivered messages per unit of work: if it kills the worker, no more than these are suspects.
@@ -34,7 +34,7 @@ pub(super) async fn groups(
     store: &dyn Store,
     queue: QueueName,
     batch: &[Incoming],
-) -> Result<Vec<Group>, StoreAway> {
+) -> Result<Vec<Group>, Away> {
     let (suspects, innocent): (Vec<_>, Vec<_>) =
         (0..batch.len()).partition(|&i| batch[i].redelivered && batch[i].receipt().is_some());
     look_up_starts(store, queue, suspects.iter().map(|&i| &batch[i])).await?;
@@ -55,12 +55,12 @@ async fn look_up_starts(
     store: &dyn Store,
     queue: QueueName,
     suspects: impl Iterator<Item = &Incoming>,
-) -> Result<(), StoreAway> {
+) -> Result<(), Away> {
     let unknown: Vec<_> = suspects.filter(|incoming| incoming.starts_before.get().is_none()).collect();
     if unknown.is_empty() {
         return Ok(());
     }
-    let starts = store.starts(queue, &ids(&unknown)).await.map_err(StoreAway)?;
+    let starts = store.starts(queue, &ids(&unknown)).await?;
     for (incoming, starts) in unknown.into_iter().zip(starts) {
         let _ = incoming.starts_before.set(starts);
     }
@@ -68,16 +68,12 @@ async fn look_up_starts(
 }
 
 /// Counts the starts of redelivered messages, each once in this process, before they are handled.
-pub(super) async fn count_starts(
-    store: &dyn Store,
-    queue: QueueName,
-    group: &Batch<'_>,
-) -> Result<(), StoreAway> {
+pub(super) async fn count_starts(store: &dyn Store, queue: QueueName, group: &Batch<'_>) -> Result<(), Away> {
     let suspect = |incoming: &&&Incoming| incoming.redelivered && incoming.counted.get().is_none();
     let uncounted: Vec<_> = group.iter().filter(suspect).copied().collect();
     let ids = ids(&uncounted);
     if !ids.is_empty() {
-        store.count_starts(queue, &ids).await.map_err(StoreAway)?;
+        store.count_starts(queue, &ids).await?;
     }
     for incoming in uncounted {
         let _ = incoming.counted.set(());

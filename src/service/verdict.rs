@@ -6,6 +6,7 @@ use crate::{
     domain::Rejection,
     ports::{
         ledger::{Next, Reason},
+        notifier::NotifierError,
         store::StoreError,
     },
 };
@@ -27,6 +28,9 @@ pub enum Failure {
     /// The store did not do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody was told.
+    #[error(transparent)]
+    NotTold(#[from] NotifierError),
     /// The handler panicked.
     #[error("the handler panicked: {0}")]
     Panicked(String),
@@ -58,13 +62,18 @@ pub enum Verdict {
 #[must_use]
 pub fn verdict(failure: &Failure) -> Verdict {
     match failure {
-        Failure::Store(StoreError::Unavailable(_)) => Verdict::Hold,
+        Failure::Store(StoreError::Unavailable(_)) | Failure::NotTold(NotifierError::Away(_)) => {
+            Verdict::Hold
+        }
         Failure::Store(StoreError::Conflict(_)) => Verdict::AtOnce,
         // Silence counts only once the store has answered a probe.
         Failure::Store(StoreError::Failed(_) | StoreError::Silent(_))
+        | Failure::NotTold(NotifierError::PutOff(_))
         | Failure::Panicked(_)
         | Failure::TimedOut(_) => Verdict::Later(Reason::AttemptsExhausted),
-        Failure::Rejected(_) => Verdict::Later(Reason::Rejected),
+        Failure::Rejected(_) | Failure::NotTold(NotifierError::Refused(_)) => {
+            Verdict::Later(Reason::Rejected)
+        }
         Failure::Store(StoreError::BadData(_)) => Verdict::Dead(Reason::InvalidMessage),
         Failure::OtherBody => Verdict::Dead(Reason::MessageIdConflict),
         Failure::CrashLoop(_) => Verdict::Dead(Reason::CrashLoop),
@@ -152,6 +161,9 @@ mod tests {
             (store(StoreError::Unavailable), Verdict::Hold),
             (store(StoreError::Failed), Verdict::Later(Reason::AttemptsExhausted)),
             (store(StoreError::Silent), Verdict::Later(Reason::AttemptsExhausted)),
+            (NotifierError::Away(String::new()).into(), Verdict::Hold),
+            (NotifierError::PutOff(String::new()).into(), Verdict::Later(Reason::AttemptsExhausted)),
+            (NotifierError::Refused(String::new()).into(), Verdict::Later(Reason::Rejected)),
             (invalid_sku(), Verdict::Later(Reason::Rejected)),
             (Failure::TimedOut(Duration::ZERO), Verdict::Later(Reason::AttemptsExhausted)),
             (Failure::Panicked(String::new()), Verdict::Later(Reason::AttemptsExhausted)),

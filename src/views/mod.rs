@@ -1,12 +1,16 @@
 //! The read side: one question, one query, one struct. Nothing here writes.
 
+mod availability;
 mod dead_letters;
+mod orders;
 mod outbox;
 mod outcome;
 
 use sqlx::PgPool;
 
+pub use availability::{Availability, AvailableBatch};
 pub use dead_letters::{Action, Attempt, DeadLetter, DeadLetterDetail, FailureCounts, Group};
+pub use orders::{Allocation, Order, OrderLine};
 pub use outbox::{OutboxDepth, UnpublishedEvent};
 pub use outcome::Outcome;
 

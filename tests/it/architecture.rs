@@ -6,7 +6,7 @@ use std::{
 };
 
 /// A layer, and the words that must not stand in its code.
-const NEVER: [(&str, &[&str]); 7] = [
+const NEVER: [(&str, &[&str]); 10] = [
     (
         "domain",
         &[
@@ -20,6 +20,8 @@ const NEVER: [(&str, &[&str]); 7] = [
             "tokio",
             "sqlx",
             "lapin",
+            "axum",
+            "lettre",
             "async ",
             "::now(",
             "rand::",
@@ -36,6 +38,8 @@ const NEVER: [(&str, &[&str]); 7] = [
             "crate::bootstrap",
             "sqlx",
             "lapin",
+            "axum",
+            "lettre",
         ],
     ),
     (
@@ -48,14 +52,26 @@ const NEVER: [(&str, &[&str]); 7] = [
             "crate::bootstrap",
             "sqlx",
             "lapin",
+            "axum",
+            "lettre",
         ],
     ),
     (
         "adapters",
-        &["crate::service", "crate::entrypoints", "crate::views", "crate::config", "crate::bootstrap"],
+        &[
+            "crate::service",
+            "crate::entrypoints",
+            "crate::views",
+            "crate::config",
+            "crate::bootstrap",
+            "axum",
+        ],
     ),
-    ("adapters/postgres", &["lapin", "adapters::rabbitmq"]),
-    ("adapters/rabbitmq", &["sqlx", "adapters::postgres"]),
+    ("adapters/postgres", &["lapin", "lettre", "adapters::"]),
+    ("adapters/rabbitmq", &["sqlx", "lettre", "adapters::"]),
+    ("adapters/smtp", &["sqlx", "lapin", "adapters::"]),
+    ("adapters/csv", &["sqlx", "lapin", "lettre", "adapters::"]),
+    ("adapters/memory", &["sqlx", "lapin", "lettre", "adapters::"]),
     (
         "views",
         &[
@@ -67,11 +83,13 @@ const NEVER: [(&str, &[&str]); 7] = [
             "update ",
             "delete from",
             "lapin",
+            "axum",
+            "lettre",
         ],
     ),
 ];
 /// The command line is given its parts by the composition root, and knows no technology.
-const ENTRYPOINTS: &[&str] = &["crate::adapters", "sqlx", "lapin", "select ", "insert into"];
+const ENTRYPOINTS: &[&str] = &["crate::adapters", "sqlx", "lapin", "lettre", "select ", "insert into"];
 
 #[test]
 fn no_layer_names_what_it_must_not_know() {

@@ -12,11 +12,12 @@ use std::{
 
 use allocation::{
     adapters::{
+        memory::MemoryNotices,
         postgres::{Access, Commits, PgOutbox, PgStore},
         rabbitmq::{Broker, EventPublisher, RabbitQueues},
     },
     domain::{Product, Reference},
-    entrypoints::worker::Worker,
+    entrypoints::{vitals::Vitals, worker::Worker},
     ports::{
         ledger::{DueRetry, FailureKey},
         outbox::{Lead, Look, Outbox, OutboxRow, Retention},
@@ -287,11 +288,13 @@ async fn a_worker_with_a_fault() {
         stage: Stage::Work,
         limits: Limits { body: 262_144, headers: 65_536 },
         queues: Arc::new(Faulty::around(RabbitQueues::new(broker.clone(), 100), fault)),
-        bus: MessageBus::new(Arc::new(store.clone()), policy.clone()),
+        bus: MessageBus::new(Arc::new(store.clone()), Arc::new(MemoryNotices::default()), policy.clone()),
         lanes: 2,
         max_batch: 100,
         hold: Duration::from_mins(1),
+        vitals: Vitals::default(),
         database: database.clone(),
+        mail: None,
         broker: broker_outage.clone(),
     };
     let relay = Relay {

@@ -18,7 +18,10 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{Access, PgStore},
+    adapters::{
+        memory::MemoryNotices,
+        postgres::{Access, PgStore},
+    },
     ports::{
         queue::{Message, QueueName},
         store::Store,
@@ -129,16 +132,19 @@ async fn call(command: &mut Call) -> Answer {
     Answer::of(command.output().await.expect("the program was built and starts"))
 }
 
-// ADAPT: these two are all that knows how the bus is made and what it takes.
+/// A bus over a store, in this process; nobody hears its notices.
+pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
+    bus_that_tells(store, MemoryNotices::default())
+}
 
 /// A bus over a store, in this process.
-pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
+pub(crate) fn bus_that_tells(store: Arc<dyn Store>, notices: MemoryNotices) -> MessageBus {
     let policy = Policy {
         handler_timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),
         host: "test".into(),
     };
-    MessageBus::new(store, policy)
+    MessageBus::new(store, Arc::new(notices), policy)
 }
 
 /// A command as the bus takes it.

@@ -2,7 +2,9 @@
 //! real adapters, so it cannot lie about them.
 
 mod messaging;
+mod notices;
 mod store;
 
 pub use messaging::{MemoryExchange, MemoryQueues};
-pub use store::{Kept, MemoryStore};
+pub use notices::MemoryNotices;
+pub use store::{Held, Kept, MemoryStore};

@@ -48,7 +48,30 @@ struct StoredProduct {
     lines: HashMap<OrderId, Line>,
 }
 
+/// A product that a store begins with: its batches with what is allocated from them, and the lines that sit in them.
+pub struct Held {
+    /// Which product.
+    pub sku: Sku,
+    /// Its batches.
+    pub batches: Vec<Batch>,
+    /// Its lines, with places from 1 on.
+    pub lines: HashMap<OrderId, Line>,
+}
+
 impl MemoryStore {
+    /// A store that holds something already.
+    #[must_use]
+    pub fn holding(products: Vec<Held>) -> Self {
+        let stored = products.into_iter().map(|Held { sku, batches, lines }| {
+            let last_place = i64::try_from(lines.len()).unwrap_or(i64::MAX);
+            let bare = Product::restored(sku.clone(), 1, 0, last_place, 0);
+            let batches = batches.into_iter().map(|batch| (batch.reference.clone(), batch)).collect();
+            (sku, StoredProduct { bare, batches, lines })
+        });
+        let kept = Kept { products: stored.collect(), ..Kept::default() };
+        Self { kept: Arc::new(Mutex::new(kept)), committed: Arc::default() }
+    }
+
     /// Looks at what is committed.
     pub async fn kept(&self) -> OwnedMutexGuard<Kept> {
         self.kept.clone().lock_owned().await

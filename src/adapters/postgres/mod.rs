@@ -20,7 +20,8 @@ use crate::ports::store::StoreError;
 
 pub use ledger::PgLedger;
 pub use outbox::{Commits, PgOutbox, announce_commits};
-pub use schema::{migrate, schema_version};
+pub use read_model::PgReadModel;
+pub use schema::{PgSchema, migrate};
 pub use store::PgStore;
 
 /// A connection that was idle longer may have died unnoticed, and is asked before it is used.

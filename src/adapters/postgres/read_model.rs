@@ -1,8 +1,16 @@
-//! What is read of lines, written in the same commit as the lines themselves.
+//! What is read of lines, written in the same commit as the lines themselves, and made anew from them.
 
-use sqlx::PgConnection;
+use std::time::Duration;
 
-use crate::ports::store::{ViewRow, ViewState};
+use async_trait::async_trait;
+use sqlx::{PgConnection, PgPool};
+
+use crate::ports::{
+    operations::{ReadModel, Rebuilt},
+    store::{StoreError, ViewRow, ViewState},
+};
+
+use super::{Access, session::Session};
 
 /// Writes each line's row, or removes it.
 pub(super) async fn write(connection: &mut PgConnection, rows: &[ViewRow]) -> Result<(), sqlx::Error> {
@@ -70,4 +78,157 @@ async fn remove(connection: &mut PgConnection, orderids: &[&str], skus: &[&str])
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// So many lines are compared in one statement.
+const COMPARED_AT_ONCE: i64 = 20_000;
+
+/// The read model of one database.
+pub struct PgReadModel {
+    pool: PgPool,
+    patience: Duration,
+}
+
+/// A line, by order and SKU.
+type Key = (String, String);
+
+impl PgReadModel {
+    /// A read model that counts as away when it does not answer for the access's patience.
+    #[must_use]
+    pub fn new(pool: PgPool, access: &Access) -> Self {
+        Self { pool, patience: access.patience }
+    }
+}
+
+#[async_trait]
+impl ReadModel for PgReadModel {
+    async fn rebuild(&self, progress: &(dyn Fn(Rebuilt) + Send + Sync)) -> Result<Rebuilt, StoreError> {
+        let (mut rebuilt, mut after) = (Rebuilt::default(), Key::default());
+        loop {
+            let mut session = Session::open(&self.pool, self.patience).await?;
+            let part = session.run(async |connection| part_after(connection, &after).await).await?;
+            let Some((last, lines)) = part else {
+                session.give_back();
+                return Ok(rebuilt);
+            };
+            let differing =
+                session.run(async |connection| differing(connection, &after, &last).await).await?;
+            session.give_back();
+            rebuilt.lines += lines;
+            if !differing.is_empty() {
+                rebuilt.differed += self.put_right(&differing).await?;
+            }
+            progress(rebuilt);
+            after = last;
+        }
+    }
+}
+
+impl PgReadModel {
+    /// Under the locks of their products, so that nobody changes the lines meanwhile; some may be right by now.
+    async fn put_right(&self, keys: &[Key]) -> Result<u64, StoreError> {
+        let mut session = Session::begin(&self.pool, self.patience).await?;
+        let put_right = session.run(async |connection| {
+            hold_products(connection, keys).await?;
+            Ok(remove_false(connection, keys).await? + write_true(connection, keys).await?)
+        });
+        match put_right.await {
+            Ok(count) => session.commit().await.map(|()| count),
+            Err(error) => {
+                session.rollback().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The last of the next lines and how many they are, whether they have a row or there is a row without a line.
+async fn part_after(
+    connection: &mut PgConnection,
+    (orderid, sku): &Key,
+) -> Result<Option<(Key, u64)>, sqlx::Error> {
+    let part = sqlx::query!(
+        r#"with part as (
+               (select orderid, sku from order_lines where (orderid, sku) > ($1, $2) order by orderid, sku limit $3)
+               union
+               (select orderid, sku from allocations_view where (orderid, sku) > ($1, $2) order by orderid, sku limit $3)
+               order by orderid, sku limit $3
+           )
+           select orderid as "orderid!", sku as "sku!", (select count(*) from part) as "lines!"
+           from part order by orderid desc, sku desc limit 1"#,
+        orderid,
+        sku,
+        COMPARED_AT_ONCE,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(part.map(|part| ((part.orderid, part.sku), part.lines.unsigned_abs())))
+}
+
+/// One statement sees lines and rows as one commit left them: what differs in it is wrong.
+async fn differing(
+    connection: &mut PgConnection,
+    (after_orderid, after_sku): &Key,
+    (last_orderid, last_sku): &Key,
+) -> Result<Vec<Key>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select coalesce(l.orderid, v.orderid) as "orderid!", coalesce(l.sku, v.sku) as "sku!"
+           from (select orderid, sku, qty, batchref from order_lines
+                 where (orderid, sku) > ($1, $2) and (orderid, sku) <= ($3, $4)) as l
+           full join (select orderid, sku, qty, batchref from allocations_view
+                      where (orderid, sku) > ($1, $2) and (orderid, sku) <= ($3, $4)) as v
+                on l.orderid = v.orderid and l.sku = v.sku
+           where (l.qty, l.batchref) is distinct from (v.qty, v.batchref)"#,
+        after_orderid,
+        after_sku,
+        last_orderid,
+        last_sku,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.orderid, row.sku)).collect())
+}
+
+async fn hold_products(connection: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Error> {
+    let skus: Vec<_> = keys.iter().map(|(_, sku)| sku.as_str()).collect();
+    sqlx::query!(
+        "select sku from products where sku = any($1) order by sku for no key update",
+        &skus as &[&str]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
+async fn remove_false(connection: &mut PgConnection, keys: &[Key]) -> Result<u64, sqlx::Error> {
+    let (orderids, skus): (Vec<_>, Vec<_>) =
+        keys.iter().map(|(orderid, sku)| (orderid.as_str(), sku.as_str())).unzip();
+    let removed = sqlx::query!(
+        "delete from allocations_view as v using unnest($1::text[], $2::text[]) as k (orderid, sku)
+         where v.orderid = k.orderid and v.sku = k.sku
+           and not exists (select from order_lines l where l.orderid = k.orderid and l.sku = k.sku)",
+        &orderids as &[&str],
+        &skus as &[&str],
+    )
+    .execute(connection)
+    .await?;
+    Ok(removed.rows_affected())
+}
+
+async fn write_true(connection: &mut PgConnection, keys: &[Key]) -> Result<u64, sqlx::Error> {
+    let (orderids, skus): (Vec<_>, Vec<_>) =
+        keys.iter().map(|(orderid, sku)| (orderid.as_str(), sku.as_str())).unzip();
+    let written = sqlx::query!(
+        "insert into allocations_view as v (orderid, sku, qty, batchref)
+         select l.orderid, l.sku, l.qty, l.batchref
+         from unnest($1::text[], $2::text[]) as k (orderid, sku)
+         join order_lines l on l.orderid = k.orderid and l.sku = k.sku
+         on conflict (orderid, sku) do update set qty = excluded.qty, batchref = excluded.batchref
+         where (v.qty, v.batchref) is distinct from (excluded.qty, excluded.batchref)",
+        &orderids as &[&str],
+        &skus as &[&str],
+    )
+    .execute(connection)
+    .await?;
+    Ok(written.rows_affected())
 }

@@ -1,12 +1,16 @@
 //! The schema: brought up to date by `allocation migrate`, and checked by everybody else.
 
+use async_trait::async_trait;
 use sqlx::{
     Connection, PgPool,
     migrate::{MigrateDatabase, Migrator},
     postgres::PgConnection,
 };
 
-use crate::ports::operations::SchemaVersion;
+use crate::ports::{
+    operations::{Schema, SchemaVersion},
+    store::StoreError,
+};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -28,11 +32,17 @@ pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateE
     Ok(SchemaVersion { found: Some(expected()), expected: expected() })
 }
 
-/// Reads the version without changing anything.
-///
-/// # Errors
-/// The database cannot be reached.
-pub async fn schema_version(pool: &PgPool) -> Result<SchemaVersion, sqlx::Error> {
+/// The schema of one database.
+pub struct PgSchema(pub PgPool);
+
+#[async_trait]
+impl Schema for PgSchema {
+    async fn version(&self) -> Result<SchemaVersion, StoreError> {
+        version(&self.0).await.map_err(|error| super::store_error(&error))
+    }
+}
+
+async fn version(pool: &PgPool) -> Result<SchemaVersion, sqlx::Error> {
     let table: bool =
         sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(pool).await?;
     let found = if table {

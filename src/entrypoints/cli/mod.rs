@@ -1,13 +1,16 @@
 //! The command line: one file per subcommand, JSON or words on standard output, everything else on standard error.
 
+mod csv;
 mod dead_letters;
 mod demo;
+mod orders;
 mod outbox;
 mod output;
 mod run;
 mod send;
 mod setup;
 mod status;
+mod view;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -43,7 +46,12 @@ enum Command {
     /// Work until SIGTERM or Ctrl-C; a second one ends at once.
     Run {
         /// Play only these roles.
-        #[arg(long, value_name = "ROLE", value_delimiter = ',', default_value = "worker,relay,archive")]
+        #[arg(
+            long,
+            value_name = "ROLE",
+            value_delimiter = ',',
+            default_value = "worker,relay,archive,notifier,api"
+        )]
         only: Vec<Role>,
     },
     /// Enqueue commands, as an upstream system does.
@@ -54,6 +62,12 @@ enum Command {
     DeadLetters(dead_letters::DeadLetters),
     /// Look at events that are not published yet, and try those again that were set aside.
     Outbox(outbox::Outbox),
+    /// Look at an order.
+    Orders(orders::Orders),
+    /// Look after the read model.
+    View(view::View),
+    /// Allocate the orders in a folder's files, without servers.
+    Csv(csv::Csv),
     /// Play the example day in memory, without servers. Nothing of it is kept.
     Demo,
     /// Create the database if it is missing, and bring its schema up to date.
@@ -97,8 +111,10 @@ impl Cli {
             return setup::config(&settings, self.json);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        if matches!(self.command, Command::Demo) {
-            return runtime.block_on(demo::demo(self.json));
+        match self.command {
+            Command::Demo => return runtime.block_on(demo::demo(self.json)),
+            Command::Csv(csv) => return runtime.block_on(csv.execute(self.json)),
+            _ => {}
         }
         telemetry::start(&settings.log)?;
         let done = runtime.block_on(async {
@@ -109,9 +125,13 @@ impl Cli {
                 Command::Status => status::status(&app, self.json).await,
                 Command::DeadLetters(letters) => letters.execute(&app, self.json).await,
                 Command::Outbox(outbox) => outbox.execute(&app, self.json).await,
+                Command::Orders(orders) => orders.execute(&app, self.json).await,
+                Command::View(view) => view.execute(&app, self.json).await,
                 Command::Migrate => setup::migrate(&app, self.json).await,
                 Command::Topology => setup::topology(&app, self.json).await,
-                Command::Config | Command::Demo => unreachable!("answered above, without servers"),
+                Command::Config | Command::Csv(_) | Command::Demo => {
+                    unreachable!("answered above, without servers")
+                }
             }
         });
         // What still hangs on a server that is away must not keep the process.

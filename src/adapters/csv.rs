@@ -1,0 +1,156 @@
+//! Comma-separated files: rows in, with the place each stands at, and a whole file out, or none of it.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
+
+use csv::{ErrorKind, ReaderBuilder, StringRecord, Terminator, Trim, WriterBuilder};
+use tempfile::Builder;
+
+/// A row as it stands in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The line it begins in.
+    pub line: u64,
+    /// Name and text of each field that is not empty.
+    pub fields: Vec<(String, String)>,
+}
+
+/// Why a row cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {error}")]
+pub struct BadRow {
+    /// The line it begins in.
+    pub line: u64,
+    /// What is wrong, and in which field.
+    pub error: String,
+}
+
+/// Reads a file whose first line names its columns, in any order; blanks around a field do not count.
+///
+/// # Errors
+/// The file cannot be read. The inner errors, all of them, are about rows.
+pub fn read(file: &Path, columns: &[&str]) -> io::Result<Result<Vec<Row>, Vec<BadRow>>> {
+    let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(file).map_err(io::Error::from)?;
+    let headers = match reader.headers() {
+        Ok(headers) => headers.clone(),
+        Err(error) => return bad_row(error, &StringRecord::new()).map(|bad| Err(vec![bad])),
+    };
+    let missing = columns.iter().filter(|column| !headers.iter().any(|header| header == **column));
+    let mut bad: Vec<_> =
+        missing.map(|name| BadRow { line: 1, error: format!("no column {name}") }).collect();
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        match record {
+            Ok(record) => rows.push(row(&headers, &record)),
+            Err(error) => bad.push(bad_row(error, &headers)?),
+        }
+    }
+    Ok(if bad.is_empty() { Ok(rows) } else { Err(bad) })
+}
+
+fn row(headers: &StringRecord, record: &StringRecord) -> Row {
+    let named = headers.iter().zip(record).filter(|(_, text)| !text.is_empty());
+    Row {
+        line: record.position().map_or(0, csv::Position::line),
+        fields: named.map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
+    }
+}
+
+/// What is wrong with a row; any other error is the file's.
+fn bad_row(error: csv::Error, headers: &StringRecord) -> io::Result<BadRow> {
+    let name = |field: usize| headers.get(field).unwrap_or("a field without a name").to_owned();
+    match error.kind() {
+        ErrorKind::Utf8 { pos, err } => Ok(BadRow {
+            line: pos.as_ref().map_or(1, csv::Position::line),
+            error: format!("{}: not UTF-8", name(err.field())),
+        }),
+        ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let (expected, found) = (*expected_len, *len);
+            let which = usize::try_from(found.min(expected)).map_or_else(|_| name(usize::MAX), name);
+            let error = format!("{which}: the row has {found} fields, and the first line names {expected}");
+            Ok(BadRow { line: pos.as_ref().map_or(0, csv::Position::line), error })
+        }
+        _ => Err(error.into()),
+    }
+}
+
+/// Writes a file anew: it is there as a whole, on the disk, under its name, or the old one still is.
+///
+/// # Errors
+/// It could not be written; nothing has changed.
+pub fn replace<'a>(
+    file: &Path,
+    columns: &[&str],
+    rows: impl Iterator<Item = [&'a str; 4]>,
+) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    // As the old file was; a new one as the user's mask says.
+    let mode = fs::metadata(file).map_or(0o666, |old| old.permissions().mode());
+    let mut new = Builder::new()
+        .prefix(".allocations-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(folder)?;
+    let mut writer =
+        WriterBuilder::new().terminator(Terminator::CRLF).from_writer(io::BufWriter::new(&mut new));
+    writer.write_record(columns)?;
+    for row in rows {
+        writer.write_record(row)?;
+    }
+    writer.into_inner().map_err(|error| io::Error::other(error.to_string()))?.flush()?;
+    new.as_file().sync_all()?;
+    new.persist(file)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(bytes: &[u8]) -> Result<Vec<Row>, Vec<String>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        let bad = |bad: Vec<BadRow>| bad.iter().map(ToString::to_string).collect();
+        read(file.path(), &["orderid", "sku"]).unwrap().map_err(bad)
+    }
+
+    #[test]
+    fn a_row_knows_its_line_and_its_fields_by_name() {
+        let rows =
+            read_text(b"\xef\xbb\xbfsku, orderid,more\r\nLAMP,\"o\n1\",\r\n\r\n VASE ,o2,x\r\n").unwrap();
+        let lines: Vec<_> = rows.iter().map(|row| row.line).collect();
+        assert_eq!(lines, [2, 5]);
+        let field = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(rows[0].fields, [field("sku", "LAMP"), field("orderid", "o\n1")]);
+        assert_eq!(rows[1].fields, [field("sku", "VASE"), field("orderid", "o2"), field("more", "x")]);
+    }
+
+    #[test]
+    fn every_bad_row_is_named() {
+        let bad = read_text(b"orderid,sku\no1\no2,LAMP\no3,\xff\no4,LAMP,x\n").unwrap_err();
+        assert_eq!(
+            bad,
+            [
+                "line 2: sku: the row has 1 fields, and the first line names 2",
+                "line 4: sku: not UTF-8",
+                "line 5: a field without a name: the row has 3 fields, and the first line names 2",
+            ]
+        );
+        assert_eq!(read_text(b"orderid,qty\n").unwrap_err(), ["line 1: no column sku"]);
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("allocations.csv");
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        replace(&file, &["a", "b", "c", "d"], [["1", "x,y", "3", "4"]].into_iter()).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "a,b,c,d\r\n1,\"x,y\",3,4\r\n");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,65 @@
+//! What is said back: the book's few words, and JSON for everything else.
+
+use axum::{
+    http::{HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    ports::{notifier::NotifierError, store::StoreError},
+    service::{decode::Undecodable, message_bus::Fate, verdict::Failure},
+};
+
+use super::desk::NotNow;
+
+/// How soon to ask again, in seconds.
+const SOON: (HeaderName, &str) = (header::RETRY_AFTER, "1");
+
+/// What a command came to; `done` is what success is called here.
+pub(super) fn command(outcome: Result<Fate, NotNow>, done: StatusCode) -> Response {
+    match outcome {
+        Ok(Fate::Handled | Fate::Repeat) => (done, "OK").into_response(),
+        Ok(Fate::Refused(failure) | Fate::Failed(failure, _)) => refused(&failure),
+        Err(NotNow::Crowded) => not_now("too many requests wait; this one was not begun"),
+        Err(NotNow::Away) => away(),
+    }
+}
+
+fn refused(failure: &Failure) -> Response {
+    let status = match failure {
+        Failure::Undecodable(Undecodable::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        Failure::Undecodable(Undecodable::Content(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Failure::OtherBody => StatusCode::CONFLICT,
+        Failure::Undecodable(_) | Failure::Rejected(_) | Failure::Store(StoreError::BadData(_)) => {
+            StatusCode::BAD_REQUEST
+        }
+        Failure::Store(_) | Failure::TimedOut(_) | Failure::NotTold(NotifierError::Away(_)) => {
+            return not_now(&failure.to_string());
+        }
+        Failure::NotTold(_) | Failure::Panicked(_) | Failure::CrashLoop(_) | Failure::PutAside(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    message(status, &failure.to_string())
+}
+
+/// A server behind us is away, or was too slow.
+pub(super) fn away() -> Response {
+    not_now("a server is away; whether it was done is not known: ask again, under the same Idempotency-Key")
+}
+
+fn not_now(text: &str) -> Response {
+    ([SOON], message(StatusCode::SERVICE_UNAVAILABLE, text)).into_response()
+}
+
+/// `{"message": …}`.
+pub(super) fn message(status: StatusCode, text: &str) -> Response {
+    json(status, &json!({ "message": text }))
+}
+
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let body = serde_json::to_string(value).expect("what we say is always JSON");
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,90 @@
+//! Where requests become commands: those that wait at the same time go into one unit of work, as messages do.
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use crate::{
+    ports::queue::QueueName,
+    service::{
+        incoming::Incoming,
+        message_bus::{Fate, MessageBus},
+    },
+};
+
+use super::Api;
+
+/// Commands that may wait for their unit of work, per queue.
+const WAITING: usize = 10_000;
+
+/// Hands commands to units of work and their fates back. Its tasks end when it is dropped.
+pub(super) struct Desk {
+    orders: mpsc::Sender<Asked>,
+    stock: mpsc::Sender<Asked>,
+}
+
+struct Asked {
+    incoming: Incoming,
+    answer: oneshot::Sender<Option<Fate>>,
+}
+
+/// Why a command has no fate.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// Too many wait already; this one was not begun.
+    Crowded,
+    /// A server is away. Whether the command was handled is unknown.
+    Away,
+}
+
+impl Desk {
+    /// Opens it, with the tasks that do its work.
+    pub(super) fn open(api: &Api) -> (Self, JoinSet<()>) {
+        let mut at_work = JoinSet::new();
+        let mut lane = |queue| {
+            let (sender, asked) = mpsc::channel(WAITING);
+            let lane = Lane { queue, bus: api.bus.clone(), max_batch: api.max_batch };
+            let database = api.database.clone();
+            at_work.spawn(async move { lane.work(asked, &database).await });
+            sender
+        };
+        (Self { orders: lane(QueueName::Orders), stock: lane(QueueName::Stock) }, at_work)
+    }
+
+    /// Has a command handled, as if it had come from `queue`.
+    pub(super) async fn ask(&self, queue: QueueName, incoming: Incoming) -> Result<Fate, NotNow> {
+        let (answer, answered) = oneshot::channel();
+        let lane = if queue == QueueName::Stock { &self.stock } else { &self.orders };
+        lane.try_send(Asked { incoming, answer }).map_err(|_| NotNow::Crowded)?;
+        answered.await.ok().flatten().ok_or(NotNow::Away)
+    }
+}
+
+struct Lane {
+    queue: QueueName,
+    bus: MessageBus,
+    max_batch: usize,
+}
+
+impl Lane {
+    async fn work(&self, mut asked: mpsc::Receiver<Asked>, database: &crate::service::outage::Outage) {
+        let mut batch = Vec::with_capacity(self.max_batch);
+        while asked.recv_many(&mut batch, self.max_batch).await > 0 {
+            // Who has hung up meanwhile will ask again, if they still want to know.
+            let waiting = batch.drain(..).filter(|asked| !asked.answer.is_closed());
+            let (incoming, answers): (Vec<_>, Vec<_>) =
+                waiting.map(|asked| (asked.incoming, asked.answer)).unzip();
+            match self.bus.handle(self.queue, &incoming).await {
+                Ok(fates) => {
+                    database.ends();
+                    for (answer, fate) in answers.into_iter().zip(fates) {
+                        let _ = answer.send(Some(fate));
+                    }
+                }
+                // No answer is an answer: the senders are dropped.
+                Err(away) => database.begins(&away),
+            }
+        }
+    }
+}

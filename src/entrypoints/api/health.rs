@@ -1,0 +1,72 @@
+//! Is this process alive, and can it do its work now? The first restarts it, the second sends others elsewhere.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use crate::ports::operations::{Schema, Topology};
+
+use super::{Shared, answers};
+
+/// Who asks more often is told what the last one was told: every look is a new connection to the broker.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Consumers that wait for a server are alive; those that do nothing with what they hold are not.
+pub(super) async fn live(State(shared): State<Arc<Shared>>) -> Response {
+    let stuck = shared.api.vitals.stuck_for(shared.api.stuck_after);
+    let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answers::json(status, &json!({ "live": stuck.is_empty(), "stuck": stuck }))
+}
+
+pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let answer = shared.readiness.look().await;
+    let status = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answers::json(status, &answer)
+}
+
+/// What is ready. Reasons are for `allocation status`: anybody may ask here.
+#[derive(Clone, Copy, Serialize)]
+struct Answer {
+    ready: bool,
+    database: &'static str,
+    schema: &'static str,
+    broker: &'static str,
+}
+
+/// Looks at the servers, seldom.
+pub(super) struct Readiness {
+    schema: Arc<dyn Schema>,
+    topology: Arc<dyn Topology>,
+    last: Mutex<Option<(Instant, Answer)>>,
+}
+
+impl Readiness {
+    pub(super) fn new(schema: Arc<dyn Schema>, topology: Arc<dyn Topology>) -> Self {
+        Self { schema, topology, last: Mutex::new(None) }
+    }
+
+    async fn look(&self) -> Answer {
+        let mut last = self.last.lock().await;
+        if let Some((at, answer)) = *last
+            && at.elapsed() < LOOK_EVERY
+        {
+            return answer;
+        }
+        let (version, queues) = tokio::join!(self.schema.version(), self.topology.queue_depths());
+        let (database, schema) = match version {
+            Ok(version) if version.fits() => ("ok", "ok"),
+            Ok(_) => ("ok", "does not fit"),
+            Err(_) => ("away", "unknown"),
+        };
+        let broker = if queues.is_ok() { "ok" } else { "away, or lacks a queue" };
+        let answer = Answer { ready: schema == "ok" && broker == "ok", database, schema, broker };
+        *last = Some((Instant::now(), answer));
+        answer
+    }
+}
