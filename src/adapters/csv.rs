@@ -31,17 +31,22 @@ pub struct BadRow {
 
 /// Reads a file whose first line names its columns, in any order; blanks around a field do not count.
 ///
+/// Returns the rows, and those that cannot be read. Without the columns that must be there, none can.
+///
 /// # Errors
-/// The file cannot be read. The inner errors, all of them, are about rows.
-pub fn read(file: &Path, columns: &[&str]) -> io::Result<Result<Vec<Row>, Vec<BadRow>>> {
+/// The file cannot be read.
+pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<BadRow>)> {
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(file).map_err(io::Error::from)?;
     let headers = match reader.headers() {
         Ok(headers) => headers.clone(),
-        Err(error) => return bad_row(error, &StringRecord::new()).map(|bad| Err(vec![bad])),
+        Err(error) => return bad_row(error, &StringRecord::new()).map(|bad| (Vec::new(), vec![bad])),
     };
     let missing = columns.iter().filter(|column| !headers.iter().any(|header| header == **column));
     let mut bad: Vec<_> =
         missing.map(|name| BadRow { line: 1, error: format!("no column {name}") }).collect();
+    if !bad.is_empty() {
+        return Ok((Vec::new(), bad));
+    }
     let mut rows = Vec::new();
     for record in reader.records() {
         match record {
@@ -49,7 +54,7 @@ pub fn read(file: &Path, columns: &[&str]) -> io::Result<Result<Vec<Row>, Vec<Ba
             Err(error) => bad.push(bad_row(error, &headers)?),
         }
     }
-    Ok(if bad.is_empty() { Ok(rows) } else { Err(bad) })
+    Ok((rows, bad))
 }
 
 fn row(headers: &StringRecord, record: &StringRecord) -> Row {
@@ -69,9 +74,11 @@ fn bad_row(error: csv::Error, headers: &StringRecord) -> io::Result<BadRow> {
             error: format!("{}: not UTF-8", name(err.field())),
         }),
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let (expected, found) = (*expected_len, *len);
-            let which = usize::try_from(found.min(expected)).map_or_else(|_| name(usize::MAX), name);
-            let error = format!("{which}: the row has {found} fields, and the first line names {expected}");
+            let which = match usize::try_from(*len) {
+                Ok(found) if found < headers.len() => name(found),
+                _ => format!("after {}", name(headers.len().saturating_sub(1))),
+            };
+            let error = format!("{which}: the row has {len} fields, and the first line names {expected_len}");
             Ok(BadRow { line: pos.as_ref().map_or(0, csv::Position::line), error })
         }
         _ => Err(error.into()),
@@ -110,17 +117,16 @@ pub fn replace<'a>(
 mod tests {
     use super::*;
 
-    fn read_text(bytes: &[u8]) -> Result<Vec<Row>, Vec<String>> {
+    fn read_text(bytes: &[u8]) -> (Vec<Row>, Vec<String>) {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), bytes).unwrap();
-        let bad = |bad: Vec<BadRow>| bad.iter().map(ToString::to_string).collect();
-        read(file.path(), &["orderid", "sku"]).unwrap().map_err(bad)
+        let (rows, bad) = read(file.path(), &["orderid", "sku"]).unwrap();
+        (rows, bad.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn a_row_knows_its_line_and_its_fields_by_name() {
-        let rows =
-            read_text(b"\xef\xbb\xbfsku, orderid,more\r\nLAMP,\"o\n1\",\r\n\r\n VASE ,o2,x\r\n").unwrap();
+        let rows = read_text(b"\xef\xbb\xbfsku, orderid,more\r\nLAMP,\"o\n1\",\r\n\r\n VASE ,o2,x\r\n").0;
         let lines: Vec<_> = rows.iter().map(|row| row.line).collect();
         assert_eq!(lines, [2, 5]);
         let field = |name: &str, text: &str| (name.to_owned(), text.to_owned());
@@ -130,16 +136,17 @@ mod tests {
 
     #[test]
     fn every_bad_row_is_named() {
-        let bad = read_text(b"orderid,sku\no1\no2,LAMP\no3,\xff\no4,LAMP,x\n").unwrap_err();
+        let (rows, bad) = read_text(b"orderid,sku\no1\no2,LAMP\no3,\xff\no4,LAMP,x\n");
+        assert_eq!(rows.len(), 1);
         assert_eq!(
             bad,
             [
                 "line 2: sku: the row has 1 fields, and the first line names 2",
                 "line 4: sku: not UTF-8",
-                "line 5: a field without a name: the row has 3 fields, and the first line names 2",
+                "line 5: after sku: the row has 3 fields, and the first line names 2",
             ]
         );
-        assert_eq!(read_text(b"orderid,qty\n").unwrap_err(), ["line 1: no column sku"]);
+        assert_eq!(read_text(b"orderid,qty\no1,1\n").1, ["line 1: no column sku"]);
     }
 
     #[test]

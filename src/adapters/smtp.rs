@@ -73,6 +73,7 @@ impl SmtpNotifier {
             .mailbox(header::To::from(self.to.clone()))
             .message_id(Some(id))
             .subject(&notice.subject)
+            .header(header::MIME_VERSION_1_0)
             .header(header::ContentType::TEXT_PLAIN)
             .body(notice.text.clone())
             .map_err(unsendable)

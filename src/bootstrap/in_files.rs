@@ -82,7 +82,7 @@ pub async fn allocate_files(folder: &Path, progress: impl Fn(usize, usize)) -> a
     let allocations = if folder.join(ALLOCATIONS).try_exists()? {
         read(folder, ALLOCATIONS, &ALLOCATION_COLUMNS)?
     } else {
-        Ok(Vec::new())
+        Rows::default()
     };
     let mut bad = Vec::new();
     let batches = understood(&mut bad, BATCHES, batches, parsed);
@@ -108,7 +108,8 @@ pub async fn allocate_files(folder: &Path, progress: impl Fn(usize, usize)) -> a
     Ok(allocated)
 }
 
-type Rows = Result<Vec<Row>, Vec<BadRow>>;
+/// Rows, and those that cannot be read.
+type Rows = (Vec<Row>, Vec<BadRow>);
 
 fn read(folder: &Path, name: &str, columns: &[&str]) -> anyhow::Result<Rows> {
     let file: PathBuf = folder.join(name);
@@ -119,19 +120,15 @@ fn read(folder: &Path, name: &str, columns: &[&str]) -> anyhow::Result<Rows> {
 fn understood<T>(
     bad: &mut Vec<String>,
     file: &str,
-    rows: Rows,
+    (rows, unreadable): Rows,
     understand: impl Fn(&Row) -> Result<T, String>,
 ) -> Vec<(u64, T)> {
+    bad.extend(unreadable.iter().map(|row| format!("{file}, {row}")));
     let mut understood = Vec::new();
-    match rows {
-        Err(rows) => bad.extend(rows.iter().map(|row| format!("{file}, {row}"))),
-        Ok(rows) => {
-            for row in rows {
-                match understand(&row) {
-                    Ok(what) => understood.push((row.line, what)),
-                    Err(error) => bad.push(at(file, row.line, error)),
-                }
-            }
+    for row in rows {
+        match understand(&row) {
+            Ok(what) => understood.push((row.line, what)),
+            Err(error) => bad.push(at(file, row.line, error)),
         }
     }
     understood

@@ -62,8 +62,8 @@ fn notice(incoming: &Incoming) -> Option<Notice> {
         event_id: receipt.message_id.clone(),
         subject: format!("Out of stock for {sku}"),
         text: format!(
-            "Out of stock for {sku}\n\nOrder {orderid} waits for {qty} of it. \
-             The line is allocated by itself as soon as stock comes in.\n"
+            "Out of stock for {sku}\n\nOrder {orderid} waits for {qty} of it.\n\
+             It gets them by itself as soon as stock comes in.\n"
         ),
     })
 }

@@ -136,16 +136,19 @@ async fn command(
         let must_be = "Idempotency-Key must be 1 to 200 printable characters";
         return answers::message(StatusCode::BAD_REQUEST, must_be);
     }
-    let body =
-        match tokio::time::timeout(shared.api.timeout, read(body.into_data_stream(), shared.api.limits.body))
-            .await
-        {
-            Ok(Some(body)) => body,
-            Ok(None) => return answers::message(StatusCode::BAD_REQUEST, "the body broke off"),
-            Err(_) => {
-                return answers::message(StatusCode::REQUEST_TIMEOUT, "the body took too long (api.timeout)");
-            }
-        };
+    let limit = shared.api.limits.body;
+    let body = tokio::time::timeout(shared.api.timeout, read(body.into_data_stream(), limit));
+    let body = match body.await {
+        Ok(Some(body)) if body.len() > limit => {
+            let too_large = format!("the body has more than {limit} bytes (limits.body)");
+            return answers::message(StatusCode::PAYLOAD_TOO_LARGE, &too_large);
+        }
+        Ok(Some(body)) => body,
+        Ok(None) => return answers::message(StatusCode::BAD_REQUEST, "the body broke off"),
+        Err(_) => {
+            return answers::message(StatusCode::REQUEST_TIMEOUT, "the body took too long (api.timeout)");
+        }
+    };
     let message = Message {
         kind: kind.into(),
         message_id: Some(message_id),
@@ -162,7 +165,7 @@ async fn command(
     }
 }
 
-/// Reads a body; of one that is too large, its size is what counts. None if it broke off.
+/// Reads a body, and of one that is too large a little more than the limit. None if it broke off.
 async fn read(mut body: BodyDataStream, limit: usize) -> Option<Vec<u8>> {
     let (mut kept, mut thrown_away) = (Vec::new(), 0);
     while let Some(part) = body.next().await {
