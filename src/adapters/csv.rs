@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use csv::{ErrorKind, ReaderBuilder, StringRecord, Terminator, Trim, WriterBuilder};
+use csv::{ErrorKind, Position, ReaderBuilder, StringRecord, Terminator, Trim, WriterBuilder};
 use tempfile::Builder;
 
 /// A row as it stands in a file.
@@ -36,10 +36,14 @@ pub struct BadRow {
 /// # Errors
 /// The file cannot be read.
 pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<BadRow>)> {
-    let mut reader = ReaderBuilder::new().trim(Trim::All).from_path(file).map_err(io::Error::from)?;
+    let text = fs::read(file)?;
+    let mut lines = Lines { text: &text, at: 0, line: 1 };
+    let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(&*text);
     let headers = match reader.headers() {
         Ok(headers) => headers.clone(),
-        Err(error) => return bad_row(error, &StringRecord::new()).map(|bad| (Vec::new(), vec![bad])),
+        Err(error) => {
+            return bad_row(error, &StringRecord::new(), &mut lines).map(|bad| (Vec::new(), vec![bad]));
+        }
     };
     let missing = columns.iter().filter(|column| !headers.iter().any(|header| header == **column));
     let mut bad: Vec<_> =
@@ -50,39 +54,58 @@ pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<BadRow>)
     let mut rows = Vec::new();
     for record in reader.records() {
         match record {
-            Ok(record) => rows.push(row(&headers, &record)),
-            Err(error) => bad.push(bad_row(error, &headers)?),
+            Ok(record) => rows.push(row(&headers, &record, &mut lines)),
+            Err(error) => bad.push(bad_row(error, &headers, &mut lines)?),
         }
     }
     Ok((rows, bad))
 }
 
-fn row(headers: &StringRecord, record: &StringRecord) -> Row {
+/// Counts lines. The reader's own count stands between the two characters that end a line on some systems.
+struct Lines<'a> {
+    text: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line in which the row begins that was read from `position` on; positions only grow.
+    fn of(&mut self, position: Option<&Position>) -> u64 {
+        let from = position.map_or(0, |position| usize::try_from(position.byte()).unwrap_or(usize::MAX));
+        let ended = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let rest = self.text.get(from..).unwrap_or_default();
+        let begin = from + rest.iter().take_while(|byte| ended(byte)).count();
+        let between = self.text.get(self.at..begin).unwrap_or_default();
+        self.line += between.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.at = begin.max(self.at);
+        self.line
+    }
+}
+
+fn row(headers: &StringRecord, record: &StringRecord, lines: &mut Lines<'_>) -> Row {
     let named = headers.iter().zip(record).filter(|(_, text)| !text.is_empty());
     Row {
-        line: record.position().map_or(0, csv::Position::line),
+        line: lines.of(record.position()),
         fields: named.map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
     }
 }
 
 /// What is wrong with a row; any other error is the file's.
-fn bad_row(error: csv::Error, headers: &StringRecord) -> io::Result<BadRow> {
+fn bad_row(error: csv::Error, headers: &StringRecord, lines: &mut Lines<'_>) -> io::Result<BadRow> {
     let name = |field: usize| headers.get(field).unwrap_or("a field without a name").to_owned();
-    match error.kind() {
-        ErrorKind::Utf8 { pos, err } => Ok(BadRow {
-            line: pos.as_ref().map_or(1, csv::Position::line),
-            error: format!("{}: not UTF-8", name(err.field())),
-        }),
-        ErrorKind::UnequalLengths { pos, expected_len, len } => {
+    let position = error.position().cloned();
+    let error = match error.kind() {
+        ErrorKind::Utf8 { err, .. } => format!("{}: not UTF-8", name(err.field())),
+        ErrorKind::UnequalLengths { expected_len, len, .. } => {
             let which = match usize::try_from(*len) {
                 Ok(found) if found < headers.len() => name(found),
                 _ => format!("after {}", name(headers.len().saturating_sub(1))),
             };
-            let error = format!("{which}: the row has {len} fields, and the first line names {expected_len}");
-            Ok(BadRow { line: pos.as_ref().map_or(0, csv::Position::line), error })
+            format!("{which}: the row has {len} fields, and the first line names {expected_len}")
         }
-        _ => Err(error.into()),
-    }
+        _ => return Err(error.into()),
+    };
+    Ok(BadRow { line: lines.of(position.as_ref()), error })
 }
 
 /// Writes a file anew: it is there as a whole, on the disk, under its name, or the old one still is.

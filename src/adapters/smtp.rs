@@ -1,12 +1,12 @@
 //! Mail, by SMTP.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use async_trait::async_trait;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     message::{Mailbox, Mailboxes, MessageBuilder, header},
-    transport::smtp::{self, response::Code},
+    transport::smtp::{self, AsyncSmtpTransportBuilder, response::Code},
 };
 use sha2::{Digest, Sha256};
 
@@ -41,7 +41,9 @@ pub enum InvalidSettings {
 
 /// Sends every notice as a mail of its own, from one address to a few.
 pub struct SmtpNotifier {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    server: AsyncSmtpTransportBuilder,
+    /// Made at first use: it keeps house in the background, and most processes send no mail.
+    transport: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
     from: Mailbox,
     to: Mailboxes,
 }
@@ -52,17 +54,21 @@ impl SmtpNotifier {
     /// # Errors
     /// [`InvalidSettings`] names the setting.
     pub fn new(url: &str, from: &str, to: &str) -> Result<Self, InvalidSettings> {
-        let transport =
-            AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| InvalidSettings::Url)?.build();
+        let server = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| InvalidSettings::Url)?;
         let invalid = |key, what, value: &str| {
             let value = value.to_owned();
             move |error| InvalidSettings::Address { key, value, what, error }
         };
         Ok(Self {
-            transport,
+            server,
+            transport: OnceLock::new(),
             from: from.parse().map_err(invalid("notifications.from", "a mail address", from))?,
             to: to.parse().map_err(invalid("notifications.to", "a list of mail addresses", to))?,
         })
+    }
+
+    fn transport(&self) -> &AsyncSmtpTransport<Tokio1Executor> {
+        self.transport.get_or_init(|| self.server.clone().build())
     }
 
     fn mail(&self, notice: &Notice) -> Result<Message, NotifierError> {
@@ -109,7 +115,7 @@ fn u128_of(id: &str) -> u128 {
 impl Notifier for SmtpNotifier {
     async fn notify(&self, notice: &Notice) -> Result<(), NotifierError> {
         let mail = self.mail(notice)?;
-        match tokio::time::timeout(ANSWERS_WITHIN, self.transport.send(mail)).await {
+        match tokio::time::timeout(ANSWERS_WITHIN, self.transport().send(mail)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.judged(error).await),
             Err(_) => {
@@ -121,7 +127,7 @@ impl Notifier for SmtpNotifier {
     }
 
     async fn probe(&self) -> Result<(), NotifierError> {
-        match tokio::time::timeout(ANSWERS_WITHIN, self.transport.test_connection()).await {
+        match tokio::time::timeout(ANSWERS_WITHIN, self.transport().test_connection()).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(NotifierError::Away("it does not go on".into())),
             Ok(Err(error)) => Err(NotifierError::Away(error.to_string())),
