@@ -17,7 +17,7 @@ use lapin::{
     },
     types::FieldTable,
 };
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::process::{Child, Command};
 
 const NAMESPACE: &str = "bench.relay";
@@ -237,6 +237,6 @@ async fn clean_up(connection: &Connection) -> anyhow::Result<()> {
 
 async fn drop_database(server: &PgPool) -> anyhow::Result<()> {
     let statement = format!("drop database if exists {DATABASE} with (force)");
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(server).await?;
+    sqlx::raw_sql(&statement).execute(server).await?;
     Ok(())
 }

@@ -76,7 +76,7 @@ impl Lines<'_> {
         let rest = self.text.get(from..).unwrap_or_default();
         let begin = from + rest.iter().take_while(|byte| ended(byte)).count();
         let between = self.text.get(self.at..begin).unwrap_or_default();
-        self.line += between.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.line += between.iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
         self.at = begin.max(self.at);
         self.line
     }

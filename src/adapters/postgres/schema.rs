@@ -28,7 +28,7 @@ pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateE
         }
     }
     let mut connection = PgConnection::connect(url).await?;
-    MIGRATIONS.run_direct(None, &mut connection, false).await?;
+    MIGRATIONS.run_direct(&mut connection).await?;
     Ok(SchemaVersion { found: Some(expected()), expected: expected() })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use sqlx::{Executor as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 use crate::ports::store::StoreError;
 
@@ -25,8 +25,14 @@ impl Session {
     /// Takes a connection and begins a transaction on it.
     pub(super) async fn begin(pool: &PgPool, patience: Duration) -> Result<Self, StoreError> {
         let mut session = Self::open(pool, patience).await?;
-        session.run(async |connection| sqlx::raw_sql("begin").execute(connection).await).await?;
+        session.statement("begin").await?;
         Ok(session)
+    }
+
+    /// Runs one plain statement.
+    pub(super) async fn statement(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        within(self.patience, connection.execute(sql)).await.map(drop)
     }
 
     /// Runs statements, as long as the connection is not silent for too long.
@@ -40,14 +46,14 @@ impl Session {
 
     /// Keeps what was done and gives the connection back.
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
-        self.run(async |connection| sqlx::raw_sql("commit").execute(connection).await).await?;
+        self.statement("commit").await?;
         self.give_back();
         Ok(())
     }
 
     /// Undoes what was done and gives the connection back.
     pub(super) async fn rollback(mut self) {
-        if self.run(async |connection| sqlx::raw_sql("rollback").execute(connection).await).await.is_ok() {
+        if self.statement("rollback").await.is_ok() {
             self.give_back();
         }
     }

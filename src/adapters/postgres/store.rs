@@ -41,7 +41,7 @@ impl Store for PgStore {
 
     async fn probe(&self) -> Result<(), StoreError> {
         let mut session = Session::open(&self.pool, self.patience).await?;
-        session.run(async |connection| sqlx::raw_sql("select 1").execute(connection).await).await?;
+        session.statement("select 1").await?;
         session.give_back();
         Ok(())
     }
