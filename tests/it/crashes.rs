@@ -376,6 +376,8 @@ async fn a_handler_that_fails_twice_and_then_works_leaves_two_attempts_and_one_e
     .await;
     assert_eq!(world.count("select count(*) from failed_attempts").await, 2);
     assert_eq!(world.count("select count(*) from order_lines where orderid = 'o1'").await, 1);
+    world.settled(3).await;
+    world.expect_repeats();
     drop(worker);
     world.close().await;
 }

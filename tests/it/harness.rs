@@ -1,9 +1,11 @@
 //! A world for every test: a database, a namespace on the broker, processes of the program, and all that was published.
 
 mod broker;
+mod http;
 mod process;
 mod proxy;
 mod season;
+mod smtp;
 
 use std::{
     collections::BTreeMap,
@@ -39,18 +41,20 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 use tokio::process::Command as Call;
 use url::Url;
 use uuid::Uuid;
 
 pub(crate) use broker::{Event, Raw, Sender, assert_gapless, properties};
+pub(crate) use http::{Client, JSON, Response};
 pub(crate) use process::{Answer, Running};
 pub(crate) use proxy::Proxy;
 pub(crate) use season::{
-    Command, Season, allocate, allocated_by, change_batch_quantity, create_batch, deallocate,
+    Command, Random, Season, allocate, allocated_by, change_batch_quantity, create_batch, deallocate,
 };
+pub(crate) use smtp::{Mail, MailServer};
 
 use broker::{Observer, distinct};
 
@@ -107,7 +111,7 @@ fn database_url(database: &str) -> String {
 /// Runs a statement that makes or ends a database.
 async fn administer(statement: String) {
     let mut connection = PgConnection::connect(&database_url("postgres")).await.expect("PostgreSQL is there");
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.expect("databases may be made");
+    sqlx::raw_sql(&statement).execute(&mut connection).await.expect("databases may be made");
 }
 
 #[expect(clippy::disallowed_methods, reason = "every world has a name that no other world ever had")]

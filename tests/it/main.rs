@@ -2,11 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so best where it stands")]
 
 mod architecture;
+mod book;
 mod commands;
 mod corpus;
 mod crashes;
+mod csv;
 mod failures;
 mod harness;
+mod http;
+mod mail;
+mod read_side;
 mod recovery;
 mod relay;
 mod rules;

@@ -1,0 +1,313 @@
+//! `allocation csv`: a folder of files in place of servers, as a process of its own.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const BATCHES: &str = "batches.csv";
+const ORDERS: &str = "orders.csv";
+const ALLOCATIONS: &str = "allocations.csv";
+/// For 100,000 orders, by a program that was built without optimisation.
+const DONE_WITHIN: Duration = Duration::from_mins(1);
+
+/// A folder with files in it.
+struct Folder(TempDir);
+
+impl Folder {
+    fn with(files: &[(&str, &[u8])]) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        for (name, content) in files {
+            folder.write(name, content);
+        }
+        folder
+    }
+
+    /// One with a batch of ten lamps and one of three vases.
+    fn with_stock(orders: &str) -> Self {
+        let batches: &[u8] = b"ref,sku,qty,eta\nb-1,LAMP,10,\nb-2,VASE,3,2031-01-01\n";
+        Self::with(&[(BATCHES, batches), (ORDERS, orders.as_bytes())])
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.0.path().join(name), content).unwrap();
+    }
+
+    /// What stands in the file of allocations, if there is one.
+    fn allocations(&self) -> Option<String> {
+        let file = self.0.path().join(ALLOCATIONS);
+        file.exists().then(|| fs::read_to_string(file).unwrap())
+    }
+
+    fn run(&self) -> Said {
+        self.call(&["csv"])
+    }
+
+    /// Without any server in its environment.
+    fn call(&self, arguments: &[&str]) -> Said {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_allocation"));
+        program.args(arguments).arg(self.0.path()).env_remove("DATABASE_URL").env_remove("AMQP_URL");
+        Said::of(program.output().unwrap())
+    }
+}
+
+/// How a call ended, and what it printed.
+struct Said {
+    code: Option<i32>,
+    answer: String,
+    errors: String,
+}
+
+impl Said {
+    fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), answer: text(output.stdout), errors: text(output.stderr) }
+    }
+
+    /// Itself, after a look at its exit code.
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}{}", self.answer, self.errors);
+        self
+    }
+
+    #[track_caller]
+    fn names(&self, error: &str) {
+        assert!(self.errors.contains(error), "{error:?} is not in {}", self.errors);
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.answer).unwrap()
+    }
+}
+
+/// A file of allocations, its rows without the line ends.
+fn file(rows: &[&str]) -> String {
+    ["orderid,sku,qty,batchref"].iter().chain(rows).flat_map(|row| [*row, "\r\n"]).collect()
+}
+
+/// C1.
+#[test]
+fn orders_are_placed_in_batches_and_written_in_their_order() {
+    let folder = Folder::with(&[
+        (BATCHES, b"ref,sku,qty,eta\nb-sea,LAMP,100,2031-01-01\nb-house,LAMP,4,\nb-vase,VASE,9,2031-02-02\n"),
+        (ORDERS, b"orderid,sku,qty\no-1,VASE,9\no-1,LAMP,3\no-2,LAMP,2\no-3,LAMP,1\n"),
+    ]);
+    let said = folder.run().exits(0);
+    let expected =
+        file(&["o-1,VASE,9,b-vase", "o-1,LAMP,3,b-house", "o-2,LAMP,2,b-sea", "o-3,LAMP,1,b-house"]);
+    assert_eq!(folder.allocations(), Some(expected));
+    assert_eq!(said.answer, "4 orders: 4 lines placed, 0 without stock, 0 rejected; 0 allocations kept\n");
+    assert_eq!(said.errors, "");
+}
+
+/// C2.
+#[test]
+fn what_was_allocated_before_is_kept_and_takes_its_room() {
+    let folder = Folder::with(&[
+        (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,7,\nb-2,LAMP,7,2031-01-01\n"),
+        (ALLOCATIONS, b"orderid,sku,qty,batchref\no-old,LAMP,7,b-1\n"),
+        (ORDERS, b"orderid,sku,qty\no-new,LAMP,7\n"),
+    ]);
+    let said = folder.run().exits(0);
+    assert_eq!(folder.allocations(), Some(file(&["o-old,LAMP,7,b-1", "o-new,LAMP,7,b-2"])));
+    assert!(said.answer.contains("1 lines placed") && said.answer.contains("1 allocations kept"));
+}
+
+#[test]
+fn a_second_run_writes_the_same_bytes() {
+    let orders = "orderid,sku,qty\n\"o, 1\",LAMP,8\no-2,LAMP,3\n\"o \"\"3\"\"\",VASE,3\no-4,LAMP,2\n";
+    let folder = Folder::with_stock(orders);
+    folder.run().exits(0);
+    let first = folder.allocations();
+    let rows = file(&["\"o, 1\",LAMP,8,b-1", "\"o \"\"3\"\"\",VASE,3,b-2", "o-4,LAMP,2,b-1"]);
+    assert_eq!(first, Some(rows));
+    for _ in 0..2 {
+        let said = folder.run().exits(0);
+        assert!(said.answer.contains("0 lines placed, 1 without stock"), "{}", said.answer);
+        assert_eq!(folder.allocations(), first);
+    }
+}
+
+/// A file with one bad row, and what must be said of it.
+const BAD_ROWS: [(&str, &[u8], &str); 22] = [
+    (BATCHES, b"ref,sku,qty,eta\n,LAMP,10,\n", "batches.csv, line 2: missing field `ref`"),
+    (BATCHES, b"ref,sku,qty,eta\nb-1,,10,\n", "batches.csv, line 2: missing field `sku`"),
+    (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,,\n", "batches.csv, line 2: missing field `qty`"),
+    (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,-1,\n", "batches.csv, line 2: qty: must be a whole number from 0"),
+    (BATCHES, b"ref,sku,qty,eta\n\nb-1,LAMP,ten,\n", "batches.csv, line 3: qty: must be a whole number"),
+    (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,1,\nb-2,LAMP,1,soon\n", "batches.csv, line 3: eta: must be a date"),
+    (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,10,2031-02-30\n", "batches.csv, line 2: eta: must be a date"),
+    (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,10\n", "batches.csv, line 2: eta: the row has 3 fields"),
+    (BATCHES, b"ref,sku,qty\nb-1,LAMP,10\n", "batches.csv, line 1: no column eta"),
+    (
+        BATCHES,
+        b"ref,sku,qty,eta\nb-1,LAMP,9,\nb-1,LAMP,8,\n",
+        "batches.csv, line 3: ref: batch b-1 stands above",
+    ),
+    (ORDERS, b"orderid,sku,qty\no-1,LAMP,0\n", "orders.csv, line 2: qty: must be a whole number from 1"),
+    (ORDERS, b"orderid,sku,qty\no-1,LAMP,1.5\n", "orders.csv, line 2: qty: must be a whole number from 1"),
+    (ORDERS, b"orderid,sku,qty\no-1,LAMP,2147483648\n", "orders.csv, line 2: qty: must be a whole number"),
+    (ORDERS, b"orderid,sku,qty\n,LAMP,1\n", "orders.csv, line 2: missing field `orderid`"),
+    (ORDERS, b"orderid,sku,qty\no-1,L\xffMP,1\n", "orders.csv, line 2: sku: not UTF-8"),
+    (ORDERS, b"orderid,sku,qty\no-1,LAMP,1,2\n", "orders.csv, line 2: after qty: the row has 4 fields"),
+    (ORDERS, b"order,sku,qty\no-1,LAMP,1\n", "orders.csv, line 1: no column orderid"),
+    (ORDERS, b"", "orders.csv, line 1: no column orderid"),
+    (
+        ALLOCATIONS,
+        b"orderid,sku,qty,batchref\no-1,LAMP,1,b-9\n",
+        "allocations.csv, line 2: batchref: no batch b-9",
+    ),
+    (
+        ALLOCATIONS,
+        b"orderid,sku,qty,batchref\no-1,VASE,1,b-1\n",
+        "allocations.csv, line 2: batchref: no batch b-1",
+    ),
+    (
+        ALLOCATIONS,
+        b"orderid,sku,qty,batchref\no-1,LAMP,8,b-1\no-2,LAMP,3,b-1\n",
+        "allocations.csv, line 3: qty: batch b-1 holds 10, and 8 are allocated above",
+    ),
+    (
+        ALLOCATIONS,
+        b"orderid,sku,qty,batchref\no-1,LAMP,1,b-1\no-1,LAMP,1,b-1\n",
+        "allocations.csv, line 3: orderid: the line of order o-1 for LAMP stands above",
+    ),
+];
+
+#[test]
+fn a_bad_row_is_named_and_nothing_is_written() {
+    for (name, content, named) in BAD_ROWS {
+        let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,3\n");
+        let before = file(&["o-old,LAMP,2,b-1"]);
+        folder.write(ALLOCATIONS, before.as_bytes());
+        folder.write(name, content);
+        let said = folder.run().exits(1);
+        said.names(named);
+        said.names("nothing was written");
+        assert_eq!(said.answer, "");
+        let unchanged = if name == ALLOCATIONS { content } else { before.as_bytes() };
+        assert_eq!(folder.allocations().unwrap().as_bytes(), unchanged, "{named}");
+    }
+}
+
+#[test]
+fn every_bad_row_of_every_file_is_named_at_once() {
+    let folder = Folder::with(&[
+        (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,x,\nb-2,LAMP,1,\nb-3,LAMP,1,y\n"),
+        (ORDERS, b"orderid,sku,qty\no-1,LAMP,1\no-2,,1\n"),
+    ]);
+    let said = folder.run().exits(1);
+    for named in
+        ["batches.csv, line 2: qty", "batches.csv, line 4: eta", "orders.csv, line 3: missing field `sku`"]
+    {
+        said.names(named);
+    }
+    assert_eq!(said.errors.lines().count(), 4, "{}", said.errors);
+    assert_eq!(folder.allocations(), None);
+}
+
+#[test]
+fn a_missing_file_or_folder_is_named() {
+    let orders: &[u8] = b"orderid,sku,qty\n";
+    Folder::with(&[(ORDERS, orders)]).run().exits(1).names(BATCHES);
+    Folder::with(&[(BATCHES, b"ref,sku,qty,eta\n")]).run().exits(1).names(ORDERS);
+    let empty = Folder::with(&[]);
+    let nowhere = empty.0.path().join("nowhere");
+    let output = Command::new(env!("CARGO_BIN_EXE_allocation")).arg("csv").arg(&nowhere).output().unwrap();
+    Said::of(output).exits(1).names(&nowhere.display().to_string());
+}
+
+#[test]
+fn an_order_of_an_unknown_sku_is_named_and_the_rest_allocated() {
+    let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,3\no-2,NO-SUCH-SKU,1\no-3,VASE,1\n");
+    for _ in 0..2 {
+        let said = folder.run().exits(1);
+        said.names("orders.csv, line 3: Invalid sku NO-SUCH-SKU");
+        assert!(said.answer.contains("0 without stock, 1 rejected"), "{}", said.answer);
+        assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,3,b-1", "o-3,VASE,1,b-2"])));
+    }
+}
+
+#[test]
+fn a_line_without_stock_is_named_and_no_failure() {
+    let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,9\no-2,LAMP,2\no-3,LAMP,1\n");
+    let said = folder.run().exits(0);
+    assert!(said.answer.contains("Out of stock for LAMP: 2 for order o-2\n"), "{}", said.answer);
+    assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,9,b-1", "o-3,LAMP,1,b-1"])));
+
+    let told = folder.call(&["csv", "--json"]).exits(0).json();
+    let waiting = json!([{ "orderid": "o-2", "sku": "LAMP", "qty": 2 }]);
+    let expected = json!({ "orders": 3, "kept": 2, "placed": 0, "without_stock": waiting, "rejected": [] });
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn the_same_order_twice_is_one_line_and_another_quantity_is_rejected() {
+    let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,3\no-1,LAMP,3\no-1,VASE,1\no-1,LAMP,4\n");
+    let said = folder.run().exits(1);
+    said.names("orders.csv, line 5: order o-1 already has a line of 3 LAMP; it cannot become 4");
+    assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,3,b-1", "o-1,VASE,1,b-2"])));
+}
+
+#[test]
+fn the_same_batch_twice_is_one_batch() {
+    let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,6\no-2,LAMP,6\n");
+    folder.write(BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,10,\nb-1,LAMP,10,\n");
+    let said = folder.run().exits(0);
+    assert!(said.answer.contains("1 lines placed, 1 without stock"), "{}", said.answer);
+    assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,6,b-1"])));
+}
+
+#[test]
+fn line_ends_blanks_a_byte_order_mark_and_the_order_of_columns_do_not_matter() {
+    let expected = file(&["o-1,LAMP,3,b-1", "o-2,VASE,2,b-2"]);
+    let orders: [&[u8]; 5] = [
+        b"orderid,sku,qty\no-1,LAMP,3\no-2,VASE,2\n",
+        b"orderid,sku,qty\r\no-1,LAMP,3\r\no-2,VASE,2\r\n",
+        b"\xef\xbb\xbforderid,sku,qty\r\no-1,LAMP,3\r\no-2,VASE,2",
+        b"orderid, sku, qty\n\n o-1 , LAMP , 3 \n\no-2,VASE,2\n\n",
+        b"qty,note,sku,orderid\n3,\"urgent, please\",LAMP,o-1\n\"2\",,\"VASE\",o-2\n",
+    ];
+    for orders in orders {
+        let folder = Folder::with_stock("");
+        folder.write(ORDERS, orders);
+        folder.run().exits(0);
+        assert_eq!(folder.allocations().as_ref(), Some(&expected), "{}", String::from_utf8_lossy(orders));
+    }
+}
+
+#[test]
+fn no_orders_are_no_failure() {
+    let folder = Folder::with_stock("orderid,sku,qty\n");
+    folder.run().exits(0);
+    assert_eq!(folder.allocations(), Some(file(&[])));
+}
+
+#[test]
+fn a_hundred_thousand_orders_are_allocated_soon() {
+    let (mut batches, mut orders) = ("ref,sku,qty,eta\n".to_owned(), "orderid,sku,qty\n".to_owned());
+    for number in 0..1000 {
+        let (sku, day) = (number % 100, 1 + number % 28);
+        writeln!(batches, "b-{number},SKU-{sku},150,2031-01-{day:02}").unwrap();
+    }
+    for number in 0..100_000 {
+        let (sku, qty) = (number % 100, 1 + number % 2);
+        writeln!(orders, "o-{number},SKU-{sku},{qty}").unwrap();
+    }
+    let folder = Folder::with(&[(BATCHES, batches.as_bytes()), (ORDERS, orders.as_bytes())]);
+    let begin = Instant::now();
+    let told = folder.call(&["csv", "--json"]).exits(0).json();
+    assert!(begin.elapsed() < DONE_WITHIN, "{:?}", begin.elapsed());
+    let waiting = told["without_stock"].as_array().map_or(0, Vec::len);
+    // Ten batches of 150 per SKU; every second SKU is ordered in twos, and 150 holds 75 of them.
+    let (placed, without_stock) = (50 * 1000 + 50 * 750, 50 * 250);
+    assert_eq!((&told["placed"], waiting), (&json!(placed), without_stock));
+    let rows = folder.allocations().unwrap();
+    assert_eq!(rows.lines().count(), 1 + placed);
+}

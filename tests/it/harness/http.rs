@@ -1,0 +1,184 @@
+//! An HTTP client that sends what a test wants it to send, and processes that answer it.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use super::{DRAINS_WITHIN, Running, World, wait_until};
+
+/// What clients say of a body.
+pub(crate) const JSON: (&str, &str) = ("Content-Type", "application/json");
+/// However many others ask at the same time, an answer is there by then.
+const ANSWERS_WITHIN: Duration = Duration::from_mins(1);
+
+impl World {
+    /// Starts a process with a port of its own, and waits until it is ready. `roles` has the API among them.
+    pub(crate) async fn api(&self, roles: &str, environment: &[(&str, &str)]) -> (Running, Client) {
+        let client = Client { address: free_address().await };
+        let listen = client.address.to_string();
+        let environment = [environment, &[("ALLOCATION__API__LISTEN", listen.as_str())]].concat();
+        let process = self.start(&["run", "--only", roles], &environment);
+        client.wait_until_ready().await;
+        (process, client)
+    }
+}
+
+async fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+    listener.local_addr().expect("a listener has an address")
+}
+
+/// A client of one server, with a connection for each request.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    address: SocketAddr,
+}
+
+impl Client {
+    /// Whom it asks.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until somebody at the address is ready for work.
+    pub(crate) async fn wait_until_ready(&self) {
+        let ready = async || {
+            let answer = self.ask("GET", "/health/ready", &[], b"").await;
+            answer.is_ok_and(|answer| answer.status == 200)
+        };
+        wait_until("the API is ready", DRAINS_WITHIN, ready).await;
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.request("GET", path, &[], b"").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
+        self.request("POST", path, &[JSON], body.to_string().as_bytes()).await
+    }
+
+    /// Asks, and is answered.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
+        let answer = self.ask(method, path, headers, body).await;
+        answer.unwrap_or_else(|error| panic!("no answer to {method} {path}: {error}"))
+    }
+
+    /// Asks; there need not be an answer.
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        stream.write_all(&self.written(method, path, headers, body)).await?;
+        let mut answer = Vec::new();
+        let read = timeout(ANSWERS_WITHIN, stream.read_to_end(&mut answer)).await?;
+        match Response::read(&answer) {
+            Some(response) => Ok(response),
+            None => Err(read.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    /// A request as it goes over the wire; `Host` is ours unless the test has one.
+    fn written(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+        let length = body.len();
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n");
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Host")) {
+            head.extend(["Host: ", &self.address.to_string(), "\r\n"]);
+        }
+        for (name, value) in headers {
+            head.extend([*name, ": ", *value, "\r\n"]);
+        }
+        head.push_str("\r\n");
+        [head.as_bytes(), body].concat()
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    /// Reads a whole answer; none if it broke off.
+    fn read(answer: &[u8]) -> Option<Self> {
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+        let (head, body) = (std::str::from_utf8(&answer[..end]).ok()?, &answer[end + 4..]);
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let header = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        };
+        let mut response = Self { status, headers: lines.filter_map(header).collect(), body: Vec::new() };
+        response.body = match (response.header("content-length"), response.header("transfer-encoding")) {
+            (_, Some("chunked")) => unchunked(body)?,
+            (Some(length), _) if length.parse::<usize>().ok() != Some(body.len()) => return None,
+            _ => body.to_vec(),
+        };
+        Some(response)
+    }
+
+    /// Itself, after a look at its status.
+    #[track_caller]
+    pub(crate) fn has(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text());
+        self
+    }
+
+    /// A header, named in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.text());
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON, {error}: {}", self.text()))
+    }
+
+    /// What an error says of itself.
+    #[track_caller]
+    pub(crate) fn message(&self) -> String {
+        let answer = self.json();
+        answer["message"].as_str().unwrap_or_else(|| panic!("no message: {answer}")).to_owned()
+    }
+}
+
+/// Puts the parts of a body together; none if it broke off.
+fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = rest.windows(2).position(|bytes| bytes == b"\r\n")?;
+        let size = std::str::from_utf8(&rest[..end]).ok()?.split(';').next()?;
+        let size = usize::from_str_radix(size.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        rest = &rest[end + 2..];
+        body.extend_from_slice(rest.get(..size)?);
+        rest = rest.get(size + 2..)?;
+    }
+}
