@@ -10,7 +10,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cp target/release/allocation /allocation
 
 FROM debian:bookworm-slim
-# The certificate authorities, for amqps:// and sslmode=verify-full.
+# The certificate authorities, for sslmode=verify-full, amqps:// and smtps://.
 RUN apt-get update && \
     apt-get install --no-install-recommends --yes ca-certificates && \
     rm -rf /var/lib/apt/lists/*

@@ -42,9 +42,9 @@ pub use in_memory::{Played, play_in_memory};
 
 /// Notifications that this process holds at most: mail takes its time, and others may have less to do.
 const MAILS_IN_HAND: u16 = 20;
-/// A unit of work may be handled once more, one by one, and each command may take its time. After so many times the
-/// time that a handler has, nothing is going on.
-const STUCK_AFTER_TIMEOUTS: u32 = 20;
+/// So many times the time that a handler has. A unit of work that breaks is handled once more, one by one, and each
+/// command may take its time; one that needs longer than this might as well be stuck.
+const STUCK_AFTER_TIMEOUTS: u32 = 60;
 
 /// What a process can be; one may be all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -106,7 +106,7 @@ impl App {
     /// The read side.
     #[must_use]
     pub fn views(&self) -> Views {
-        Views::new(self.pool.clone(), self.settings.namespace.clone())
+        Views::new(self.pool.clone(), self.settings.namespace.clone(), self.settings.database.patience)
     }
 
     /// Exchanges and queues.
@@ -160,7 +160,7 @@ impl App {
     /// # Errors
     /// The database is away.
     pub async fn schema_version(&self) -> anyhow::Result<SchemaVersion> {
-        Ok(PgSchema(self.pool.clone()).version().await?)
+        Ok(PgSchema::new(self.pool.clone(), &self.access).version().await?)
     }
 
     /// Plays the roles until `stop`, then finishes what is in hand.
@@ -177,7 +177,7 @@ impl App {
             tasks.spawn(async move { api.run(listener, &stop).await });
         }
         if !self.schema_fits(stop).await? || !self.topology_stands(stop).await {
-            return Ok(());
+            return self.finish(tasks, stop).await; // Told to stop: there may be requests in hand.
         }
         background.spawn(postgres::announce_commits(self.pool.clone(), self.commits.clone()));
         for role in roles {
@@ -236,7 +236,7 @@ impl App {
     fn worker(&self, queue: QueueName, stage: Stage) -> Worker {
         let settings = &self.settings.worker;
         // A mail that was sent is noted at once: a kill in between has it sent again.
-        let mails = queue == QueueName::Notifications;
+        let mails = queue == QueueName::Notifications && stage == Stage::Work;
         let (prefetch, max_batch) =
             if mails { (MAILS_IN_HAND, 1) } else { (settings.prefetch.get(), settings.max_batch.get()) };
         Worker {
@@ -262,12 +262,13 @@ impl App {
             token: api.token.expose().map(str::to_owned),
             timeout: api.timeout,
             limits: self.limits(),
+            lanes: worker.lanes.get(),
             max_batch: worker.max_batch.get(),
             stuck_after: worker.handler_timeout * STUCK_AFTER_TIMEOUTS,
             bus: self.bus.clone(),
             views: self.views(),
             topology: Arc::new(self.topology()),
-            schema: Arc::new(PgSchema(self.pool.clone())),
+            schema: Arc::new(PgSchema::new(self.pool.clone(), &self.access)),
             vitals: self.vitals.clone(),
             database: self.database_outage.clone(),
         }

@@ -258,6 +258,12 @@ impl Settings {
         if !(0.0..1.0).contains(&self.retry.jitter) {
             return wrong("retry.jitter", "from 0 to less than 1");
         }
+        if self.api.timeout.is_zero() {
+            return wrong("api.timeout", "longer than 0s");
+        }
+        if self.api.token.expose().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return wrong("api.token", "visible ASCII characters without blanks");
+        }
         if !self.api.listen.ip().is_loopback() && self.api.token.expose().is_none() {
             let listen = self.api.listen;
             return Err(ConfigError::Message(format!(
@@ -295,6 +301,8 @@ mod tests {
             ("namespace = \"a b\"", "namespace"),
             ("[worker]\nlanes = 9", "max_connections"),
             ("[api]\nlisten = \"somewhere\"", "listen"),
+            ("[api]\ntoken = \"a b\"", "api.token"),
+            ("[api]\ntimeout = \"0s\"", "api.timeout"),
             ("[api]\nlisten = \"0.0.0.0:8080\"", "api.token"),
             ("[api]\nlisten = \"[::]:8080\"", "api.token"),
             ("[retry]\njitter = 1.0", "retry.jitter"),

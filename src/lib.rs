@@ -3,6 +3,7 @@
 pub mod adapters;
 pub mod bootstrap;
 pub mod config;
+pub mod crash_points;
 pub mod domain;
 pub mod entrypoints;
 pub mod ports;

@@ -48,6 +48,9 @@ pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<BadRow>)
     let missing = columns.iter().filter(|column| !headers.iter().any(|header| header == **column));
     let mut bad: Vec<_> =
         missing.map(|name| BadRow { line: 1, error: format!("no column {name}") }).collect();
+    let stands_before = |at: usize, name: &str| headers.iter().take(at).any(|other| other == name);
+    let twice = headers.iter().enumerate().filter(|(at, name)| stands_before(*at, name));
+    bad.extend(twice.map(|(_, name)| BadRow { line: 1, error: format!("two columns {name}") }));
     if !bad.is_empty() {
         return Ok((Vec::new(), bad));
     }
@@ -111,19 +114,20 @@ fn bad_row(error: csv::Error, headers: &StringRecord, lines: &mut Lines<'_>) -> 
 /// Writes a file anew: it is there as a whole, on the disk, under its name, or the old one still is.
 ///
 /// # Errors
-/// It could not be written; nothing has changed.
+/// It could not be written. Nothing has changed, unless all that failed was to have the new name on the disk.
 pub fn replace<'a>(
     file: &Path,
     columns: &[&str],
     rows: impl Iterator<Item = [&'a str; 4]>,
 ) -> io::Result<()> {
+    // What a link leads to is replaced, not the link.
+    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let folder = file.parent().unwrap_or(Path::new("."));
-    // As the old file was; a new one as the user's mask says.
-    let mode = fs::metadata(file).map_or(0o666, |old| old.permissions().mode());
-    let mut new = Builder::new()
-        .prefix(".allocations-")
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(folder)?;
+    let as_usual = Permissions::from_mode(0o666); // less what the user's mask takes away
+    let mut new = Builder::new().prefix(".allocations-").permissions(as_usual).tempfile_in(folder)?;
+    if let Ok(old) = fs::metadata(&file) {
+        new.as_file().set_permissions(old.permissions())?;
+    }
     let mut writer =
         WriterBuilder::new().terminator(Terminator::CRLF).from_writer(io::BufWriter::new(&mut new));
     writer.write_record(columns)?;
@@ -132,7 +136,7 @@ pub fn replace<'a>(
     }
     writer.into_inner().map_err(|error| io::Error::other(error.to_string()))?.flush()?;
     new.as_file().sync_all()?;
-    new.persist(file)?;
+    new.persist(&file)?;
     File::open(folder)?.sync_all()
 }
 
@@ -169,6 +173,7 @@ mod tests {
                 "line 5: after sku: the row has 3 fields, and the first line names 2",
             ]
         );
+        assert_eq!(read_text(b"sku,orderid,sku\nA,o1,B\n").1, ["line 1: two columns sku"]);
         assert_eq!(read_text(b"orderid,qty\no1,1\n").1, ["line 1: no column sku"]);
     }
 
@@ -177,10 +182,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("allocations.csv");
         fs::write(&file, "old").unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
         replace(&file, &["a", "b", "c", "d"], [["1", "x,y", "3", "4"]].into_iter()).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "a,b,c,d\r\n1,\"x,y\",3,4\r\n");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o664);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -1,21 +1,23 @@
 //! Mail, by SMTP.
 
-use std::{sync::OnceLock, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     message::{Mailbox, Mailboxes, MessageBuilder, header},
-    transport::smtp::{self, AsyncSmtpTransportBuilder, response::Code},
+    transport::smtp::{self, response::Code},
 };
 use sha2::{Digest, Sha256};
 
 use crate::ports::notifier::{Notice, Notifier, NotifierError};
 
-/// A mail server that takes longer is away, or has something against this mail.
+/// A mail server that takes longer to answer a call is away.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
-/// What a server says of itself and not of a mail: closing, wants authentication, does not take ours.
-const ABOUT_THE_SERVER: [u16; 6] = [421, 454, 530, 534, 535, 538];
+/// One that looks into a mail before it takes it may need minutes; sent once more meanwhile, it would come twice.
+const TAKES_WITHIN: Duration = Duration::from_mins(3);
+/// What a server says of itself and not of a mail: wants authentication, does not take ours.
+const ABOUT_THE_SERVER: [u16; 5] = [454, 530, 534, 535, 538];
 
 /// What is wrong with how mail is to be sent.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +43,8 @@ pub enum InvalidSettings {
 
 /// Sends every notice as a mail of its own, from one address to a few.
 pub struct SmtpNotifier {
-    server: AsyncSmtpTransportBuilder,
-    /// Made at first use: it keeps house in the background, and most processes send no mail.
-    transport: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
+    /// A connection for each mail: one that was given up half-way is closed, and confuses no other.
+    transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
     to: Mailboxes,
 }
@@ -60,15 +61,10 @@ impl SmtpNotifier {
             move |error| InvalidSettings::Address { key, value, what, error }
         };
         Ok(Self {
-            server,
-            transport: OnceLock::new(),
+            transport: server.timeout(Some(ANSWERS_WITHIN)).build(),
             from: from.parse().map_err(invalid("notifications.from", "a mail address", from))?,
             to: to.parse().map_err(invalid("notifications.to", "a list of mail addresses", to))?,
         })
-    }
-
-    fn transport(&self) -> &AsyncSmtpTransport<Tokio1Executor> {
-        self.transport.get_or_init(|| self.server.clone().build())
     }
 
     fn mail(&self, notice: &Notice) -> Result<Message, NotifierError> {
@@ -115,11 +111,11 @@ fn u128_of(id: &str) -> u128 {
 impl Notifier for SmtpNotifier {
     async fn notify(&self, notice: &Notice) -> Result<(), NotifierError> {
         let mail = self.mail(notice)?;
-        match tokio::time::timeout(ANSWERS_WITHIN, self.transport().send(mail)).await {
+        match tokio::time::timeout(TAKES_WITHIN, self.transport.send(mail)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.judged(error).await),
             Err(_) => {
-                let silent = format!("no answer within {ANSWERS_WITHIN:?}");
+                let silent = format!("not taken within {TAKES_WITHIN:?}");
                 self.probe().await?;
                 Err(NotifierError::PutOff(silent))
             }
@@ -127,7 +123,7 @@ impl Notifier for SmtpNotifier {
     }
 
     async fn probe(&self) -> Result<(), NotifierError> {
-        match tokio::time::timeout(ANSWERS_WITHIN, self.transport().test_connection()).await {
+        match tokio::time::timeout(ANSWERS_WITHIN, self.transport.test_connection()).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(NotifierError::Away("it does not go on".into())),
             Ok(Err(error)) => Err(NotifierError::Away(error.to_string())),

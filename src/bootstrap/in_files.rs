@@ -72,7 +72,7 @@ struct Order {
 }
 
 /// Allocates what `orders.csv` asks for from what `batches.csv` has, keeps what `allocations.csv` says, and writes that
-/// anew. `progress` is told how many orders there are and how many are done.
+/// anew. `progress` is told how many orders are done, and of how many.
 ///
 /// # Errors
 /// [`Unreadable`], or a file cannot be read or written. Nothing has changed then.
@@ -169,7 +169,7 @@ fn held(
     batches: Vec<(u64, CreateBatch)>,
     allocations: &[(u64, Allocation)],
 ) -> Vec<Held> {
-    let mut stock = Stock::default();
+    let mut stock = Shelf::default();
     for (line, batch) in batches {
         if let Err(error) = stock.add(&batch) {
             bad.push(at(BATCHES, line, error));
@@ -185,12 +185,12 @@ fn held(
 
 /// Batches and lines, checked while they are read.
 #[derive(Default)]
-struct Stock {
+struct Shelf {
     batches: BTreeMap<Reference, (CreateBatch, u32)>,
     lines: BTreeMap<Sku, HashMap<OrderId, Line>>,
 }
 
-impl Stock {
+impl Shelf {
     fn add(&mut self, batch: &CreateBatch) -> Result<(), String> {
         let known = self.batches.entry(batch.reference.clone()).or_insert_with(|| (batch.clone(), 0));
         if known.0 == *batch {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
+    crash_points::{self, CrashPoint, PlantedBug},
     domain::Command,
     ports::{
         ledger::Next,
@@ -115,7 +116,7 @@ impl Worker {
     /// Takes nothing from the queue while nothing can be done with it.
     async fn servers_are_back(&self, stop: &CancellationToken) {
         for delay in Delays::during_outage() {
-            match stop.run_until_cancelled(self.bus.probe(self.queue)).await {
+            match stop.run_until_cancelled(self.bus.probe(self.mail.is_some())).await {
                 Some(Ok(())) => {
                     self.database.ends();
                     return self.mail.iter().for_each(|mail| mail.ends());
@@ -154,10 +155,13 @@ impl Worker {
             tokio::select! {
                 next = subscription.next() => match next {
                     Ok(delivery) => {
+                        if self.stage == Stage::Work {
+                            crash_points::here(CrashPoint::WorkerDelivered);
+                        }
                         let incoming = Incoming::read(delivery.message, delivery.redelivered, self.limits);
                         let task = Task { tag: delivery.tag, incoming };
                         // A lane that is gone has panicked, and the next turn of this loop ends with it.
-                        let _ = lanes[lane_of(&task, lanes.len())].send(task);
+                        let _ = lanes[lane_of(&task.incoming, lanes.len())].send(task);
                         left -= 1;
                         if left == 0 {
                             break Ok(());
@@ -196,13 +200,26 @@ impl Worker {
             }
             let (tags, incoming): (Vec<_>, Vec<_>) =
                 batch.drain(..).map(|task| (task.tag, task.incoming)).unzip();
+            let too_early = crash_points::planted(PlantedBug::AckBeforeCommit);
+            if too_early {
+                settler.settle(&tags).await;
+            }
+            if self.stage == Stage::DeadLetters {
+                crash_points::here(CrashPoint::ArchiveBefore);
+            }
             let Some(fates) = self.fates(&incoming, &pulse, halt).await else {
                 return;
             };
             for (incoming, fate) in incoming.iter().zip(fates) {
                 self.tell(incoming, &fate);
             }
-            settler.settle(&tags).await;
+            crash_points::here(match self.stage {
+                Stage::Work => CrashPoint::WorkerBeforeAck,
+                Stage::DeadLetters => CrashPoint::ArchiveAfter,
+            });
+            if !too_early {
+                settler.settle(&tags).await;
+            }
         }
     }
 
@@ -269,9 +286,9 @@ fn asked_the_mail_server(fate: &Fate) -> bool {
 }
 
 /// Lines of one SKU share a lane, and so do the creation and the changes of one batch.
-fn lane_of(task: &Task, lanes: usize) -> usize {
+pub(super) fn lane_of(incoming: &Incoming, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
-    match task.incoming.decoded.as_ref().map(|envelope| &envelope.command) {
+    match incoming.decoded.as_ref().map(|envelope| &envelope.command) {
         Ok(Command::Allocate(command)) => command.sku.hash(&mut hasher),
         Ok(Command::Deallocate(command)) => command.sku.hash(&mut hasher),
         Ok(Command::CreateBatch(command)) => command.reference.hash(&mut hasher),

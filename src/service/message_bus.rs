@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::RwLock;
 
 use crate::{
+    crash_points::{self, CrashPoint},
     domain::{Command, Event},
     ports::{
         ledger::Next,
@@ -21,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    decode::Envelope,
+    decode::{Envelope, Undecodable},
     delays::{Delays, RetryPolicy},
     handlers::{self, HandlerError},
     incoming::{Batch, Incoming},
@@ -92,13 +93,13 @@ impl MessageBus {
         Self { store, notifier, policy: Arc::new(policy), company: Arc::default() }
     }
 
-    /// Whether the servers answer that messages of `queue` need.
+    /// Whether the store answers; and the notifier, for who needs it.
     ///
     /// # Errors
     /// [`Away`] if one does not.
-    pub async fn probe(&self, queue: QueueName) -> Result<(), Away> {
+    pub async fn probe(&self, notifier: bool) -> Result<(), Away> {
         self.store.probe().await?;
-        if queue == QueueName::Notifications {
+        if notifier {
             self.notifier.probe().await?;
         }
         Ok(())
@@ -114,12 +115,14 @@ impl MessageBus {
         for group in suspects::groups(&*self.store, queue, batch).await? {
             let (members, of_group) = match group {
                 Group::Together(members) => {
+                    self.tell_people(queue, batch, &members).await?;
                     let _others_may = self.company.read().await;
                     let together: Vec<_> = members.iter().map(|&i| &batch[i]).collect();
                     let of_group = self.handle_group(queue, &together).await?;
                     (members, of_group)
                 }
                 Group::Alone(i) => {
+                    self.tell_people(queue, batch, &[i]).await?;
                     // If it kills this process, nobody else was at work who could be taken for the culprit.
                     let _nobody_else = self.company.write().await;
                     (vec![i], self.handle_group(queue, &[&batch[i]]).await?)
@@ -149,9 +152,20 @@ impl MessageBus {
         Ok(fates)
     }
 
+    /// Before anybody has to wait for the unit of work, and before its start counts: a mail server that is slow or away
+    /// holds up nobody else, and kills nobody.
+    async fn tell_people(&self, queue: QueueName, batch: &[Incoming], members: &[usize]) -> Result<(), Away> {
+        if queue != QueueName::Notifications {
+            return Ok(());
+        }
+        for &i in members {
+            notifications::send(&*self.store, &*self.notifier, queue, &batch[i]).await?;
+        }
+        Ok(())
+    }
+
     async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, Away> {
         suspects::count_starts(&*self.store, queue, group).await?;
-        notifications::send(&*self.store, &*self.notifier, queue, group).await?;
         let mut fates = vec![Fate::Repeat; group.len()];
         let mut due: Vec<usize> = (0..group.len()).collect();
         while !due.is_empty() {
@@ -212,7 +226,8 @@ impl MessageBus {
 
     async fn unit_of_work(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Broken> {
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
-        match self.fill(&mut uow, batch).await {
+        crash_points::here(CrashPoint::WorkerBegun);
+        match self.fill(&mut uow, queue, batch).await {
             Ok(fates) => {
                 uow.commit().await?;
                 Ok(fates)
@@ -224,9 +239,15 @@ impl MessageBus {
         }
     }
 
-    async fn fill(&self, uow: &mut UnitOfWork, batch: &Batch<'_>) -> Result<Vec<Fate>, Broken> {
+    async fn fill(
+        &self,
+        uow: &mut UnitOfWork,
+        queue: QueueName,
+        batch: &Batch<'_>,
+    ) -> Result<Vec<Fate>, Broken> {
         let receipts: Vec<_> = batch.iter().filter_map(|incoming| incoming.receipt().cloned()).collect();
         let sights = uow.first_sights(&receipts).await?;
+        crash_points::here(CrashPoint::WorkerInboxWritten);
         let mut sights_of_readable = sights.iter();
         let mut footprint = Footprint::default();
         for envelope in batch.iter().filter_map(|incoming| incoming.decoded.as_ref().ok()) {
@@ -240,7 +261,7 @@ impl MessageBus {
         for incoming in batch {
             let begin = Instant::now();
             let sight = incoming.receipt().and_then(|_| sights.next());
-            let outcome = self.judge(uow, incoming, sight).await?;
+            let outcome = self.judge(uow, queue, incoming, sight).await?;
             if incoming.redelivered
                 && let Some(receipt) = incoming.receipt()
             {
@@ -255,6 +276,7 @@ impl MessageBus {
     async fn judge(
         &self,
         uow: &mut UnitOfWork,
+        queue: QueueName,
         incoming: &Incoming,
         sight: Option<Sight>,
     ) -> Result<Result<Fate, Failure>, Broken> {
@@ -262,6 +284,12 @@ impl MessageBus {
             Ok(envelope) => envelope,
             Err(undecodable) => return Ok(Err(undecodable.clone().into())),
         };
+        if let Some(misplaced) = misplaced(queue, &envelope.command) {
+            if sight == Some(Sight::First) {
+                uow.leave_unhandled(&envelope.receipt);
+            }
+            return Ok(Err(misplaced.into()));
+        }
         match (sight, incoming.notified.get()) {
             (Some(Sight::First), Some(Err(not_told))) => {
                 uow.leave_unhandled(&envelope.receipt);
@@ -391,6 +419,7 @@ async fn until_none_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Result
         Command::ChangeBatchQuantity(command) => handlers::change_batch_quantity(uow, command).await?,
         Command::NotifyOutOfStock(_) => {} // People were told before the unit of work began.
     }
+    crash_points::here_with(CrashPoint::WorkerMidHandler, &envelope.receipt.message_id);
     let mut events = VecDeque::from(uow.collect_events(envelope));
     while let Some(recorded) = events.pop_front() {
         match recorded.event {
@@ -407,6 +436,14 @@ async fn until_none_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Result
         events.extend(uow.collect_events(envelope));
     }
     Ok(())
+}
+
+/// People are told from a queue of their own, so that nobody else ever waits for a mail server.
+fn misplaced(queue: QueueName, command: &Command) -> Option<Undecodable> {
+    let tells_people = matches!(command, Command::NotifyOutOfStock(_));
+    let (name, queue_name) = (command.name(), queue.as_str());
+    (tells_people != (queue == QueueName::Notifications))
+        .then(|| Undecodable::UnknownCommand(format!("{name} does not belong into the queue {queue_name}")))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

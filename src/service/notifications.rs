@@ -14,33 +14,31 @@ use crate::{
 
 use super::{
     decode::Envelope,
-    incoming::{Batch, Incoming},
+    incoming::Incoming,
     outage::Away,
     unit_of_work::{UnitOfWork, text},
     verdict::Failure,
 };
 
-/// Sends what the batch asks for, each once in this process.
+/// Sends what a message asks for, once in this process.
 ///
 /// # Errors
-/// [`Away`]: what was sent is not sent again by this process; the rest is to be tried when the server is back.
+/// [`Away`]: it is to be tried again when the server is back.
 pub(super) async fn send(
     store: &dyn Store,
     notifier: &dyn Notifier,
     queue: QueueName,
-    batch: &Batch<'_>,
+    incoming: &Incoming,
 ) -> Result<(), Away> {
-    for incoming in batch {
-        let Some(notice) = notice(incoming) else { continue };
-        if incoming.notified.get().is_some() || !is_new(store, queue, incoming).await? {
-            continue;
-        }
-        let outcome = match notifier.notify(&notice).await {
-            Err(away @ NotifierError::Away(_)) => return Err(away.into()),
-            outcome => outcome.map_err(Failure::from),
-        };
-        let _ = incoming.notified.set(outcome);
+    let Some(notice) = notice(incoming) else { return Ok(()) };
+    if incoming.notified.get().is_some() || !is_new(store, queue, incoming).await? {
+        return Ok(());
     }
+    let outcome = match notifier.notify(&notice).await {
+        Err(away @ NotifierError::Away(_)) => return Err(away.into()),
+        outcome => outcome.map_err(Failure::from),
+    };
+    let _ = incoming.notified.set(outcome);
     Ok(())
 }
 

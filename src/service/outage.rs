@@ -9,6 +9,8 @@ use tracing::{info, warn};
 
 use crate::ports::{notifier::NotifierError, store::StoreError};
 
+use super::unit_of_work::text;
+
 /// A server is away: nothing is known about the messages, and nothing counts against them.
 #[derive(Debug, thiserror::Error)]
 pub enum Away {
@@ -39,6 +41,7 @@ impl Outage {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
             *since = Some(Instant::now());
+            let error = text(&error.to_string());
             warn!(%error, "waiting for {}", self.what);
         }
     }

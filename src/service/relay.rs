@@ -13,10 +13,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::ports::{
-    ledger::DueRetry,
-    outbox::{Lead, Outbox, OutboxRow, Published, Publisher, Retention},
-    store::StoreError,
+use crate::{
+    crash_points::{self, CrashPoint, PlantedBug},
+    ports::{
+        ledger::DueRetry,
+        outbox::{Lead, Outbox, OutboxRow, Published, Publisher, Retention},
+        store::StoreError,
+    },
 };
 
 use super::{delays::Delays, outage::Outage};
@@ -141,11 +144,16 @@ impl Relay {
         if rows.is_empty() {
             return Ok(Round::Idle(REST));
         }
+        crash_points::here(CrashPoint::RelayClaimed);
         let outcomes = while_alive(lead, self.publisher.publish(&rows)).await?;
+        crash_points::here(CrashPoint::RelayConfirmed);
         let done = confirmed_in_order(&rows, &outcomes);
         debug!(published = rows.len(), confirmed = done.ids.len(), "relayed events");
         course.learn(&rows, &outcomes, self.window);
-        lead.remove(&done.ids, done.unroutable).await?;
+        if !crash_points::planted(PlantedBug::ForgetToRemove) {
+            lead.remove(&done.ids, done.unroutable).await?;
+        }
+        crash_points::here(CrashPoint::RelayRemoved);
         let alone = match done.suspect.filter(|_| rows.len() > 1) {
             Some(suspect) => self.try_alone(lead, &rows[suspect]).await?,
             None => self.set_aside(lead, &rows, &outcomes).await?,
@@ -191,7 +199,13 @@ impl Relay {
     /// Whether any retry left, or was found to be one that cannot.
     async fn relay_retries(&self, lead: &mut dyn Lead) -> Result<bool, StoreError> {
         let due = lead.due_retries(self.window).await?;
+        if !due.is_empty() {
+            crash_points::here(CrashPoint::RetryClaimed);
+        }
         let outcomes = while_alive(lead, self.publisher.publish_retries(&due)).await?;
+        if !due.is_empty() {
+            crash_points::here(CrashPoint::RetryConfirmed);
+        }
         self.note(&outcomes);
         let mut moved = self.settle_retries(lead, &due, &outcomes).await?;
         let suspect = due.iter().zip(&outcomes).find(|(_, outcome)| matches!(outcome, Published::Unknown(_)));
@@ -238,6 +252,9 @@ impl Relay {
         }
         debug!(published = due.len(), confirmed = confirmed.len(), "relayed retries");
         lead.retries_published(&confirmed).await?;
+        if !confirmed.is_empty() {
+            crash_points::here(CrashPoint::RetryMarked);
+        }
         Ok(refused || !confirmed.is_empty())
     }
 

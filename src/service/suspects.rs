@@ -11,8 +11,11 @@ use super::{
 
 /// Redelivered messages per unit of work: if it kills the worker, no more than these are suspects.
 const SUSPECTS: usize = 32;
-/// A message that was started so often without an end has had its third death, the first one uncounted.
-const DEADLY_STARTS: u32 = 2;
+/// A message that was started so often without an end is handled alone, so that its death would be its own.
+const SUSPICIOUS_STARTS: u32 = 2;
+/// A start that would be one more has ended in death so often, the last time alone. Its first delivery is not among them:
+/// nobody counted it, and it may only have been near.
+const DEADLY_STARTS: u32 = 3;
 
 /// Messages of a batch, by their places in it.
 pub(super) enum Group {
@@ -29,7 +32,7 @@ fn ids(batch: &Batch<'_>) -> Vec<Arc<str>> {
 }
 
 /// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their
-/// worker: they go in small groups whose start is counted, and one that was started before goes alone.
+/// worker: they go in small groups whose start is counted, and one that was started twice without an end goes alone.
 pub(super) async fn groups(
     store: &dyn Store,
     queue: QueueName,
@@ -39,10 +42,11 @@ pub(super) async fn groups(
         (0..batch.len()).partition(|&i| batch[i].redelivered && batch[i].receipt().is_some());
     look_up_starts(store, queue, suspects.iter().map(|&i| &batch[i])).await?;
     let mut groups = Vec::new();
-    let (first, again): (Vec<_>, Vec<_>) = suspects.into_iter().partition(|&i| batch[i].starts() == 0);
-    groups.extend(first.chunks(SUSPECTS).map(|chunk| Group::Together(chunk.to_vec())));
-    groups.extend(again.into_iter().map(|i| match batch[i].starts() {
-        starts if starts >= DEADLY_STARTS => Group::Dead(i, starts + 1),
+    let (in_company, alone): (Vec<_>, Vec<_>) =
+        suspects.into_iter().partition(|&i| batch[i].starts() < SUSPICIOUS_STARTS);
+    groups.extend(in_company.chunks(SUSPECTS).map(|chunk| Group::Together(chunk.to_vec())));
+    groups.extend(alone.into_iter().map(|i| match batch[i].starts() {
+        starts if starts >= DEADLY_STARTS => Group::Dead(i, starts),
         _ => Group::Alone(i),
     }));
     if !innocent.is_empty() {

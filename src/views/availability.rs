@@ -5,7 +5,7 @@ use time::Date;
 
 use super::Views;
 
-/// So many used-up batches are shown, the last to arrive; the others are history, and there is no end of it.
+/// So many used-up batches are shown, those with the latest eta first; the others are history, and there is no end of it.
 const USED_UP_SHOWN: i64 = 100;
 
 time::serde::format_description!(day, Date, "[year]-[month]-[day]");
@@ -43,6 +43,7 @@ impl Views {
     /// # Errors
     /// The database is away.
     pub async fn availability(&self, sku: &str) -> Result<Option<Availability>, sqlx::Error> {
+        let mut lent = self.lend().await?;
         let rows = sqlx::query!(
             r#"select p.backordered, b.ref as "batchref?", b.eta as "eta?", b.purchased as "purchased?",
                       b.allocated as "allocated?"
@@ -56,9 +57,9 @@ impl Views {
                where p.sku = $1 order by b.eta nulls first, b.ref collate "C""#,
             sku,
             USED_UP_SHOWN,
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let rows = self.patiently(rows.fetch_all(lent.connection())).await?;
+        lent.give_back();
         let Some(backordered) = rows.first().map(|row| row.backordered) else {
             return Ok(None);
         };

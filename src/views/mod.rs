@@ -6,7 +6,9 @@ mod orders;
 mod outbox;
 mod outcome;
 
-use sqlx::PgPool;
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 pub use availability::{Availability, AvailableBatch};
 pub use dead_letters::{Action, Attempt, DeadLetter, DeadLetterDetail, FailureCounts, Group};
@@ -20,12 +22,46 @@ pub struct Views {
     pool: PgPool,
     /// Stands before the names of queues.
     namespace: String,
+    patience: Duration,
+}
+
+/// A connection for one question. Whoever gives up waiting closes it: given back while its server is silent, it would be
+/// missing from the pool for ever.
+struct Lent(Option<PoolConnection<Postgres>>);
+
+impl Lent {
+    fn connection(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it is there until it is given back")
+    }
+
+    fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
 }
 
 impl Views {
-    /// Views over a pool, of one namespace.
+    /// Views over a pool, of one namespace. The questions that others ask by way of the network wait for `patience`.
     #[must_use]
-    pub fn new(pool: PgPool, namespace: String) -> Self {
-        Self { pool, namespace }
+    pub fn new(pool: PgPool, namespace: String, patience: Duration) -> Self {
+        Self { pool, namespace, patience }
+    }
+
+    async fn lend(&self) -> Result<Lent, sqlx::Error> {
+        Ok(Lent(Some(self.pool.acquire().await?)))
+    }
+
+    async fn patiently<T>(
+        &self,
+        answer: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        tokio::time::timeout(self.patience, answer).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 }

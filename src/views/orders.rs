@@ -41,14 +41,16 @@ impl Views {
     /// # Errors
     /// The database is away.
     pub async fn allocations(&self, orderid: &str) -> Result<Vec<Allocation>, sqlx::Error> {
-        sqlx::query_as!(
+        let mut lent = self.lend().await?;
+        let allocations = sqlx::query_as!(
             Allocation,
             r#"select sku, batchref as "batchref!" from allocations_view
                where orderid = $1 and batchref is not null order by sku collate "C""#,
             orderid,
-        )
-        .fetch_all(&self.pool)
-        .await
+        );
+        let allocations = self.patiently(allocations.fetch_all(lent.connection())).await?;
+        lent.give_back();
+        Ok(allocations)
     }
 
     /// An order with all its lines; none if no line of it is known.
@@ -56,12 +58,13 @@ impl Views {
     /// # Errors
     /// The database is away.
     pub async fn order(&self, orderid: &str) -> Result<Option<Order>, sqlx::Error> {
+        let mut lent = self.lend().await?;
         let rows = sqlx::query!(
             r#"select sku, qty, batchref from allocations_view where orderid = $1 order by sku collate "C""#,
             orderid,
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let rows = self.patiently(rows.fetch_all(lent.connection())).await?;
+        lent.give_back();
         if rows.is_empty() {
             return Ok(None);
         }

@@ -60,7 +60,6 @@ use allocation::{
         store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Work},
     },
     service::message_bus::{Fate, MessageBus},
-    views::Views,
 };
 use serde_json::json;
 use tokio::{sync::Barrier, task::JoinSet};
@@ -246,7 +245,7 @@ async fn rows(world: &World) -> i64 {
 
 /// Where the lines of an order are read to be.
 async fn allocations(world: &World, orderid: &str) -> Vec<(String, String)> {
-    let views = Views::new(world.pool.clone(), world.namespace.clone());
+    let views = world.views();
     let allocations = views.allocations(orderid).await.unwrap();
     allocations.into_iter().map(|allocation| (allocation.sku, allocation.batchref)).collect()
 }

@@ -34,6 +34,7 @@ use allocation::{
         incoming::Incoming,
         message_bus::{MessageBus, Policy},
     },
+    views::Views,
 };
 use lapin::{
     Channel, Connection, ConnectionProperties,
@@ -229,6 +230,11 @@ impl World {
     /// The database's URL.
     pub(crate) fn database_url(&self) -> String {
         database_url(&self.database)
+    }
+
+    /// The read side of the database.
+    pub(crate) fn views(&self) -> Views {
+        Views::new(self.pool.clone(), self.namespace.clone(), Duration::from_secs(10))
     }
 
     /// The real store over the database.

@@ -1,13 +1,8 @@
 //! The read side says what the write side knows; where somebody made it say something else, it is put right.
 
-use allocation::views::Views;
 use serde_json::json;
 
 use crate::harness::{Season, World, allocate, create_batch};
-
-fn views(world: &World) -> Views {
-    Views::new(world.pool.clone(), world.namespace.clone())
-}
 
 /// Rebuilds the read model, and says how many lines were compared and how many differed.
 async fn rebuild(world: &World) -> (i64, i64) {
@@ -32,7 +27,7 @@ async fn after_5000_random_commands_the_read_side_says_what_the_write_side_knows
 
     let lines = world.count("select count(*) from order_lines").await;
     assert_eq!(rebuild(&world).await, (lines, 0));
-    let (views, batches) = (views(&world), world.allocated_lines().await);
+    let (views, batches) = (world.views(), world.allocated_lines().await);
     for (line, qty) in season.kept.iter().step_by(20) {
         let (orderid, sku) = line;
         let order = views.order(orderid).await.unwrap().expect("a line that was kept is known");
@@ -93,7 +88,7 @@ async fn a_sabotaged_read_model_is_put_right_and_every_row_counted() {
         .await
         .unwrap();
     let told = words(&world, &["view", "rebuild"], 0).await;
-    assert!(told.contains("500 lines compared, 1 differed and were put right"), "{told}");
+    assert!(told.contains("500 lines compared, 1 differed: put right"), "{told}");
     let told = words(&world, &["view", "rebuild"], 0).await;
     assert!(told.contains("500 lines compared, none differed"), "{told}");
     world.assert_consistent().await;
@@ -149,7 +144,7 @@ const HISTORY: &str = "
 async fn of_many_batches_that_are_used_up_only_the_last_are_shown() {
     let world = World::new("of_many_batches_that_are_used_up_only_the_last_are_shown").await;
     sqlx::raw_sql(HISTORY).execute(&world.pool).await.unwrap();
-    let there_is = views(&world).availability("LAMP").await.unwrap().expect("the product is known");
+    let there_is = world.views().availability("LAMP").await.unwrap().expect("the product is known");
     let shown: Vec<_> = there_is.batches.iter().map(|batch| batch.batchref.as_str()).collect();
     assert_eq!(shown.len(), 101);
     assert_eq!((shown[0], shown[1], shown[100]), ("open", "used-2901", "used-3000"));

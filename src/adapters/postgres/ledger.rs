@@ -5,10 +5,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
 
-use crate::ports::{
-    ledger::{Acted, Action, Actor, Correction, Ledger, Selection},
-    outbox::RefusedEvents,
-    store::StoreError,
+use crate::{
+    crash_points::{self, CrashPoint},
+    ports::{
+        ledger::{Acted, Action, Actor, Correction, Ledger, Selection},
+        outbox::RefusedEvents,
+        store::StoreError,
+    },
 };
 
 use super::{Access, outbox::CHANNEL, session::Session, within};
@@ -65,7 +68,9 @@ impl Ledger for PgLedger {
     async fn act(&self, action: Action, ids: &[i64], by: &Actor) -> Result<Vec<(i64, Acted)>, StoreError> {
         let mut session = Session::begin(&self.pool, self.patience).await?;
         let acted = session.run(async |connection| act(connection, action, ids, by).await).await?;
+        crash_points::here(CrashPoint::OperatorBeforeCommit);
         session.commit().await?;
+        crash_points::here(CrashPoint::OperatorAfterCommit);
         Ok(acted)
     }
 

@@ -14,7 +14,10 @@ mod store;
 
 use std::{str::FromStr, time::Duration};
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{
+    Executor as _, Row as _,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
 
 use crate::ports::store::StoreError;
 
@@ -64,8 +67,9 @@ impl Access {
                     if meta.idle_for < ASK_AFTER_IDLE {
                         return Ok(true);
                     }
-                    // False inside a transaction that somebody left open: such a connection is closed.
-                    sqlx::query_scalar("select now() = statement_timestamp()").fetch_one(connection).await
+                    // False inside a transaction that somebody left open: such a connection is closed. Prepared, it
+                    // would always be false.
+                    connection.fetch_one("select now() = statement_timestamp()").await?.try_get(0)
                 })
             })
             .connect_lazy_with(self.options.clone())

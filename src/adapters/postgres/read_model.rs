@@ -83,6 +83,9 @@ async fn remove(connection: &mut PgConnection, orderids: &[&str], skus: &[&str])
 /// So many lines are compared in one statement.
 const COMPARED_AT_ONCE: i64 = 20_000;
 
+/// Somebody who holds a product for long is waited for so often.
+const TRIES_IN_CONFLICT: usize = 10;
+
 /// The read model of one database.
 pub struct PgReadModel {
     pool: PgPool,
@@ -116,7 +119,7 @@ impl ReadModel for PgReadModel {
             session.give_back();
             rebuilt.lines += lines;
             if !differing.is_empty() {
-                rebuilt.differed += self.put_right(&differing).await?;
+                rebuilt.differed += self.put_right_patiently(&differing).await?;
             }
             progress(rebuilt);
             after = last;
@@ -125,6 +128,16 @@ impl ReadModel for PgReadModel {
 }
 
 impl PgReadModel {
+    async fn put_right_patiently(&self, keys: &[Key]) -> Result<u64, StoreError> {
+        for _ in 1..TRIES_IN_CONFLICT {
+            match self.put_right(keys).await {
+                Err(StoreError::Conflict(_)) => {} // It has waited for the lock already.
+                outcome => return outcome,
+            }
+        }
+        self.put_right(keys).await
+    }
+
     /// Under the locks of their products, so that nobody changes the lines meanwhile; some may be right by now.
     async fn put_right(&self, keys: &[Key]) -> Result<u64, StoreError> {
         let mut session = Session::begin(&self.pool, self.patience).await?;

@@ -1,5 +1,7 @@
 //! The schema: brought up to date by `allocation migrate`, and checked by everybody else.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{
     Connection, PgPool,
@@ -11,6 +13,8 @@ use crate::ports::{
     operations::{Schema, SchemaVersion},
     store::StoreError,
 };
+
+use super::{Access, session::Session};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -33,20 +37,37 @@ pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateE
 }
 
 /// The schema of one database.
-pub struct PgSchema(pub PgPool);
+pub struct PgSchema {
+    pool: PgPool,
+    patience: Duration,
+}
+
+impl PgSchema {
+    /// The schema of the pool's database, which counts as away when it does not answer for the access's patience.
+    #[must_use]
+    pub fn new(pool: PgPool, access: &Access) -> Self {
+        Self { pool, patience: access.patience }
+    }
+}
 
 #[async_trait]
 impl Schema for PgSchema {
     async fn version(&self) -> Result<SchemaVersion, StoreError> {
-        version(&self.0).await.map_err(|error| super::store_error(&error))
+        let mut session = Session::open(&self.pool, self.patience).await?;
+        let version = session.run(async |connection| version(connection).await).await?;
+        session.give_back();
+        Ok(version)
     }
 }
 
-async fn version(pool: &PgPool) -> Result<SchemaVersion, sqlx::Error> {
-    let table: bool =
-        sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(pool).await?;
+async fn version(connection: &mut PgConnection) -> Result<SchemaVersion, sqlx::Error> {
+    let table: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
+        .fetch_one(&mut *connection)
+        .await?;
     let found = if table {
-        sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?
+        sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+            .fetch_one(connection)
+            .await?
     } else {
         None
     };

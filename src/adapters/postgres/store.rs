@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 
 use crate::{
+    crash_points::{self, CrashPoint, PlantedBug},
     domain::{Product, Reference},
     ports::{
         ledger::FailureKey,
@@ -77,6 +78,7 @@ impl PgTx {
             failures::record(connection, queue, &work.failures).await?;
             failures::forget_starts(connection, queue, &work.ended).await?;
             let versions = products::write(connection, &work.products).await?;
+            crash_points::here(CrashPoint::WorkerMidWrite);
             read_model::write(connection, &work.view).await?;
             outbox::append(connection, &work.events).await?;
             Ok(versions)
@@ -92,7 +94,14 @@ impl PgTx {
 impl Tx for PgTx {
     async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
         let queue = self.queue;
-        self.session.run(async |connection| inbox::first_sights(connection, queue, receipts).await).await
+        let sights = self
+            .session
+            .run(async |connection| inbox::first_sights(connection, queue, receipts).await)
+            .await?;
+        if crash_points::planted(PlantedBug::InboxApart) {
+            self.session.statement("commit; begin").await?;
+        }
+        Ok(sights)
     }
 
     async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
@@ -124,7 +133,15 @@ impl Tx for PgTx {
             self.session.rollback().await;
             return Err(error);
         }
+        crash_points::here(CrashPoint::WorkerBeforeCommit);
+        if !work.failures.is_empty() {
+            crash_points::here(CrashPoint::FailureBeforeCommit);
+        }
         self.session.commit().await?;
+        crash_points::here(CrashPoint::WorkerAfterCommit);
+        if !work.failures.is_empty() {
+            crash_points::here(CrashPoint::FailureAfterCommit);
+        }
         if !(work.events.is_empty() && work.failures.is_empty()) {
             self.commits.happened();
         }

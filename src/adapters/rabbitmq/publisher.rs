@@ -15,11 +15,14 @@ use tokio::{
 
 use tracing::warn;
 
-use crate::ports::{
-    ledger::DueRetry,
-    operations::{CommandSender, OutgoingCommand},
-    outbox::{OutboxRow, Published, Publisher},
-    queue::BrokerError,
+use crate::{
+    crash_points::{self, CrashPoint},
+    ports::{
+        ledger::DueRetry,
+        operations::{CommandSender, OutgoingCommand},
+        outbox::{OutboxRow, Published, Publisher},
+        queue::BrokerError,
+    },
 };
 
 use super::{
@@ -47,6 +50,8 @@ struct Outgoing {
 struct PublishingChannel {
     connection: Connection,
     channel: Channel,
+    /// Where it is once everything is written and nothing confirmed.
+    written: CrashPoint,
 }
 
 impl PublishingChannel {
@@ -54,11 +59,11 @@ impl PublishingChannel {
     ///
     /// # Errors
     /// The broker is away or refuses.
-    async fn open(broker: &Broker, purpose: &str) -> Result<Self, BrokerError> {
+    async fn open(broker: &Broker, purpose: &str, written: CrashPoint) -> Result<Self, BrokerError> {
         let connection = broker.connect(purpose).await?;
         let channel = channel(&connection).await?;
         answer(CONNECT_WITHIN, channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { connection, channel })
+        Ok(Self { connection, channel, written })
     }
 
     /// Publishes in order, all in flight together. After an unknown outcome the channel is of no more use.
@@ -68,6 +73,7 @@ impl PublishingChannel {
         for message in messages {
             confirms.push(self.in_time(&mut deadline, self.write(message)).await);
         }
+        crash_points::here(self.written);
         let mut returned = HashSet::new();
         let mut outcomes = Vec::with_capacity(messages.len());
         for confirm in confirms {
@@ -160,19 +166,20 @@ fn mark_returned(outcomes: &mut [Published], messages: &[Outgoing], returned: &H
 struct LastingChannel {
     broker: Broker,
     purpose: &'static str,
+    written: CrashPoint,
     open: Mutex<Option<PublishingChannel>>,
 }
 
 impl LastingChannel {
-    fn new(broker: Broker, purpose: &'static str) -> Self {
-        Self { broker, purpose, open: Mutex::new(None) }
+    fn new(broker: Broker, purpose: &'static str, written: CrashPoint) -> Self {
+        Self { broker, purpose, written, open: Mutex::new(None) }
     }
 
     async fn publish(&self, messages: &[Outgoing]) -> Vec<Published> {
         let mut open = self.open.lock().await;
         let channel = match open.take() {
             Some(channel) => channel,
-            None => match PublishingChannel::open(&self.broker, self.purpose).await {
+            None => match PublishingChannel::open(&self.broker, self.purpose, self.written).await {
                 Ok(channel) => channel,
                 Err(error) => return vec![Published::Unknown(error.to_string()); messages.len()],
             },
@@ -198,8 +205,8 @@ impl EventPublisher {
     #[must_use]
     pub fn new(broker: Broker) -> Self {
         Self {
-            events: LastingChannel::new(broker.clone(), "publishes events"),
-            retries: LastingChannel::new(broker.clone(), "publishes retries"),
+            events: LastingChannel::new(broker.clone(), "publishes events", CrashPoint::RelayPublished),
+            retries: LastingChannel::new(broker.clone(), "publishes retries", CrashPoint::RetryPublished),
             broker,
         }
     }
@@ -258,7 +265,10 @@ impl RabbitSender {
     /// A sender that connects when it is first used.
     #[must_use]
     pub fn new(broker: Broker) -> Self {
-        Self { exchange: broker.named("commands"), channel: LastingChannel::new(broker, "sends commands") }
+        Self {
+            exchange: broker.named("commands"),
+            channel: LastingChannel::new(broker, "sends commands", CrashPoint::SenderPublished),
+        }
     }
 
     fn command(&self, command: &OutgoingCommand) -> Outgoing {

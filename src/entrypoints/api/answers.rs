@@ -6,9 +6,10 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::json;
+use tracing::warn;
 
 use crate::{
-    ports::{notifier::NotifierError, store::StoreError},
+    ports::store::StoreError,
     service::{decode::Undecodable, message_bus::Fate, verdict::Failure},
 };
 
@@ -35,19 +36,29 @@ fn refused(failure: &Failure) -> Response {
         Failure::Undecodable(_) | Failure::Rejected(_) | Failure::Store(StoreError::BadData(_)) => {
             StatusCode::BAD_REQUEST
         }
-        Failure::Store(_) | Failure::TimedOut(_) | Failure::NotTold(NotifierError::Away(_)) => {
-            return not_now(&failure.to_string());
+        Failure::Store(_) | Failure::TimedOut(_) => {
+            warn!(%failure, "a request was not handled");
+            return not_now("it was not done, for something was in its way: ask again");
         }
         Failure::NotTold(_) | Failure::Panicked(_) | Failure::CrashLoop(_) | Failure::PutAside(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
+            warn!(%failure, "a request was not handled");
+            return message(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "it was not done, by a fault of ours; the log has it",
+            );
         }
     };
     message(status, &failure.to_string())
 }
 
-/// A server behind us is away, or was too slow.
+/// A server behind us is away, or was too slow, and a command was on its way.
 pub(super) fn away() -> Response {
     not_now("a server is away; whether it was done is not known: ask again, under the same Idempotency-Key")
+}
+
+/// The same, and nothing but an answer was asked for.
+pub(super) fn no_answer() -> Response {
+    not_now("a server is away; ask again")
 }
 
 fn not_now(text: &str) -> Response {

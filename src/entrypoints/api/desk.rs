@@ -1,7 +1,10 @@
 //! Where requests become commands: those that wait at the same time go into one unit of work, as messages do.
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::JoinSet,
 };
 
@@ -10,23 +13,27 @@ use crate::{
     service::{
         incoming::Incoming,
         message_bus::{Fate, MessageBus},
+        outage::Outage,
     },
 };
 
-use super::Api;
+use super::{
+    super::{vitals::Pulse, worker::lane_of},
+    Api, CONNECTIONS,
+};
 
-/// Commands that may wait for their unit of work, per queue.
-const WAITING: usize = 10_000;
+/// Commands that may wait for their unit of work, per lane.
+const WAITING: usize = CONNECTIONS;
 
 /// Hands commands to units of work and their fates back. Its tasks end when it is dropped.
 pub(super) struct Desk {
-    orders: mpsc::Sender<Asked>,
-    stock: mpsc::Sender<Asked>,
+    orders: Vec<mpsc::Sender<Asked>>,
+    stock: Vec<mpsc::Sender<Asked>>,
 }
 
 struct Asked {
     incoming: Incoming,
-    answer: oneshot::Sender<Option<Fate>>,
+    answer: oneshot::Sender<Fate>,
 }
 
 /// Why a command has no fate.
@@ -42,22 +49,29 @@ impl Desk {
     /// Opens it, with the tasks that do its work.
     pub(super) fn open(api: &Api) -> (Self, JoinSet<()>) {
         let mut at_work = JoinSet::new();
-        let mut lane = |queue| {
-            let (sender, asked) = mpsc::channel(WAITING);
-            let lane = Lane { queue, bus: api.bus.clone(), max_batch: api.max_batch };
-            let database = api.database.clone();
-            at_work.spawn(async move { lane.work(asked, &database).await });
-            sender
+        let mut lanes = |queue: QueueName| {
+            let lanes = (0..api.lanes).map(|_| {
+                let (sender, asked) = mpsc::channel(WAITING);
+                let lane = Lane { queue, bus: api.bus.clone(), max_batch: api.max_batch };
+                let (database, pulse) = (api.database.clone(), api.vitals.lane(queue.as_str()));
+                at_work.spawn(async move { lane.work(asked, &database, &pulse).await });
+                sender
+            });
+            lanes.collect()
         };
-        (Self { orders: lane(QueueName::Orders), stock: lane(QueueName::Stock) }, at_work)
+        (Self { orders: lanes(QueueName::Orders), stock: lanes(QueueName::Stock) }, at_work)
     }
 
     /// Has a command handled, as if it had come from `queue`.
     pub(super) async fn ask(&self, queue: QueueName, incoming: Incoming) -> Result<Fate, NotNow> {
         let (answer, answered) = oneshot::channel();
-        let lane = if queue == QueueName::Stock { &self.stock } else { &self.orders };
-        lane.try_send(Asked { incoming, answer }).map_err(|_| NotNow::Crowded)?;
-        answered.await.ok().flatten().ok_or(NotNow::Away)
+        let lanes = if queue == QueueName::Stock { &self.stock } else { &self.orders };
+        let lane = &lanes[lane_of(&incoming, lanes.len())];
+        lane.try_send(Asked { incoming, answer }).map_err(|error| match error {
+            TrySendError::Full(_) => NotNow::Crowded,
+            TrySendError::Closed(_) => NotNow::Away,
+        })?;
+        answered.await.map_err(|_| NotNow::Away)
     }
 }
 
@@ -68,9 +82,10 @@ struct Lane {
 }
 
 impl Lane {
-    async fn work(&self, mut asked: mpsc::Receiver<Asked>, database: &crate::service::outage::Outage) {
+    async fn work(&self, mut asked: mpsc::Receiver<Asked>, database: &Outage, pulse: &Pulse) {
         let mut batch = Vec::with_capacity(self.max_batch);
         while asked.recv_many(&mut batch, self.max_batch).await > 0 {
+            pulse.busy();
             // Who has hung up meanwhile will ask again, if they still want to know.
             let waiting = batch.drain(..).filter(|asked| !asked.answer.is_closed());
             let (incoming, answers): (Vec<_>, Vec<_>) =
@@ -79,12 +94,13 @@ impl Lane {
                 Ok(fates) => {
                     database.ends();
                     for (answer, fate) in answers.into_iter().zip(fates) {
-                        let _ = answer.send(Some(fate));
+                        let _ = answer.send(fate);
                     }
                 }
                 // No answer is an answer: the senders are dropped.
                 Err(away) => database.begins(&away),
             }
+            pulse.idle();
         }
     }
 }

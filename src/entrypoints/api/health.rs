@@ -17,6 +17,9 @@ use super::{Shared, answers};
 /// Who asks more often is told what the last one was told: every look is a new connection to the broker.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A server that takes longer is away, as far as anybody who asks here is concerned.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+
 /// Consumers that wait for a server are alive; those that do nothing with what they hold are not.
 pub(super) async fn live(State(shared): State<Arc<Shared>>) -> Response {
     let stuck = shared.api.vitals.stuck_for(shared.api.stuck_after);
@@ -58,13 +61,16 @@ impl Readiness {
         {
             return answer;
         }
-        let (version, queues) = tokio::join!(self.schema.version(), self.topology.queue_depths());
+        let (version, queues) = tokio::join!(
+            tokio::time::timeout(ANSWERS_WITHIN, self.schema.version()),
+            tokio::time::timeout(ANSWERS_WITHIN, self.topology.queue_depths()),
+        );
         let (database, schema) = match version {
-            Ok(version) if version.fits() => ("ok", "ok"),
-            Ok(_) => ("ok", "does not fit"),
-            Err(_) => ("away", "unknown"),
+            Ok(Ok(version)) if version.fits() => ("ok", "ok"),
+            Ok(Ok(_)) => ("ok", "does not fit"),
+            Ok(Err(_)) | Err(_) => ("away", "unknown"),
         };
-        let broker = if queues.is_ok() { "ok" } else { "away, or lacks a queue" };
+        let broker = if matches!(queues, Ok(Ok(_))) { "ok" } else { "away, or lacks a queue" };
         let answer = Answer { ready: schema == "ok" && broker == "ok", database, schema, broker };
         *last = Some((Instant::now(), answer));
         answer

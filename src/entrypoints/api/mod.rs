@@ -33,8 +33,8 @@ use super::vitals::Vitals;
 use desk::Desk;
 use health::Readiness;
 
-/// Connections at a time; further ones wait to be accepted.
-const CONNECTIONS: usize = 4096;
+/// Connections that are served at a time; further ones wait.
+const CONNECTIONS: usize = 2048;
 /// A client that takes longer to say what it wants, or is silent for longer between two requests, is cut off.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// Request line and headers together.
@@ -46,10 +46,12 @@ pub struct Api {
     pub listen: SocketAddr,
     /// What clients must prove to know, if anything.
     pub token: Option<String>,
-    /// How long reading a request may take, and how long answering it.
+    /// How long a request may take, its reading included.
     pub timeout: Duration,
     /// How large a command may be.
     pub limits: Limits,
+    /// Units of work in flight per queue at most.
+    pub lanes: usize,
     /// Commands in one unit of work at most.
     pub max_batch: usize,
     /// A lane that is busy with the same for longer is stuck.
@@ -98,11 +100,15 @@ impl Api {
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");
-        let (desk, at_work) = Desk::open(&self);
+        let (desk, mut at_work) = Desk::open(&self);
         let readiness = Readiness::new(self.schema.clone(), self.topology.clone());
         let service = TowerToHyperService::new(routes::router(Shared { api: self, desk, readiness }));
         let connections = GracefulShutdown::new();
-        serve(&listener, &service, &connections, stop).await;
+        tokio::select! {
+            () = serve(&listener, &service, &connections, stop) => {}
+            // The desk is there as long as it is asked: a lane that ends has panicked, and the process with it.
+            Some(Err(panic)) = at_work.join_next() => std::panic::resume_unwind(panic.into_panic()),
+        }
         drop((listener, service));
         connections.shutdown().await;
         at_work.join_all().await;

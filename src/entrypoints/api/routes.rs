@@ -12,6 +12,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::StreamExt as _;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -70,7 +71,7 @@ async fn change_batch_quantity(
 
 /// As the book's API says it: only what sits in a batch, and two words when nothing does.
 async fn allocations(State(shared): State<Arc<Shared>>, Named(orderid): Named) -> Response {
-    match shared.api.views.allocations(&orderid).await {
+    match in_time(&shared, shared.api.views.allocations(&orderid)).await {
         Ok(allocations) if allocations.is_empty() => (StatusCode::NOT_FOUND, "not found").into_response(),
         Ok(allocations) => answers::json(StatusCode::OK, &allocations),
         Err(error) => unanswered(&error),
@@ -78,7 +79,7 @@ async fn allocations(State(shared): State<Arc<Shared>>, Named(orderid): Named) -
 }
 
 async fn order(State(shared): State<Arc<Shared>>, Named(orderid): Named) -> Response {
-    match shared.api.views.order(&orderid).await {
+    match in_time(&shared, shared.api.views.order(&orderid)).await {
         Ok(Some(order)) => answers::json(StatusCode::OK, &order),
         Ok(None) => answers::message(StatusCode::NOT_FOUND, "no line of this order is known"),
         Err(error) => unanswered(&error),
@@ -86,7 +87,7 @@ async fn order(State(shared): State<Arc<Shared>>, Named(orderid): Named) -> Resp
 }
 
 async fn availability(State(shared): State<Arc<Shared>>, Named(sku): Named) -> Response {
-    match shared.api.views.availability(&sku).await {
+    match in_time(&shared, shared.api.views.availability(&sku)).await {
         Ok(Some(availability)) => answers::json(StatusCode::OK, &availability),
         Ok(None) => answers::message(StatusCode::NOT_FOUND, "no batch of this SKU was ever known"),
         Err(error) => unanswered(&error),
@@ -109,9 +110,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-fn unanswered(error: &impl std::fmt::Display) -> Response {
-    warn!(%error, "a question was not answered");
-    answers::away()
+async fn in_time<T, E: std::fmt::Display>(
+    shared: &Shared,
+    question: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(shared.api.timeout, question).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {:?}", shared.api.timeout)),
+    }
+}
+
+fn unanswered(error: &str) -> Response {
+    warn!(error, "a question was not answered");
+    answers::no_answer()
 }
 
 /// From a request to a command, as a message would have brought it, and back.
@@ -136,8 +147,8 @@ async fn command(
         let must_be = "Idempotency-Key must be 1 to 200 printable characters";
         return answers::message(StatusCode::BAD_REQUEST, must_be);
     }
-    let limit = shared.api.limits.body;
-    let body = tokio::time::timeout(shared.api.timeout, read(body.into_data_stream(), limit));
+    let (deadline, limit) = (Instant::now() + shared.api.timeout, shared.api.limits.body);
+    let body = timeout_at(deadline, read(body.into_data_stream(), limit));
     let body = match body.await {
         Ok(Some(body)) if body.len() > limit => {
             let too_large = format!("the body has more than {limit} bytes (limits.body)");
@@ -159,7 +170,7 @@ async fn command(
         ..Message::default()
     };
     let asked = shared.desk.ask(queue, Incoming::read_awaited(message, shared.api.limits));
-    match tokio::time::timeout(shared.api.timeout, asked).await {
+    match timeout_at(deadline, asked).await {
         Ok(outcome) => answers::command(outcome, done),
         Err(_) => answers::away(),
     }

@@ -32,7 +32,7 @@ impl View {
         } else {
             let differed = match rebuilt.differed {
                 0 => "none differed".to_owned(),
-                number => format!("{number} differed and were put right"),
+                number => format!("{number} differed: put right"),
             };
             output::line(&format!("{} lines compared, {differed}", rebuilt.lines));
         }
