@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint fmt sqlx-metadata sqlx-check deny
+.PHONY: help run test chaos soak bench lint fmt sqlx-metadata sqlx-check deny
 # Cargo uses every core by itself, and two of it would wait for each other's lock.
 .NOTPARALLEL:
 
@@ -16,6 +16,13 @@ test: ## Every test, against servers that are found or started
 	@urls=$$(config/servers.sh); eval "$$urls"; \
 	if cargo nextest --version &>/dev/null; then cargo nextest run; else cargo test; fi
 
+chaos: ## Kill, cut, freeze and crash everything once, then at random; on servers of its own
+	@cargo test --features chaos --test chaos
+
+soak: ## The random part alone: make soak DURATION=1h, or KILLS=1000 COMMANDS=100000; SEED=1
+	@COMMANDS="$(COMMANDS)" KILLS="$(KILLS)" DURATION="$(DURATION)" SEED="$(SEED)" \
+		cargo test --features chaos --test chaos -- soak
+
 bench: ## How fast, how soon and how quiet the relay is, on servers that are found or started
 	@urls=$$(config/servers.sh); eval "$$urls"; cargo bench --bench relay
 
@@ -23,6 +30,7 @@ lint: ## Formatting, SQL metadata, clippy; a warning is an error
 	cargo fmt --check
 	@config/run.sh sqlx-check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features chaos -- -D warnings
 
 fmt: ## Format the code
 	cargo fmt

@@ -1,0 +1,81 @@
+//! What is to be played: from the arguments, and from the environment as `make` passes it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+/// The size of the soak that CI plays.
+const CI: Size =
+    Size { commands: 5000, kills: 100, database_crashes: 10, broker_crashes: 3, duration: None, seed: 1 };
+
+/// How much the random soak does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) commands: usize,
+    /// SIGKILLs of workers and relays with work in flight.
+    pub(crate) kills: usize,
+    pub(crate) database_crashes: usize,
+    pub(crate) broker_crashes: usize,
+    /// The whole is played again until so much time has passed.
+    pub(crate) duration: Option<Duration>,
+    pub(crate) seed: u64,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Arguments {
+    pub(crate) list: bool,
+    /// Names of scenarios; none means all of them, and the soak.
+    pub(crate) names: Vec<String>,
+    pub(crate) size: Size,
+}
+
+impl Arguments {
+    /// Reads `[--list] [NAME…] [KEY=VALUE…]`; the same keys in the environment are defaults.
+    pub(crate) fn read(
+        words: impl Iterator<Item = String>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Self> {
+        let mut read = Self { list: false, names: Vec::new(), size: CI };
+        for key in KEYS {
+            if let Some(value) = environment(key).filter(|value| !value.is_empty()) {
+                read.set(key, &value)?;
+            }
+        }
+        for word in words {
+            match word.split_once('=') {
+                Some((key, value)) => read.set(key, value)?,
+                None if word == "--list" => read.list = true,
+                // What test runners say to every test program.
+                None if word.starts_with("--") => {}
+                None => read.names.push(word),
+            }
+        }
+        Ok(read)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
+        let number = || value.parse::<usize>().with_context(|| format!("{key}={value} is no number"));
+        match key {
+            "COMMANDS" => self.size.commands = number()?,
+            "KILLS" => self.size = self.size.with_kills(number()?),
+            "SEED" => self.size.seed = value.parse()?,
+            "DURATION" => self.size.duration = Some(humantime::parse_duration(value)?),
+            _ => bail!("{key}: the keys are {}", KEYS.join(", ")),
+        }
+        Ok(())
+    }
+}
+
+const KEYS: [&str; 4] = ["COMMANDS", "KILLS", "SEED", "DURATION"];
+
+impl Size {
+    /// With more kills there are more crashes of the servers, too: as many to each as in CI.
+    fn with_kills(self, kills: usize) -> Self {
+        let (database_crashes, broker_crashes) = (
+            (kills * CI.database_crashes).div_ceil(CI.kills),
+            (kills * CI.broker_crashes).div_ceil(CI.kills),
+        );
+        Self { kills, database_crashes, broker_crashes, ..self }
+    }
+}

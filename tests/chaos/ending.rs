@@ -1,0 +1,117 @@
+//! The end of a world: everything drains, the processes stop, the checker judges, and nothing is left.
+
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+
+use crate::{checker, program::Program, verdict::Verdict, wait::until, world::World};
+
+/// What the broker has confirmed reaches a subscriber soon.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
+/// How often a last worker takes back what others handed back at the end.
+const LAST_LOOKS: u32 = 3;
+
+impl World<'_> {
+    /// Waits until all is done, stops the processes, and judges. A world that is not clean is kept for a look.
+    pub(crate) async fn finish(self, programs: Vec<Program>) -> anyhow::Result<Verdict> {
+        let drained = self.drained().await;
+        if let Err(error) = &drained {
+            self.complaints.borrow_mut().push(format!("{error:#}"));
+            for program in &programs {
+                self.complaints.borrow_mut().push(format!(
+                    "process {} says\n{}",
+                    program.pid(),
+                    program.tail()
+                ));
+            }
+        }
+        self.stop(programs).await?;
+        if drained.is_ok() {
+            self.look_again().await?;
+        }
+        let arrived = async || anyhow::Ok(self.observer.distinct() >= self.published().await?);
+        let _judged_below = until("events arrive", ARRIVES_WITHIN, arrived).await;
+        let verdict = checker::judge(&self).await?;
+        self.judged.set(true);
+        if verdict.is_clean() {
+            self.remove().await?;
+        }
+        Ok(verdict)
+    }
+
+    /// Waits until nothing is under way.
+    pub(crate) async fn drained(&self) -> anyhow::Result<()> {
+        let done = async || anyhow::Ok(self.waiting().await?.is_empty());
+        match until("the work is done", self.lab.patience(), done).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.context(self.waiting().await?.join(", "))),
+        }
+    }
+
+    /// What is still under way.
+    async fn waiting(&self) -> anyhow::Result<Vec<String>> {
+        let expected_dead = self.expected_dead.borrow().len();
+        let dead = self.count("select count(*) from failed_messages where status = 'dead'").await?;
+        let done = self.handled().await? + dead;
+        let expected = i64::try_from(self.expected(expected_dead))?;
+        let under_way = [
+            ("commands to be done", (expected - done).max(0)),
+            ("messages in their queues", i64::from(self.ready().await?)),
+            ("dead letters on their way to the ledger", i64::from(self.ready_to_be_buried().await?)),
+            ("events in the outbox", self.count("select count(*) from outbox").await?),
+            ("starts without an end", self.count("select count(*) from message_starts").await?),
+            ("retries", self.count("select count(*) from failed_messages where status = 'retrying'").await?),
+        ];
+        let left = under_way.iter().filter(|(_, count)| *count > 0);
+        Ok(left.map(|(what, count)| format!("{count} {what}")).collect())
+    }
+
+    /// Commands that were attempted, and messages besides that are to be dead.
+    fn expected(&self, expected_dead: usize) -> usize {
+        let attempted = self.upstream.attempted();
+        let dead = self.expected_dead.borrow();
+        let among = dead.iter().filter_map(|death| death.message_id.as_deref());
+        let known = among.filter(|id| attempted.iter().any(|command| command.message_id == *id)).count();
+        attempted.len() + expected_dead - known
+    }
+
+    async fn published(&self) -> anyhow::Result<usize> {
+        let recorded = self.count("select coalesce(sum(event_sequence), 0)::bigint from products").await?;
+        Ok(usize::try_from(recorded)?)
+    }
+
+    async fn stop(&self, programs: Vec<Program>) -> anyhow::Result<()> {
+        for program in programs {
+            let ended = program.terminate().await?;
+            self.expect("a process that was to stop ended well", &ended.success(), &true);
+        }
+        Ok(())
+    }
+
+    /// A stop hands back what was not begun, repeats of handled messages among it: somebody must take them once more.
+    async fn look_again(&self) -> anyhow::Result<()> {
+        for _ in 0..LAST_LOOKS {
+            if self.ready().await? == 0 && self.count("select count(*) from outbox").await? == 0 {
+                return Ok(());
+            }
+            let last = self.healthy()?;
+            let _judged_later = self.drained().await;
+            last.terminate().await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self) -> anyhow::Result<()> {
+        let channel = self.link.channel().await?;
+        let queues =
+            ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer"];
+        for queue in queues {
+            channel.queue_delete(self.named(queue).into(), QueueDeleteOptions::default()).await?;
+        }
+        for exchange in ["commands", "events", "dead-letters"] {
+            channel.exchange_delete(self.named(exchange).into(), ExchangeDeleteOptions::default()).await?;
+        }
+        self.pool.close().await;
+        self.lab.drop_database(&self.database).await
+    }
+}

@@ -1,0 +1,134 @@
+//! Chaos: servers of our own, processes that are killed for real, and a checker that counts what is left.
+//!
+//! `make chaos` plays every scenario and a short soak, `make soak DURATION=1h` a long one. What is not named is played;
+//! `--list` names everything. Exit status: 0 all holds, 1 something does not, 2 it cannot be played here.
+
+mod arguments;
+mod checker;
+mod command;
+mod ending;
+mod journal;
+mod lab;
+mod link;
+mod load;
+mod observer;
+mod program;
+mod protocol;
+mod proxy;
+mod random;
+mod report;
+mod scenarios;
+mod servers;
+mod soak;
+mod upstream;
+mod verdict;
+mod wait;
+mod world;
+
+use std::{
+    env,
+    panic::AssertUnwindSafe,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use arguments::Arguments;
+use futures_util::FutureExt as _;
+use lab::Lab;
+use report::say;
+use scenarios::Scenario;
+use verdict::Verdict;
+
+/// No single fault takes longer, whatever is waited for.
+const PLAYED_WITHIN: Duration = Duration::from_mins(5);
+/// What the soak is called.
+const SOAK: &str = "soak";
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::read(env::args().skip(1), |key| env::var(key).ok()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.list {
+        scenarios::list();
+        return ExitCode::SUCCESS;
+    }
+    let unknown: Vec<_> = arguments.names.iter().filter(|name| !is_known(name)).cloned().collect();
+    let missing = servers::missing();
+    if !unknown.is_empty() || !missing.is_empty() {
+        for name in &unknown {
+            say(&format!("there is no scenario {name}; --list names them"));
+        }
+        for what in &missing {
+            say(&format!("missing: {what}"));
+        }
+        return ExitCode::from(2);
+    }
+    match play_all(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("the servers could not be used: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_known(name: &str) -> bool {
+    name == SOAK || scenarios::ALL.iter().any(|scenario| scenario.name == name)
+}
+
+/// True if everything holds. The servers end with the lab, also when something panics.
+fn play_all(arguments: &Arguments) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let lab = Lab::open().await?;
+        let full = arguments.names.is_empty();
+        let wanted = |name: &str| full || arguments.names.iter().any(|named| named == name);
+        let mut verdicts = Vec::new();
+        for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
+            verdicts.push(play(scenario, &lab).await);
+        }
+        if wanted(SOAK) {
+            let begin = Instant::now();
+            let soaked = AssertUnwindSafe(soak::soak(&lab, arguments.size)).catch_unwind().await;
+            let outcome = soaked.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", text(&*panic))));
+            let verdict = outcome
+                .unwrap_or_else(|error| Verdict::broken(SOAK, soak::INJECTED, &error, begin.elapsed()));
+            report::progress(&verdict);
+            verdicts.push(verdict);
+        }
+        Ok(report::summary(&verdicts, &lab, full))
+    })
+}
+
+/// Plays one scenario; whatever goes wrong is its verdict.
+async fn play(scenario: &Scenario, lab: &Lab) -> Verdict {
+    let begin = Instant::now();
+    let playing = tokio::time::timeout(PLAYED_WITHIN, (scenario.play)(lab));
+    let outcome = match AssertUnwindSafe(playing).catch_unwind().await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(anyhow!("not over within {PLAYED_WITHIN:?}")),
+        Err(panic) => Err(anyhow!("panicked: {}", text(&*panic))),
+    };
+    lab.plant(None);
+    if !outcome.as_ref().is_ok_and(Verdict::is_clean)
+        && let Err(error) = lab.mend().await
+    {
+        say(&format!("the servers could not be mended: {error:#}"));
+    }
+    let broken =
+        |error: anyhow::Error| Verdict::broken(scenario.name, scenario.injects, &error, begin.elapsed());
+    let verdict = Verdict { injected: scenario.injects.to_owned(), ..outcome.unwrap_or_else(broken) };
+    report::progress(&verdict);
+    verdict
+}
+
+fn text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+}

@@ -1,0 +1,190 @@
+//! PostgreSQL that is there and says no: too busy, too full, in conflict, or to this role.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection};
+
+use super::worker_deaths::SOON;
+use crate::{
+    command::{allocate, lines_of},
+    lab::{CLERK, Lab},
+    program::Program,
+    verdict::Verdict,
+    wait::{POLL, until, until_is},
+    world::World,
+};
+
+/// How long a refusal lasts after it was noticed.
+const LASTS: Duration = Duration::from_secs(2);
+
+pub(super) async fn connections_exhausted(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "connections_exhausted").await?;
+    clerk_refused(world, "alter role clerk connection limit 1", "alter role clerk connection limit -1").await
+}
+
+pub(super) async fn role_locked_out(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "role_locked_out").await?;
+    clerk_refused(world, "alter role clerk nologin", "alter role clerk login").await
+}
+
+/// A process under a role of its own, whose sessions end and may not come back for a while.
+async fn clerk_refused(world: World<'_>, refuse: &str, allow: &str) -> anyhow::Result<Verdict> {
+    let url = world.lab.postgres.url(CLERK, &world.database);
+    let mut program = world.start("worker,relay", &[("DATABASE_URL", &url)])?;
+    world.send(&lines_of("LAMP", "before", 10)).await?;
+    world.wait_handled(10).await?;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'clerk'";
+    world.execute(refuse).await?;
+    world.execute(end).await?;
+    world.send(&lines_of("LAMP", "meanwhile", 50)).await?;
+    refused(&world, &program).await?;
+    world.execute(allow).await?;
+    world.wait_handled(60).await?;
+    world.expect("failed attempts", &world.failed_attempts().await?, &0);
+    world.expect("alive", &program.is_alive(), &true);
+    world.finish(vec![program]).await
+}
+
+/// It says once that it waits, and it waits quietly.
+async fn refused(world: &World<'_>, program: &Program) -> anyhow::Result<()> {
+    let noticed = async || anyhow::Ok(program.log().contains("waiting for the database"));
+    until("it waits for the database", world.lab.patience(), noticed).await?;
+    tokio::time::sleep(LASTS).await; // the fault takes so long; nothing is waited for
+    world.hit("waits for the database".into());
+    let lines = program.log().lines().count();
+    world.expect("a quiet log", &(lines < 100), &true);
+    Ok(())
+}
+
+/// Another session takes two products in the wrong order; the unit of work that loses is done again at once.
+///
+/// The first unit of work has the stool in it, whatever else it may have, and waits for that; behind it enough comes
+/// together for the second one to need both other products.
+pub(super) async fn deadlock(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "deadlock").await?;
+    let mut lines = vec![allocate("first", "STOOL", 1)];
+    lines
+        .extend((0..40).map(|i| allocate(&format!("line-{i}"), if i % 2 == 0 { "LAMP" } else { "DESK" }, 1)));
+    let (mut holder, mut rival) = (session(&world).await?, session(&world).await?);
+    hold(&mut holder, "STOOL").await?;
+    world.send(&lines).await?;
+    let one_lane = [("ALLOCATION__WORKER__LANES", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "10")];
+    let program = world.start("worker,relay", &one_lane)?;
+    waits_for_a_lock(&world).await?;
+    let release = async {
+        tokio::time::sleep(POLL * 20).await; // until the rival waits, if it must
+        sqlx::raw_sql("rollback").execute(&mut holder).await
+    };
+    let (held, released) = tokio::join!(hold(&mut rival, "LAMP"), release);
+    held?;
+    released?;
+    world.wait_for_more(0).await?;
+    waits_for_a_lock(&world).await?;
+    // The unit of work waited first, so it is the one that is told of the deadlock.
+    hold(&mut rival, "DESK").await?;
+    sqlx::raw_sql("rollback").execute(&mut rival).await?;
+    world.wait_handled(lines.len()).await?;
+    let counted = async || anyhow::Ok(deadlocks(&world).await? > 0);
+    until("the server counts the deadlock", lab.patience(), counted).await?;
+    world.hit("a deadlock".into());
+    world.expect("failed attempts", &world.failed_attempts().await?, &0);
+    holder.close().await?;
+    rival.close().await?;
+    world.finish(vec![program]).await
+}
+
+async fn session(world: &World<'_>) -> anyhow::Result<PgConnection> {
+    let mut session = PgConnection::connect(&world.database_url()).await?;
+    sqlx::raw_sql("begin").execute(&mut session).await?;
+    Ok(session)
+}
+
+/// Takes a product in a transaction.
+async fn hold(session: &mut PgConnection, sku: &str) -> anyhow::Result<()> {
+    sqlx::query("select from products where sku = $1 for update").bind(sku).execute(session).await?;
+    Ok(())
+}
+
+async fn waits_for_a_lock(world: &World<'_>) -> anyhow::Result<()> {
+    let question = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+                    and datname = current_database() and application_name = 'allocation'";
+    let waits = async || anyhow::Ok(world.count(question).await? > 0);
+    until("it waits for a lock", world.lab.patience(), waits).await.map(drop)
+}
+
+async fn deadlocks(world: &World<'_>) -> anyhow::Result<i64> {
+    world.count("select deadlocks from pg_stat_database where datname = current_database()").await
+}
+
+pub(super) async fn serialization_failure(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "serialization_failure").await?;
+    world
+        .execute(
+            "create sequence failures; grant all on sequence failures to clerk;
+             create function fail_thrice() returns trigger language plpgsql as $$
+             begin
+                 if nextval('failures') <= 3 then
+                     raise exception 'could not serialize' using errcode = '40001';
+                 end if;
+                 return new;
+             end $$;
+             create trigger fails before insert on order_lines for each row execute function fail_thrice();",
+        )
+        .await?;
+    let program = world.start("worker,relay", &[])?;
+    world.send(&lines_of("LAMP", "line", 20)).await?;
+    world.wait_handled(20).await?;
+    let failures = world.count("select last_value from failures").await?;
+    world.hit("three conflicts".into());
+    world.expect("conflicts", &(failures > 3), &true);
+    world.expect("failed attempts", &world.failed_attempts().await?, &0);
+    world.finish(vec![program]).await
+}
+
+/// A trigger that refuses every new line like this.
+async fn refuse_lines(world: &World<'_>, raise: &str) -> anyhow::Result<()> {
+    let statements = format!(
+        "create function refuse() returns trigger language plpgsql as $$ begin {raise}; end $$;
+         create trigger refuses before insert on order_lines for each row execute function refuse();"
+    );
+    world.execute(&statements).await
+}
+
+const ALLOW_LINES: &str = "drop trigger refuses on order_lines; drop function refuse()";
+
+pub(super) async fn disk_full(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "disk_full").await?;
+    refuse_lines(&world, "raise exception 'no space left on device' using errcode = '53100'").await?;
+    let program = world.start("worker,relay", &[])?;
+    world.send(&lines_of("LAMP", "line", 20)).await?;
+    refused(&world, &program).await?;
+    world.execute(ALLOW_LINES).await?;
+    world.wait_handled(20).await?;
+    world.expect("failed attempts", &world.failed_attempts().await?, &0);
+    world.finish(vec![program]).await
+}
+
+/// The ledger keeps the beginning, no connection breaks over the rest, and an operator brings everything back.
+pub(super) async fn huge_error_text(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "huge_error_text").await?;
+    refuse_lines(&world, "raise exception '%', repeat('secret ', 200000) using errcode = 'P0001'").await?;
+    let twice = [&SOON[..2], &[("ALLOCATION__RETRY__MAX_ATTEMPTS", "2")]].concat();
+    let mut program = world.start("worker,relay", &twice)?;
+    world.send(&lines_of("LAMP", "line", 3)).await?;
+    let dead = "select count(*) from failed_messages where status = 'dead' and reason = 'attempts_exhausted'";
+    until_is("they are dead", lab.patience(), &3, async || world.count(dead).await).await?;
+    let longest = "select max(length(error))::bigint from failed_attempts";
+    let longest = world.count(longest).await?;
+    world.hit(format!("an error of {longest} characters kept"));
+    world.expect("the error is cut", &(longest <= 2000), &true);
+    world.expect(
+        "the broker was there all the time",
+        &program.log().contains("waiting for the broker"),
+        &false,
+    );
+    world.execute(ALLOW_LINES).await?;
+    world.cli(&["dead-letters", "retry", "--all"]).await?.exits(0)?;
+    world.wait_handled(3).await?;
+    world.expect("alive", &program.is_alive(), &true);
+    world.finish(vec![program]).await
+}

@@ -1,0 +1,86 @@
+//! Two workers and two relays, each with a role of its own in the database, on links that are a little slow, so that
+//! there is always something in flight.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::{lab::NAMED, program::Program, proxy::Proxy, scenarios::leader, world::World};
+
+/// How much later everything arrives. Light travels some 300 km in this time, and back.
+const SLOW: Duration = Duration::from_millis(2);
+/// Small units of work and few messages in hand: many transactions for a fault to meet, and few suspects after it.
+const SMALL: [(&str, &str); 3] = [
+    ("ALLOCATION__WORKER__MAX_BATCH", "2"),
+    ("ALLOCATION__WORKER__PREFETCH", "20"),
+    ("ALLOCATION__RELAY__WINDOW", "20"),
+];
+
+/// The processes under fire.
+pub(super) struct Fleet {
+    /// In the order of [`NAMED`]: two workers, two relays.
+    programs: [Option<Program>; 4],
+    databases: Vec<Proxy>,
+    pub(super) broker: Proxy,
+}
+
+impl Fleet {
+    pub(super) async fn start(world: &World<'_>) -> anyhow::Result<Self> {
+        let mut databases = Vec::new();
+        for role in NAMED {
+            let link = Proxy::to(&world.lab.postgres.url(role, &world.database)).await?;
+            link.delay(SLOW);
+            databases.push(link);
+        }
+        let broker = Proxy::to(&world.lab.rabbit.url()).await?;
+        broker.delay(SLOW);
+        let mut fleet = Self { programs: [None, None, None, None], databases, broker };
+        for place in 0..NAMED.len() {
+            fleet.restart(world, place)?;
+        }
+        Ok(fleet)
+    }
+
+    /// Starts the process of a place, which is free.
+    pub(super) fn restart(&mut self, world: &World<'_>, place: usize) -> anyhow::Result<()> {
+        let roles = if place < 2 { "worker" } else { "relay,archive" };
+        let urls = [("DATABASE_URL", self.databases[place].url()), ("AMQP_URL", self.broker.url())];
+        self.programs[place] = Some(world.start(roles, &[&urls[..], &SMALL].concat())?);
+        Ok(())
+    }
+
+    /// Takes the process of a place away.
+    pub(super) fn take(&mut self, place: usize) -> anyhow::Result<Program> {
+        self.programs[place].take().context("there is a process in every place")
+    }
+
+    /// Which relay leads.
+    pub(super) async fn leader(&self, world: &World<'_>) -> anyhow::Result<Option<usize>> {
+        let leader = leader(world).await?;
+        Ok(leader.and_then(|role| NAMED.iter().position(|named| *named == role)))
+    }
+
+    /// Resets every connection to the database.
+    pub(super) fn cut_database(&self) {
+        self.databases.iter().for_each(Proxy::cut);
+    }
+
+    /// Nobody may have died whom we did not kill.
+    pub(super) fn survivors(&mut self) -> usize {
+        self.programs.iter_mut().flatten().map(|program| usize::from(program.is_alive())).sum()
+    }
+
+    /// What they said last.
+    pub(super) fn tails(&self) -> Vec<String> {
+        self.programs.iter().flatten().map(Program::tail).collect()
+    }
+
+    /// All of them, for the end; on links that are not slow any more.
+    pub(super) fn into_programs(self) -> (Vec<Program>, Vec<Proxy>) {
+        let links: Vec<_> = self.databases.into_iter().chain([self.broker]).collect();
+        for link in &links {
+            link.delay(Duration::ZERO);
+        }
+        (self.programs.into_iter().flatten().collect(), links)
+    }
+}
