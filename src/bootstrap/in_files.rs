@@ -123,14 +123,16 @@ fn understood<T>(
     (rows, unreadable): Rows,
     understand: impl Fn(&Row) -> Result<T, String>,
 ) -> Vec<(u64, T)> {
-    bad.extend(unreadable.iter().map(|row| format!("{file}, {row}")));
+    let mut not_understood: Vec<_> = unreadable.into_iter().map(|row| (row.line, row.error)).collect();
     let mut understood = Vec::new();
     for row in rows {
         match understand(&row) {
             Ok(what) => understood.push((row.line, what)),
-            Err(error) => bad.push(at(file, row.line, error)),
+            Err(error) => not_understood.push((row.line, error)),
         }
     }
+    not_understood.sort_by_key(|(line, _)| *line);
+    bad.extend(not_understood.into_iter().map(|(line, error)| at(file, line, error)));
     understood
 }
 

@@ -1,6 +1,6 @@
 //! A message on its way through the bus.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use crate::ports::{ledger::FailureKey, queue::Message, store::Receipt};
 
@@ -25,8 +25,8 @@ pub struct Incoming {
     /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
     /// no crash.
     pub(super) counted: OnceLock<()>,
-    /// What became of the notice it asked for, once this process has sent it.
-    pub(super) notified: OnceLock<Result<(), Failure>>,
+    /// What became of the notice it asked for, once this process has sent it, and how long that took.
+    pub(super) notified: OnceLock<(Result<(), Failure>, Duration)>,
 }
 
 impl Incoming {

@@ -267,7 +267,8 @@ impl MessageBus {
             {
                 uow.ended(receipt);
             }
-            judged.push(outcome.map_err(|failure| (failure, begin.elapsed())));
+            let told_in = incoming.notified.get().map_or(Duration::ZERO, |(_, took)| *took);
+            judged.push(outcome.map_err(|failure| (failure, told_in + begin.elapsed())));
         }
         self.record_failures(uow, batch, judged).await
     }
@@ -291,7 +292,7 @@ impl MessageBus {
             return Ok(Err(misplaced.into()));
         }
         match (sight, incoming.notified.get()) {
-            (Some(Sight::First), Some(Err(not_told))) => {
+            (Some(Sight::First), Some((Err(not_told), _))) => {
                 uow.leave_unhandled(&envelope.receipt);
                 Ok(Err(not_told.clone()))
             }

@@ -3,6 +3,8 @@
 //! Mail cannot be taken back, so it goes out before the commit: a worker that dies in between sends it again, under
 //! the same id. No transaction is open meanwhile, and what the inbox knows is not sent at all.
 
+use std::time::Instant;
+
 use crate::{
     domain::{Command, NotifyOutOfStock},
     ports::{
@@ -34,11 +36,12 @@ pub(super) async fn send(
     if incoming.notified.get().is_some() || !is_new(store, queue, incoming).await? {
         return Ok(());
     }
+    let begin = Instant::now();
     let outcome = match notifier.notify(&notice).await {
         Err(away @ NotifierError::Away(_)) => return Err(away.into()),
         outcome => outcome.map_err(Failure::from),
     };
-    let _ = incoming.notified.set(outcome);
+    let _ = incoming.notified.set((outcome, begin.elapsed()));
     Ok(())
 }
 

@@ -6,6 +6,8 @@
 mod arguments;
 mod checker;
 mod command;
+#[path = "../consistency.rs"]
+mod consistency;
 mod ending;
 mod journal;
 mod lab;

@@ -57,6 +57,8 @@ pub(crate) use season::{
 };
 pub(crate) use smtp::{Mail, MailServer};
 
+use crate::consistency;
+
 use broker::{Observer, distinct};
 
 /// How often a condition is looked at.
@@ -388,32 +390,7 @@ impl World {
     /// Whatever happened, sums are sums, no batch is overdrawn, no line waits beside stock it fits in, and the read
     /// model says what is true.
     pub(crate) async fn assert_consistent(&self) {
-        for (rule, offenders) in [
-            (
-                "a batch holds what its lines hold, and no more than was bought",
-                "select ref from batches left join order_lines on batchref = ref group by ref
-                 having allocated <> coalesce(sum(qty), 0) or allocated not between 0 and purchased",
-            ),
-            (
-                "a product's backorders are its waiting lines",
-                "select p.sku from products p left join order_lines l on l.sku = p.sku and l.batchref is null
-                 group by p.sku having p.backordered <> coalesce(sum(l.qty), 0)",
-            ),
-            (
-                "a line sits in a batch of its own SKU",
-                "select l.orderid from order_lines l join batches b on b.ref = l.batchref where b.sku <> l.sku",
-            ),
-            (
-                "no line waits that would fit",
-                "select l.orderid from order_lines l join batches b on b.sku = l.sku
-                 where l.batchref is null and b.purchased - b.allocated >= l.qty",
-            ),
-            (
-                "the read model tells the truth",
-                "select orderid || ' ' || sku from order_lines l full join allocations_view v using (orderid, sku)
-                 where (l.qty, l.batchref) is distinct from (v.qty, v.batchref)",
-            ),
-        ] {
+        for (rule, offenders) in consistency::RULES {
             let found: Vec<String> =
                 sqlx::query_scalar(offenders).fetch_all(&self.pool).await.expect("the rule is SQL");
             assert!(found.is_empty(), "{rule}, but not {found:?}");

@@ -4,6 +4,8 @@
 mod architecture;
 mod book;
 mod commands;
+#[path = "../consistency.rs"]
+mod consistency;
 mod corpus;
 mod crashes;
 mod csv;

@@ -138,7 +138,7 @@ async fn command(
         headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
     let content_type = text(&header::CONTENT_TYPE);
-    if content_type.is_none() {
+    if content_type.as_deref().unwrap_or_default().trim().is_empty() {
         // Whoever must say what they send cannot be a form on somebody's page.
         return answers::message(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
     }
