@@ -179,7 +179,11 @@ impl App {
         if !self.schema_fits(stop).await? || !self.topology_stands(stop).await {
             return self.finish(tasks, stop).await; // Told to stop: there may be requests in hand.
         }
-        background.spawn(postgres::announce_commits(self.pool.clone(), self.commits.clone()));
+        background.spawn(postgres::announce_commits(
+            self.pool.clone(),
+            self.settings.database.patience,
+            self.commits.clone(),
+        ));
         for role in roles {
             match role {
                 Role::Worker => {

@@ -28,6 +28,8 @@ pub(crate) struct Arguments {
     /// Names of scenarios; none means all of them, and the soak.
     pub(crate) names: Vec<String>,
     pub(crate) size: Size,
+    /// How often a scenario is played again that only did not go as planned.
+    pub(crate) retries: u32,
 }
 
 impl Arguments {
@@ -36,7 +38,7 @@ impl Arguments {
         words: impl Iterator<Item = String>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Self> {
-        let mut read = Self { list: false, names: Vec::new(), size: CI };
+        let mut read = Self { list: false, names: Vec::new(), size: CI, retries: 0 };
         for key in KEYS {
             if let Some(value) = environment(key).filter(|value| !value.is_empty()) {
                 read.set(key, &value)?;
@@ -61,13 +63,14 @@ impl Arguments {
             "KILLS" => self.size = self.size.with_kills(number()?),
             "SEED" => self.size.seed = value.parse()?,
             "DURATION" => self.size.duration = Some(humantime::parse_duration(value)?),
+            "RETRIES" => self.retries = value.parse()?,
             _ => bail!("{key}: the keys are {}", KEYS.join(", ")),
         }
         Ok(())
     }
 }
 
-const KEYS: [&str; 4] = ["COMMANDS", "KILLS", "SEED", "DURATION"];
+const KEYS: [&str; 5] = ["COMMANDS", "KILLS", "SEED", "DURATION", "RETRIES"];
 
 impl Size {
     /// With more kills there are more crashes of the servers, too: as many to each as in CI.

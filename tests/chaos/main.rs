@@ -35,7 +35,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use arguments::Arguments;
+use arguments::{Arguments, Size};
 use futures_util::FutureExt as _;
 use lab::Lab;
 use report::say;
@@ -93,19 +93,35 @@ fn play_all(arguments: &Arguments) -> anyhow::Result<bool> {
         let wanted = |name: &str| full || arguments.names.iter().any(|named| named == name);
         let mut verdicts = Vec::new();
         for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
-            verdicts.push(play(scenario, &lab).await);
+            verdicts.push(patiently(arguments.retries, async || play(scenario, &lab).await).await);
         }
         if wanted(SOAK) {
-            let begin = Instant::now();
-            let soaked = AssertUnwindSafe(soak::soak(&lab, arguments.size)).catch_unwind().await;
-            let outcome = soaked.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", text(&*panic))));
-            let verdict = outcome
-                .unwrap_or_else(|error| Verdict::broken(SOAK, soak::INJECTED, &error, begin.elapsed()));
-            report::progress(&verdict);
-            verdicts.push(verdict);
+            verdicts.push(patiently(arguments.retries, async || play_soak(&lab, arguments.size).await).await);
         }
         Ok(report::summary(&verdicts, &lab, full))
     })
+}
+
+/// Plays again what may be played again; that it was necessary is said.
+async fn patiently(retries: u32, play: impl AsyncFn() -> Verdict) -> Verdict {
+    let mut verdict = play().await;
+    for _ in 0..retries {
+        if verdict.may_be_played_again() {
+            say(&format!("flaky: {} is played again", verdict.scenario));
+            verdict = play().await;
+        }
+    }
+    verdict
+}
+
+async fn play_soak(lab: &Lab, size: Size) -> Verdict {
+    let begin = Instant::now();
+    let soaked = AssertUnwindSafe(soak::soak(lab, size)).catch_unwind().await;
+    let outcome = soaked.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", text(&*panic))));
+    let verdict =
+        outcome.unwrap_or_else(|error| Verdict::broken(SOAK, soak::INJECTED, &error, begin.elapsed()));
+    report::progress(&verdict);
+    verdict
 }
 
 /// Plays one scenario; whatever goes wrong is its verdict.

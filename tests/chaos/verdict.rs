@@ -51,6 +51,11 @@ impl Verdict {
         all
     }
 
+    /// What is lost, double or out of order once is so for ever. Anything else may be the machine's: too slow, too busy.
+    pub(crate) fn may_be_played_again(&self) -> bool {
+        !self.is_clean() && self.lost.is_empty() && self.double.is_empty() && self.out_of_order.is_empty()
+    }
+
     pub(crate) fn is_clean(&self) -> bool {
         self.violations().is_empty()
     }

@@ -3,9 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
+use tokio::{net::TcpListener, time::timeout};
 
 use crate::harness::{
     DRAINS_WITHIN, Event, Mail, MailServer, Random, Raw, Running, World, allocate, create_batch, properties,
@@ -22,6 +24,7 @@ const FAILURES: &str = "select count(*) from failed_messages";
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 const RESOLVED: &str = "select count(*) from failed_messages where status = 'resolved'";
 const ATTEMPTS: &str = "select count(*) from failed_attempts";
+const STARTS: &str = "select count(*) from message_starts";
 /// A killed notifier may have held so many, and two of them were being sent.
 const HELD: usize = 20;
 
@@ -250,4 +253,87 @@ async fn a_notifier_that_is_killed_again_and_again_tells_of_every_event() {
     println!("{} mails for 200 events", mails.len());
     assert_eq!(world.count(FAILURES).await, 0);
     world.close_after([notifier]).await;
+}
+
+/// It is not away, as far as anybody could know: it answers in a minute, or never.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_server_that_never_says_a_word_holds_up_neither_orders_nor_stock() {
+    let name = "a_mail_server_that_never_says_a_word_holds_up_neither_orders_nor_stock";
+    let world = World::new(name).await;
+    // The first who calls is let in; the others are as connected, as far as they can see.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("smtp://{}", silent.local_addr().unwrap());
+    let settings = [("ALLOCATION__SMTP__URL", url.as_str()), ("ALLOCATION__WORKER__GRACE", "1s")];
+    let process = world.start(&["run", "--only", ROLES], &settings);
+    world.sender.send(&create_batch("b-1", "LAMP", 0)).await;
+    world.wait_handled(1).await;
+    order(&world, 1..=1).await;
+    let called = timeout(DRAINS_WITHIN, silent.accept()).await.expect("the mail server is called");
+    let (_held, _) = called.unwrap();
+
+    let stock = (2..=26).map(|number| create_batch(&format!("b-{number}"), "VASE", number));
+    let orders = (2..=26).map(|number| allocate(&format!("o-{number}"), "LAMP", 2));
+    world.sender.send_all(&stock.chain(orders).collect::<Vec<_>>()).await;
+    // Sooner than anybody gives up a silent mail server.
+    let go_on = async || world.handled().await;
+    wait_for("orders and stock go on", Duration::from_secs(10), &52, go_on).await;
+    assert_eq!(world.settled(52).await.len(), 26);
+    assert_eq!((world.count(TOLD).await, world.count(FAILURES).await), (0, 0));
+    world.close_after([process]).await; // the mail in hand is left to redelivery
+}
+
+/// A restart is no attempt, and a notification that was in hand at each of them is no culprit.
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_while_the_mail_server_is_away_kill_no_notification() {
+    let world = World::new("restarts_while_the_mail_server_is_away_kill_no_notification").await;
+    let mut server = MailServer::start().await;
+    server.stop().await;
+    let events = [out_of_stock(&world, "event-1", "o-1"), out_of_stock(&world, "event-2", "o-2")];
+    world.sender.publish_all(&events).await;
+    for _ in 0..4 {
+        let notifier = world.notifier("notifier", &server, HASTY);
+        let waits = async || notifier.log().contains("waiting for the mail server");
+        wait_until("it is noticed that the server is away", DRAINS_WITHIN, waits).await;
+        assert!(notifier.terminate().await.success());
+    }
+    assert_eq!((world.count(TOLD).await, world.count(FAILURES).await), (0, 0));
+
+    server.start_again().await;
+    let notifier = world.notifier("notifier", &server, HASTY);
+    wait_told(&world, 2).await;
+    assert_eq!(events_told(&server), ["event-1", "event-2"]);
+    assert_eq!((world.count(FAILURES).await, world.count(STARTS).await), (0, 0));
+    world.close_after([notifier]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_strays_into_the_wrong_queue_is_dead_and_holds_up_nobody() {
+    let name = "what_strays_into_the_wrong_queue_is_dead_and_holds_up_nobody";
+    let (world, server, process) = nothing_in_stock(name, HASTY).await;
+    world.expect_dead(2);
+    let body = json!({ "orderid": "o-astray", "sku": "LAMP", "qty": 2 }).to_string().into_bytes();
+    let among_orders = world.sender.raw("allocate", properties("out_of_stock", "astray-1"), &body);
+    let among_notifications = Raw {
+        exchange: String::new(),
+        routing_key: world.named("notifications"),
+        properties: properties("allocate", "astray-2"),
+        body,
+    };
+    world.sender.publish_all(&[among_orders, among_notifications]).await;
+    order(&world, 1..=1).await;
+    wait_for("both are dead", DRAINS_WITHIN, &2, async || world.count(DEAD).await).await;
+    wait_told(&world, 1).await;
+    let events = world.settled(2).await;
+    assert_eq!(events_told(&server), ids(&events));
+    assert_eq!(world.count("select count(*) from order_lines").await, 1);
+
+    let dead: Vec<(String, String, String, i32)> =
+        sqlx::query_as("select queue, type, reason, attempts from failed_messages order by queue")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    let letter =
+        |queue: &str, kind: &str| (queue.to_owned(), kind.to_owned(), "unknown_command".to_owned(), 1);
+    assert_eq!(dead, [letter("notifications", "allocate"), letter("orders", "out_of_stock")]);
+    world.close_after([process]).await;
 }

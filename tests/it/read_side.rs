@@ -1,8 +1,10 @@
 //! The read side says what the write side knows; where somebody made it say something else, it is put right.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
-use crate::harness::{Season, World, allocate, create_batch};
+use crate::harness::{DRAINS_WITHIN, Season, World, allocate, create_batch, wait_until};
 
 /// Rebuilds the read model, and says how many lines were compared and how many differed.
 async fn rebuild(world: &World) -> (i64, i64) {
@@ -149,5 +151,87 @@ async fn of_many_batches_that_are_used_up_only_the_last_are_shown() {
     assert_eq!(shown.len(), 101);
     assert_eq!((shown[0], shown[1], shown[100]), ("open", "used-2901", "used-3000"));
     assert_eq!((there_is.batches[0].available, there_is.backordered), (10, 0));
+    world.close().await;
+}
+
+/// 45,000 lines and not a row that tells of them: 15,000 orders of three products each, with a full batch for every
+/// product. Ids are ordered by letters and not by bytes, whatever the server is used to; parts end within an order.
+const LINES_WITHOUT_ROWS: &str = r#"
+    alter table order_lines alter orderid type text collate "und-x-icu";
+    alter table allocations_view alter orderid type text collate "und-x-icu";
+    insert into products (sku, version, event_sequence, last_place, backordered)
+    select sku, 1, 0, 15000, 5000 from unnest(array['LAMP', 'lamp', 'Übertopf']) as sku;
+    insert into batches (ref, sku, ordered, purchased, allocated)
+    select 'b of ' || sku, sku, 10000, 10000, 10000 from products;
+    insert into order_lines (orderid, sku, qty, place, batchref)
+    select (array['order', 'Order', 'ÖRDER', 'o-rder', 'o.Rder', 'ôrder', 'straße ', '_', '#', 'zebra'])
+               [1 + number % 10] || number,
+           sku, 1, number, case when number % 3 > 0 then 'b of ' || sku end
+    from generate_series(1, 15000) as number cross join products;
+"#;
+
+/// The last of the first 20,000, the first of the next, and the last of all.
+const SABOTAGE_AT_THE_EDGES: &str = "
+    update allocations_view set qty = qty + 1 where (orderid, sku) in (
+        select orderid, sku
+        from (select orderid, sku, row_number() over (order by orderid, sku) as number from order_lines) as line
+        where number in (20000, 20001, 45000)
+    )
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_of_more_lines_than_are_compared_at_once_leaves_out_none() {
+    let world = World::new("a_rebuild_of_more_lines_than_are_compared_at_once_leaves_out_none").await;
+    sqlx::raw_sql(LINES_WITHOUT_ROWS).execute(&world.pool).await.unwrap();
+    assert_eq!(rebuild(&world).await, (45_000, 45_000));
+    world.assert_consistent().await;
+    assert_eq!(rebuild(&world).await, (45_000, 0));
+
+    sqlx::raw_sql(SABOTAGE_AT_THE_EDGES).execute(&world.pool).await.unwrap();
+    assert_eq!(rebuild(&world).await, (45_000, 3));
+    world.assert_consistent().await;
+    assert_eq!(rebuild(&world).await, (45_000, 0));
+    world.close().await;
+}
+
+/// When each transaction began that waits for a lock.
+const WAITING: &str = "
+    select xact_start::text from pg_stat_activity
+    where datname = current_database() and application_name = 'allocation' and wait_event_type = 'Lock'
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_outwaits_whoever_holds_a_product_and_rights_what_they_leave_wrong() {
+    let name = "a_rebuild_outwaits_whoever_holds_a_product_and_rights_what_they_leave_wrong";
+    let world = World::new(name).await;
+    let worker = world.worker();
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    world.sender.send_all(&["o-1", "o-2", "o-3"].map(|orderid| allocate(orderid, "LAMP", 1))).await;
+    world.settled(4).await;
+    assert!(worker.terminate().await.success());
+    let sabotage = sqlx::raw_sql("update allocations_view set qty = 9 where orderid <> 'o-3'");
+    sabotage.execute(&world.pool).await.unwrap();
+
+    let mut holder = world.pool.begin().await.unwrap();
+    let hold = sqlx::raw_sql("select sku from products where sku = 'LAMP' for update");
+    hold.execute(&mut *holder).await.unwrap();
+    let put_right = sqlx::raw_sql("update allocations_view set qty = 1 where orderid = 'o-2'");
+    put_right.execute(&mut *holder).await.unwrap();
+    let let_go = async {
+        let mut tries = BTreeSet::new();
+        let waits_again = async || {
+            let waiting: Vec<String> = sqlx::query_scalar(WAITING).fetch_all(&world.pool).await.unwrap();
+            tries.extend(waiting);
+            tries.len() > 1
+        };
+        // In another transaction than before: the first has waited in vain for as long as a lock is waited for.
+        wait_until("the rebuild waits again", DRAINS_WITHIN, waits_again).await;
+        holder.commit().await.unwrap();
+    };
+    let (rebuilt, ()) = tokio::join!(rebuild(&world), let_go);
+    assert_eq!(rebuilt, (3, 1));
+    world.assert_consistent().await;
+    assert_eq!(rebuild(&world).await, (3, 0));
     world.close().await;
 }

@@ -13,7 +13,7 @@ use crate::ports::{
     store::{OutboxEvent, StoreError},
 };
 
-use super::{Access, failures, floor::Floor, retention, within};
+use super::{Access, failures, floor::Floor, retention, session::Session, within};
 
 /// The session that holds this advisory lock is the active relay: "relay" in ASCII.
 const LEAD: i64 = 0x72_65_6c_61_79;
@@ -61,14 +61,22 @@ impl Commits {
 }
 
 /// Tells the relays of other processes of this one's commits. A hint, no more: what fails is not tried again.
-pub async fn announce_commits(pool: PgPool, commits: Arc<Commits>) {
+pub async fn announce_commits(pool: PgPool, patience: Duration, commits: Arc<Commits>) {
     loop {
         commits.elsewhere.notified().await;
-        if let Err(error) = sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(&pool).await {
+        if let Err(error) = announce(&pool, patience).await {
             debug!(%error, "a commit was not announced; the relay looks for itself within a second");
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
+}
+
+async fn announce(pool: &PgPool, patience: Duration) -> Result<(), StoreError> {
+    let mut session = Session::open(pool, patience).await?;
+    let notify = sqlx::query("select pg_notify($1, '')").bind(CHANNEL);
+    session.run(async |connection| notify.execute(connection).await).await?;
+    session.give_back();
+    Ok(())
 }
 
 /// The outbox as its relay sees it.

@@ -22,6 +22,8 @@ pub(crate) const INJECTED: &str = "random kills, crashes and cuts under load, fr
 
 /// Whatever was in flight is done by then, after any fault.
 const DONE_WITHIN: Duration = Duration::from_mins(2);
+/// How it goes is said after so many faults.
+const SAID_EVERY: usize = 50;
 /// Of so many kills some may have met nobody at work; they are made up for, but not without end.
 const TRIES: usize = 3;
 
@@ -40,7 +42,10 @@ pub(crate) async fn soak(lab: &Lab, size: Size) -> anyhow::Result<Verdict> {
     'rounds: for tried in 0.. {
         let steps = plan(round, &mut random);
         say(&format!("plan: {}", told(&steps)));
-        for step in steps {
+        for (number, step) in steps.into_iter().enumerate() {
+            if number % SAID_EVERY == SAID_EVERY - 1 {
+                say(&progress(&chaos));
+            }
             if let Err(error) = chaos.play(step).await {
                 world.complaints.borrow_mut().push(format!("{:?}: {error:#}", step.fault));
                 break 'rounds;

@@ -22,6 +22,8 @@ struct Mode {
     frozen: bool,
     /// How often everything was cut.
     cuts: u64,
+    /// How often everything was forgotten.
+    forgets: u64,
 }
 
 /// Listens on a port of its own and passes on to a server what it hears.
@@ -66,6 +68,12 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.frozen = true);
     }
 
+    /// Loses whatever is sent over the connections there are, from now on and for ever, without a word to either side;
+    /// newcomers are served. A frost holds back the newcomers, too.
+    pub(crate) fn forget(&self) {
+        self.mode.send_modify(|mode| mode.forgets += 1);
+    }
+
     /// Ends the frost: what was held back arrives.
     pub(crate) fn thaw(&self) {
         self.mode.send_modify(|mode| mode.frozen = false);
@@ -88,15 +96,15 @@ async fn accept(listener: TcpListener, upstream: (String, u16), mode: watch::Rec
 
 /// Passes on in both directions until one side hangs up or the link is cut.
 async fn link(mut client: TcpStream, upstream: (String, u16), mut mode: watch::Receiver<Mode>) {
-    let cuts = mode.borrow().cuts;
+    let Mode { cuts, forgets, .. } = *mode.borrow();
     let Ok(mut server) = TcpStream::connect((upstream.0.as_str(), upstream.1)).await else {
         return;
     };
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let cut = tokio::select! {
-        () = pump(from_client, to_server, mode.clone()) => false,
-        () = pump(from_server, to_client, mode.clone()) => false,
+        () = pump(from_client, to_server, mode.clone(), forgets) => false,
+        () = pump(from_server, to_client, mode.clone(), forgets) => false,
         () = until(&mut mode, |mode| mode.cuts > cuts) => true,
     };
     if cut {
@@ -106,13 +114,14 @@ async fn link(mut client: TcpStream, upstream: (String, u16), mut mode: watch::R
     }
 }
 
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut mode: watch::Receiver<Mode>) {
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut mode: watch::Receiver<Mode>, forgets: u64) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await;
         until(&mut mode, |mode| !mode.frozen).await;
         let Ok(length @ 1..) = read else { return };
-        if to.write_all(&buffer[..length]).await.is_err() {
+        let lost = mode.borrow().forgets > forgets;
+        if !lost && to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }
