@@ -695,6 +695,8 @@ async fn who_hangs_up_has_one_line_or_none_and_who_asks_again_has_one() {
 async fn while_a_queue_is_missing_nobody_is_sent_here() {
     let world = World::new("while_a_queue_is_missing_nobody_is_sent_here").await;
     let (api, client) = world.api(ROLES, &[]).await;
+    let declared = async || api.log().contains("running roles");
+    wait_until("it has declared what there should be", Duration::from_secs(10), declared).await;
     let notifications = world.named("notifications").into();
     world.channel().queue_delete(notifications, QueueDeleteOptions::default()).await.unwrap();
     wait_for_readiness(&client, 503).await;
