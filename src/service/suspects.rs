@@ -13,9 +13,9 @@ use super::{
 const SUSPECTS: usize = 32;
 /// A message that was started so often without an end is handled alone, so that its death would be its own.
 const SUSPICIOUS_STARTS: u32 = 2;
-/// A start that would be one more has ended in death so often, the last time alone. Its first delivery is not among them:
-/// nobody counted it, and it may only have been near.
-const DEADLY_STARTS: u32 = 3;
+/// A message that was started so often without an end has died alone twice. Once may be chance: whoever kills workers at
+/// random finds some message alone, but hardly the same one again.
+const DEADLY_STARTS: u32 = 4;
 
 /// Messages of a batch, by their places in it.
 pub(super) enum Group {

@@ -345,8 +345,8 @@ async fn a_message_that_kills_its_worker_is_dead_in_the_end_and_its_neighbours_a
     let mut commands: Vec<_> = (0..50).map(|i| allocate(&format!("o{i}"), "GOOD-LAMP", 1)).collect();
     commands.insert(25, allocate("deadly", CURSED, 1));
     world.sender.send_all(&commands).await;
-    // The first one is not counted; of the next three the last finds it alone.
-    for _ in 0..4 {
+    // The first one is not counted; of the next four the last two find it alone.
+    for _ in 0..5 {
         dies(start(&world, Fault::DiesLoading)).await;
     }
     let survivor = start(&world, Fault::DiesLoading);

@@ -23,8 +23,8 @@ pub(super) async fn poison_message(lab: &Lab) -> anyhow::Result<Verdict> {
     lines.insert(25, poison.clone());
     world.send(&lines).await?;
     let deadly = format!("{}@{}", CrashPoint::WorkerMidHandler.name(), poison.message_id);
-    // The first one is not counted; of the next three the last finds it alone.
-    for _ in 0..4 {
+    // The first one is not counted; of the next four the last two find it alone.
+    for _ in 0..5 {
         let mut victim = world.start("worker", &[("CRASH_AT", &deadly)])?;
         world.died(&mut victim, CrashPoint::WorkerMidHandler).await?;
     }
