@@ -89,11 +89,13 @@ pub enum PlantedBug {
     ForgetToRemove,
     /// The inbox is committed in a transaction of its own.
     InboxApart,
+    /// What the inbox says of a repeat is not heard.
+    IgnoreInbox,
 }
 
 impl PlantedBug {
     /// Every mistake there is.
-    pub const ALL: &'static [Self] = &[Self::AckBeforeCommit, Self::ForgetToRemove, Self::InboxApart];
+    pub const ALL: &'static [Self] = &[Self::AckBeforeCommit, Self::ForgetToRemove, Self::InboxApart, Self::IgnoreInbox];
 
     /// What `PLANTED_BUG` calls it.
     #[must_use]
@@ -102,6 +104,7 @@ impl PlantedBug {
             Self::AckBeforeCommit => "ack_before_commit",
             Self::ForgetToRemove => "forget_to_remove",
             Self::InboxApart => "inbox_apart",
+            Self::IgnoreInbox => "ignore_inbox",
         }
     }
 }
@@ -204,9 +207,10 @@ mod armed {
             (None, None) => (text, Some(When::Passage(1))),
         };
         let point = CrashPoint::ALL.iter().find(|point| point.name() == name);
-        match (point, when) {
-            (Some(point), Some(when)) => (*point, when),
-            _ => panic!("CRASH_AT: {text:?} is no crash point"),
-        }
+        let (Some(point), Some(when)) = (point, when) else {
+            let _ = writeln!(std::io::stderr().lock(), "CRASH_AT: {text:?} is no crash point");
+            std::process::exit(2);
+        };
+        (*point, when)
     }
 }

@@ -175,7 +175,7 @@ mod tests {
             (too_large.into(), Verdict::Dead(Reason::TooLarge)),
             (Failure::OtherBody, Verdict::Dead(Reason::MessageIdConflict)),
             (store(StoreError::BadData), Verdict::Dead(Reason::InvalidMessage)),
-            (Failure::CrashLoop(3), Verdict::Dead(Reason::CrashLoop)),
+            (Failure::CrashLoop(4), Verdict::Dead(Reason::CrashLoop)),
             (Failure::PutAside("delivery_limit".into()), Verdict::Dead(Reason::DeliveryLimit)),
             (Failure::PutAside("rejected".into()), Verdict::Dead(Reason::Rejected)),
         ];
