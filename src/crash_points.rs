@@ -95,7 +95,8 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// Every mistake there is.
-    pub const ALL: &'static [Self] = &[Self::AckBeforeCommit, Self::ForgetToRemove, Self::InboxApart, Self::IgnoreInbox];
+    pub const ALL: &'static [Self] =
+        &[Self::AckBeforeCommit, Self::ForgetToRemove, Self::InboxApart, Self::IgnoreInbox];
 
     /// What `PLANTED_BUG` calls it.
     #[must_use]

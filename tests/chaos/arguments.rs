@@ -28,14 +28,14 @@ pub(crate) struct Arguments {
     /// Names of scenarios; none means all of them, and the soak.
     pub(crate) names: Vec<String>,
     pub(crate) size: Size,
-    /// How often a scenario is played again that only did not go as planned.
+    /// How often a scenario is played again that broke off.
     pub(crate) retries: u32,
 }
 
 impl Arguments {
     /// Reads `[--list] [NAME…] [KEY=VALUE…]`; the same keys in the environment are defaults.
     pub(crate) fn read(
-        words: impl Iterator<Item = String>,
+        mut words: impl Iterator<Item = String>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Self> {
         let mut read = Self { list: false, names: Vec::new(), size: CI, retries: 0 };
@@ -44,12 +44,11 @@ impl Arguments {
                 read.set(key, &value)?;
             }
         }
-        for word in words {
+        while let Some(word) = words.next() {
             match word.split_once('=') {
-                Some((key, value)) => read.set(key, value)?,
                 None if word == "--list" => read.list = true,
-                // What test runners say to every test program.
-                None if word.starts_with("--") => {}
+                _ if word.starts_with("--") => pass_over(&word, &mut words)?,
+                Some((key, value)) => read.set(key, value)?,
                 None => read.names.push(word),
             }
         }
@@ -68,6 +67,20 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// What test runners say to every test program means nothing here.
+fn pass_over(option: &str, rest: &mut impl Iterator<Item = String>) -> anyhow::Result<()> {
+    match option.split_once('=').map_or(option, |(name, _)| name) {
+        "--nocapture" | "--exact" | "--quiet" => {}
+        "--test-threads" | "--format" => {
+            if !option.contains('=') {
+                let _value = rest.next();
+            }
+        }
+        _ => bail!("{option}: the only option is --list"),
+    }
+    Ok(())
 }
 
 const KEYS: [&str; 5] = ["COMMANDS", "KILLS", "SEED", "DURATION", "RETRIES"];

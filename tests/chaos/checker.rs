@@ -1,6 +1,9 @@
 //! What was attempted, confirmed, done, published and buried, compared as sets.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+};
 
 use sqlx::PgPool;
 
@@ -11,6 +14,9 @@ use crate::{
     verdict::Verdict,
     world::{ExpectedDeath, World},
 };
+
+/// Of lines of which events and tables say different things, so many are named.
+const SHOWN: usize = 5;
 
 /// A grave in the ledger.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -38,6 +44,7 @@ pub(crate) async fn judge(world: &World<'_>) -> anyhow::Result<Verdict> {
     causes(&attempted, &effects, &events, &mut verdict);
     buried(&world.expected_dead.borrow(), &graves, &mut verdict);
     order(&events, &recorded(&world.pool).await?, world.refusals.get(), &mut verdict);
+    contents(&events, &placed(&world.pool).await?, &mut verdict);
     verdict.dead = graves.len();
     verdict.complaints.extend(journal::broken_rules(&world.pool).await?);
     verdict.complaints.extend(left_over(world).await?);
@@ -169,12 +176,55 @@ fn order(events: &[Event], recorded: &BTreeMap<String, i64>, refusals: bool, ver
             *last = (*last).max(event.sequence);
         }
     }
-    for (sku, sequence) in recorded {
-        let arrived = last.get(sku.as_str()).copied().unwrap_or(0);
-        if arrived != *sequence {
-            verdict.lost.push(format!("events of {sku}: {arrived} of {sequence} arrived"));
+    arrivals(&last, recorded, verdict);
+}
+
+/// As many events of each SKU have arrived as are recorded: no fewer, and none of a SKU that recorded none.
+fn arrivals(last: &BTreeMap<&str, i64>, recorded: &BTreeMap<String, i64>, verdict: &mut Verdict) {
+    let skus: BTreeSet<&str> = recorded.keys().map(String::as_str).chain(last.keys().copied()).collect();
+    for sku in skus {
+        let arrived = last.get(sku).copied().unwrap_or(0);
+        let sequence = recorded.get(sku).copied().unwrap_or(0);
+        let told = format!("events of {sku}: {arrived} of {sequence} arrived");
+        match arrived.cmp(&sequence) {
+            Ordering::Less => verdict.lost.push(told),
+            Ordering::Equal => {}
+            Ordering::Greater => verdict.complaints.push(told),
         }
     }
+}
+
+/// The lines that sit in a batch: order, SKU, batch.
+async fn placed(pool: &PgPool) -> anyhow::Result<Vec<(String, String, String)>> {
+    Ok(sqlx::query_as("select orderid, sku, batchref from order_lines where batchref is not null")
+        .fetch_all(pool)
+        .await?)
+}
+
+/// I4: what events say, one after the other, is what the tables say: which line sits in which batch.
+fn contents(events: &[Event], placed: &[(String, String, String)], verdict: &mut Verdict) {
+    let mut told: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    let in_order: BTreeMap<_, _> =
+        events.iter().map(|event| ((event.sku.as_str(), event.sequence), event)).collect();
+    for event in in_order.into_values() {
+        let line = (event.field("orderid"), event.field("sku"));
+        // Whatever else is told of a line, it sits in no batch then: it left, or waits.
+        if event.kind == "allocated" {
+            told.insert(line, event.field("batchref"));
+        } else {
+            told.remove(&line);
+        }
+    }
+    let mut there: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    for (orderid, sku, batch) in placed {
+        there.insert((orderid.as_str(), sku.as_str()), batch.as_str());
+    }
+    let lines: BTreeSet<_> = told.keys().chain(there.keys()).collect();
+    let differing = lines.into_iter().filter(|line| told.get(*line) != there.get(*line));
+    verdict.complaints.extend(differing.take(SHOWN).map(|line| {
+        let (events, table) = (told.get(line), there.get(line));
+        format!("events put {line:?} in {events:?}, the table in {table:?}")
+    }));
 }
 
 /// I7: nothing waits anywhere.

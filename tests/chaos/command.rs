@@ -40,6 +40,14 @@ impl Command {
             _ => None,
         }
     }
+
+    /// What takes its line back, if it asks for one.
+    pub(crate) fn cancellation(&self) -> Option<Self> {
+        match &self.effect {
+            Effect::Line { orderid, sku } => Some(deallocate(orderid, sku)),
+            _ => None,
+        }
+    }
 }
 
 pub(crate) fn create_batch(reference: &str, sku: &str, qty: i64) -> Command {

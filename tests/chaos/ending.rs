@@ -4,19 +4,25 @@ use std::time::Duration;
 
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 
-use crate::{checker, program::Program, verdict::Verdict, wait::until, world::World};
+use crate::{
+    checker,
+    program::Program,
+    verdict::Verdict,
+    wait::{TooLate, until},
+    world::World,
+};
 
 /// What the broker has confirmed reaches a subscriber soon.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 /// How often a last worker takes back what others handed back at the end.
 const LAST_LOOKS: u32 = 3;
 
 impl World<'_> {
-    /// Waits until all is done, stops the processes, and judges. A world that is not clean is kept for a look.
+    /// Waits until all is done, stops the processes, and judges. What a world that is not clean has on the servers stays
+    /// there until they end.
     pub(crate) async fn finish(self, programs: Vec<Program>) -> anyhow::Result<Verdict> {
-        let drained = self.drained().await;
-        if let Err(error) = &drained {
-            self.complaints.borrow_mut().push(format!("{error:#}"));
+        let drained = self.in_time(self.work_done(self.lab.patience()).await)?.is_some();
+        if !drained {
             for program in &programs {
                 self.complaints.borrow_mut().push(format!(
                     "process {} says\n{}",
@@ -25,12 +31,11 @@ impl World<'_> {
                 ));
             }
         }
-        self.stop(programs).await?;
-        if drained.is_ok() {
+        self.stop(programs).await;
+        if drained {
             self.look_again().await?;
         }
-        let arrived = async || anyhow::Ok(self.observer.distinct() >= self.published().await?);
-        let _judged_below = until("events arrive", ARRIVES_WITHIN, arrived).await;
+        self.events_arrived().await?;
         let verdict = checker::judge(&self).await?;
         self.judged.set(true);
         if verdict.is_clean() {
@@ -39,13 +44,31 @@ impl World<'_> {
         Ok(verdict)
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until nothing is under way. If that never comes, the scenario has failed, and goes on all the same.
     pub(crate) async fn drained(&self) -> anyhow::Result<()> {
+        self.in_time(self.work_done(self.patience()).await).map(drop)
+    }
+
+    async fn work_done(&self, within: Duration) -> anyhow::Result<Duration> {
         let done = async || anyhow::Ok(self.waiting().await?.is_empty());
-        match until("the work is done", self.lab.patience(), done).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.context(self.waiting().await?.join(", "))),
+        match until("the work is done", within, done).await {
+            Err(error) if error.is::<TooLate>() => Err(error.context(self.waiting().await?.join(", "))),
+            waited => waited,
         }
+    }
+
+    /// Waits until each event has arrived once, and then for its repeats: until the subscriber's queue is empty for a
+    /// while in which nothing arrives.
+    async fn events_arrived(&self) -> anyhow::Result<()> {
+        let arrived = async || anyhow::Ok(self.observer.distinct() >= self.published().await?);
+        let _judged_later = until("events arrive", ARRIVES_WITHIN, arrived).await;
+        let queue = self.named("observer");
+        let quiet = async || {
+            let before = self.observer.events().len();
+            let waiting = self.link.ready(&queue).await?;
+            anyhow::Ok(waiting == 0 && self.observer.events().len() == before)
+        };
+        self.in_time(until("no event is on its way", ARRIVES_WITHIN, quiet).await).map(drop)
     }
 
     /// What is still under way.
@@ -53,11 +76,12 @@ impl World<'_> {
         let expected_dead = self.expected_dead.borrow().len();
         let dead = self.count("select count(*) from failed_messages where status = 'dead'").await?;
         let done = self.handled().await? + dead;
+        let (ready, put_aside) = tokio::try_join!(self.ready(), self.ready_to_be_buried())?;
         let expected = i64::try_from(self.expected(expected_dead))?;
         let under_way = [
             ("commands to be done", (expected - done).max(0)),
-            ("messages in their queues", i64::from(self.ready().await?)),
-            ("dead letters on their way to the ledger", i64::from(self.ready_to_be_buried().await?)),
+            ("messages in their queues", i64::from(ready)),
+            ("dead letters on their way to the ledger", i64::from(put_aside)),
             ("events in the outbox", self.count("select count(*) from outbox").await?),
             ("starts without an end", self.count("select count(*) from message_starts").await?),
             ("retries", self.count("select count(*) from failed_messages where status = 'retrying'").await?),
@@ -80,12 +104,14 @@ impl World<'_> {
         Ok(usize::try_from(recorded)?)
     }
 
-    async fn stop(&self, programs: Vec<Program>) -> anyhow::Result<()> {
+    /// Whoever does not end when told to is a complaint, and is killed.
+    async fn stop(&self, programs: Vec<Program>) {
         for program in programs {
-            let ended = program.terminate().await?;
-            self.expect("a process that was to stop ended well", &ended.success(), &true);
+            match program.terminate().await {
+                Ok(ended) => self.expect("a process that was to stop ended well", &ended.success(), &true),
+                Err(error) => self.complaints.borrow_mut().push(format!("{error:#}")),
+            }
         }
-        Ok(())
     }
 
     /// A stop hands back what was not begun, repeats of handled messages among it: somebody must take them once more.
@@ -95,8 +121,8 @@ impl World<'_> {
                 return Ok(());
             }
             let last = self.healthy()?;
-            let _judged_later = self.drained().await;
-            last.terminate().await?;
+            let _judged_later = self.work_done(self.lab.patience()).await;
+            self.stop(vec![last]).await;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use tokio::process::Command as Call;
 use crate::{
     journal,
     program::Answer,
-    servers::{Postgres, RabbitMq},
+    servers::{Postgres, RabbitMq, foreign_variables},
 };
 
 /// Every world's database begins as a copy of this one.
@@ -21,6 +21,10 @@ const TEMPLATE: &str = "chaos_template";
 pub(crate) const CLERK: &str = "clerk";
 /// Roles by which sessions of single processes are told apart.
 pub(crate) const NAMED: [&str; 4] = ["worker_a", "worker_b", "relay_a", "relay_b"];
+
+/// How long the broker waits for acknowledgements, and how often it looks, where nobody has changed it.
+const PATIENT: &str = "application:set_env(rabbit, consumer_timeout, 1800000),
+                       application:set_env(rabbit, channel_tick_interval, 60000).";
 
 /// Kinds of outages whose ends are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +48,8 @@ pub(crate) struct Lab {
     worlds: Cell<u32>,
     crashes: RefCell<BTreeMap<CrashPoint, u32>>,
     recoveries: RefCell<BTreeMap<Recovery, Vec<Duration>>>,
+    /// What was found wrong in worlds that broke off before they were judged.
+    unjudged: RefCell<Vec<String>>,
 }
 
 impl Lab {
@@ -57,6 +63,7 @@ impl Lab {
             worlds: Cell::new(0),
             crashes: RefCell::default(),
             recoveries: RefCell::default(),
+            unjudged: RefCell::default(),
         };
         lab.prepare().await?;
         Ok(lab)
@@ -73,16 +80,30 @@ impl Lab {
         self.let_clerk_in().await
     }
 
-    /// After a scenario that broke off in the middle of a fault: the next one finds both servers at work.
+    /// After a scenario that broke off in the middle of a fault: the next one finds both servers at work, and as they
+    /// were in the beginning.
     pub(crate) async fn mend(&self) -> anyhow::Result<()> {
+        let (postgres, rabbit) = (self.mend_postgres().await, self.mend_rabbit().await);
+        postgres.and(rabbit)
+    }
+
+    async fn mend_postgres(&self) -> anyhow::Result<()> {
         if !self.postgres.answers().await {
             self.postgres.crash().await?;
         }
+        let welcome = format!("alter role {CLERK} connection limit -1 login");
+        self.postgres.administer("postgres", &welcome).await
+    }
+
+    async fn mend_rabbit(&self) -> anyhow::Result<()> {
         if !self.rabbit.answers().await {
             self.rabbit.kill()?;
             self.rabbit.run().await?;
         }
-        Ok(())
+        self.rabbit.control(&["eval", PATIENT]).await?;
+        self.rabbit.control(&["set_disk_free_limit", "50MB"]).await?;
+        self.rabbit.control(&["change_password", CLERK, CLERK]).await?;
+        self.let_clerk_in().await
     }
 
     /// Gives the broker's second user all rights.
@@ -108,13 +129,14 @@ impl Lab {
     /// A call of the program for a namespace and a database.
     pub(crate) fn program(&self, namespace: &str, database_url: &str, arguments: &[&str]) -> Call {
         let mut command = Call::new(env!("CARGO_BIN_EXE_allocation"));
+        for variable in foreign_variables() {
+            command.env_remove(variable);
+        }
         command
             .args(arguments)
             .env("DATABASE_URL", database_url)
             .env("AMQP_URL", self.rabbit.url())
             .env("ALLOCATION__NAMESPACE", namespace)
-            .env_remove("CRASH_AT")
-            .env_remove("PLANTED_BUG")
             .kill_on_drop(true);
         if let Some(bug) = self.planted.get() {
             command.env("PLANTED_BUG", bug.name());
@@ -130,6 +152,16 @@ impl Lab {
     /// How long work may take to be done. With a mistake planted it may never be.
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs(if self.planted.get().is_some() { 8 } else { 60 })
+    }
+
+    /// Notes what was found wrong in a world that nobody judges any more.
+    pub(crate) fn note_unjudged(&self, complaints: Vec<String>) {
+        self.unjudged.borrow_mut().extend(complaints);
+    }
+
+    /// What was noted of such worlds since the last call.
+    pub(crate) fn take_unjudged(&self) -> Vec<String> {
+        self.unjudged.take()
     }
 
     /// Notes that a process died of a crash point.

@@ -1,9 +1,16 @@
 //! Commands made up from a seed so that a lost or a double effect shows: every order has one id, a line is cancelled
 //! and a batch counted again only after what came before has been handled, and no count repeats another.
+//!
+//! A repeat shows only after something has superseded it: a line that is there is not asked for again. So old commands
+//! come once more when their lines are gone; without the inbox they would be there a second time.
+
+use std::time::Duration;
 
 use crate::{
     command::{Command, allocate, change_batch_quantity, create_batch, deallocate},
     random::Random,
+    wait::until_is,
+    world::World,
 };
 
 /// The products of every world. The last one is scarce: its lines wait for each other's stock.
@@ -47,6 +54,11 @@ impl Load {
     pub(crate) fn handled(&mut self) {
         self.lines.append(&mut self.new_lines);
         self.batches.append(&mut self.new_batches);
+    }
+
+    /// Takes back all lines that were handled.
+    pub(crate) fn cancel_all(&mut self) -> Vec<Command> {
+        self.lines.drain(..).map(|(orderid, sku)| deallocate(&orderid, sku)).collect()
     }
 
     /// The next so many commands: lines and batches, and as far as earlier ones were handled, changes to those.
@@ -108,5 +120,36 @@ impl Load {
     fn number(&mut self) -> u32 {
         self.next += 1;
         self.next
+    }
+}
+
+/// A new line of every product.
+fn markers(number: usize) -> Vec<Command> {
+    SKUS.iter().map(|sku| allocate(&format!("marker-{number}"), sku, 1)).collect()
+}
+
+impl World<'_> {
+    /// Sends commands, and waits until these and all that were sent before are handled.
+    pub(crate) async fn have_handled(
+        &self,
+        commands: &[Command],
+        within: Duration,
+    ) -> anyhow::Result<Duration> {
+        self.send(commands).await?;
+        let attempted = i64::try_from(self.upstream.attempts())?;
+        until_is("all is handled", within, &attempted, async || self.handled().await).await
+    }
+
+    /// Sends old commands once more, and waits until they are taken: behind them come new lines of every product, each
+    /// time under another number, and where only one worker is left, it takes the lines of a product in order.
+    pub(crate) async fn repeat_old(
+        &self,
+        old: &[Command],
+        number: usize,
+        within: Duration,
+    ) -> anyhow::Result<Duration> {
+        self.upstream.repeat(old).await?;
+        self.have_handled(&markers(number), within).await?;
+        until_is("old commands are taken", within, &0, async || self.ready().await).await
     }
 }

@@ -40,6 +40,7 @@ use futures_util::FutureExt as _;
 use lab::Lab;
 use report::say;
 use scenarios::Scenario;
+use tokio::signal::unix::{SignalKind, signal};
 use verdict::Verdict;
 
 /// No single fault takes longer, whatever is waited for.
@@ -84,31 +85,54 @@ fn is_known(name: &str) -> bool {
     name == SOAK || scenarios::ALL.iter().any(|scenario| scenario.name == name)
 }
 
-/// True if everything holds. The servers end with the lab, also when something panics.
+/// True if everything holds. The servers and processes end with the lab, also when something panics or we are told to
+/// stop.
 fn play_all(arguments: &Arguments) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let lab = Lab::open().await?;
-        let full = arguments.names.is_empty();
-        let wanted = |name: &str| full || arguments.names.iter().any(|named| named == name);
-        let mut verdicts = Vec::new();
-        for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
-            verdicts.push(patiently(arguments.retries, async || play(scenario, &lab).await).await);
+        let told_to_stop = told_to_stop()?;
+        tokio::select! {
+            held = play_wanted(arguments) => held,
+            name = told_to_stop => {
+                say(&format!("{name}: nothing more is played"));
+                Ok(false)
+            }
         }
-        if wanted(SOAK) {
-            verdicts.push(patiently(arguments.retries, async || play_soak(&lab, arguments.size).await).await);
-        }
-        Ok(report::summary(&verdicts, &lab, full))
     })
 }
 
-/// Plays again what may be played again; that it was necessary is said.
+/// The first signal that ends us, which is heard from now on.
+fn told_to_stop() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    })
+}
+
+async fn play_wanted(arguments: &Arguments) -> anyhow::Result<bool> {
+    let lab = Lab::open().await?;
+    let full = arguments.names.is_empty();
+    let wanted = |name: &str| full || arguments.names.iter().any(|named| named == name);
+    let mut verdicts = Vec::new();
+    for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
+        verdicts.push(patiently(arguments.retries, async || play(scenario, &lab).await).await);
+    }
+    if wanted(SOAK) {
+        verdicts.push(patiently(arguments.retries, async || play_soak(&lab, arguments.size).await).await);
+    }
+    Ok(report::summary(&verdicts, &lab, full))
+}
+
+/// Plays again what broke off without anything wrong; that it was necessary is said.
 async fn patiently(retries: u32, play: impl AsyncFn() -> Verdict) -> Verdict {
     let mut verdict = play().await;
     for _ in 0..retries {
         if verdict.may_be_played_again() {
             say(&format!("flaky: {} is played again", verdict.scenario));
-            verdict = play().await;
+            verdict = play().await.after(verdict);
         }
     }
     verdict
@@ -118,8 +142,11 @@ async fn play_soak(lab: &Lab, size: Size) -> Verdict {
     let begin = Instant::now();
     let soaked = AssertUnwindSafe(soak::soak(lab, size)).catch_unwind().await;
     let outcome = soaked.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", text(&*panic))));
-    let verdict =
-        outcome.unwrap_or_else(|error| Verdict::broken(SOAK, soak::INJECTED, &error, begin.elapsed()));
+    let took = begin.elapsed();
+    mend(lab, &outcome).await;
+    let broken = |error: anyhow::Error| Verdict::broken(SOAK, soak::INJECTED, &error, took);
+    let mut verdict = outcome.unwrap_or_else(broken);
+    verdict.complaints.extend(lab.take_unjudged());
     report::progress(&verdict);
     verdict
 }
@@ -133,17 +160,24 @@ async fn play(scenario: &Scenario, lab: &Lab) -> Verdict {
         Ok(Err(_)) => Err(anyhow!("not over within {PLAYED_WITHIN:?}")),
         Err(panic) => Err(anyhow!("panicked: {}", text(&*panic))),
     };
+    let took = begin.elapsed();
     lab.plant(None);
+    mend(lab, &outcome).await;
+    let broken = |error: anyhow::Error| Verdict::broken(scenario.name, scenario.injects, &error, took);
+    let mut verdict =
+        Verdict { injected: scenario.injects.to_owned(), took, ..outcome.unwrap_or_else(broken) };
+    verdict.complaints.extend(lab.take_unjudged());
+    report::progress(&verdict);
+    verdict
+}
+
+/// A scenario that did not go well may have left its fault behind.
+async fn mend(lab: &Lab, outcome: &anyhow::Result<Verdict>) {
     if !outcome.as_ref().is_ok_and(Verdict::is_clean)
         && let Err(error) = lab.mend().await
     {
         say(&format!("the servers could not be mended: {error:#}"));
     }
-    let broken =
-        |error: anyhow::Error| Verdict::broken(scenario.name, scenario.injects, &error, begin.elapsed());
-    let verdict = Verdict { injected: scenario.injects.to_owned(), ..outcome.unwrap_or_else(broken) };
-    report::progress(&verdict);
-    verdict
 }
 
 fn text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -5,7 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use allocation::crash_points::CrashPoint;
@@ -23,6 +23,8 @@ use crate::{servers::signal, wait::POLL};
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 /// Whoever is to die of a crash point has reached it by then.
 const DIES_WITHIN: Duration = Duration::from_secs(30);
+/// A process has said something by then, unless it cannot.
+const SPEAKS_WITHIN: Duration = Duration::from_secs(10);
 /// How a shell would call the signal.
 const KILLED: i32 = 9;
 /// Lines of a log that are shown when something went wrong.
@@ -39,7 +41,8 @@ impl Program {
     /// Starts a process whose log goes to a file.
     pub(crate) fn start(command: &mut Command, log: PathBuf) -> anyhow::Result<Self> {
         let file = File::create(&log)?;
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn()?;
+        command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        let child = command.spawn()?;
         let pid = child.id().context("a child that was not waited for has an id")?;
         Ok(Self { child, pid, log })
     }
@@ -87,10 +90,14 @@ impl Program {
         Ok(ended?)
     }
 
-    /// SIGTERM, and how the process ended. It listens to signals once it has said anything.
+    /// SIGTERM, unless it has ended by itself, and how it ended. It listens to signals once it has said anything.
     pub(crate) async fn terminate(mut self) -> anyhow::Result<ExitStatus> {
-        while self.is_alive() && self.log().is_empty() {
+        let begin = Instant::now();
+        while self.is_alive() && self.log().is_empty() && begin.elapsed() < SPEAKS_WITHIN {
             tokio::time::sleep(POLL).await;
+        }
+        if let Some(ended) = self.child.try_wait()? {
+            return Ok(ended);
         }
         self.signal(Signal::TERM)?;
         self.ends().await
@@ -125,7 +132,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) async fn to(command: &mut Command) -> anyhow::Result<Self> {
-        let output = command.stdin(Stdio::null()).output().await?;
+        let output = command.kill_on_drop(true).stdin(Stdio::null()).output().await?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) })
     }

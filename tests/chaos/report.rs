@@ -40,6 +40,7 @@ pub(crate) fn summary(verdicts: &[Verdict], lab: &Lab, full: bool) -> bool {
             say(&format!("  {violation}"));
         }
     }
+    played_again(verdicts);
     let crashes = lab.crashes();
     let missed: Vec<_> = CrashPoint::ALL.iter().filter(|point| !crashes.contains_key(point)).collect();
     if full && !missed.is_empty() {
@@ -48,6 +49,15 @@ pub(crate) fn summary(verdicts: &[Verdict], lab: &Lab, full: bool) -> bool {
     }
     say(&format!("{} of {} scenarios hold", verdicts.len() - failed.len(), verdicts.len()));
     failed.is_empty() && (!full || missed.is_empty())
+}
+
+/// Which scenarios were played more than once, and why.
+fn played_again(verdicts: &[Verdict]) {
+    for verdict in verdicts {
+        for (number, said) in (1..).zip(&verdict.earlier_tries) {
+            say(&format!("flaky: {} was played again; try {number} broke off: {said}", verdict.scenario));
+        }
+    }
 }
 
 fn scenarios(verdicts: &[Verdict]) -> Table {

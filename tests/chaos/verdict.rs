@@ -19,8 +19,12 @@ pub(crate) struct Verdict {
     pub(crate) dead: usize,
     /// Publications of events that had been published.
     pub(crate) duplicates: usize,
-    /// Whatever else is not as it must be.
+    /// Whatever else is not as it must be, says the checker, or the scenario itself.
     pub(crate) complaints: Vec<String>,
+    /// Why it could not be played to its end; nothing if it was.
+    pub(crate) broke_off: Option<String>,
+    /// What was said by tries before this one, which broke off.
+    pub(crate) earlier_tries: Vec<String>,
     pub(crate) took: Duration,
 }
 
@@ -30,7 +34,7 @@ impl Verdict {
         Self {
             scenario: scenario.to_owned(),
             injected: injected.to_owned(),
-            complaints: vec![format!("{why:#}")],
+            broke_off: Some(format!("{why:#}")),
             took,
             ..Self::default()
         }
@@ -45,15 +49,25 @@ impl Verdict {
             .map(|(kind, found)| format!("{kind}: {} ({})", found.len(), few(found)))
             .collect();
         all.extend_from_slice(&self.complaints);
-        if self.hits.is_empty() {
-            all.push("the fault met no work in flight".into());
+        match &self.broke_off {
+            Some(why) => all.push(format!("it broke off: {why}")),
+            None if self.hits.is_empty() => all.push("the fault met no work in flight".into()),
+            None => {}
         }
         all
     }
 
-    /// What is lost, double or out of order once is so for ever. Anything else may be the machine's: too slow, too busy.
+    /// Only what broke off, and only if nothing was found wrong before: what is wrong once is so for ever.
     pub(crate) fn may_be_played_again(&self) -> bool {
-        !self.is_clean() && self.lost.is_empty() && self.double.is_empty() && self.out_of_order.is_empty()
+        let found = [&self.lost, &self.double, &self.out_of_order, &self.complaints];
+        self.broke_off.is_some() && found.into_iter().all(Vec::is_empty)
+    }
+
+    /// The same, after another try that broke off.
+    pub(crate) fn after(mut self, earlier: Self) -> Self {
+        self.earlier_tries = earlier.earlier_tries;
+        self.earlier_tries.extend(earlier.broke_off);
+        self
     }
 
     pub(crate) fn is_clean(&self) -> bool {

@@ -5,10 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
-
 /// How often a condition is looked at.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
+
+/// What should have become true did not, in the time it had.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct TooLate(String);
 
 /// Waits until a condition holds; says how long it took.
 pub(crate) async fn until(
@@ -19,7 +22,7 @@ pub(crate) async fn until(
     let begin = Instant::now();
     while !holds().await? {
         if begin.elapsed() > within {
-            bail!("{what}: not within {within:?}");
+            return Err(TooLate(format!("{what}: not within {within:?}")).into());
         }
         tokio::time::sleep(POLL).await;
     }
@@ -40,7 +43,7 @@ pub(crate) async fn until_is<T: PartialEq + Debug>(
             return Ok(begin.elapsed());
         }
         if begin.elapsed() > within {
-            bail!("{what}: after {within:?} {found:?}, not {expected:?}");
+            return Err(TooLate(format!("{what}: after {within:?} {found:?}, not {expected:?}")).into());
         }
         tokio::time::sleep(POLL).await;
     }

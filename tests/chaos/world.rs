@@ -21,11 +21,13 @@ use crate::{
     program::{Answer, Program},
     report::say,
     upstream::Upstream,
-    wait::{POLL, until, until_is},
+    wait::{POLL, TooLate, until, until_is},
 };
 
 /// A database that was crashed answers again within this time.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// Where something was late once, nothing else is waited for much longer than this: the scenario has failed.
+const PATIENCE_LEFT: Duration = Duration::from_secs(5);
 /// Lines of each log that are shown when a scenario broke off.
 const TAIL: usize = 12;
 /// Roles of a process that does everything.
@@ -60,35 +62,40 @@ pub(crate) struct World<'a> {
     /// Subscribers must drop what came before its predecessor, because a queue refused that one.
     pub(crate) refusals: Cell<bool>,
     pub(crate) database: String,
+    /// All of this is there since then.
     pub(crate) begun: Instant,
     pub(crate) judged: Cell<bool>,
+    /// Something did not come in time.
+    late: Cell<bool>,
     files: TempDir,
     started: Cell<u32>,
 }
 
 impl<'a> World<'a> {
     pub(crate) async fn new(lab: &'a Lab, name: &'static str) -> anyhow::Result<Self> {
-        let begun = Instant::now();
         let number = lab.next_world();
         let (database, namespace) = (format!("chaos_{number}"), format!("chaos.{number}"));
         lab.create_database(&database).await?;
         let url = lab.postgres.url("postgres", &database);
         Answer::to(&mut lab.program(&namespace, &url, &["topology"])).await?.exits(0)?;
+        let pool = PgPoolOptions::new().max_connections(3).connect(&url).await?;
+        let observer = Observer::open(&lab.rabbit.url(), &namespace).await?;
         Ok(Self {
             lab,
             name,
-            pool: PgPoolOptions::new().max_connections(3).connect(&url).await?,
+            pool,
             upstream: Upstream::new(&lab.rabbit.url(), &namespace),
-            observer: Observer::open(&lab.rabbit.url(), &namespace).await?,
+            observer,
             link: Link::to(&lab.rabbit.url()),
             namespace,
             database,
-            begun,
+            begun: Instant::now(),
             hits: RefCell::default(),
             complaints: RefCell::default(),
             expected_dead: RefCell::default(),
             refusals: Cell::new(false),
             judged: Cell::new(false),
+            late: Cell::new(false),
             files: TempDir::with_prefix("chaos-world-")?,
             started: Cell::new(0),
         })
@@ -210,37 +217,71 @@ impl<'a> World<'a> {
         self.count("select count(*) from journal where about = 'message_starts' and op <> 'DELETE'").await
     }
 
-    /// Waits until so many commands were handled.
+    /// Waits until so many commands were handled. If they never are, the scenario has failed, and goes on all the same:
+    /// the checker says in the end what became of them.
     pub(crate) async fn wait_handled(&self, count: usize) -> anyhow::Result<Duration> {
-        let count = i64::try_from(count)?;
-        until_is("commands are handled", self.lab.patience(), &count, async || self.handled().await).await
+        let (begin, count) = (Instant::now(), i64::try_from(count)?);
+        let handled = async || self.handled().await;
+        let waited = until_is("commands are handled", self.patience(), &count, handled).await;
+        Ok(self.in_time(waited)?.unwrap_or_else(|| begin.elapsed()))
     }
 
-    /// Waits until work is under way: more is handled than before.
+    /// Waits until work is under way: more is handled than before. If it never is, the scenario goes on all the same.
     pub(crate) async fn wait_for_more(&self, than: i64) -> anyhow::Result<Duration> {
-        until("the work goes on", self.lab.patience(), async || anyhow::Ok(self.handled().await? > than))
-            .await
+        let begin = Instant::now();
+        Ok(self.more(than).await?.unwrap_or_else(|| begin.elapsed()))
+    }
+
+    /// How soon more is handled than before; nothing if it is not, which is noted.
+    async fn more(&self, than: i64) -> anyhow::Result<Option<Duration>> {
+        let more = async || anyhow::Ok(self.handled().await? > than);
+        self.in_time(until("the work goes on", self.patience(), more).await)
+    }
+
+    /// How long the scenario waits for what should come by itself.
+    pub(crate) fn patience(&self) -> Duration {
+        if self.late.get() { PATIENCE_LEFT } else { self.lab.patience() }
+    }
+
+    /// How long something took; nothing if it did not come in time. That is noted: it is wrong, whatever the reason.
+    pub(crate) fn in_time(&self, waited: anyhow::Result<Duration>) -> anyhow::Result<Option<Duration>> {
+        match waited {
+            Ok(took) => Ok(Some(took)),
+            Err(error) if error.is::<TooLate>() => {
+                self.late.set(true);
+                self.complaints.borrow_mut().push(format!("{error:#}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// How many messages of the work wait in their queues.
     pub(crate) async fn ready(&self) -> anyhow::Result<u32> {
-        Ok(self.link.ready(&self.named("orders")).await? + self.link.ready(&self.named("stock")).await?)
+        self.ready_in(["orders", "stock"]).await
     }
 
     /// How many messages wait that the broker has put aside.
     pub(crate) async fn ready_to_be_buried(&self) -> anyhow::Result<u32> {
-        let mut ready = 0;
-        for queue in ["orders.dlq", "stock.dlq"] {
-            ready += self.link.ready(&self.named(queue)).await?;
-        }
-        Ok(ready)
+        self.ready_in(["orders.dlq", "stock.dlq"]).await
+    }
+
+    async fn ready_in(&self, queues: [&str; 2]) -> anyhow::Result<u32> {
+        let [one, other] = queues.map(|queue| self.named(queue));
+        let (one, other) = tokio::try_join!(self.link.ready(&one), self.link.ready(&other))?;
+        Ok(one + other)
     }
 
     /// How many commands the broker has handed out that are neither handled nor failed; a proof if there are any.
     pub(crate) async fn in_flight(&self) -> anyhow::Result<i64> {
         let attempted = i64::try_from(self.upstream.attempts())?;
+        let mut ready = 0;
+        for queue in ["orders", "stock"] {
+            ready += self.link.glance(&self.named(queue)).await?;
+        }
+        // The queues first: what is handled in between counts twice, and the proof is not better than the truth.
         let known = self.count("select count(*) from failed_messages").await?;
-        Ok((attempted - self.handled().await? - known - i64::from(self.ready().await?)).max(0))
+        Ok((attempted - i64::from(ready) - known - self.handled().await?).max(0))
     }
 
     /// A server that was away accepts again: measures how soon a new command is handled.
@@ -248,18 +289,20 @@ impl<'a> World<'a> {
         let begin = Instant::now();
         let before = self.handled().await?;
         self.send(std::slice::from_ref(probe)).await?;
-        self.wait_for_more(before).await?;
-        self.lab.recovered(kind, begin.elapsed());
+        if self.more(before).await?.is_some() {
+            self.lab.recovered(kind, begin.elapsed());
+        }
         Ok(())
     }
 }
 
 impl Drop for World<'_> {
-    /// A scenario that broke off was not judged; what the processes said may tell why.
+    /// A scenario that broke off was not judged. What it found wrong stays wrong; what the processes said may tell why.
     fn drop(&mut self) {
         if self.judged.get() {
             return;
         }
+        self.lab.note_unjudged(self.complaints.take());
         for number in 1..=self.started.get() {
             let log = fs::read(self.files.path().join(format!("process-{number}.log"))).unwrap_or_default();
             let log = String::from_utf8_lossy(&log).into_owned();

@@ -10,7 +10,7 @@ use crate::{
     lab::{CLERK, Lab},
     program::Program,
     verdict::Verdict,
-    wait::{POLL, until, until_is},
+    wait::{until, until_is},
     world::World,
 };
 
@@ -56,41 +56,64 @@ async fn refused(world: &World<'_>, program: &Program) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Another session takes two products in the wrong order; the unit of work that loses is done again at once.
+/// Two sessions and a unit of work wait for each other in a circle; the unit of work, which closes it, is told so, and
+/// is done again at once.
 ///
-/// The first unit of work has the stool in it, whatever else it may have, and waits for that; behind it enough comes
-/// together for the second one to need both other products.
+/// Products are taken in the order of their names. While the stool's unit of work waits, enough comes together behind
+/// it for the next one to need a desk, a lamp and a shelf.
 pub(super) async fn deadlock(lab: &Lab) -> anyhow::Result<Verdict> {
     let world = World::new(lab, "deadlock").await?;
-    let mut lines = vec![allocate("first", "STOOL", 1)];
-    lines
-        .extend((0..40).map(|i| allocate(&format!("line-{i}"), if i % 2 == 0 { "LAMP" } else { "DESK" }, 1)));
+    let skus = ["LAMP", "DESK", "SHELF"];
+    let lines: Vec<_> = (0..42).map(|i| allocate(&format!("line-{i}"), skus[i % 3], 1)).collect();
     let (mut holder, mut rival) = (session(&world).await?, session(&world).await?);
+    sqlx::raw_sql(RIVAL).execute(&mut rival).await?;
     hold(&mut holder, "STOOL").await?;
-    world.send(&lines).await?;
     let one_lane = [("ALLOCATION__WORKER__LANES", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "10")];
     let program = world.start("worker,relay", &one_lane)?;
-    waits_for_a_lock(&world).await?;
-    let release = async {
-        tokio::time::sleep(POLL * 20).await; // until the rival waits, if it must
-        sqlx::raw_sql("rollback").execute(&mut holder).await
-    };
-    let (held, released) = tokio::join!(hold(&mut rival, "LAMP"), release);
-    held?;
-    released?;
-    world.wait_for_more(0).await?;
-    waits_for_a_lock(&world).await?;
-    // The unit of work waited first, so it is the one that is told of the deadlock.
-    hold(&mut rival, "DESK").await?;
+    world.send(&[allocate("first", "STOOL", 1)]).await?;
+    waits_for_a_lock(&world, OURS_WAITS).await?;
+    world.send(&lines).await?;
+    until_is("all is handed out", lab.patience(), &0, async || world.ready().await).await?;
+    // Nobody else wants them yet.
+    hold(&mut rival, "SHELF").await?;
+    let mut next_holder = session(&world).await?;
+    hold(&mut next_holder, "LAMP").await?;
+    sqlx::raw_sql("rollback").execute(&mut holder).await?;
+    world.wait_handled(1).await?;
+    waits_for_a_lock(&world, OURS_WAITS).await?;
+    close_the_circle(&world, &mut rival, &mut next_holder).await?;
     sqlx::raw_sql("rollback").execute(&mut rival).await?;
-    world.wait_handled(lines.len()).await?;
+    world.wait_handled(lines.len() + 1).await?;
     let counted = async || anyhow::Ok(deadlocks(&world).await? > 0);
     until("the server counts the deadlock", lab.patience(), counted).await?;
     world.hit("a deadlock".into());
     world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    holder.close().await?;
-    rival.close().await?;
+    for session in [holder, rival, next_holder] {
+        session.close().await?;
+    }
     world.finish(vec![program]).await
+}
+
+/// It looks for deadlocks so late that it is never the one who is told; the program looks after a second.
+const RIVAL: &str = "set deadlock_timeout = '5min'; set application_name = 'rival'";
+const OURS_WAITS: &str = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+                          and datname = current_database() and application_name = 'allocation'";
+const RIVAL_WAITS: &str = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+                           and datname = current_database() and application_name = 'rival'";
+
+/// The rival has a shelf and waits for the desk of the program, which waits for the holder's lamp: when it gets that,
+/// it goes on to the shelf. The rival has the desk when the program has given up.
+async fn close_the_circle(
+    world: &World<'_>,
+    rival: &mut PgConnection,
+    holder: &mut PgConnection,
+) -> anyhow::Result<()> {
+    let release = async {
+        waits_for_a_lock(world, RIVAL_WAITS).await?;
+        sqlx::raw_sql("rollback").execute(holder).await?;
+        anyhow::Ok(())
+    };
+    tokio::try_join!(hold(rival, "DESK"), release).map(drop)
 }
 
 async fn session(world: &World<'_>) -> anyhow::Result<PgConnection> {
@@ -105,11 +128,9 @@ async fn hold(session: &mut PgConnection, sku: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn waits_for_a_lock(world: &World<'_>) -> anyhow::Result<()> {
-    let question = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
-                    and datname = current_database() and application_name = 'allocation'";
-    let waits = async || anyhow::Ok(world.count(question).await? > 0);
-    until("it waits for a lock", world.lab.patience(), waits).await.map(drop)
+async fn waits_for_a_lock(world: &World<'_>, who_waits: &'static str) -> anyhow::Result<()> {
+    let waits = async || anyhow::Ok(world.count(who_waits).await? > 0);
+    until("somebody waits for a lock", world.lab.patience(), waits).await.map(drop)
 }
 
 async fn deadlocks(world: &World<'_>) -> anyhow::Result<i64> {

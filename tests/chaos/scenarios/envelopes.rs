@@ -2,16 +2,21 @@
 
 use lapin::{
     BasicProperties,
+    options::{QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 
-use super::messages::{Bad, among_good_ones, good_line};
+use super::{
+    messages::{Bad, among_good_ones, good_line},
+    worker_deaths::SOON,
+};
 use crate::{
-    command::allocate,
+    command::{Command, allocate, create_batch},
     lab::Lab,
     upstream::{Outgoing, properties},
     verdict::Verdict,
-    world::World,
+    wait::until_is,
+    world::{ALL_ROLES, World},
 };
 
 pub(super) const INVALID: &str = "invalid_message";
@@ -85,34 +90,50 @@ pub(super) fn large_headers(world: &World<'_>) -> Vec<Bad> {
 }
 
 /// What brokers and tools write on messages is believed to nobody who sends it: the lines are handled, once, as if it
-/// were not there, and nothing is sent on.
+/// were not there, those that fail at first by way of a retry; and nothing is sent on to whom a header names.
 pub(super) async fn forged_headers(lab: &Lab) -> anyhow::Result<Verdict> {
     let world = World::new(lab, "forged_headers").await?;
-    let mut program = world.healthy()?;
-    let mut messages = Vec::new();
-    let mut lines = Vec::new();
-    for (number, headers) in forgeries().into_iter().enumerate() {
-        let line = allocate(&format!("forged-{number}"), "LAMP", 1);
-        let sent =
-            properties("allocate", &line.message_id).with_headers(headers).with_reply_to("nobody".into());
-        let body = good_line(&format!("forged-{number}"));
-        messages.push(world.upstream.raw("allocate", sent, body.as_bytes()));
-        lines.push(line);
-    }
+    let channel = world.link.channel().await?;
+    let elsewhere = world.named("somebody.elses");
+    let durable = QueueDeclareOptions::durable();
+    channel.queue_declare(elsewhere.as_str().into(), durable, FieldTable::default()).await?;
+    let mut program = world.start(ALL_ROLES, &SOON)?;
+    let (at_once, later) = (forged(&world, "LAMP", &elsewhere), forged(&world, "LATE-LAMP", &elsewhere));
+    let (lines, messages): (Vec<_>, Vec<_>) = at_once.into_iter().chain(later).unzip();
     world.upstream.publish(&messages).await?;
     world.upstream.note(&lines, true);
-    world.hit(format!("{} forgeries", lines.len()));
-    world.wait_handled(lines.len()).await?;
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
+    let (each, failed) = (i64::try_from(lines.len() / 2)?, "select count(*) from failed_messages");
+    until_is("those without a batch fail", lab.patience(), &each, async || world.count(failed).await).await?;
+    world.hit(format!("{each} forgeries handled at once, {each} retried"));
+    world.send(&[create_batch("late", "LATE-LAMP", 100)]).await?;
+    world.wait_handled(lines.len() + 1).await?;
+    world.expect("failed at first", &world.count(failed).await?, &each);
+    let resolved = "select count(*) from failed_messages where status = 'resolved'";
+    world.expect("resolved", &world.count(resolved).await?, &each);
+    world.expect("sent on", &world.link.ready(&elsewhere).await?, &0);
     world.expect("alive", &program.is_alive(), &true);
+    channel.queue_delete(elsewhere.as_str().into(), QueueDeleteOptions::default()).await?;
     world.finish(vec![program]).await
 }
 
-fn forgeries() -> Vec<FieldTable> {
+/// A line of a SKU for each forgery, and as it is sent.
+fn forged(world: &World<'_>, sku: &str, elsewhere: &str) -> Vec<(Command, Outgoing)> {
+    let with = |(number, headers): (usize, FieldTable)| {
+        let line = allocate(&format!("forged-{number}"), sku, 1);
+        let sent = properties("allocate", &line.message_id).with_headers(headers);
+        let sent = sent.with_reply_to(elsewhere.into());
+        let message = world.upstream.raw("allocate", sent, line.body.to_string().as_bytes());
+        (line, message)
+    };
+    forgeries(elsewhere).into_iter().enumerate().map(with).collect()
+}
+
+/// Headers that name a queue of somebody else's wherever they can.
+fn forgeries(elsewhere: &str) -> Vec<FieldTable> {
     let death = table([
         ("reason", text("delivery_limit")),
         ("count", AMQPValue::LongLongInt(1_000_000)),
-        ("queue", text("somebody.elses")),
+        ("queue", text(elsewhere)),
     ]);
     let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into());
     let deep = (0..64).fold(text("bottom"), |inner, _| AMQPValue::FieldTable(table([("inner", inner)])));
@@ -123,7 +144,8 @@ fn forgeries() -> Vec<FieldTable> {
         table([("x-attempt", AMQPValue::LongInt(-1))]),
         table([("x-attempt", text("abc"))]),
         table([("x-allocation-generation", AMQPValue::LongLongInt(7))]),
-        table([("CC", AMQPValue::FieldArray(vec![text("nobody.listens")].into()))]),
+        table([("CC", AMQPValue::FieldArray(vec![text(elsewhere)].into()))]),
+        table([("BCC", AMQPValue::FieldArray(vec![text(elsewhere)].into()))]),
         table([("outer", deep)]),
         table([("bytes", AMQPValue::LongString(vec![0xff_u8, 0xfe].into()))]),
         table([

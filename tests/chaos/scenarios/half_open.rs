@@ -9,6 +9,12 @@ use crate::{
 
 /// Silence is noticed within this time: patience, two heartbeats, a new connection's timeout.
 const NOTICED_WITHIN: Duration = Duration::from_secs(40);
+/// With a heartbeat of 2 s the broker's is: sooner than any default would notice.
+const HEARTBEAT_NOTICES_WITHIN: Duration = Duration::from_secs(10);
+/// How long the database stays silent after that was noticed: longer than a statement, its rollback and a probe, each
+/// with its patience of 2 s, and the wait for a connection take together. So nobody's probe is answered after a silence
+/// that would then count as an attempt.
+const SILENT_ON: Duration = Duration::from_secs(12);
 
 pub(super) async fn database_silent_then_back(lab: &Lab) -> anyhow::Result<Verdict> {
     database_silent(World::new(lab, "database_silent_then_back").await?, false).await
@@ -29,11 +35,17 @@ async fn database_silent(world: World<'_>, gone: bool) -> anyhow::Result<Verdict
     proxy.freeze(true);
     world.send(&load.portion(50)).await?;
     noticed(&world, &program, "waiting for the database").await?;
+    tokio::time::sleep(SILENT_ON).await; // the fault takes so long; nothing is waited for
     if gone {
         proxy.cut();
     }
     proxy.freeze(false);
     world.wait_handled(250).await?;
+    let failed = world.count("select count(*) from failed_messages").await?;
+    world.expect("blamed for the silence", &failed, &0);
+    load.handled();
+    world.send(&load.portion(250)).await?;
+    world.wait_handled(500).await?;
     world.expect("alive", &program.is_alive(), &true);
     world.finish(vec![program]).await
 }
@@ -49,7 +61,8 @@ pub(super) async fn broker_silent(lab: &Lab) -> anyhow::Result<Verdict> {
     world.wait_for_more(0).await?;
     proxy.freeze(true);
     world.send(&load.portion(50)).await?;
-    noticed(&world, &program, "waiting for the broker").await?;
+    let within = noticed(&world, &program, "waiting for the broker").await?;
+    world.expect("noticed by the heartbeat", &(within < HEARTBEAT_NOTICES_WITHIN), &true);
     proxy.cut();
     proxy.freeze(false);
     world.wait_handled(250).await?;
@@ -84,10 +97,10 @@ pub(super) async fn newcomers_refused(lab: &Lab) -> anyhow::Result<Verdict> {
     world.finish(vec![program]).await
 }
 
-async fn noticed(world: &World<'_>, program: &Program, words: &str) -> anyhow::Result<()> {
+async fn noticed(world: &World<'_>, program: &Program, words: &str) -> anyhow::Result<Duration> {
     let within = until(words, NOTICED_WITHIN, async || anyhow::Ok(program.log().contains(words))).await?;
     world.hit(format!("{words}, after {} s", within.as_secs()));
-    Ok(())
+    Ok(within)
 }
 
 /// The broker takes back what was not acknowledged in time while somebody still works on it: one effect.

@@ -1,13 +1,15 @@
 //! Connections to the broker that break at an exact frame, and a queue that does not take what it is given.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
+use anyhow::Context as _;
 use lapin::{
-    Channel,
+    BasicProperties, Channel,
     options::{BasicAckOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 
+use super::relay_deaths::published_again;
 use crate::{
     command::lines_of,
     lab::Lab,
@@ -21,11 +23,7 @@ use crate::{
 /// The broker has the events and says so, but nobody hears it: they are published again.
 pub(super) async fn confirm_lost(lab: &Lab) -> anyhow::Result<Verdict> {
     let world = World::new(lab, "confirm_lost").await?;
-    let mut verdict = torn(world, "worker,relay", Cut::Before, Moment::Confirmation).await?;
-    if verdict.duplicates == 0 {
-        verdict.complaints.push("nothing was published again".into());
-    }
-    Ok(verdict)
+    torn(world, "worker,relay", Cut::Before, Moment::Confirmation).await
 }
 
 pub(super) async fn publication_torn(lab: &Lab) -> anyhow::Result<Verdict> {
@@ -62,6 +60,10 @@ async fn torn(world: World<'_>, roles: &str, cut: Cut, moment: Moment) -> anyhow
         let again = async || anyhow::Ok(world.redeliveries().await? > 0);
         until("handled messages come again", world.lab.patience(), again).await?;
     }
+    if moment == Moment::Confirmation && cut == Cut::Before {
+        let again = async || anyhow::Ok(published_again(&world) > 0);
+        until("events come again", world.lab.patience(), again).await?;
+    }
     world.expect("failed attempts", &world.failed_attempts().await?, &0);
     world.expect("alive", &programs[0].is_alive(), &true);
     world.finish(programs).await
@@ -83,15 +85,75 @@ pub(super) async fn subscriber_queue_full(lab: &Lab) -> anyhow::Result<Verdict> 
     let waiting = world.count("select count(*) from outbox").await?;
     world.hit(format!("{waiting} events refused"));
     world.expect("events refused", &(waiting > 0), &true);
+    let mut subscriber = Subscriber::default();
     until("it is emptied as it fills", lab.patience(), async || {
-        while let Some(taken) = channel.basic_get(full.as_str().into(), BasicGetOptions::default()).await? {
-            taken.delivery.acker.ack(BasicAckOptions::default()).await?;
-        }
+        subscriber.empty(&channel, &full).await?;
         tokio::time::sleep(Duration::from_millis(20)).await;
         anyhow::Ok(world.count("select count(*) from outbox").await? == 0)
     })
     .await?;
+    subscriber.empty(&channel, &full).await?;
+    let all: Vec<_> = (1..=60).map(|sequence| ("LAMP".to_owned(), sequence)).collect();
+    world.expect("what a subscriber takes", &subscriber.took, &all);
     channel.queue_delete(full.as_str().into(), QueueDeleteOptions::default()).await?;
+    world.finish(vec![program]).await
+}
+
+/// Somebody who keeps the README's rule: of each SKU the next event is taken, and whatever else comes is dropped.
+#[derive(Default)]
+struct Subscriber {
+    /// SKUs and sequences, in the order in which they were taken.
+    took: Vec<(String, i64)>,
+    last: HashMap<String, i64>,
+}
+
+impl Subscriber {
+    /// Gets everything that is in a queue.
+    async fn empty(&mut self, channel: &Channel, queue: &str) -> anyhow::Result<()> {
+        while let Some(got) = channel.basic_get(queue.into(), BasicGetOptions::default()).await? {
+            self.see(&got.delivery.properties).context("an event has its headers")?;
+            got.delivery.acker.ack(BasicAckOptions::default()).await?;
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, properties: &BasicProperties) -> Option<()> {
+        let headers = properties.headers().as_ref()?.inner();
+        let AMQPValue::LongString(sku) = headers.get("aggregate_id")? else { return None };
+        let AMQPValue::LongLongInt(sequence) = headers.get("sequence")? else { return None };
+        let last = self.last.entry(sku.to_string()).or_default();
+        if *sequence == *last + 1 {
+            *last = *sequence;
+            self.took.push((sku.to_string(), *sequence));
+        }
+        Some(())
+    }
+}
+
+/// Events for which nobody has bound a queue are confirmed, removed and counted, and hold up nobody.
+pub(super) async fn events_nobody_wants(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "events_nobody_wants").await?;
+    let channel = world.link.channel().await?;
+    let (observer, events) = (world.named("observer"), world.named("events"));
+    let (all, nothing) = ("#", FieldTable::default());
+    let unbound =
+        channel.queue_unbind(observer.as_str().into(), events.as_str().into(), all.into(), nothing.clone());
+    unbound.await?;
+    // Of no command, so that the checker misses none of them.
+    let unwanted = "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
+                    select 'allocated', 'NOBODYS', sequence, '{}', 'nobody', 'nobody'
+                    from generate_series(1, 30) as sequence";
+    world.execute(unwanted).await?;
+    let mut program = world.healthy()?;
+    let unroutable = async || world.count("select unroutable from relay_state").await;
+    until_is("they are counted", lab.patience(), &30, unroutable).await?;
+    world.hit("30 events that nobody wants".into());
+    world.expect("left in the outbox", &world.count("select count(*) from outbox").await?, &0);
+    let bind = QueueBindOptions::default();
+    channel.queue_bind(observer.into(), events.into(), all.into(), bind, nothing).await?;
+    world.send(&lines_of("LAMP", "line", 20)).await?;
+    world.wait_handled(20).await?;
+    world.expect("alive", &program.is_alive(), &true);
     world.finish(vec![program]).await
 }
 

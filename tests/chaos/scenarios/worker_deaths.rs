@@ -1,11 +1,13 @@
 //! A worker that is killed at one place of its path, and another that comes after it.
 
+use std::time::Duration;
+
 use allocation::crash_points::CrashPoint;
 use anyhow::Context as _;
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 
 use crate::{
-    command::{Command, allocate, create_batch, deallocate, lines_of},
+    command::{Command, allocate, create_batch, lines_of},
     lab::Lab,
     verdict::Verdict,
     wait::until_is,
@@ -56,7 +58,7 @@ pub(super) async fn killed_before_acknowledgement(lab: &Lab) -> anyhow::Result<V
 }
 
 /// Before the commit a death leaves nothing, after it everything; either way the next worker does the rest, and
-/// nobody is blamed.
+/// nobody is blamed. What comes once more when its line is gone stays without effect.
 async fn killed(world: World<'_>, at: CrashPoint) -> anyhow::Result<Verdict> {
     let lines = lines_of("LAMP", "line", LINES);
     world.send(&lines).await?;
@@ -70,17 +72,22 @@ async fn killed(world: World<'_>, at: CrashPoint) -> anyhow::Result<Verdict> {
         world.expect(what, &(world.count(question).await? > 0), &committed);
     }
     let next = world.healthy()?;
-    if world.wait_handled(lines.len()).await.is_ok() {
-        let cancelled: Vec<_> = lines.iter().step_by(2).filter_map(cancellation).collect();
-        world.send(&cancelled).await?;
+    world.wait_handled(lines.len()).await?;
+    // What is lost must stay so, for the checker to see it.
+    if world.handled().await? == i64::from(LINES) {
+        world.in_time(repeated_too_late(&world, &lines).await)?;
     }
     world.expect("redelivered", &(world.redeliveries().await? > 0), &true);
     world.expect("failed attempts", &world.failed_attempts().await?, &0);
     world.finish(vec![next]).await
 }
 
-fn cancellation(line: &Command) -> Option<Command> {
-    line.asks_for_line().map(|orderid| deallocate(orderid, "LAMP"))
+/// Takes lines back, and then asks for them once more under the old ids: they must not be there again. Only one worker
+/// may be left.
+pub(super) async fn repeated_too_late(world: &World<'_>, lines: &[Command]) -> anyhow::Result<Duration> {
+    let cancelled: Vec<_> = lines.iter().filter_map(Command::cancellation).collect();
+    world.have_handled(&cancelled, world.patience()).await?;
+    world.repeat_old(lines, 0, world.patience()).await
 }
 
 pub(super) async fn killed_before_recording_a_failure(lab: &Lab) -> anyhow::Result<Verdict> {

@@ -4,6 +4,8 @@ mod postgres;
 mod rabbitmq;
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -13,6 +15,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) use postgres::Postgres;
 pub(crate) use rabbitmq::RabbitMq;
+
+/// How variables begin by which the program and the servers are told what to do.
+const COMMANDING: [&str; 4] = ["ALLOCATION_", "CRASH_AT", "PLANTED_BUG", "RABBITMQ_"];
+
+/// Variables of whoever called us that must reach neither the program nor the servers.
+pub(crate) fn foreign_variables() -> impl Iterator<Item = OsString> {
+    env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy().to_ascii_uppercase();
+        COMMANDING.iter().any(|beginning| name.starts_with(beginning))
+    })
+}
 
 /// What this machine lacks, in words; nothing if it has both servers.
 pub(crate) fn missing() -> Vec<String> {

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
-use super::{existing, free_port, newest, signal, tail};
+use super::{existing, foreign_variables, free_port, newest, signal, tail};
 use crate::wait::{POLL, until};
 
 /// A start takes so long at most, the end of the previous postmaster's children included.
@@ -120,15 +120,11 @@ impl Postgres {
     pub(crate) async fn run(&self) -> anyhow::Result<()> {
         let begin = Instant::now();
         while begin.elapsed() < STARTS_WITHIN {
-            let mut child = self.launch()?;
-            loop {
-                if self.answers().await {
-                    *self.postmaster.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+            self.stop(Signal::QUIT)?;
+            self.launch()?;
+            while self.lives()? && begin.elapsed() < STARTS_WITHIN {
+                if self.answers().await && self.lives()? {
                     return Ok(());
-                }
-                if child.try_wait()?.is_some() || begin.elapsed() > STARTS_WITHIN {
-                    let _ = child.kill();
-                    break;
                 }
                 tokio::time::sleep(POLL * 4).await;
             }
@@ -145,7 +141,8 @@ impl Postgres {
         until("PostgreSQL accepts", STARTS_WITHIN, async || anyhow::Ok(self.answers().await)).await
     }
 
-    fn launch(&self) -> anyhow::Result<Child> {
+    /// Starts a postmaster, which is ours from the first moment on.
+    fn launch(&self) -> anyhow::Result<()> {
         let log = File::options().append(true).create(true).open(self.log())?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path());
@@ -153,12 +150,23 @@ impl Postgres {
         for setting in ["listen_addresses=127.0.0.1", "max_connections=200", "shared_buffers=64MB"] {
             command.args(["-c", setting]);
         }
-        Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
+        *self.postmaster.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    /// Whether our postmaster has not ended.
+    fn lives(&self) -> anyhow::Result<bool> {
+        let mut postmaster = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(child) = postmaster.as_mut() else { return Ok(false) };
+        Ok(child.try_wait()?.is_none())
     }
 
     fn stop(&self, with: Signal) -> anyhow::Result<()> {
         let mut postmaster = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut child) = postmaster.take() {
+        if let Some(mut child) = postmaster.take()
+            && child.try_wait()?.is_none()
+        {
             kill_process(Pid::from_child(&child), with)?;
             child.wait()?;
         }
@@ -168,6 +176,9 @@ impl Postgres {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.binaries.join(program));
         command.current_dir("/");
+        for variable in foreign_variables() {
+            command.env_remove(variable);
+        }
         if let Some((uid, gid)) = self.owner {
             command.uid(uid).gid(gid);
         }

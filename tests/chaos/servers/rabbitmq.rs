@@ -12,10 +12,13 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use lapin::{Connection, ConnectionProperties};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process_group},
+};
 use tempfile::TempDir;
 
-use super::{existing, free_port, newest, tail};
+use super::{existing, foreign_variables, free_port, newest, tail};
 use crate::wait::until;
 
 /// A start takes so long at most, even on a small machine that does other things as well.
@@ -48,6 +51,7 @@ impl RabbitMq {
     /// Makes a node and starts it.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("chaos-rabbitmq-")?;
+        let binaries = binaries().context("RabbitMQ is not installed")?;
         let (port, distribution_port, mapper_port) = (free_port()?, free_port()?, free_port()?);
         let configuration = format!(
             "listeners.tcp.1 = 127.0.0.1:{port}\nraft.wal_max_size_bytes = 33554432\n\
@@ -66,7 +70,7 @@ impl RabbitMq {
             .spawn()?;
         let rabbit = Self {
             folder,
-            binaries: binaries().context("RabbitMQ is not installed")?,
+            binaries,
             port,
             distribution_port,
             mapper_port,
@@ -89,9 +93,10 @@ impl RabbitMq {
 
     /// Starts the node and waits until it accepts.
     pub(crate) async fn run(&self) -> anyhow::Result<()> {
+        self.kill()?;
         let log = File::options().append(true).create(true).open(self.log())?;
-        let node = Command::new(self.binaries.join("rabbitmq-server"))
-            .envs(self.environment())
+        let node = self
+            .script("rabbitmq-server")
             .current_dir(self.folder.path())
             // A group of its own: the script and the machine under it end together.
             .process_group(0)
@@ -100,8 +105,19 @@ impl RabbitMq {
             .stderr(log)
             .spawn()?;
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
-        self.accepts().await.with_context(|| tail(&self.log()))?;
+        let accepts = async || {
+            ensure!(self.lives()?, "RabbitMQ has ended");
+            anyhow::Ok(self.answers().await)
+        };
+        until("RabbitMQ accepts", STARTS_WITHIN, accepts).await.with_context(|| tail(&self.log()))?;
         Ok(())
+    }
+
+    /// Whether our node has not ended.
+    fn lives(&self) -> anyhow::Result<bool> {
+        let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(child) = node.as_mut() else { return Ok(false) };
+        Ok(child.try_wait()?.is_none())
     }
 
     /// Whether it lets us in.
@@ -123,7 +139,11 @@ impl RabbitMq {
     pub(crate) fn kill(&self) -> anyhow::Result<()> {
         let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut child) = node.take() {
-            kill_process_group(Pid::from_child(&child), Signal::KILL)?;
+            match kill_process_group(Pid::from_child(&child), Signal::KILL) {
+                // It has ended by itself, and nobody of its group is left.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
             child.wait()?;
         }
         Ok(())
@@ -131,10 +151,9 @@ impl RabbitMq {
 
     /// Calls `rabbitmqctl` and gives back what it printed.
     pub(crate) async fn control(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = tokio::process::Command::new(self.binaries.join("rabbitmqctl"))
+        let output = tokio::process::Command::from(self.script("rabbitmqctl"))
             .arg("--quiet")
             .args(arguments)
-            .envs(self.environment())
             .kill_on_drop(true)
             .output()
             .await?;
@@ -150,6 +169,16 @@ impl RabbitMq {
         let ours = listed.lines().filter_map(|line| line.strip_prefix(namespace)?.split_once('\t'));
         let of_work = ours.filter(|(queue, _)| matches!(*queue, ".orders" | ".stock"));
         Ok(of_work.filter_map(|(_, count)| count.trim().parse::<u64>().ok()).sum())
+    }
+
+    /// One of the package's scripts, for this node.
+    fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(self.binaries.join(name));
+        for variable in foreign_variables() {
+            command.env_remove(variable);
+        }
+        command.envs(self.environment());
+        command
     }
 
     fn environment(&self) -> Vec<(&'static str, OsString)> {
