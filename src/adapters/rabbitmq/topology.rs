@@ -58,7 +58,7 @@ async fn declare(broker: &Broker) -> Result<Vec<Declared>, BrokerError> {
             }
         }
     }
-    let _ = connection.close(200, "done".into()).await;
+    leave(&connection).await;
     Ok(declared)
 }
 
@@ -70,8 +70,13 @@ async fn queue_depths(broker: &Broker) -> Result<Vec<QueueDepth>, BrokerError> {
             depths.push(depth(&connection, name).await?);
         }
     }
-    let _ = connection.close(200, "done".into()).await;
+    leave(&connection).await;
     Ok(depths)
+}
+
+/// Ends a connection in order, if it still is one: the client would wait for ever for the answer of a broker that is gone.
+async fn leave(connection: &Connection) {
+    let _ = answer(CONNECT_WITHIN, connection.close(200, "done".into())).await;
 }
 
 async fn depth(connection: &Connection, name: String) -> Result<QueueDepth, BrokerError> {

@@ -98,7 +98,9 @@ pub(super) async fn retried_and_delayed(lab: &Lab) -> anyhow::Result<Verdict> {
 /// Forty retries wait for their queue, and the one of another queue does not wait for them.
 pub(super) async fn retries_without_a_queue(lab: &Lab) -> anyhow::Result<Verdict> {
     let world = World::new(lab, "retries_without_a_queue").await?;
-    let worker = world.start("worker", &SOON)?;
+    // So late that the queue is gone before any copy is published: it would be deleted with it.
+    let later = [("ALLOCATION__RETRY__INITIAL_INTERVAL", "10s"), ("ALLOCATION__RETRY__JITTER", "0")];
+    let program = world.start("worker,relay", &later)?;
     let mut commands: Vec<_> = (0..40).map(|i| allocate(&format!("early-{i}"), "LATE-LAMP", 1)).collect();
     commands.push(change_batch_quantity("late", 90, None));
     world.send(&commands).await?;
@@ -107,9 +109,6 @@ pub(super) async fn retries_without_a_queue(lab: &Lab) -> anyhow::Result<Verdict
     let channel = world.link.channel().await?;
     channel.queue_delete(world.named("orders").into(), QueueDeleteOptions::default()).await?;
     world.send(&[create_batch("late", "LATE-LAMP", 100)]).await?;
-    world.wait_handled(1).await?;
-    // Not before: a copy that was published already would be deleted with the queue.
-    let relay = world.start("relay", &[])?;
     world.wait_handled(2).await?;
     let held = async || {
         world.count("select count(*) from failed_messages where held_because like '%no such queue%'").await
@@ -119,5 +118,5 @@ pub(super) async fn retries_without_a_queue(lab: &Lab) -> anyhow::Result<Verdict
     world.cli(&["topology"]).await?.exits(0)?;
     world.wait_handled(42).await?;
     world.expect("resolved", &world.count(RESOLVED).await?, &41);
-    world.finish(vec![worker, relay]).await
+    world.finish(vec![program]).await
 }
