@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos soak bench lint fmt sqlx-metadata sqlx-check deny
+.PHONY: help run test chaos soak bench bench-relay lint fmt sqlx-metadata sqlx-check deny
 # Cargo uses every core by itself, and two of it would wait for each other's lock.
 .NOTPARALLEL:
 
@@ -23,7 +23,11 @@ soak: ## The random part alone: make soak DURATION=1h, or KILLS=1000 COMMANDS=10
 	@COMMANDS="$(COMMANDS)" KILLS="$(KILLS)" DURATION="$(DURATION)" SEED="$(SEED)" \
 		cargo test --features chaos --test chaos -- soak
 
-bench: ## How fast, how soon and how quiet the relay is, on servers that are found or started
+bench: ## How fast, how soon and at what cost, end to end: make bench PARTS="a b" ROUNDS=3 COMMANDS=50000
+	@urls=$$(config/servers.sh); eval "$$urls"; \
+		ROUNDS="$(ROUNDS)" COMMANDS="$(COMMANDS)" cargo bench --bench pipeline -- $(PARTS)
+
+bench-relay: ## How fast, how soon and how quiet the relay alone is
 	@urls=$$(config/servers.sh); eval "$$urls"; cargo bench --bench relay
 
 lint: ## Formatting, SQL metadata, clippy; a warning is an error

@@ -1,0 +1,203 @@
+//! What came out: a table for people, and JSON for whoever compares.
+
+use std::{env, fmt, fs, path::PathBuf, thread};
+
+use anyhow::Context as _;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    arguments::Arguments,
+    figures::{Figures, median},
+    measurement::{
+        CPU, END_TO_END, FAST, FLOOR, GROWN, ONE_BY_ONE, ONE_HOT, PEAK, RESTING_CPU, RESTING_QUERIES, SLOW,
+        STEPS, TEN_HOT,
+    },
+    say,
+};
+
+/// What a figure is to be.
+#[derive(Clone, Copy, Debug)]
+enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+    Below(f64),
+}
+
+impl Goal {
+    fn is_met_by(self, figure: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => figure >= least,
+            Self::AtMost(most) => figure <= most,
+            Self::Below(limit) => figure < limit,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "≥ {least}"),
+            Self::AtMost(most) => write!(f, "≤ {most}"),
+            Self::Below(limit) => write!(f, "< {limit}"),
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Row {
+    part: char,
+    name: String,
+    /// The median of the rounds; none if it was not measured.
+    value: Option<f64>,
+    goal: Option<String>,
+    met: Option<bool>,
+    rounds: Vec<f64>,
+}
+
+impl Row {
+    fn new(part: char, name: impl Into<String>, rounds: Vec<f64>) -> Self {
+        Self { part, name: name.into(), value: median(&rounds), goal: None, met: None, rounds }
+    }
+
+    fn goal(self, goal: Goal) -> Self {
+        let met = self.value.map(|value| goal.is_met_by(value));
+        Self { goal: Some(goal.to_string()), met, ..self }
+    }
+
+    /// Something else will do as well.
+    fn or(self, other: &str, holds: Option<bool>) -> Self {
+        let met = self.met.map(|met| met || holds == Some(true));
+        Self { goal: self.goal.map(|goal| format!("{goal}, or {other}")), met, ..self }
+    }
+}
+
+/// Prints the table and writes the file.
+pub(crate) fn report(
+    figures: &Figures,
+    arguments: &Arguments,
+    server: &Map<String, Value>,
+    complete: bool,
+) -> anyhow::Result<()> {
+    let rows: Vec<_> = rows(figures).into_iter().filter(|row| arguments.wants(row.part)).collect();
+    print(&table(&rows));
+    let path = PathBuf::from(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+        .join("bench/pipeline.json");
+    let all = json!({
+        "complete": complete,
+        "rounds": arguments.rounds,
+        "commands": arguments.commands,
+        "cores": thread::available_parallelism().map_or(0, usize::from),
+        "postgresql": server,
+        "results": rows,
+    });
+    fs::create_dir_all(path.parent().context("the report has a folder")?)?;
+    fs::write(&path, serde_json::to_string_pretty(&all)?).with_context(|| path.display().to_string())?;
+    say(&format!("written to {}", path.display()));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what a benchmark has to say it prints")]
+fn print(table: &Table) {
+    println!("{table}");
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["", "measured", "median", "goal", "met"]);
+    for row in rows {
+        let met = row.met.map_or("", |met| if met { "yes" } else { "NO" });
+        table.add_row([
+            row.part.to_string(),
+            row.name.clone(),
+            row.value.map_or_else(|| "not measured".to_owned(), shown),
+            row.goal.clone().unwrap_or_default(),
+            met.to_owned(),
+        ]);
+    }
+    if let Some(values) = table.column_mut(2) {
+        values.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Three or more digits that matter.
+fn shown(value: f64) -> String {
+    if value >= 1000.0 {
+        format!("{value:.0}")
+    } else if value >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.3}")
+    }
+}
+
+fn rows(figures: &Figures) -> Vec<Row> {
+    let mut rows = throughput(figures);
+    rows.extend(latency(figures));
+    rows.extend(hot_spots(figures));
+    rows.extend(growth(figures));
+    rows.push(Row::new('g', RESTING_CPU, figures.rounds(RESTING_CPU)).goal(Goal::Below(1.0)));
+    rows.push(Row::new('g', RESTING_QUERIES, figures.rounds(RESTING_QUERIES)).goal(Goal::AtMost(2.0)));
+    rows
+}
+
+fn throughput(figures: &Figures) -> Vec<Row> {
+    let plain = |part, name| Row::new(part, name, figures.rounds(name));
+    vec![
+        plain('a', END_TO_END),
+        plain('a', CPU).goal(Goal::Below(0.15)),
+        plain('a', PEAK).goal(Goal::Below(64.0)),
+        plain('b', FLOOR),
+        Row::new('b', "end to end, as a multiple of the floor", figures.ratios(END_TO_END, FLOOR))
+            .goal(Goal::AtLeast(5.0)),
+        plain('c', ONE_BY_ONE),
+        Row::new('c', "end to end, as a multiple of max_batch = 1", figures.ratios(END_TO_END, ONE_BY_ONE))
+            .goal(Goal::AtLeast(10.0)),
+    ]
+}
+
+/// A slow disk makes every latency long, so it also counts how many of the steps that nobody can do without fit in one.
+fn latency(figures: &Figures) -> Vec<Row> {
+    let plain = |name| Row::new('d', name, figures.rounds(name));
+    let [p50, p99, p999] = SLOW.map(plain);
+    let (p50, p99) = (p50.goal(Goal::AtMost(10.0)), p99.goal(Goal::AtMost(50.0)));
+    let [_, _, _, sum] = STEPS;
+    let ratio = Row::new('d', "100 commands/s: p50, as a multiple of the sum", figures.ratios(SLOW[0], sum))
+        .goal(Goal::AtMost(3.0));
+    let (both, few) = (p50.met.zip(p99.met).map(|(p50, p99)| p50 && p99), ratio.met);
+    let mut rows = vec![p50.or("few steps", few), p99.or("few steps", few), p999];
+    rows.extend(FAST.map(plain));
+    rows.extend(STEPS.map(plain));
+    rows.push(ratio.or("both above", both));
+    rows
+}
+
+fn hot_spots(figures: &Figures) -> Vec<Row> {
+    let plain = |name| Row::new('e', name, figures.rounds(name));
+    let ratio =
+        |name: &str, of| Row::new('e', format!("{name}, as a multiple of a"), figures.ratios(of, END_TO_END));
+    vec![
+        plain(ONE_HOT),
+        ratio("one hot SKU", ONE_HOT).goal(Goal::AtLeast(0.5)),
+        plain(TEN_HOT),
+        ratio("ten hot SKUs", TEN_HOT),
+    ]
+}
+
+fn growth(figures: &Figures) -> Vec<Row> {
+    let [(_, small, _), larger @ ..] = GROWN;
+    let mut rows = Vec::new();
+    for (_, name, arrival) in GROWN {
+        rows.push(Row::new('f', name, figures.rounds(name)));
+        rows.push(Row::new('f', arrival, figures.rounds(arrival)));
+    }
+    for (growth, name, _) in larger {
+        let name_of_ratio = format!("{}, as a multiple of 1,000", growth.name());
+        rows.push(Row::new('f', name_of_ratio, figures.ratios(name, small)).goal(Goal::AtLeast(0.9)));
+    }
+    rows
+}
