@@ -202,8 +202,13 @@ async fn differing(
     Ok(rows.into_iter().map(|row| (row.orderid, row.sku)).collect())
 }
 
+/// As statements take them: orders and SKUs, side by side.
+fn columns(keys: &[Key]) -> (Vec<&str>, Vec<&str>) {
+    keys.iter().map(|(orderid, sku)| (orderid.as_str(), sku.as_str())).unzip()
+}
+
 async fn hold_products(connection: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Error> {
-    let skus: Vec<_> = keys.iter().map(|(_, sku)| sku.as_str()).collect();
+    let (_, skus) = columns(keys);
     sqlx::query!(
         "select sku from products where sku = any($1) order by sku for no key update",
         &skus as &[&str]
@@ -214,8 +219,7 @@ async fn hold_products(connection: &mut PgConnection, keys: &[Key]) -> Result<()
 }
 
 async fn remove_false(connection: &mut PgConnection, keys: &[Key]) -> Result<u64, sqlx::Error> {
-    let (orderids, skus): (Vec<_>, Vec<_>) =
-        keys.iter().map(|(orderid, sku)| (orderid.as_str(), sku.as_str())).unzip();
+    let (orderids, skus) = columns(keys);
     let removed = sqlx::query!(
         "delete from allocations_view as v using unnest($1::text[], $2::text[]) as k (orderid, sku)
          where v.orderid = k.orderid and v.sku = k.sku
@@ -229,8 +233,7 @@ async fn remove_false(connection: &mut PgConnection, keys: &[Key]) -> Result<u64
 }
 
 async fn write_true(connection: &mut PgConnection, keys: &[Key]) -> Result<u64, sqlx::Error> {
-    let (orderids, skus): (Vec<_>, Vec<_>) =
-        keys.iter().map(|(orderid, sku)| (orderid.as_str(), sku.as_str())).unzip();
+    let (orderids, skus) = columns(keys);
     let written = sqlx::query!(
         "insert into allocations_view as v (orderid, sku, qty, batchref)
          select l.orderid, l.sku, l.qty, l.batchref

@@ -13,6 +13,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::wait_until;
+
 /// A stop is quick, whatever is in hand.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -57,8 +59,12 @@ impl Running {
         digits.parse().expect("the peak is a number")
     }
 
-    /// SIGTERM, and how the process ended.
+    /// SIGTERM, and how the process ended. It listens to signals once it has said anything.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
+        wait_until("the process says something", STOPS_WITHIN, async || {
+            !self.log().is_empty() || !self.is_alive()
+        })
+        .await;
         self.signal("TERM").await;
         let Ok(ended) = timeout(STOPS_WITHIN, self.child.wait()).await else {
             panic!("process {} did not stop within {STOPS_WITHIN:?}:\n{}", self.pid, self.log());
