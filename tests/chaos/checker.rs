@@ -46,8 +46,10 @@ pub(crate) async fn judge(world: &World<'_>) -> anyhow::Result<Verdict> {
     order(&events, &recorded(&world.pool).await?, world.refusals.get(), &mut verdict);
     contents(&events, &placed(&world.pool).await?, &mut verdict);
     verdict.dead = graves.len();
-    verdict.complaints.extend(journal::broken_rules(&world.pool).await?);
-    verdict.complaints.extend(left_over(world).await?);
+    // What is wrong so far stays wrong, even if the rest cannot be looked at.
+    for found in [journal::broken_rules(&world.pool).await, left_over(world).await] {
+        verdict.complaints.extend(found.unwrap_or_else(|error| vec![format!("not judged: {error:#}")]));
+    }
     verdict.took = world.begun.elapsed();
     Ok(verdict)
 }

@@ -41,6 +41,7 @@ impl Chaos<'_, '_> {
         let portion = self.load.portion(step.commands);
         let world = self.world;
         let before = world.handled().await?;
+        self.fleet.slow_links();
         let fault = async {
             until("work begins", BEGINS_WITHIN, async || anyhow::Ok(world.handled().await? > before)).await?;
             tokio::time::sleep(step.after).await; // part of the plan
@@ -49,6 +50,7 @@ impl Chaos<'_, '_> {
         let (sent, struck) = tokio::join!(world.send(&portion), fault);
         sent?;
         struck?;
+        self.fleet.fast_links();
         all_done(world).await?;
         ensure!(self.fleet.survivors() == NAMED.len(), "somebody died by itself: {:?}", self.fleet.tails());
         Ok(())
@@ -95,6 +97,7 @@ impl Chaos<'_, '_> {
     /// A command that is sent after the server is back, and how long it takes.
     async fn measure(&mut self, kind: Recovery) -> anyhow::Result<()> {
         self.probes += 1;
+        self.fleet.fast_links();
         self.world.measure(kind, &create_batch(&format!("probe-{}", self.probes), "LAMP", 1)).await
     }
 
@@ -114,6 +117,7 @@ impl Chaos<'_, '_> {
             victim.kill().await?;
         }
         let begin = Instant::now();
+        self.fleet.fast_links();
         for place in places {
             self.fleet.restart(world, *place)?;
         }

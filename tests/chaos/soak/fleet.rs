@@ -1,5 +1,5 @@
-//! Two workers and two relays, each with a role of its own in the database, on links that are a little slow, so that
-//! there is always something in flight.
+//! Two workers and two relays, each with a role of its own in the database. Until a fault comes the links are a little
+//! slow, so that there is always something in flight. One of each works as it is shipped, the other in small portions.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{lab::NAMED, program::Program, proxy::Proxy, scenarios::leader, world
 
 /// How much later everything arrives. Light travels some 300 km in this time, and back.
 const SLOW: Duration = Duration::from_millis(2);
-/// Small units of work and few messages in hand: many transactions for a fault to meet, and few suspects after it.
+/// Small units of work and few messages in hand: many transactions for a fault to meet.
 const SMALL: [(&str, &str); 3] = [
     ("ALLOCATION__WORKER__MAX_BATCH", "2"),
     ("ALLOCATION__WORKER__PREFETCH", "20"),
@@ -28,12 +28,9 @@ impl Fleet {
     pub(super) async fn start(world: &World<'_>) -> anyhow::Result<Self> {
         let mut databases = Vec::new();
         for role in NAMED {
-            let link = Proxy::to(&world.lab.postgres.url(role, &world.database)).await?;
-            link.delay(SLOW);
-            databases.push(link);
+            databases.push(Proxy::to(&world.lab.postgres.url(role, &world.database)).await?);
         }
         let broker = Proxy::to(&world.lab.rabbit.url()).await?;
-        broker.delay(SLOW);
         let mut fleet = Self { programs: [None, None, None, None], databases, broker };
         for place in 0..NAMED.len() {
             fleet.restart(world, place)?;
@@ -45,8 +42,23 @@ impl Fleet {
     pub(super) fn restart(&mut self, world: &World<'_>, place: usize) -> anyhow::Result<()> {
         let roles = if place < 2 { "worker" } else { "relay,archive" };
         let urls = [("DATABASE_URL", self.databases[place].url()), ("AMQP_URL", self.broker.url())];
-        self.programs[place] = Some(world.start(roles, &[&urls[..], &SMALL].concat())?);
+        let sizes = if place % 2 == 0 { &SMALL[..] } else { &[] };
+        self.programs[place] = Some(world.start(roles, &[&urls[..], sizes].concat())?);
         Ok(())
+    }
+
+    /// From now on everything arrives a little later.
+    pub(super) fn slow_links(&self) {
+        self.delay(SLOW);
+    }
+
+    /// From now on everything arrives at once.
+    pub(super) fn fast_links(&self) {
+        self.delay(Duration::ZERO);
+    }
+
+    fn delay(&self, delay: Duration) {
+        self.databases.iter().chain([&self.broker]).for_each(|link| link.delay(delay));
     }
 
     /// Takes the process of a place away.
@@ -77,10 +89,8 @@ impl Fleet {
 
     /// All of them, for the end; on links that are not slow any more.
     pub(super) fn into_programs(self) -> (Vec<Program>, Vec<Proxy>) {
-        let links: Vec<_> = self.databases.into_iter().chain([self.broker]).collect();
-        for link in &links {
-            link.delay(Duration::ZERO);
-        }
+        self.fast_links();
+        let links = self.databases.into_iter().chain([self.broker]).collect();
         (self.programs.into_iter().flatten().collect(), links)
     }
 }

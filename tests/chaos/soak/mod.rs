@@ -102,8 +102,8 @@ async fn superseded(world: &World<'_>, load: &mut Load, programs: &mut Vec<Progr
         world.send(portion).await?;
         all_done(world).await?;
     }
-    let second = programs.remove(1).terminate().await?; // one worker takes everything in order
-    world.expect("a worker that was to stop ended well", &second.success(), &true);
+    let first = programs.remove(0).terminate().await?; // one worker takes everything in order
+    world.expect("a worker that was to stop ended well", &first.success(), &true);
     let comes_again = |old: &Command| matches!(old.effect, Effect::Line { .. } | Effect::Count { .. });
     let old: Vec<_> = world.upstream.attempted().into_iter().filter(comes_again).collect();
     for (number, portion) in old.chunks(PORTION).enumerate() {
