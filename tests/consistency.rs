@@ -1,7 +1,7 @@
 //! What must hold of the tables, whatever happened: for the stories and for chaos alike.
 
 /// Rules, each with a query for what offends against it.
-pub(crate) const RULES: [(&str, &str); 5] = [
+pub(crate) const RULES: [(&str, &str); 6] = [
     (
         "a batch holds what its lines hold, and no more than was bought",
         "select ref from batches left join order_lines on batchref = ref group by ref
@@ -15,6 +15,11 @@ pub(crate) const RULES: [(&str, &str); 5] = [
     (
         "a line sits in a batch of its own SKU",
         "select l.orderid from order_lines l join batches b on b.ref = l.batchref where b.sku <> l.sku",
+    ),
+    (
+        "a line's product and batch exist",
+        "select l.orderid from order_lines l left join products p using (sku) left join batches b on b.ref = l.batchref
+         where p.sku is null or (l.batchref is not null and b.ref is null)",
     ),
     (
         "no line waits that would fit",

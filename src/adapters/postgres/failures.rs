@@ -109,7 +109,7 @@ pub(super) async fn resolve(
     sqlx::query!(
         "update failed_messages
          set status = 'resolved', reason = null, due_at = null, ended_at = now()
-         where queue = $1 and message_id = any($2) and status in ('retrying', 'dead')
+         where queue = $1 and coalesce(message_id, '') = any($2) and status in ('retrying', 'dead')
            and exists (select from inbox where inbox.queue = failed_messages.queue
                        and inbox.message_id = failed_messages.message_id
                        and inbox.fingerprint = failed_messages.fingerprint)",

@@ -40,7 +40,9 @@ pub struct Access {
 }
 
 impl Access {
-    /// Parses a `postgres://` URL; connections made with it bound every statement on the server's side, too.
+    /// Parses a `postgres://` URL; connections made with it bound every statement on the server's side, too, and find
+    /// every row by an index: a plan is kept as long as its connection, and one that was made while a table was small
+    /// would go on to read all of it when it is large.
     ///
     /// # Errors
     /// The URL is not one; the message does not repeat it, for it may hold a password.
@@ -51,6 +53,10 @@ impl Access {
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"), // What cannot be found by an index would be taken for expensive enough.
         ]);
         Ok(Self { options, max_connections, patience })
     }
