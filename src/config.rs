@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_complete_and_valid() {
-        assert_eq!(with("").unwrap().worker.max_batch.get(), 250);
+        assert_eq!(with("").unwrap().worker.max_batch.get(), 500);
     }
 
     #[test]
