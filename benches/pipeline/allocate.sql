@@ -16,7 +16,7 @@ select ref, purchased, allocated, ordered, eta, revision
     from batches where sku = any(array[:sku]::text[]) and open
     union all
     select ref, purchased, allocated, ordered, eta, revision
-    from batches where ref = any(array[]::text[]) and not open \gset
+    from batches where ref = any(array[]::text[]) and allocated >= purchased \gset
 \set event_sequence :event_sequence + 1
 \set last_place :last_place + 1
 \set allocated :allocated + 1

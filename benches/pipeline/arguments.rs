@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail, ensure};
 
 /// The names of the parts.
-const PARTS: &str = "abcdefg";
+const PARTS: &str = "abcdefgh";
 const KEYS: [&str; 2] = ["ROUNDS", "COMMANDS"];
 
 /// What is asked for.
@@ -67,6 +67,6 @@ fn part(word: &str) -> anyhow::Result<char> {
     let mut letters = word.chars();
     match (letters.next(), letters.next()) {
         (Some(letter), None) if PARTS.contains(letter) => Ok(letter),
-        _ => bail!("there is no part {word}; the parts are a to g"),
+        _ => bail!("there is no part {word}; the parts are a to h"),
     }
 }

@@ -13,7 +13,8 @@ const SCRIPT: &str = include_str!("allocate.sql");
 const CLIENTS: &str = "8";
 const SECONDS: &str = "6";
 /// Every row by an index, as the program's own connections have it.
-const OPTIONS: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
+const OPTIONS: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off \
+                       -c enable_mergejoin=off -c jit=off";
 
 /// Transactions a second; none if pgbench is not installed. They end with their database, outbox rows and all.
 pub(crate) async fn transactions_per_second(lab: &Lab) -> anyhow::Result<Option<f64>> {

@@ -9,6 +9,7 @@
 //! - `e` as `a`, with most of the commands about few SKUs
 //! - `f` as `a`, beside a million allocations, backorders or handled messages
 //! - `g` at rest
+//! - `h` how soon it is there, and how large it is
 //!
 //! Every round measures everything once, so what a ratio compares was measured side by side; the table shows medians
 //! of the rounds, and `target/bench/pipeline.json` has each of them. The ratios should hold on any machine; the single
@@ -26,6 +27,7 @@ mod measurement;
 mod process;
 mod report;
 mod rest;
+mod startup;
 mod throughput;
 mod world;
 

@@ -8,6 +8,7 @@ use crate::{
     lab::{Lab, STOCKED},
     latency::{Soon, latency},
     rest::rest,
+    startup::startup,
     throughput::throughput,
 };
 
@@ -49,6 +50,9 @@ pub(crate) const GROWN: [(Growth, &str, &str); 4] = [
 ];
 pub(crate) const RESTING_CPU: &str = "at rest, % of a core";
 pub(crate) const RESTING_QUERIES: &str = "at rest, queries/s";
+pub(crate) const VERSION: &str = "allocation --version, ms";
+pub(crate) const FIRST_EVENT: &str = "from the start to the first event, ms";
+pub(crate) const SIZE: &str = "the program's file, MiB";
 
 /// One unit of work costs a round trip to the disk, so so many fewer commands take about as long.
 const ONE_BY_ONE_PART: u32 = 10;
@@ -65,10 +69,11 @@ pub(crate) enum Measurement {
     Hot(Spread),
     Grown(Growth),
     Rest,
+    Startup,
 }
 
 impl Measurement {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::EndToEnd,
         Self::Floor,
         Self::OneByOne,
@@ -80,6 +85,7 @@ impl Measurement {
         Self::Grown(Growth::Handled),
         Self::Latency,
         Self::Rest,
+        Self::Startup,
     ];
 
     /// The part it belongs to, as it is asked for.
@@ -92,6 +98,7 @@ impl Measurement {
             Self::Hot(_) => 'e',
             Self::Grown(_) => 'f',
             Self::Rest => 'g',
+            Self::Startup => 'h',
         }
     }
 
@@ -106,6 +113,7 @@ impl Measurement {
             Self::Hot(_) => "ten hot SKUs",
             Self::Grown(growth) => growth.name(),
             Self::Rest => "at rest",
+            Self::Startup => "start-up",
         }
     }
 
@@ -141,6 +149,12 @@ impl Measurement {
                 let rest = rest(lab).await?;
                 figures.add(RESTING_QUERIES, rest.queries_per_second);
                 Ok(told(figures, RESTING_CPU, rest.percent_of_a_core))
+            }
+            Self::Startup => {
+                let startup = startup(lab).await?;
+                figures.add(VERSION, milliseconds(startup.version));
+                figures.add(SIZE, startup.mebibytes);
+                Ok(told(figures, FIRST_EVENT, milliseconds(startup.first_event)))
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::{
     arguments::Arguments,
     figures::{Figures, median},
     measurement::{
-        CPU, END_TO_END, FAST, FLOOR, GROWN, ONE_BY_ONE, ONE_HOT, PEAK, RESTING_CPU, RESTING_QUERIES, SLOW,
-        STEPS, TEN_HOT,
+        CPU, END_TO_END, FAST, FIRST_EVENT, FLOOR, GROWN, ONE_BY_ONE, ONE_HOT, PEAK, RESTING_CPU,
+        RESTING_QUERIES, SIZE, SLOW, STEPS, TEN_HOT, VERSION,
     },
     say,
 };
@@ -142,6 +142,7 @@ fn rows(figures: &Figures) -> Vec<Row> {
     rows.extend(growth(figures));
     rows.push(Row::new('g', RESTING_CPU, figures.rounds(RESTING_CPU)).goal(Goal::Below(1.0)));
     rows.push(Row::new('g', RESTING_QUERIES, figures.rounds(RESTING_QUERIES)).goal(Goal::AtMost(2.0)));
+    rows.extend([VERSION, FIRST_EVENT, SIZE].map(|name| Row::new('h', name, figures.rounds(name))));
     rows
 }
 

@@ -17,6 +17,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Batches are created within a second or two.
 const STOCKED_WITHIN: Duration = Duration::from_mins(1);
 
+/// The program's file.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_allocation");
+
 /// A database and a namespace.
 pub(crate) struct World<'lab> {
     lab: &'lab Lab,
@@ -46,7 +49,7 @@ impl<'lab> World<'lab> {
     }
 
     fn program(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_allocation"));
+        let mut command = Command::new(PROGRAM);
         command
             .args(arguments)
             .env("DATABASE_URL", self.lab.url(&self.database).as_str())

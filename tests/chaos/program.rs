@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{servers::signal, wait::POLL};
+use crate::{report::say, servers::signal, wait::POLL};
 
 /// A stop is quick, unless a server is away.
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
@@ -100,7 +100,11 @@ impl Program {
             return Ok(ended);
         }
         self.signal(Signal::TERM)?;
-        self.ends().await
+        let ended = self.ends().await?;
+        if !ended.success() {
+            say(&format!("--- process {} ended with {ended}\n{}", self.pid, self.tail()));
+        }
+        Ok(ended)
     }
 
     /// SIGKILL: it has no time for anything.

@@ -13,6 +13,7 @@ mod failures;
 mod harness;
 mod http;
 mod mail;
+mod plans;
 mod read_side;
 mod recovery;
 mod relay;

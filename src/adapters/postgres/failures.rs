@@ -16,11 +16,14 @@ pub(super) async fn attempts(
     let ids: Vec<_> = keys.iter().map(|key| key.message_id.as_deref().unwrap_or_default()).collect();
     let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint.0[..]).collect();
     let rows = sqlx::query!(
-        r#"select coalesce(f.message_id, '') as "message_id!", f.fingerprint, f.attempts
-           from unnest($2::text[], $3::bytea[]) as asked (message_id, fingerprint)
-           join failed_messages f on f.queue = $1 and coalesce(f.message_id, '') = asked.message_id
-                                 and f.fingerprint = asked.fingerprint
-           where f.status = 'retrying' order by f.id for update of f"#,
+        r#"select coalesce(message_id, '') as "message_id!", fingerprint,
+                  case when status = 'retrying' then attempts else 0 end as "attempts!"
+           from failed_messages
+           where id = any(array(
+               select (select f.id from failed_messages f where f.queue = $1
+                       and coalesce(f.message_id, '') = asked.message_id and f.fingerprint = asked.fingerprint)
+               from unnest($2::text[], $3::bytea[]) as asked (message_id, fingerprint)))
+           order by id for update"#,
         queue,
         &ids as &[&str],
         &fingerprints as &[&[u8]],
@@ -110,9 +113,8 @@ pub(super) async fn resolve(
         "update failed_messages
          set status = 'resolved', reason = null, due_at = null, ended_at = now()
          where queue = $1 and coalesce(message_id, '') = any($2) and status in ('retrying', 'dead')
-           and exists (select from inbox where inbox.queue = failed_messages.queue
-                       and inbox.message_id = failed_messages.message_id
-                       and inbox.fingerprint = failed_messages.fingerprint)",
+           and fingerprint = (select inbox.fingerprint from inbox where inbox.queue = failed_messages.queue
+                              and inbox.message_id = failed_messages.message_id)",
         queue,
         &texts(handled) as &[&str],
     )

@@ -54,6 +54,7 @@ impl Access {
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),
             ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("jit", "off"), // What cannot be found by an index would be taken for expensive enough.

@@ -96,7 +96,8 @@ async fn lines(
         .collect()
 }
 
-/// The batches of products that have something available, and those that are named.
+/// The batches of products that have something available, and those that are named. The second part says `not open` in
+/// other words, for an index of used-up batches is the wrong way to find one by its name.
 async fn batches_of(
     connection: &mut PgConnection,
     skus: &[String],
@@ -108,7 +109,7 @@ async fn batches_of(
            from batches where sku = any($1) and open
            union all
            select ref, sku, ordered, purchased, allocated, eta, revision
-           from batches where ref = any($2) and not open"#,
+           from batches where ref = any($2) and allocated >= purchased"#,
         skus,
         references,
     )

@@ -1,0 +1,41 @@
+//! What a statement costs does not grow with what is there: also where its plan was made while nothing was.
+
+use std::time::Duration;
+
+use crate::harness::{World, allocate, create_batch, deallocate, wait_until};
+
+const LINES: usize = 3000;
+/// Rows that may be fetched for a line from all these tables: it, its product and its batch, each some few times.
+const ROWS_FOR_A_LINE: i64 = 30;
+
+/// The tables that grow, and that nobody but the program asks during the test.
+const SCANNED: &str = "select coalesce(sum(seq_tup_read), 0)::bigint from pg_stat_user_tables
+     where relname in ('products', 'batches', 'order_lines', 'allocations_view', 'outbox')";
+const FETCHED: &str = "select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes
+     where relname in ('products', 'batches', 'order_lines', 'allocations_view')";
+const WRITTEN: &str = "select n_tup_del from pg_stat_user_tables where relname = 'allocations_view'";
+
+#[tokio::test]
+async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_full() {
+    let world = World::new("plans").await;
+    // One lane with small units of work: each of its statements has its plan long before the tables are full.
+    let small = [("ALLOCATION__WORKER__LANES", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "20")];
+    let worker = world.worker_with(&small);
+    world.sender.send(&create_batch("b", "LAMP", 1_000_000)).await;
+    world.wait_handled(1).await;
+    let orders: Vec<_> = (0..LINES).map(|number| format!("o{number}")).collect();
+    let lines: Vec<_> = orders.iter().map(|order| allocate(order, "LAMP", 1)).collect();
+    world.sender.send_all(&lines).await;
+    world.wait_handled(1 + LINES).await;
+    let gone: Vec<_> = orders.iter().map(|order| deallocate(order, "LAMP")).collect();
+    world.sender.send_all(&gone).await;
+    world.wait_handled(1 + 2 * LINES).await;
+
+    let all = i64::try_from(LINES).unwrap();
+    wait_until("the server has counted", Duration::from_secs(20), async || world.count(WRITTEN).await == all)
+        .await;
+    assert_eq!(world.count(SCANNED).await, 0);
+    let fetched = world.count(FETCHED).await;
+    assert!(fetched < 2 * all * ROWS_FOR_A_LINE, "{fetched} index entries for {} commands", 2 * all);
+    world.close_after([worker]).await;
+}
