@@ -42,7 +42,7 @@ impl Fleet {
     pub(super) fn restart(&mut self, world: &World<'_>, place: usize) -> anyhow::Result<()> {
         let roles = if place < 2 { "worker" } else { "relay,archive" };
         let urls = [("DATABASE_URL", self.databases[place].url()), ("AMQP_URL", self.broker.url())];
-        let sizes = if place % 2 == 0 { &SMALL[..] } else { &[] };
+        let sizes = if place.is_multiple_of(2) { &SMALL[..] } else { &[] };
         self.programs[place] = Some(world.start(roles, &[&urls[..], sizes].concat())?);
         Ok(())
     }
