@@ -11,7 +11,7 @@ use crate::{
     world::{PROGRAM, World},
 };
 
-/// A single start depends on what else the machine does just then.
+/// How often it is asked for its version: it takes so little time that one answer says nothing.
 const STARTS: usize = 21;
 
 /// What was seen of a program that starts.

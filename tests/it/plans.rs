@@ -10,10 +10,15 @@ const ROWS_FOR_A_LINE: i64 = 30;
 
 /// The tables that grow, and that nobody but the program asks during the test.
 const SCANNED: &str = "select coalesce(sum(seq_tup_read), 0)::bigint from pg_stat_user_tables
-     where relname in ('products', 'batches', 'order_lines', 'allocations_view', 'outbox')";
+     where relname in ('products', 'batches', 'order_lines', 'allocations_view', 'outbox', 'failed_messages')";
 const FETCHED: &str = "select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes
-     where relname in ('products', 'batches', 'order_lines', 'allocations_view')";
+     where relname in ('products', 'batches', 'order_lines', 'allocations_view', 'failed_messages')";
 const WRITTEN: &str = "select n_tup_del from pg_stat_user_tables where relname = 'allocations_view'";
+const FAILED: &str =
+    "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original,
+         status, reason, error, error_pattern, error_group, attempts)
+     select 'orders', 'failed-' || number, '', 'allocate', '', '{}', '', 'dead', 'rejected', '', '', '', 1
+     from generate_series(1, 5000) as number";
 
 #[tokio::test]
 async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_full() {
@@ -27,6 +32,9 @@ async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_
     let lines: Vec<_> = orders.iter().map(|order| allocate(order, "LAMP", 1)).collect();
     world.sender.send_all(&lines).await;
     world.wait_handled(1 + LINES).await;
+    // Every unit of work looks whether it resolves one of these.
+    sqlx::raw_sql(FAILED).execute(&world.pool).await.unwrap();
+    world.expect_dead(5000);
     let gone: Vec<_> = orders.iter().map(|order| deallocate(order, "LAMP")).collect();
     world.sender.send_all(&gone).await;
     world.wait_handled(1 + 2 * LINES).await;

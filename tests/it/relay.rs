@@ -211,9 +211,9 @@ async fn the_claim_is_answered_from_the_index() {
     sqlx::raw_sql("analyze outbox").execute(&world.pool).await.unwrap();
     let plan: Vec<String> = sqlx::query_scalar(
         "explain (analyze, costs off, timing off, summary off)
-         select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent from outbox
-         where id > 0 and refused is null
-           and sku <> all('{}'::text[] || array(select sku from outbox where refused is not null))
+         select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent from outbox o
+         where id > 0 and refused is null and sku <> all('{}'::text[])
+           and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
          order by id limit 1000",
     )
     .fetch_all(&world.pool)

@@ -40,9 +40,9 @@ pub struct Access {
 }
 
 impl Access {
-    /// Parses a `postgres://` URL; connections made with it bound every statement on the server's side, too, and find
-    /// every row by an index: a plan is kept as long as its connection, and one that was made while a table was small
-    /// would go on to read all of it when it is large.
+    /// Parses a `postgres://` URL; connections made with it bound every statement on the server's side, too, and prefer
+    /// an index to everything else: a plan is kept until somebody analyzes its tables, and one that was made while a table
+    /// was small would until then go on to read all of it.
     ///
     /// # Errors
     /// The URL is not one; the message does not repeat it, for it may hold a password.

@@ -169,8 +169,8 @@ struct PgLead {
 impl Lead for PgLead {
     async fn look(&mut self) -> Result<Look, StoreError> {
         let look = sqlx::query!(
-            r#"select exists (select from outbox where id > $1 and refused is null
-                              and sku <> all(array(select sku from outbox where refused is not null))
+            r#"select exists (select from outbox o where id > $1 and refused is null
+                              and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
                       ) as "events!",
                       (select extract(epoch from due_at - now())::double precision from failed_messages
                        where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in"#,
@@ -190,9 +190,9 @@ impl Lead for PgLead {
             OutboxRow,
             r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent,
                       extract(epoch from committed_at)::bigint as "committed_at!: Seconds"
-               from outbox
-               where id > $2 and refused is null
-                 and sku <> all($3 || array(select sku from outbox where refused is not null))
+               from outbox o
+               where id > $2 and refused is null and sku <> all($3)
+                 and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
                order by id limit $1"#,
             i64::from(at_most),
             self.floor.id(),
