@@ -96,12 +96,11 @@ impl Program {
         while self.is_alive() && self.log().is_empty() && begin.elapsed() < SPEAKS_WITHIN {
             tokio::time::sleep(POLL).await;
         }
-        let ended = match self.child.try_wait()? {
-            Some(ended) => ended,
-            None => {
-                self.signal(Signal::TERM)?;
-                self.ends().await?
-            }
+        let ended = if let Some(ended) = self.child.try_wait()? {
+            ended
+        } else {
+            self.signal(Signal::TERM)?;
+            self.ends().await?
         };
         if !ended.success() {
             say(&format!("--- process {} ended with {ended}\n{}", self.pid, self.tail()));

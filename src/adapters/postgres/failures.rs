@@ -100,7 +100,8 @@ async fn record_one(
     Ok(())
 }
 
-/// What was handled has not failed any more.
+/// What was handled has not failed any more. Message by message, for a list would be a filter behind all of the queue's
+/// failures; `offset 0` keeps the planner from turning that round.
 pub(super) async fn resolve(
     connection: &mut PgConnection,
     queue: &str,
@@ -112,9 +113,14 @@ pub(super) async fn resolve(
     sqlx::query!(
         "update failed_messages
          set status = 'resolved', reason = null, due_at = null, ended_at = now()
-         where queue = $1 and coalesce(message_id, '') = any($2) and status in ('retrying', 'dead')
-           and fingerprint = (select inbox.fingerprint from inbox where inbox.queue = failed_messages.queue
-                              and inbox.message_id = failed_messages.message_id)",
+         where status in ('retrying', 'dead') and id = any(array(
+             select failed.id from unnest($2::text[]) as handled (message_id)
+             cross join lateral (
+                 select f.id, f.fingerprint from failed_messages f
+                 where f.queue = $1 and coalesce(f.message_id, '') = handled.message_id offset 0
+             ) as failed
+             where failed.fingerprint = (select i.fingerprint from inbox i
+                                         where i.queue = $1 and i.message_id = handled.message_id)))",
         queue,
         &texts(handled) as &[&str],
     )
