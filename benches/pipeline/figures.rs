@@ -44,6 +44,15 @@ pub(crate) fn per_mille(sorted: &[Duration], per_mille: usize) -> Duration {
     sorted[(sorted.len() * per_mille).div_ceil(1000) - 1]
 }
 
+/// The duration in the middle.
+///
+/// # Panics
+/// If there are none.
+pub(crate) fn middle(mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    per_mille(&took, 500)
+}
+
 /// Milliseconds, with their fraction.
 pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0

@@ -1,7 +1,9 @@
-//! The floor: what the same server does when every command is a transaction of its own, and nothing else happens.
+//! The floor: what the same server does when every command is a transaction of its own, and nothing else happens. It plans
+//! as for the program.
 
 use std::{io, io::Write as _, process::Stdio};
 
+use allocation::adapters::postgres::PLANNER;
 use anyhow::{Context as _, bail, ensure};
 use tempfile::NamedTempFile;
 use tokio::process::Command;
@@ -12,9 +14,6 @@ use crate::lab::{Lab, STOCKED};
 const SCRIPT: &str = include_str!("allocate.sql");
 const CLIENTS: &str = "8";
 const SECONDS: &str = "6";
-/// Every row by an index, as the program's own connections have it.
-const OPTIONS: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off \
-                       -c enable_mergejoin=off -c jit=off";
 
 /// Transactions a second; none if pgbench is not installed. They end with their database, outbox rows and all.
 pub(crate) async fn transactions_per_second(lab: &Lab) -> anyhow::Result<Option<f64>> {
@@ -34,7 +33,7 @@ async fn pgbench(lab: &Lab, database: &str) -> anyhow::Result<Option<f64>> {
         .args(["--client", CLIENTS, "--jobs=2", "--time", SECONDS, "--file"])
         .arg(script.path())
         .arg(lab.url(database).as_str())
-        .env("PGOPTIONS", OPTIONS)
+        .env("PGOPTIONS", PLANNER.map(|(name, value)| format!("-c {name}={value}")).join(" "))
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let output = match pgbench.output().await {

@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use crate::{
     broker::confirmed,
     commands::{SKUS, Spread, create_batch},
+    figures::middle,
     lab::Lab,
     throughput::{Throughput, drain},
     world::World,
@@ -102,8 +103,7 @@ async fn arrival(world: &World<'_>) -> anyhow::Result<Duration> {
         took.push(begin.elapsed());
         confirmed(confirm).await?;
     }
-    took.sort_unstable();
-    Ok(took[took.len() / 2])
+    Ok(middle(took))
 }
 
 /// Lines of one unit, spread over the SKUs; their orders sort before those of the measurement, as older numbers do.

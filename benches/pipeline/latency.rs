@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use crate::{
     broker::{self, Events, Sender, confirmed},
     commands::{Command, SKUS, Spread, allocate, order_of, sku},
-    figures::per_mille,
+    figures::{middle, per_mille},
     lab::{Lab, STOCKED},
     world::World,
 };
@@ -162,6 +162,5 @@ async fn median(mut step: impl AsyncFnMut() -> anyhow::Result<()>) -> anyhow::Re
         step().await?;
         took.push(begin.elapsed());
     }
-    took.sort_unstable();
-    Ok(per_mille(&took, 500))
+    Ok(middle(took))
 }

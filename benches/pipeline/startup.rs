@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     commands::Spread,
+    figures::middle,
     lab::{Lab, STOCKED},
     world::{PROGRAM, World},
 };
@@ -34,11 +35,10 @@ pub(crate) async fn startup(lab: &Lab) -> anyhow::Result<Startup> {
         world.call("--version").await?;
         versions.push(begin.elapsed());
     }
-    versions.sort_unstable();
     let first_event = first_event(&world).await?;
     world.close().await?;
     let kibibytes = u32::try_from(fs::metadata(PROGRAM)?.len() / 1024)?;
-    Ok(Startup { version: versions[STARTS / 2], first_event, mebibytes: f64::from(kibibytes) / 1024.0 })
+    Ok(Startup { version: middle(versions), first_event, mebibytes: f64::from(kibibytes) / 1024.0 })
 }
 
 async fn first_event(world: &World<'_>) -> anyhow::Result<Duration> {

@@ -105,7 +105,7 @@ impl World<'_> {
     }
 
     /// Whoever does not end when told to is a complaint, and is killed.
-    async fn stop(&self, programs: Vec<Program>) {
+    pub(crate) async fn stop(&self, programs: Vec<Program>) {
         for program in programs {
             match program.terminate().await {
                 Ok(ended) => self.expect("a process that was to stop ended well", &ended.success(), &true),

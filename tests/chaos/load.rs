@@ -136,6 +136,11 @@ impl World<'_> {
         within: Duration,
     ) -> anyhow::Result<Duration> {
         self.send(commands).await?;
+        self.all_handled(within).await
+    }
+
+    /// Waits until everything that was sent is handled.
+    pub(crate) async fn all_handled(&self, within: Duration) -> anyhow::Result<Duration> {
         let attempted = i64::try_from(self.upstream.attempts())?;
         until_is("all is handled", within, &attempted, async || self.handled().await).await
     }

@@ -219,11 +219,9 @@ impl<'a> World<'a> {
 
     /// Waits until so many commands were handled. If they never are, the scenario has failed, and goes on all the same:
     /// the checker says in the end what became of them.
-    pub(crate) async fn wait_handled(&self, count: usize) -> anyhow::Result<Duration> {
-        let (begin, count) = (Instant::now(), i64::try_from(count)?);
-        let handled = async || self.handled().await;
-        let waited = until_is("commands are handled", self.patience(), &count, handled).await;
-        Ok(self.in_time(waited)?.unwrap_or_else(|| begin.elapsed()))
+    pub(crate) async fn wait_handled(&self, count: usize) -> anyhow::Result<()> {
+        let (count, handled) = (i64::try_from(count)?, async || self.handled().await);
+        self.in_time(until_is("commands are handled", self.patience(), &count, handled).await).map(drop)
     }
 
     /// Waits until work is under way: more is handled than before. If it never is, the scenario goes on all the same.

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use crate::ports::ledger::{DueRetry, FailedAttempt, FailureKey, Next};
 
 /// How many attempts the ledger counts for messages that are being retried, in the order given; held against others
-/// who fail them.
+/// who fail them. Each is looked for by itself, as in [`resolve`].
 pub(super) async fn attempts(
     connection: &mut PgConnection,
     queue: &str,

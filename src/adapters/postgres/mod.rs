@@ -30,6 +30,16 @@ pub use store::PgStore;
 /// A connection that was idle longer may have died unnoticed, and is asked before it is used.
 const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 
+/// Settings of every connection that prefer an index to everything else: a plan is kept until somebody analyzes its tables,
+/// and one that was made while a table was small would until then go on to read all of it.
+pub const PLANNER: [(&str, &str); 5] = [
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"), // What cannot be found by an index would be taken for expensive enough.
+];
+
 /// How to reach the database, and how patient to be.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -40,9 +50,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Parses a `postgres://` URL; connections made with it bound every statement on the server's side, too, and prefer
-    /// an index to everything else: a plan is kept until somebody analyzes its tables, and one that was made while a table
-    /// was small would until then go on to read all of it.
+    /// Parses a `postgres://` URL; connections made with it bound every statement on the server's side, too, and plan as
+    /// [`PLANNER`] says.
     ///
     /// # Errors
     /// The URL is not one; the message does not repeat it, for it may hold a password.
@@ -53,12 +62,8 @@ impl Access {
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),
-            ("enable_seqscan", "off"),
-            ("enable_bitmapscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-            ("jit", "off"), // What cannot be found by an index would be taken for expensive enough.
         ]);
+        let options = options.options(PLANNER);
         Ok(Self { options, max_connections, patience })
     }
 

@@ -81,9 +81,7 @@ pub(super) async fn duplicates(lab: &Lab) -> anyhow::Result<Verdict> {
 async fn superseded(world: &World<'_>, lines: &[Command], others: [Program; 2]) -> anyhow::Result<Duration> {
     let patience = world.patience();
     until_is("the repeats are taken", patience, &0, async || world.ready().await).await?;
-    let [one, other] = others;
-    let (one, other) = tokio::try_join!(one.terminate(), other.terminate())?;
-    world.expect("workers that were to stop ended well", &(one.success() && other.success()), &true);
+    world.stop(others.into()).await;
     repeated_too_late(world, lines).await?;
     let count = |qty| change_batch_quantity("counted", qty, None);
     for command in [create_batch("counted", "DESK", 60), count(50), count(40)] {
