@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::{
     broker::{self, Events, Sender, confirmed},
-    commands::{Command, SKUS, Spread, allocate, order_of, sku},
+    commands::{SKUS, Spread, allocate, order_of, sku},
     figures::{middle, per_mille},
     lab::{Lab, STOCKED},
     world::World,
@@ -35,12 +35,10 @@ pub(crate) struct Soon {
 /// What a command cannot do without, each measured with nothing else going on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Steps {
-    /// A command is published to a quorum queue and confirmed.
-    pub(crate) command: Duration,
+    /// A message is published to a quorum queue and confirmed.
+    pub(crate) publication: Duration,
     /// A small row is committed.
     pub(crate) commit: Duration,
-    /// An event is published to a classic queue and confirmed.
-    pub(crate) event: Duration,
 }
 
 /// How soon the events came at each rate, and what the steps take on the same servers at that time.
@@ -124,27 +122,19 @@ async fn arrivals(events: &mut Events, first: u32, count: u32) -> anyhow::Result
 async fn steps(world: &World<'_>) -> anyhow::Result<Steps> {
     let mut session = world.session().await?;
     sqlx::raw_sql("create table small_rows (number bigint)").execute(&mut session).await?;
-    let event = Command { kind: "allocated", ..allocate(0, &sku(1)) };
     let steps = Steps {
-        command: publication(world, "alone.quorum", "quorum", &allocate(0, &sku(1))).await?,
+        publication: publication(world).await?,
         commit: median(async || commit(&mut session).await).await?,
-        event: publication(world, "alone.classic", "classic", &event).await?,
     };
     session.close().await?;
     Ok(steps)
 }
 
-/// One confirmed publication to a queue of this kind.
-async fn publication(
-    world: &World<'_>,
-    queue: &str,
-    kind: &str,
-    message: &Command,
-) -> anyhow::Result<Duration> {
-    let queue = world.named(queue);
-    broker::declare(&world.lab().publishing.create_channel().await?, &queue, kind).await?;
+async fn publication(world: &World<'_>) -> anyhow::Result<Duration> {
+    let (queue, message) = (world.named("alone"), allocate(0, &sku(1)));
+    broker::declare(&world.lab().publishing.create_channel().await?, &queue).await?;
     let sender = world.sender().await?;
-    median(async || confirmed(sender.publish_to("", &queue, message).await?).await).await
+    median(async || confirmed(sender.publish_to("", &queue, &message).await?).await).await
 }
 
 async fn commit(session: &mut PgConnection) -> anyhow::Result<()> {

@@ -166,7 +166,7 @@ fn latency(figures: &Figures) -> Vec<Row> {
     let plain = |name| Row::new('d', name, figures.rounds(name));
     let [p50, p99, p999] = SLOW.map(plain);
     let (p50, p99) = (p50.goal(Goal::AtMost(10.0)), p99.goal(Goal::AtMost(50.0)));
-    let [_, _, _, sum] = STEPS;
+    let [.., sum] = STEPS;
     let ratio = Row::new('d', "100 commands/s: p50, as a multiple of the sum", figures.ratios(SLOW[0], sum))
         .goal(Goal::AtMost(3.0));
     let (both, few) = (p50.met.zip(p99.met).map(|(p50, p99)| p50 && p99), ratio.met);
