@@ -1,10 +1,11 @@
 //! Publishing with confirms: many in flight, every outcome known or said to be unknown.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, future::poll_fn, task::Poll, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::maybe_done;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
+    BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -32,6 +33,8 @@ use super::{
 
 /// A broker that confirms nothing for so long is in alarm or gone; what was in flight is published again.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
+/// So many messages are handed to the client at once: enough to fill what it writes at once, and little memory.
+const WRITTEN_TOGETHER: usize = 100;
 
 /// A message on its way to an exchange.
 #[derive(Clone, Debug)]
@@ -45,6 +48,9 @@ struct Outgoing {
     /// Its properties and headers. Returns are recognised by the message id, so within one call it must be unique.
     properties: BasicProperties,
 }
+
+/// What came of handing a message over: its confirmation is to come; or an error, none if it took too long.
+type Written = Result<PublisherConfirm, Option<lapin::Error>>;
 
 /// A channel in confirm mode on a connection of its own.
 struct PublishingChannel {
@@ -70,8 +76,8 @@ impl PublishingChannel {
     async fn publish(&self, messages: &[Outgoing]) -> Vec<Published> {
         let mut deadline = Instant::now() + CONFIRM_WITHIN;
         let mut confirms = Vec::with_capacity(messages.len());
-        for message in messages {
-            confirms.push(self.in_time(&mut deadline, self.write(message)).await);
+        for together in messages.chunks(WRITTEN_TOGETHER) {
+            self.write_together(&mut deadline, together, &mut confirms).await;
         }
         crash_points::here(self.written);
         let mut returned = HashSet::new();
@@ -102,6 +108,32 @@ impl PublishingChannel {
         outcomes
     }
 
+    /// Hands messages to the client, in order, before it waits for any of them to be written: so the client writes them
+    /// at once, instead of one by one and waking us after each.
+    async fn write_together(
+        &self,
+        deadline: &mut Instant,
+        messages: &[Outgoing],
+        written: &mut Vec<Written>,
+    ) {
+        let mut writes: Vec<_> =
+            messages.iter().map(|message| Box::pin(maybe_done(self.write(message)))).collect();
+        poll_fn(|context| {
+            for write in &mut writes {
+                let _ = write.as_mut().poll(context);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        for mut write in writes {
+            let finished = self.in_time(deadline, async {
+                write.as_mut().await;
+                write.as_mut().take_output().expect("it has ended, and nobody else took what came of it")
+            });
+            written.push(finished.await);
+        }
+    }
+
     /// Waits until the deadline. A broker in alarm stops reading and says so: then there is no deadline, for whatever
     /// was handed to the connection would be published all the same when the alarm ends.
     async fn in_time<T>(
@@ -122,7 +154,7 @@ impl PublishingChannel {
         }
     }
 
-    async fn write(&self, message: &Outgoing) -> Result<lapin::PublisherConfirm, lapin::Error> {
+    async fn write(&self, message: &Outgoing) -> Result<PublisherConfirm, lapin::Error> {
         self.channel
             .basic_publish(
                 message.exchange.as_str().into(),
