@@ -55,8 +55,6 @@ pub(crate) const SIZE: &str = "the program's file, MiB";
 
 /// One unit of work costs a round trip to the disk, so so many fewer commands take about as long.
 const ONE_BY_ONE_PART: u32 = 10;
-/// Four of these are compared with each other alone, so they may be smaller.
-const GROWN_TENTHS: u32 = 6;
 
 /// Something that every round measures once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +141,7 @@ impl Measurement {
                 let measured = throughput(lab, STOCKED, (spread, commands), &[]).await?;
                 Ok(told(figures, name, measured.commands_per_second))
             }
-            Self::Grown(growth) => grown(growth, lab, commands / 10 * GROWN_TENTHS, figures).await,
+            Self::Grown(growth) => grown(growth, lab, commands, figures).await,
             Self::Rest => {
                 let rest = rest(lab).await?;
                 figures.add(RESTING_QUERIES, rest.queries_per_second);

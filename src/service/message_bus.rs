@@ -33,6 +33,10 @@ use super::{
     verdict::{Failure, Verdict, verdict},
 };
 
+/// Commands of a unit of work that broke are handled again so many at a time, and one by one only where it breaks again.
+/// Halves would find the culprit in fewer units of work, but have it break more of them; and it may take its time for each.
+const PORTION: usize = 32;
+
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -182,7 +186,8 @@ impl MessageBus {
         Ok(fates)
     }
 
-    /// All in one unit of work; if that breaks, each in its own, so that a failure is the failure of one command.
+    /// All in one unit of work; if that breaks, in smaller ones, and in the end each in its own, so that a failure is the
+    /// failure of one command.
     async fn handle_distinct(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Away> {
         let broken = match self.handle_together(queue, batch).await {
             Ok(fates) => return Ok(fates),
@@ -191,9 +196,10 @@ impl MessageBus {
         if let [incoming] = batch {
             return Ok(vec![self.record_alone(queue, incoming, broken).await?]);
         }
+        let smaller = if batch.len() > PORTION { PORTION } else { 1 };
         let mut fates = Vec::with_capacity(batch.len());
-        for incoming in batch {
-            fates.extend(Box::pin(self.handle_distinct(queue, &[*incoming])).await?);
+        for portion in batch.chunks(smaller) {
+            fates.extend(Box::pin(self.handle_distinct(queue, portion)).await?);
         }
         Ok(fates)
     }

@@ -12,7 +12,7 @@ use std::{
 
 use allocation::{
     adapters::{
-        memory::MemoryNotices,
+        memory::{MemoryNotices, MemoryStore},
         postgres::{Access, Commits, PgOutbox, PgStore},
         rabbitmq::{Broker, EventPublisher, RabbitQueues},
     },
@@ -27,7 +27,7 @@ use allocation::{
     service::{
         decode::Limits,
         delays::RetryPolicy,
-        message_bus::{MessageBus, Policy},
+        message_bus::{Fate, MessageBus, Policy},
         outage::Outage,
         relay::Relay,
     },
@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{World, allocate, amqp_url, create_batch, wait_for, wait_until};
+use crate::harness::{World, allocate, amqp_url, bus, command, create_batch, wait_for, wait_until};
 
 /// The SKU whose commands meet the fault.
 const CURSED: &str = "CURSED-LAMP";
@@ -83,12 +83,14 @@ const FAULTS: [Fault; 9] = [
 struct Faulty<T> {
     inner: T,
     fault: Fault,
+    /// Units of work, if it is a store.
+    begun: Arc<AtomicU32>,
     failed: Arc<AtomicU32>,
 }
 
 impl<T> Faulty<T> {
     fn around(inner: T, fault: Fault) -> Self {
-        Self { inner, fault, failed: Arc::default() }
+        Self { inner, fault, begun: Arc::default(), failed: Arc::default() }
     }
 
     fn die_if(&self, fault: Fault) {
@@ -99,10 +101,16 @@ impl<T> Faulty<T> {
 }
 
 #[async_trait]
-impl Store for Faulty<PgStore> {
+impl<S: Store> Store for Faulty<S> {
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         let inner = self.inner.begin(queue).await?;
-        Ok(Box::new(Faulty { inner, fault: self.fault, failed: self.failed.clone() }))
+        Ok(Box::new(Faulty {
+            inner,
+            fault: self.fault,
+            begun: self.begun.clone(),
+            failed: self.failed.clone(),
+        }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -423,6 +431,19 @@ async fn handler_meets(fault: Fault, error: &'static str) {
     ends(&world, worker).await;
     world.expect_dead(1);
     world.close().await;
+}
+
+/// The others are not handled one by one over it.
+#[tokio::test]
+async fn what_breaks_a_large_unit_of_work_is_looked_for_in_smaller_ones() {
+    let store = Faulty::around(MemoryStore::default(), Fault::FailsTwice);
+    let skus = (0..500).map(|i| if i == 400 { CURSED } else { "GOOD-LAMP" });
+    let batches = skus.enumerate().map(|(i, sku)| create_batch(&format!("b{i}"), sku, 1));
+    let commands: Vec<_> = batches.map(|batch| command(&batch.message_id, batch.kind, &batch.body)).collect();
+    let fates = bus(Arc::new(store.clone())).handle(QueueName::Stock, &commands).await.unwrap();
+    assert_eq!(fates, vec![Fate::Handled; 500], "the third time it goes well");
+    let begun = store.begun.load(Ordering::SeqCst);
+    assert!(begun < 60, "{begun} units of work for 500 commands");
 }
 
 #[tokio::test]

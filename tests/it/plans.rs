@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use crate::harness::{World, allocate, create_batch, deallocate, wait_until};
+use serde_json::json;
+
+use crate::harness::{Command, World, allocate, create_batch, deallocate, wait_until};
 
 const LINES: usize = 3000;
+const UNREADABLE: usize = 500;
 /// Rows that may be fetched for a line from all these tables: it, its product and its batch, each some few times.
 const ROWS_FOR_A_LINE: i64 = 30;
 
@@ -32,12 +35,18 @@ async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_
     let lines: Vec<_> = orders.iter().map(|order| allocate(order, "LAMP", 1)).collect();
     world.sender.send_all(&lines).await;
     world.wait_handled(1 + LINES).await;
-    // Every unit of work looks whether it resolves one of these.
+    // Every unit of work looks whether it resolves one of these, or which attempt it has to record.
     sqlx::raw_sql(FAILED).execute(&world.pool).await.unwrap();
-    world.expect_dead(5000);
+    let unreadable = (0..UNREADABLE).map(|number| Command {
+        kind: "allocate",
+        message_id: format!("unreadable-{number}"),
+        body: json!([]),
+    });
+    world.sender.send_all(&unreadable.collect::<Vec<_>>()).await;
     let gone: Vec<_> = orders.iter().map(|order| deallocate(order, "LAMP")).collect();
     world.sender.send_all(&gone).await;
     world.wait_handled(1 + 2 * LINES).await;
+    world.expect_dead(5000 + i64::try_from(UNREADABLE).unwrap());
 
     let all = i64::try_from(LINES).unwrap();
     wait_until("the server has counted", Duration::from_secs(20), async || world.count(WRITTEN).await == all)

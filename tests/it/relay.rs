@@ -203,29 +203,6 @@ async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
     world.close_after([relay]).await;
 }
 
-/// The query that runs all the time must find its rows in the index, however many there are.
-#[tokio::test]
-async fn the_claim_is_answered_from_the_index() {
-    let world = World::new("claim plan").await;
-    commit_events(&world, 1..=2000).await;
-    sqlx::raw_sql("analyze outbox").execute(&world.pool).await.unwrap();
-    let plan: Vec<String> = sqlx::query_scalar(
-        "explain (analyze, costs off, timing off, summary off)
-         select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent from outbox o
-         where id > 0 and refused is null and sku <> all('{}'::text[])
-           and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
-         order by id limit 1000",
-    )
-    .fetch_all(&world.pool)
-    .await
-    .unwrap();
-    let plan = plan.join("\n");
-    assert!(plan.contains("Index Scan using outbox_pkey"), "{plan}");
-    assert!(!plan.contains("Seq Scan on outbox"), "{plan}");
-    sqlx::raw_sql("truncate outbox").execute(&world.pool).await.unwrap();
-    world.close().await;
-}
-
 #[tokio::test]
 async fn events_that_nobody_wants_are_counted_and_no_error() {
     let world = World::new("unwanted events").await;
