@@ -15,7 +15,7 @@ use lapin::{
     options::{
         BasicConsumeOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::process::{Child, Command};
@@ -205,9 +205,9 @@ async fn subscribe() -> anyhow::Result<(Connection, Consumer)> {
     let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     let queue = format!("{NAMESPACE}.observer");
-    channel
-        .queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default())
-        .await?;
+    let mut quorum = FieldTable::default();
+    quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    channel.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), quorum).await?;
     let exchange = format!("{NAMESPACE}.events");
     let bind = QueueBindOptions::default();
     channel

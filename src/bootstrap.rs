@@ -42,8 +42,8 @@ pub use in_memory::{Played, play_in_memory};
 
 /// Notifications that this process holds at most: mail takes its time, and others may have less to do.
 const MAILS_IN_HAND: u16 = 20;
-/// So many times the time that a handler has. A unit of work that breaks is handled again in portions, and one by one, and
-/// each command may take its time; one that needs longer than this might as well be stuck.
+/// So many times the time that a handler has. A unit of work that breaks over it is handled once more, one by one, and each
+/// command may take its time; one that needs longer than this might as well be stuck.
 const STUCK_AFTER_TIMEOUTS: u32 = 60;
 
 /// What a process can be; one may be all of them.

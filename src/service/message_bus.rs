@@ -33,9 +33,10 @@ use super::{
     verdict::{Failure, Verdict, verdict},
 };
 
-/// Commands of a unit of work that broke are handled again so many at a time, and one by one only where it breaks again.
-/// Halves would find the culprit in fewer units of work, but have it break more of them; and it may take its time for each.
+/// Commands of a larger unit of work that broke are handled again so many at a time, and one by one where it breaks again.
 const PORTION: usize = 32;
+/// What took longer to break is handled one by one at once: it may take its time whenever it is tried.
+const BROKE_SOON: Duration = Duration::from_secs(1);
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,6 +190,7 @@ impl MessageBus {
     /// All in one unit of work; if that breaks, in smaller ones, and in the end each in its own, so that a failure is the
     /// failure of one command.
     async fn handle_distinct(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Away> {
+        let begin = Instant::now();
         let broken = match self.handle_together(queue, batch).await {
             Ok(fates) => return Ok(fates),
             Err(broken) => self.away(broken).await?,
@@ -196,7 +198,7 @@ impl MessageBus {
         if let [incoming] = batch {
             return Ok(vec![self.record_alone(queue, incoming, broken).await?]);
         }
-        let smaller = if batch.len() > PORTION { PORTION } else { 1 };
+        let smaller = if batch.len() > PORTION && begin.elapsed() < BROKE_SOON { PORTION } else { 1 };
         let mut fates = Vec::with_capacity(batch.len());
         for portion in batch.chunks(smaller) {
             fates.extend(Box::pin(self.handle_distinct(queue, portion)).await?);

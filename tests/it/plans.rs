@@ -33,16 +33,16 @@ async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_
     world.wait_handled(1).await;
     let orders: Vec<_> = (0..LINES).map(|number| format!("o{number}")).collect();
     let lines: Vec<_> = orders.iter().map(|order| allocate(order, "LAMP", 1)).collect();
+    let unreadable =
+        |number| Command { kind: "allocate", message_id: format!("unreadable-{number}"), body: json!([]) };
+    let unreadable: Vec<_> = (0..UNREADABLE).map(unreadable).collect();
+    let (first, later) = unreadable.split_at(UNREADABLE / 10);
+    world.sender.send_all(first).await;
     world.sender.send_all(&lines).await;
     world.wait_handled(1 + LINES).await;
     // Every unit of work looks whether it resolves one of these, or which attempt it has to record.
     sqlx::raw_sql(FAILED).execute(&world.pool).await.unwrap();
-    let unreadable = (0..UNREADABLE).map(|number| Command {
-        kind: "allocate",
-        message_id: format!("unreadable-{number}"),
-        body: json!([]),
-    });
-    world.sender.send_all(&unreadable.collect::<Vec<_>>()).await;
+    world.sender.send_all(later).await;
     let gone: Vec<_> = orders.iter().map(|order| deallocate(order, "LAMP")).collect();
     world.sender.send_all(&gone).await;
     world.wait_handled(1 + 2 * LINES).await;
@@ -53,6 +53,6 @@ async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_
         .await;
     assert_eq!(world.count(SCANNED).await, 0);
     let fetched = world.count(FETCHED).await;
-    assert!(fetched < 2 * all * ROWS_FOR_A_LINE, "{fetched} index entries for {} commands", 2 * all);
+    assert!(fetched < 2 * all * ROWS_FOR_A_LINE, "{fetched} index entries for {} lines", 2 * all);
     world.close_after([worker]).await;
 }

@@ -33,7 +33,7 @@ use super::{
 
 /// A broker that confirms nothing for so long is in alarm or gone; what was in flight is published again.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
-/// So many messages are handed to the client at once: enough to fill what it writes at once, and little memory.
+/// So many messages are handed to the client at once. It copies them; and more of them are written no faster.
 const WRITTEN_TOGETHER: usize = 100;
 
 /// A message on its way to an exchange.
