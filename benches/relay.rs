@@ -33,9 +33,10 @@ const LIGHT_LOAD: usize = 200;
 async fn main() -> anyhow::Result<()> {
     let url = std::env::var("DATABASE_URL")
         .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into());
-    let server = PgPoolOptions::new().max_connections(1).connect(&url).await?;
+    // What the URL names may not exist yet.
+    let server = PgPoolOptions::new().max_connections(1).connect(&at(&url, "postgres")?).await?;
     drop_database(&server).await?;
-    let bench = Bench::on(&url)?;
+    let bench = Bench { url: at(&url, DATABASE)? };
     bench.call("migrate").await?;
     bench.call("topology").await?;
     let pool = PgPoolOptions::new().max_connections(4).connect(&bench.url).await?;
@@ -74,12 +75,6 @@ struct Bench {
 }
 
 impl Bench {
-    fn on(server: &str) -> anyhow::Result<Self> {
-        let mut url = url::Url::parse(server)?;
-        url.set_path(DATABASE);
-        Ok(Self { url: url.into() })
-    }
-
     fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_allocation"));
         command.args(arguments).env("DATABASE_URL", &self.url).env("ALLOCATION__NAMESPACE", NAMESPACE);
@@ -233,6 +228,13 @@ async fn clean_up(connection: &Connection) -> anyhow::Result<()> {
             .await?;
     }
     Ok(())
+}
+
+/// A database of the server that a URL names.
+fn at(url: &str, database: &str) -> anyhow::Result<String> {
+    let mut url = url::Url::parse(url)?;
+    url.set_path(database);
+    Ok(url.into())
 }
 
 async fn drop_database(server: &PgPool) -> anyhow::Result<()> {
