@@ -203,6 +203,27 @@ async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
     world.close_after([relay]).await;
 }
 
+/// The question that is asked all the time finds its rows in the index, and no more than it takes: asked of the server, so
+/// that it is the program's own question and plan.
+#[tokio::test]
+async fn the_claim_is_answered_from_the_index() {
+    const EVENTS: i64 = 20_000;
+    const REMOVED: &str = "select n_tup_del from pg_stat_user_tables where relname = 'outbox'";
+    const SCANNED: &str = "select seq_tup_read from pg_stat_user_tables where relname = 'outbox'";
+    const FETCHED: &str = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'outbox_pkey'";
+    let world = World::new("claim plan").await;
+    commit_events(&world, 1..=EVENTS / 50).await;
+    let relay = relay(&world);
+    wait_for("the server has counted", Duration::from_secs(30), &EVENTS, async || world.count(REMOVED).await)
+        .await;
+    assert_eq!(world.count(SCANNED).await, 0);
+    // Each is claimed, removed, and met once more as what is left of it.
+    let fetched = world.count(FETCHED).await;
+    assert!((EVENTS..5 * EVENTS).contains(&fetched), "{fetched} index entries for {EVENTS} events");
+    assert_gapless(&world.events_of(20_000).await);
+    world.close_after([relay]).await;
+}
+
 #[tokio::test]
 async fn events_that_nobody_wants_are_counted_and_no_error() {
     let world = World::new("unwanted events").await;
