@@ -77,7 +77,7 @@ impl PublishingChannel {
         let mut deadline = Instant::now() + CONFIRM_WITHIN;
         let mut confirms = Vec::with_capacity(messages.len());
         for together in messages.chunks(WRITTEN_TOGETHER) {
-            self.write_together(&mut deadline, together, &mut confirms).await;
+            confirms.extend(self.write_together(&mut deadline, together).await);
         }
         crash_points::here(self.written);
         let mut returned = HashSet::new();
@@ -110,12 +110,7 @@ impl PublishingChannel {
 
     /// Hands messages to the client, in order, before it waits for any of them to be written: so the client writes them
     /// at once, instead of one by one and waking us after each.
-    async fn write_together(
-        &self,
-        deadline: &mut Instant,
-        messages: &[Outgoing],
-        written: &mut Vec<Written>,
-    ) {
+    async fn write_together(&self, deadline: &mut Instant, messages: &[Outgoing]) -> Vec<Written> {
         let mut writes: Vec<_> =
             messages.iter().map(|message| Box::pin(maybe_done(self.write(message)))).collect();
         poll_fn(|context| {
@@ -125,6 +120,7 @@ impl PublishingChannel {
             Poll::Ready(())
         })
         .await;
+        let mut written = Vec::with_capacity(messages.len());
         for mut write in writes {
             let finished = self.in_time(deadline, async {
                 write.as_mut().await;
@@ -132,6 +128,7 @@ impl PublishingChannel {
             });
             written.push(finished.await);
         }
+        written
     }
 
     /// Waits until the deadline. A broker in alarm stops reading and says so: then there is no deadline, for whatever
