@@ -46,6 +46,9 @@ const MAILS_IN_HAND: u16 = 20;
 /// command may take its time; one that needs longer than this might as well be stuck.
 const STUCK_AFTER_TIMEOUTS: u32 = 60;
 
+/// A unit of work has this part of the grace: what is left is for handing back the rest in good order.
+const FINISHES_WITHIN: f64 = 0.8;
+
 /// What a process can be; one may be all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Role {
@@ -252,6 +255,7 @@ impl App {
             lanes: if stage == Stage::Work { settings.lanes.get() } else { 1 },
             max_batch,
             hold: settings.hold,
+            finish_within: settings.grace.mul_f64(FINISHES_WITHIN),
             vitals: self.vitals.clone(),
             database: self.database_outage.clone(),
             mail: mails.then(|| self.mail_outage.clone()),

@@ -57,6 +57,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> Played {
         lanes: 1,
         max_batch: 50,
         hold: Duration::MAX,
+        finish_within: Duration::MAX,
         database: database.clone(),
         vitals: Vitals::default(),
         mail: None,

@@ -5,7 +5,10 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -57,6 +60,8 @@ pub struct Worker {
     pub max_batch: usize,
     /// How long messages are held while a server is away: shorter than the broker waits for acknowledgements.
     pub hold: Duration,
+    /// How long a unit of work may go on once the worker is to stop.
+    pub finish_within: Duration,
     /// Where its lanes show that they get on.
     pub vitals: Vitals,
     /// What is told when the database is away.
@@ -67,6 +72,15 @@ pub struct Worker {
     pub broker: Arc<Outage>,
 }
 
+/// How a subscription came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was stopped, or has done its part.
+    Done,
+    /// A server was away for too long: what was left is back in the queue. Whether anything was handled before.
+    HandedBack { handled: bool },
+}
+
 /// A delivery, read.
 struct Task {
     tag: u64,
@@ -74,10 +88,11 @@ struct Task {
 }
 
 impl Worker {
-    /// Works until `stop`; then what is in hand is finished and the rest is handed back. A lost subscription is made
-    /// anew, for ever.
+    /// Works until `stop`; then units of work that have begun are finished and the rest is handed back. A lost subscription
+    /// is replaced, without end.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Delays::during_outage();
+        let mut hand_backs = Delays::after_hand_back();
         let mut pace = Pace::Full;
         loop {
             let subscribing = self.queues.subscribe(self.queue, self.stage, pace);
@@ -89,8 +104,17 @@ impl Worker {
             };
             pace = Pace::Full;
             match ended {
-                Ok(()) if self.awaits_a_server() => self.servers_are_back(stop).await,
-                Ok(()) => {}
+                Ok(Ended::Done) => {}
+                Ok(Ended::HandedBack { handled }) => {
+                    if handled {
+                        hand_backs = Delays::after_hand_back();
+                    }
+                    let pause = hand_backs.next().unwrap_or_default();
+                    if !self.wait_for_servers(stop).await {
+                        // They answered at once, and yet nothing could be handled: no probe can tell when it can.
+                        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    }
+                }
                 Err(error) => {
                     self.broker.begins(&error);
                     // A delivery that the client library cannot read breaks every subscription that is handed it.
@@ -109,22 +133,22 @@ impl Worker {
         }
     }
 
-    fn awaits_a_server(&self) -> bool {
-        self.database.is_on() || self.mail.as_ref().is_some_and(|mail| mail.is_on())
-    }
-
-    /// Takes nothing from the queue while nothing can be done with it.
-    async fn servers_are_back(&self, stop: &CancellationToken) {
+    /// Takes nothing from the queue while nothing can be done with it. Whether it had to wait.
+    async fn wait_for_servers(&self, stop: &CancellationToken) -> bool {
+        let mut waited = false;
         for delay in Delays::during_outage() {
             match stop.run_until_cancelled(self.bus.probe(self.mail.is_some())).await {
-                Some(Ok(())) => {
+                Some(Ok(())) if waited => {
                     self.database.ends();
-                    return self.mail.iter().for_each(|mail| mail.ends());
+                    self.mail.iter().for_each(|mail| mail.ends());
+                    break;
                 }
+                Some(Ok(())) | None => break,
                 Some(Err(_)) => stop.run_until_cancelled(tokio::time::sleep(delay)).await,
-                None => return,
             };
+            waited = true;
         }
+        waited
     }
 
     /// Until told to stop, until the subscription is lost or has done its part, or until a server was away for too
@@ -134,7 +158,7 @@ impl Worker {
         mut subscription: Box<dyn Subscription>,
         pace: Pace,
         stop: &CancellationToken,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<Ended, BrokerError> {
         self.broker.ends();
         let mut left = match pace {
             Pace::Full => usize::MAX,
@@ -142,12 +166,20 @@ impl Worker {
         };
         info!(queue = self.queue.as_str(), stage = ?self.stage, "consuming");
         let halt = stop.child_token();
+        let handled = Arc::new(AtomicBool::new(false));
+        let handed_back = CancellationToken::new();
         let mut running = JoinSet::new();
         let lanes: Vec<_> = (0..self.lanes)
             .map(|_| {
                 let (sender, tasks) = mpsc::unbounded_channel();
-                let (worker, settler, halt) = (self.clone(), subscription.settler(), halt.clone());
-                running.spawn(async move { worker.lane(tasks, &*settler, &halt).await });
+                let lane = Lane {
+                    worker: self.clone(),
+                    settler: subscription.settler(),
+                    halt: halt.clone(),
+                    handed_back: handed_back.clone(),
+                    handled: handled.clone(),
+                };
+                running.spawn(async move { lane.run(tasks).await });
                 sender
             })
             .collect();
@@ -164,14 +196,17 @@ impl Worker {
                         let _ = lanes[lane_of(&task.incoming, lanes.len())].send(task);
                         left -= 1;
                         if left == 0 {
-                            break Ok(());
+                            break Ok(Ended::Done);
                         }
                     }
                     Err(error) => break Err(error),
                 },
                 // What a lane held when it panicked comes again, and counts as a start without an end.
                 Some(Err(panic)) = running.join_next() => break Err(BrokerError(format!("a lane ended: {panic}"))),
-                () = halt.cancelled() => break Ok(()),
+                () = handed_back.cancelled() => {
+                    break Ok(Ended::HandedBack { handled: handled.load(Ordering::Relaxed) });
+                }
+                () = halt.cancelled() => break Ok(Ended::Done),
             }
         };
         halt.cancel();
@@ -181,84 +216,17 @@ impl Worker {
         ended
     }
 
-    async fn lane(
-        &self,
-        mut tasks: mpsc::UnboundedReceiver<Task>,
-        settler: &dyn Settler,
-        halt: &CancellationToken,
-    ) {
-        let mut batch = Vec::with_capacity(self.max_batch);
-        let pulse = self.vitals.lane(self.queue.as_str());
-        loop {
-            pulse.idle();
-            // What is in hand when the halt comes is finished; what was not begun goes back to the queue.
-            if tasks.recv_many(&mut batch, self.max_batch).await == 0
-                || halt.is_cancelled()
-                || settler.is_over()
-            {
-                return;
-            }
-            let (tags, incoming): (Vec<_>, Vec<_>) =
-                batch.drain(..).map(|task| (task.tag, task.incoming)).unzip();
-            let too_early = crash_points::planted(PlantedBug::AckBeforeCommit);
-            if too_early {
-                settler.settle(&tags).await;
-            }
-            if self.stage == Stage::DeadLetters {
-                crash_points::here(CrashPoint::ArchiveBefore);
-            }
-            let Some(fates) = self.fates(&incoming, &pulse, halt).await else {
-                return;
-            };
-            for (incoming, fate) in incoming.iter().zip(fates) {
-                self.tell(incoming, &fate);
-            }
-            crash_points::here(match self.stage {
-                Stage::Work => CrashPoint::WorkerBeforeAck,
-                Stage::DeadLetters => CrashPoint::ArchiveAfter,
-            });
-            if !too_early {
-                settler.settle(&tags).await;
-            }
+    async fn handle(&self, batch: &[Incoming]) -> Result<Vec<Fate>, Away> {
+        match self.stage {
+            Stage::Work => self.bus.handle(self.queue, batch).await,
+            Stage::DeadLetters => self.bus.bury(self.queue, batch).await,
         }
     }
 
-    /// Holds what it has while a server is away, and goes on by itself when it is back; none if told to stop
-    /// before that, or when it took so long that everything is to be handed back.
-    async fn fates(&self, batch: &[Incoming], pulse: &Pulse, halt: &CancellationToken) -> Option<Vec<Fate>> {
-        let mut delays = Delays::during_outage();
-        let begin = Instant::now();
-        loop {
-            pulse.busy();
-            let handled = match self.stage {
-                Stage::Work => self.bus.handle(self.queue, batch).await,
-                Stage::DeadLetters => self.bus.bury(self.queue, batch).await,
-            };
-            match handled {
-                Ok(fates) => {
-                    self.database.ends();
-                    if fates.iter().any(asked_the_mail_server) {
-                        self.mail.iter().for_each(|mail| mail.ends());
-                    }
-                    return Some(fates);
-                }
-                Err(away) => {
-                    match (&away, &self.mail) {
-                        (Away::Notifier(_), Some(mail)) => mail.begins(&away),
-                        _ => self.database.begins(&away),
-                    }
-                    if begin.elapsed() > self.hold {
-                        warn!(
-                            queue = self.queue.as_str(),
-                            "handing messages back until the server is there again"
-                        );
-                        halt.cancel();
-                        return None;
-                    }
-                    let delay = delays.next().unwrap_or_default();
-                    halt.run_until_cancelled(tokio::time::sleep(delay)).await?;
-                }
-            }
+    fn servers_answered(&self, fates: &[Fate]) {
+        self.database.ends();
+        if fates.iter().any(asked_the_mail_server) {
+            self.mail.iter().for_each(|mail| mail.ends());
         }
     }
 
@@ -267,7 +235,7 @@ impl Worker {
         let (queue, message_id) = (self.queue.as_str(), incoming.message.message_id.as_deref());
         match fate {
             // A refusal is told to who waits for it, and nobody waits behind a queue.
-            Fate::Handled | Fate::Refused(_) => {}
+            Fate::Handled | Fate::Refused(_) | Fate::InDoubt => {}
             Fate::Repeat => debug!(queue, message_id, "handled before"),
             Fate::Failed(error, Next::Retry(delay)) => {
                 let error = text(&error.to_string());
@@ -278,6 +246,99 @@ impl Worker {
                 warn!(queue, message_id, %error, reason = reason.as_str(), "dead; see `allocation dead-letters`");
             }
         }
+    }
+}
+
+/// Handles the deliveries of one lane, in order.
+struct Lane {
+    worker: Worker,
+    settler: Arc<dyn Settler>,
+    /// The subscription is to end.
+    halt: CancellationToken,
+    /// It ends because a server was away for too long.
+    handed_back: CancellationToken,
+    /// Whether any lane has handled anything.
+    handled: Arc<AtomicBool>,
+}
+
+impl Lane {
+    async fn run(&self, mut tasks: mpsc::UnboundedReceiver<Task>) {
+        let Worker { max_batch, stage, .. } = self.worker;
+        let mut batch = Vec::with_capacity(max_batch);
+        let pulse = self.worker.vitals.lane(self.worker.queue.as_str());
+        loop {
+            pulse.idle();
+            // A unit of work that has begun when the halt comes is finished; what was not begun goes back to the queue.
+            if tasks.recv_many(&mut batch, max_batch).await == 0
+                || self.halt.is_cancelled()
+                || self.settler.is_over()
+            {
+                return;
+            }
+            let (tags, incoming): (Vec<_>, Vec<_>) =
+                batch.drain(..).map(|task| (task.tag, task.incoming)).unzip();
+            let too_early = crash_points::planted(PlantedBug::AckBeforeCommit);
+            if too_early {
+                self.settler.settle(&tags).await;
+            }
+            if stage == Stage::DeadLetters {
+                crash_points::here(CrashPoint::ArchiveBefore);
+            }
+            let Some(fates) = self.fates(&incoming, &pulse).await else {
+                return self.worker.bus.take_back_starts(self.worker.queue, &incoming).await;
+            };
+            for (incoming, fate) in incoming.iter().zip(fates) {
+                self.worker.tell(incoming, &fate);
+            }
+            crash_points::here(match stage {
+                Stage::Work => CrashPoint::WorkerBeforeAck,
+                Stage::DeadLetters => CrashPoint::ArchiveAfter,
+            });
+            if !too_early {
+                self.settler.settle(&tags).await;
+            }
+        }
+    }
+
+    /// Keeps the messages while a server is away, and goes on when it is back. None if it is to stop before that, or when
+    /// the server was away for so long that everything is to be handed back.
+    async fn fates(&self, batch: &[Incoming], pulse: &Pulse) -> Option<Vec<Fate>> {
+        let Self { worker, halt, .. } = self;
+        let mut delays = Delays::during_outage();
+        let begin = Instant::now();
+        loop {
+            pulse.busy();
+            let away = tokio::select! {
+                handled = worker.handle(batch) => match handled {
+                    Ok(fates) => {
+                        self.handled.store(true, Ordering::Relaxed);
+                        worker.servers_answered(&fates);
+                        return Some(fates);
+                    }
+                    Err(away) => away,
+                },
+                () = self.overdue() => return None,
+            };
+            match (&away, &worker.mail) {
+                (Away::Notifier(_), Some(mail)) => mail.begins(&away),
+                _ => worker.database.begins(&away),
+            }
+            if begin.elapsed() > worker.hold {
+                let queue = worker.queue.as_str();
+                warn!(queue, "handing messages back until the server is there again");
+                self.handed_back.cancel();
+                halt.cancel();
+                return None;
+            }
+            let delay = delays.next().unwrap_or_default();
+            halt.run_until_cancelled(tokio::time::sleep(delay)).await?;
+        }
+    }
+
+    /// Waits until the time is over that a unit of work has to end once the worker is to stop.
+    async fn overdue(&self) {
+        self.halt.cancelled().await;
+        tokio::time::sleep(self.worker.finish_within).await;
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::store::{Fingerprint, StoreError};
 
@@ -54,6 +55,8 @@ impl Reason {
 pub struct FailureKey {
     /// Its id, if it has one.
     pub message_id: Option<Arc<str>>,
+    /// Its type, printable.
+    pub kind: String,
     /// The hash of its body.
     pub fingerprint: Fingerprint,
 }
@@ -72,13 +75,10 @@ pub enum Next {
 pub struct FailedAttempt {
     /// Which message of the queue.
     pub key: FailureKey,
-    /// The generation the failed copy belongs to: 0 for one that came from outside. If the ledger is at another
-    /// one, this failure is known already and nothing is recorded.
+    /// The generation of the failed copy: 0 for a message from a sender. A copy of an earlier generation is recorded
+    /// already. A message from a sender is recorded, too, unless the ledger has it as retrying: a redelivery cannot be
+    /// told from a message that was sent again, and an attempt that is counted twice is better than a lost message.
     pub generation: i64,
-    /// Whether it certainly is no copy of what the ledger may know: its sender sent it anew.
-    pub sent_anew: bool,
-    /// The message's type.
-    pub kind: String,
     /// Its bytes.
     pub body: Vec<u8>,
     /// Its properties and headers, for people.
@@ -122,6 +122,8 @@ pub struct DueRetry {
     pub original: Vec<u8>,
     /// Whether an operator has replaced the body.
     pub edited: bool,
+    /// What makes the mark of its copies genuine.
+    pub secret: Uuid,
 }
 
 /// Which failed messages an operator means; what is not given restricts nothing.
@@ -177,6 +179,8 @@ pub enum Acted {
 /// A body that replaces another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Correction {
+    /// The generation that was shown to the operator: of two who edit at once, the second is refused.
+    pub shown_generation: i64,
     /// The type from now on.
     pub kind: String,
     /// The message id from now on.
@@ -193,8 +197,15 @@ pub trait Ledger: Send + Sync {
     /// The ids of the messages that are meant, the longest dead first.
     async fn matching(&self, selection: &Selection) -> Result<Vec<i64>, StoreError>;
 
-    /// Acts on messages in one transaction, records who and why, and says what became of each that exists.
-    async fn act(&self, action: Action, ids: &[i64], by: &Actor) -> Result<Vec<(i64, Acted)>, StoreError>;
+    /// Acts on messages in one transaction, records who and why, and says what became of each that exists. One that the
+    /// selection does not match any more, apart from its ids and its age, is skipped.
+    async fn act(
+        &self,
+        action: Action,
+        ids: &[i64],
+        selection: &Selection,
+        by: &Actor,
+    ) -> Result<Vec<(i64, Acted)>, StoreError>;
 
     /// Replaces a dead message's body, keeps the old one, and tries again.
     async fn correct(&self, id: i64, correction: &Correction, by: &Actor) -> Result<Acted, StoreError>;

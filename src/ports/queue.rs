@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 /// The queues the service works on, by their short names; the namespace is put before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,18 @@ pub trait Original: std::fmt::Debug + Send + Sync {
     fn exact(&self) -> Vec<u8>;
 }
 
+/// What the relay puts on a copy of a failed message. A sender cannot guess the secret, so a mark that carries it is
+/// genuine, however old the copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RetryMark {
+    /// The failed message that this is a copy of.
+    pub failed_message_id: i64,
+    /// The generation that the failed message had when the copy was published.
+    pub generation: i64,
+    /// The failed message's secret.
+    pub secret: Uuid,
+}
+
 /// A message as it was sent.
 #[derive(Clone, Debug, Default)]
 pub struct Message {
@@ -70,8 +83,8 @@ pub struct Message {
     pub content_encoding: Option<String>,
     /// The size of the headers, in bytes.
     pub header_bytes: usize,
-    /// Which copy of a retried message this is: 0 for one that came from outside.
-    pub generation: i64,
+    /// Set on a copy that the relay published for a retry.
+    pub retry: Option<RetryMark>,
     /// Why the broker put it aside, if it did.
     pub broken_off: Option<String>,
     /// The bytes.
@@ -127,7 +140,8 @@ pub trait Subscription: Send {
     /// Through which deliveries are settled, from any task.
     fn settler(&self) -> Arc<dyn Settler>;
 
-    /// Asks for no more deliveries and gives back at once all that were not settled.
+    /// Waits until everything that was settled is with the server, and gives back the rest. It is delivered again in
+    /// its order, before anything that came after it.
     async fn close(self: Box<Self>);
 }
 

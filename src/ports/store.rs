@@ -8,7 +8,7 @@ use crate::domain::{Command, OrderId, Product, Quantity, Reference, Sku};
 
 use super::{
     ledger::{FailedAttempt, FailureKey},
-    queue::QueueName,
+    queue::{QueueName, RetryMark},
 };
 
 /// Why a store did not do what it was asked; the variant says what may follow.
@@ -27,20 +27,33 @@ pub enum StoreError {
     /// The store cannot keep this data, now or ever; nothing happened.
     #[error("the store cannot keep this: {0}")]
     BadData(String),
+    /// The commit was not answered in time: whether it took place is unknown.
+    #[error("the store did not answer a commit: {0}")]
+    CommitUnknown(String),
     /// Anything else; nothing happened, and trying again later may help.
     #[error("the store failed: {0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// Whether the store may be away, so that nothing is known about what it was asked.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Silent(_) | Self::CommitUnknown(_))
+    }
 }
 
 /// The hash of a message's body: tells a repeat from another message of the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 16]);
 
-/// A message as the inbox knows it: its id, unique per queue, and its body's hash.
+/// A message as the inbox knows it: its id, unique per queue, its type, and its body's hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The sender's id of the message.
     pub message_id: Arc<str>,
+    /// Its type.
+    pub kind: &'static str,
     /// The hash of its body.
     pub fingerprint: Fingerprint,
 }
@@ -50,10 +63,21 @@ pub struct Receipt {
 pub enum Sight {
     /// Not handled before; the inbox has it now, as part of this transaction.
     First,
-    /// Handled before, with the same body.
+    /// Handled before, with the same type and body.
     Repeat,
-    /// Handled before, with another body.
+    /// Its id was handled before, with another type or another body.
     OtherBody,
+}
+
+/// What the ledger says of a copy that carries a retry mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryCheck {
+    /// The failed message is retrying, and this is its current copy.
+    Current,
+    /// The failed message has changed since the copy was published: the copy must not be handled.
+    Outdated,
+    /// There is no such failed message, or the secret is another one: the mark means nothing.
+    Unknown,
 }
 
 /// What a set of commands is about: what must be loaded before they can be handled.
@@ -170,6 +194,9 @@ pub trait Store: Send + Sync {
 
     /// Counts a start of each of the messages, in a transaction of its own that is over when this returns.
     async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
+
+    /// Takes back one start of each of the messages: they are given back by a process that did not crash.
+    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
 }
 
 /// A transaction: reads, and one write that ends it. Dropping it undoes it.
@@ -180,6 +207,10 @@ pub trait Tx: Send {
     /// Enters messages in the inbox and says which were there. Waits for a concurrent transaction that has entered
     /// one of them. No id may occur twice in `receipts`.
     async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError>;
+
+    /// Whether copies with retry marks are current, in the order given. Holds their failed messages until the end of the
+    /// transaction, so that an operator's action comes either before or after it.
+    async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError>;
 
     /// How many failed attempts the ledger counts for messages that are being retried, in the order given.
     async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError>;
@@ -205,7 +236,8 @@ pub trait Tx: Send {
     /// Keeps all of the work and ends the transaction.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] leaves open whether it was kept; after any other error nothing was.
+    /// [`StoreError::Unavailable`] and [`StoreError::CommitUnknown`] leave open whether it was kept; after any other error
+    /// nothing was.
     async fn commit(self: Box<Self>, work: Work) -> Result<(), StoreError>;
 
     /// Ends the transaction at once without a trace.

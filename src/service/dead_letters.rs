@@ -9,7 +9,10 @@ use crate::ports::{
     store::StoreError,
 };
 
-use super::decode::{self, Undecodable};
+use super::{
+    decode::{self, Undecodable},
+    delays::Delays,
+};
 
 /// Messages in one transaction when nobody asks for a rate.
 const AT_ONCE: usize = 500;
@@ -68,7 +71,7 @@ pub async fn act_on_all(
         if stop.is_cancelled() {
             break;
         }
-        let acted = match ledger.act(action, ids, by).await {
+        let acted = match act_patiently(ledger, action, ids, selection, by).await {
             Ok(acted) => acted,
             Err(error) => {
                 tally.stopped_by = Some(error.to_string());
@@ -83,18 +86,37 @@ pub async fn act_on_all(
     Ok(tally)
 }
 
+/// Tries again at once, a few times, when another transaction was in the way: workers and operators may need the same rows.
+async fn act_patiently(
+    ledger: &dyn Ledger,
+    action: Action,
+    ids: &[i64],
+    selection: &Selection,
+    by: &Actor,
+) -> Result<Vec<(i64, Acted)>, StoreError> {
+    let mut delays = Delays::after_conflict();
+    loop {
+        match (ledger.act(action, ids, selection, by).await, delays.next()) {
+            (Err(StoreError::Conflict(_)), Some(delay)) => tokio::time::sleep(delay).await,
+            (outcome, _) => return outcome,
+        }
+    }
+}
+
 /// The time between two portions, so that together they make the rate.
 fn pace(per_second: u32) -> Duration {
     Duration::from_secs_f64(f64::from(per_second.div_ceil(PORTIONS)) / f64::from(per_second.max(1)))
 }
 
-/// Replaces the body of a dead message by a valid one, and tries again.
+/// Replaces the body of a dead message by a valid one, and tries again. `shown_generation` is the one that the operator has
+/// seen: a message that changed since is left alone.
 ///
 /// # Errors
 /// The body is no valid command of that type, or the store is away.
 pub async fn correct(
     ledger: &dyn Ledger,
     id: i64,
+    shown_generation: i64,
     kind: &str,
     message_id: &str,
     body: &[u8],
@@ -103,12 +125,19 @@ pub async fn correct(
     decode::checked_id(message_id)?;
     decode::command(kind, body)?;
     let correction = Correction {
+        shown_generation,
         kind: kind.to_owned(),
         message_id: message_id.to_owned(),
         body: body.to_owned(),
         fingerprint: decode::fingerprint(body),
     };
-    Ok(ledger.correct(id, &correction, by).await?)
+    let mut delays = Delays::after_conflict();
+    loop {
+        match (ledger.correct(id, &correction, by).await, delays.next()) {
+            (Err(StoreError::Conflict(_)), Some(delay)) => tokio::time::sleep(delay).await,
+            (outcome, _) => return Ok(outcome?),
+        }
+    }
 }
 
 #[cfg(test)]

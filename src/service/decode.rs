@@ -82,7 +82,7 @@ pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, Undecodable
     let correlation_id =
         message.correlation_id.as_deref().map_or_else(|| message_id.clone(), |id| keepable(id).into());
     Ok(Envelope {
-        receipt: Receipt { message_id, fingerprint: fingerprint(&message.body) },
+        receipt: Receipt { message_id, kind: command.name(), fingerprint: fingerprint(&message.body) },
         command,
         correlation_id,
         traceparent: message.traceparent.as_deref().map(|trace| keepable(trace).into()),

@@ -13,6 +13,11 @@ const OUTAGE_INITIAL: Duration = Duration::from_millis(100);
 /// Servers that come back are to be found within two seconds.
 const OUTAGE_LONGEST: Duration = Duration::from_secs(2);
 
+/// Handed back once, messages are taken again soon.
+const HAND_BACK_INITIAL: Duration = Duration::from_secs(1);
+/// With fifty deliveries of a message and this between two, it takes hours to reach the delivery limit.
+const HAND_BACK_LONGEST: Duration = Duration::from_mins(5);
+
 /// Waits between tries; it ends when there should be no other try.
 pub struct Delays {
     backoff: ExponentialBackoff,
@@ -27,6 +32,13 @@ impl Delays {
             backoff: exponential(CONFLICT_INITIAL, 3.0, 0.5, Duration::from_millis(500)),
             left: Some(CONFLICT_TRIES),
         }
+    }
+
+    /// Endless ones, for messages that were handed back although the servers answer: each time they are taken counts as a
+    /// delivery, and the queue has a limit of those.
+    #[must_use]
+    pub fn after_hand_back() -> Self {
+        Self { backoff: exponential(HAND_BACK_INITIAL, 2.0, 0.2, HAND_BACK_LONGEST), left: None }
     }
 
     /// Endless ones, for servers that are away.

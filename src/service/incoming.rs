@@ -1,11 +1,12 @@
 //! A message on its way through the bus.
 
-use std::{sync::OnceLock, time::Duration};
+use std::sync::OnceLock;
 
 use crate::ports::{ledger::FailureKey, queue::Message, store::Receipt};
 
 use super::{
     decode::{Envelope, Limits, Undecodable, decode, fingerprint, keepable},
+    unit_of_work::text,
     verdict::Failure,
 };
 
@@ -25,9 +26,12 @@ pub struct Incoming {
     /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
     /// no crash.
     pub(super) counted: OnceLock<()>,
-    /// What became of the notice it asked for, once this process has sent it, and how long that took.
-    pub(super) notified: OnceLock<(Result<(), Failure>, Duration)>,
+    /// What became of the mail it asked for, once this process has sent it.
+    pub(super) notified: OnceLock<Result<(), Failure>>,
 }
+
+/// Messages that are handled together.
+pub(super) type Batch<'a> = [&'a Incoming];
 
 impl Incoming {
     /// Reads a message.
@@ -60,17 +64,21 @@ impl Incoming {
     }
 
     pub(super) fn key(&self) -> FailureKey {
+        let kind = text(&self.message.kind);
         match self.receipt() {
-            Some(receipt) => {
-                FailureKey { message_id: Some(receipt.message_id.clone()), fingerprint: receipt.fingerprint }
+            Some(Receipt { message_id, fingerprint, .. }) => {
+                FailureKey { message_id: Some(message_id.clone()), kind, fingerprint: *fingerprint }
             }
             None => FailureKey {
                 message_id: self.message.message_id.as_deref().map(|id| keepable(id).into()),
+                kind,
                 fingerprint: fingerprint(&self.message.body),
             },
         }
     }
-}
 
-/// Messages that are handled together.
-pub(super) type Batch<'a> = [&'a Incoming];
+    /// Whether handling `other` in the same unit of work could do nothing that handling this does not.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
+        self.receipt() == other.receipt() && self.message.retry == other.message.retry
+    }
+}

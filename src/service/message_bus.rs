@@ -1,35 +1,33 @@
-//! Takes commands through their units of work: seen before? → handler → reactions until none is left → one commit.
+//! Takes commands through their units of work: handled before? → handler → reactions until no event is left → one commit.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 
 use crate::{
     crash_points::{self, CrashPoint},
-    domain::{Command, Event},
+    domain::Command,
     ports::{
         ledger::Next,
-        notifier::Notifier,
+        notifier::{Notifier, NotifierError},
         queue::QueueName,
-        store::{Footprint, Sight, Store, StoreError, ViewState},
+        store::{Footprint, Store, StoreError},
     },
 };
 
 use super::{
-    decode::{Envelope, Undecodable},
+    admission::{self, Admission, Checked},
     delays::{Delays, RetryPolicy},
-    handlers::{self, HandlerError},
+    dispatch::{self, Broken},
     incoming::{Batch, Incoming},
     notifications,
     outage::Away,
-    suspects::{self, Group},
-    unit_of_work::{Failed, UnitOfWork},
+    recording::{self, Judged},
+    suspects::{self, Group, TakenBack},
+    unit_of_work::UnitOfWork,
     verdict::{Failure, Verdict, verdict},
 };
 
@@ -43,12 +41,14 @@ const BROKE_SOON: Duration = Duration::from_secs(1);
 pub enum Fate {
     /// It was handled, and what it changed is committed.
     Handled,
-    /// It was handled before; nothing changed.
+    /// It was handled before, or is an outdated copy of a failed message; nothing changed.
     Repeat,
     /// It was not handled and nothing changed, but the ledger has it.
     Failed(Failure, Next),
-    /// It was not handled and nothing changed; its sender, who waits for the answer, is to be told.
+    /// It was not handled and nothing changed; its sender waits for the answer.
     Refused(Failure),
+    /// Whether it was handled is unknown; its sender waits for the answer.
+    InDoubt,
 }
 
 /// How the bus treats what goes wrong.
@@ -65,45 +65,34 @@ pub struct Policy {
 /// Handles commands, one or many in one unit of work. Clones are one bus: a process has one.
 #[derive(Clone)]
 pub struct MessageBus {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     notifier: Arc<dyn Notifier>,
-    policy: Arc<Policy>,
-    /// Held for reading by whoever handles messages, for writing by whoever must be alone in this process.
+    pub(super) policy: Arc<Policy>,
+    /// Held for reading while messages are handled, for writing while one must be the only one in this process.
     company: Arc<RwLock<()>>,
-}
-
-/// Why a unit of work came to nothing.
-struct Broken {
-    failure: Failure,
-    /// How long the command that broke it took, if it was one.
-    took: Duration,
-}
-
-impl From<Failure> for Broken {
-    fn from(failure: Failure) -> Self {
-        Self { failure, took: Duration::ZERO }
-    }
-}
-
-impl From<StoreError> for Broken {
-    fn from(error: StoreError) -> Self {
-        Failure::from(error).into()
-    }
+    taken_back: Arc<Mutex<TakenBack>>,
 }
 
 impl MessageBus {
     /// A bus over a store, with somebody who tells people.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, notifier: Arc<dyn Notifier>, policy: Policy) -> Self {
-        Self { store, notifier, policy: Arc::new(policy), company: Arc::default() }
+        Self {
+            store,
+            notifier,
+            policy: Arc::new(policy),
+            company: Arc::default(),
+            taken_back: Arc::default(),
+        }
     }
 
-    /// Whether the store answers; and the notifier, for who needs it.
+    /// Whether the store takes writes; and whether the notifier answers, for a queue that needs it.
     ///
     /// # Errors
     /// [`Away`] if one does not.
     pub async fn probe(&self, notifier: bool) -> Result<(), Away> {
         self.store.probe().await?;
+        self.taken_back.lock().await.write(&*self.store).await?;
         if notifier {
             self.notifier.probe().await?;
         }
@@ -116,32 +105,33 @@ impl MessageBus {
     /// [`Away`]: whether some of it was committed is unknown, so all of it is to be handled again; inbox and
     /// ledger tell what was done.
     pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Away> {
-        let mut fates = vec![None; batch.len()];
+        let mut fates = Vec::with_capacity(batch.len());
+        if queue == QueueName::Notifications {
+            for incoming in batch {
+                fates.push(self.handle_notification(queue, incoming).await?);
+            }
+            return Ok(fates);
+        }
+        // In the order of arrival: commands about one line or batch must not overtake each other.
         for group in suspects::groups(&*self.store, queue, batch).await? {
-            let (members, of_group) = match group {
+            match group {
                 Group::Together(members) => {
-                    self.tell_people(queue, batch, &members).await?;
                     let _others_may = self.company.read().await;
-                    let together: Vec<_> = members.iter().map(|&i| &batch[i]).collect();
-                    let of_group = self.handle_group(queue, &together).await?;
-                    (members, of_group)
+                    let together: Vec<_> = batch[members].iter().collect();
+                    fates.extend(self.handle_group(queue, &together).await?);
                 }
                 Group::Alone(i) => {
-                    self.tell_people(queue, batch, &[i]).await?;
-                    // If it kills this process, nobody else was at work who could be taken for the culprit.
-                    let _nobody_else = self.company.write().await;
-                    (vec![i], self.handle_group(queue, &[&batch[i]]).await?)
+                    // If it kills this process, nothing else was being handled that could be taken for the cause.
+                    let _nothing_else = self.company.write().await;
+                    fates.extend(self.handle_group(queue, &[&batch[i]]).await?);
                 }
                 Group::Dead(i, deaths) => {
                     let failure = Failure::CrashLoop(deaths);
-                    (vec![i], vec![self.record_alone(queue, &batch[i], failure.into()).await?])
+                    fates.push(self.record_alone(queue, &batch[i], failure.into(), false).await?);
                 }
-            };
-            for (i, fate) in members.into_iter().zip(of_group) {
-                fates[i] = Some(fate);
             }
         }
-        Ok(fates.into_iter().flatten().collect())
+        Ok(fates)
     }
 
     /// Records messages that the broker put aside. One that was handled meanwhile is left alone.
@@ -152,68 +142,77 @@ impl MessageBus {
         let mut fates = Vec::with_capacity(batch.len());
         for incoming in batch {
             let why = incoming.message.broken_off.clone().unwrap_or_else(|| "rejected".into());
-            fates.push(self.record_alone(queue, incoming, Failure::PutAside(why).into()).await?);
+            let failure = Failure::PutAside(why);
+            fates.push(self.record_alone(queue, incoming, failure.into(), false).await?);
         }
         Ok(fates)
     }
 
-    /// Before anybody has to wait for the unit of work, and before its start counts: a mail server that is slow or away
-    /// holds up nobody else, and kills nobody.
-    async fn tell_people(&self, queue: QueueName, batch: &[Incoming], members: &[usize]) -> Result<(), Away> {
-        if queue != QueueName::Notifications {
-            return Ok(());
+    /// Takes back the starts that were counted for messages which go back to their queue: this process ends in good order,
+    /// or waits for a server, and has not crashed over them. What cannot be written now is written by the next probe.
+    pub async fn take_back_starts(&self, queue: QueueName, batch: &[Incoming]) {
+        let mut taken_back = self.taken_back.lock().await;
+        taken_back.add(queue, batch);
+        let _ = taken_back.write(&*self.store).await;
+    }
+
+    /// The mail is sent inside the unit of work: its row in the inbox keeps other processes from sending it at the same
+    /// time. Starts are not counted, and nothing else waits: a slow mail server holds up no other message.
+    async fn handle_notification(&self, queue: QueueName, incoming: &Incoming) -> Result<Fate, Away> {
+        let mut delays = Delays::during_outage();
+        loop {
+            let broken = match self.unit_of_work(queue, &[incoming]).await {
+                Ok(mut fates) => return Ok(fates.remove(0)),
+                Err(broken) => self.away(broken).await?,
+            };
+            if verdict(&broken.failure) != Verdict::AtOnce {
+                return self.record_alone(queue, incoming, broken, false).await;
+            }
+            // Another process has the row and may be sending the mail.
+            tokio::time::sleep(delays.next().unwrap_or_default()).await;
         }
-        for &i in members {
-            notifications::send(&*self.store, &*self.notifier, queue, &batch[i]).await?;
-        }
-        Ok(())
     }
 
     async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, Away> {
         suspects::count_starts(&*self.store, queue, group).await?;
-        let mut fates = vec![Fate::Repeat; group.len()];
-        let mut due: Vec<usize> = (0..group.len()).collect();
-        while !due.is_empty() {
-            // Of several messages of one id only the first may go into a unit of work; the inbox judges the others.
-            let mut ids = HashSet::new();
-            let (now, later): (Vec<_>, _) =
-                due.into_iter().partition(|&i| ids.insert(group[i].key().message_id));
-            let distinct: Vec<_> = now.iter().map(|&i| group[i]).collect();
-            for (i, fate) in now.into_iter().zip(self.handle_distinct(queue, &distinct).await?) {
-                fates[i] = fate;
-            }
-            due = later;
+        let mut fates = Vec::with_capacity(group.len());
+        for run in admission::runs(group) {
+            fates.extend(self.handle_run(queue, run, false).await?);
         }
         Ok(fates)
     }
 
     /// All in one unit of work; if that breaks, in smaller ones, and in the end each in its own, so that a failure is the
-    /// failure of one command.
-    async fn handle_distinct(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Away> {
+    /// failure of one command. `in_doubt`: an earlier unit of work with these messages may have been committed.
+    async fn handle_run(&self, queue: QueueName, run: &Batch<'_>, in_doubt: bool) -> Result<Vec<Fate>, Away> {
         let begin = Instant::now();
-        let broken = match self.handle_together(queue, batch).await {
+        let broken = match self.handle_together(queue, run).await {
             Ok(fates) => return Ok(fates),
             Err(broken) => self.away(broken).await?,
         };
-        if let [incoming] = batch {
-            return Ok(vec![self.record_alone(queue, incoming, broken).await?]);
+        let in_doubt = in_doubt || matches!(broken.failure, Failure::Store(StoreError::CommitUnknown(_)));
+        if let [incoming] = run {
+            return Ok(vec![self.record_alone(queue, incoming, broken, in_doubt).await?]);
         }
-        let smaller = if batch.len() > PORTION && begin.elapsed() < BROKE_SOON { PORTION } else { 1 };
-        let mut fates = Vec::with_capacity(batch.len());
-        for portion in batch.chunks(smaller) {
-            fates.extend(Box::pin(self.handle_distinct(queue, portion)).await?);
+        let smaller = if run.len() > PORTION && begin.elapsed() < BROKE_SOON { PORTION } else { 1 };
+        let mut fates = Vec::with_capacity(run.len());
+        for portion in run.chunks(smaller) {
+            fates.extend(Box::pin(self.handle_run(queue, portion, in_doubt)).await?);
         }
         Ok(fates)
     }
 
-    /// An outage is everybody's; any other failure is looked at more closely. So is silence, if the store answers
+    /// An outage concerns every message; any other failure is looked at more closely. So is silence, if the store answers
     /// others: then it was what was asked.
     async fn away(&self, broken: Broken) -> Result<Broken, Away> {
         match &broken.failure {
             Failure::Store(error @ StoreError::Unavailable(_)) => Err(error.clone().into()),
-            Failure::Store(error @ StoreError::Silent(_)) if self.store.probe().await.is_err() => {
+            Failure::Store(error @ (StoreError::Silent(_) | StoreError::CommitUnknown(_)))
+                if self.store.probe().await.is_err() =>
+            {
                 Err(error.clone().into())
             }
+            Failure::NotTold(error @ NotifierError::Away(_)) => Err(error.clone().into()),
             _ => Ok(broken),
         }
     }
@@ -253,209 +252,68 @@ impl MessageBus {
         queue: QueueName,
         batch: &Batch<'_>,
     ) -> Result<Vec<Fate>, Broken> {
-        let receipts: Vec<_> = batch.iter().filter_map(|incoming| incoming.receipt().cloned()).collect();
-        let sights = uow.first_sights(&receipts).await?;
+        let checked = admission::check(uow, queue, batch).await?;
         crash_points::here(CrashPoint::WorkerInboxWritten);
-        let mut sights_of_readable = sights.iter();
         let mut footprint = Footprint::default();
-        for envelope in batch.iter().filter_map(|incoming| incoming.decoded.as_ref().ok()) {
-            if sights_of_readable.next() == Some(&Sight::First) {
+        for (incoming, checked) in batch.iter().zip(&checked) {
+            if let (Admission::New, Ok(envelope)) = (&checked.admission, &incoming.decoded) {
                 footprint.cover(&envelope.command);
             }
         }
         uow.load(&footprint).await?;
-        let mut sights = sights.into_iter();
         let mut judged = Vec::with_capacity(batch.len());
-        for incoming in batch {
-            let begin = Instant::now();
-            let sight = incoming.receipt().and_then(|_| sights.next());
-            let outcome = self.judge(uow, queue, incoming, sight).await?;
+        for (incoming, checked) in batch.iter().zip(&checked) {
+            judged.push(self.judge(uow, incoming, checked).await?);
             if incoming.redelivered
                 && let Some(receipt) = incoming.receipt()
             {
                 uow.ended(receipt);
             }
-            let told_in = incoming.notified.get().map_or(Duration::ZERO, |(_, took)| *took);
-            judged.push(outcome.map_err(|failure| (failure, told_in + begin.elapsed())));
         }
-        self.record_failures(uow, batch, judged).await
+        Ok(recording::record_failures(uow, &self.policy, batch, &checked, judged).await?)
     }
 
-    /// The outer error breaks the unit of work; the inner one is this message's own affair.
+    /// The error breaks the unit of work; a failure inside is this message's own.
     async fn judge(
         &self,
         uow: &mut UnitOfWork,
-        queue: QueueName,
         incoming: &Incoming,
-        sight: Option<Sight>,
-    ) -> Result<Result<Fate, Failure>, Broken> {
-        let envelope = match &incoming.decoded {
-            Ok(envelope) => envelope,
-            Err(undecodable) => return Ok(Err(undecodable.clone().into())),
-        };
-        if let Some(misplaced) = misplaced(queue, &envelope.command) {
-            if sight == Some(Sight::First) {
-                uow.leave_unhandled(&envelope.receipt);
-            }
-            return Ok(Err(misplaced.into()));
-        }
-        match (sight, incoming.notified.get()) {
-            (Some(Sight::First), Some((Err(not_told), _))) => {
-                uow.leave_unhandled(&envelope.receipt);
-                Ok(Err(not_told.clone()))
-            }
-            (Some(Sight::First), _) => Ok(self.handle_one(uow, envelope).await?.map(|()| Fate::Handled)),
-            (Some(Sight::OtherBody), _) => Ok(Err(Failure::OtherBody)),
-            (Some(Sight::Repeat) | None, _) => {
+        checked: &Checked,
+    ) -> Result<Judged, Broken> {
+        let failed = |failure| Ok(Judged::Failed(failure, Duration::ZERO));
+        match (&checked.admission, &incoming.decoded) {
+            (Admission::Refused(refusal), _) => failed(refusal.clone().into()),
+            (_, Err(undecodable)) => failed(undecodable.clone().into()),
+            (Admission::OtherBody, _) => failed(Failure::OtherBody),
+            (Admission::CopyOf(original), _) => Ok(Judged::CopyOf(*original)),
+            (Admission::Outdated, _) => Ok(Judged::Done(Fate::Repeat)),
+            (Admission::Repeat, Ok(envelope)) => {
                 // A retry of what was handled by another copy has nothing left to do.
-                if incoming.message.generation > 0 {
+                if checked.generation > 0 {
                     uow.handled(&envelope.receipt);
                 }
-                Ok(Ok(Fate::Repeat))
+                Ok(Judged::Done(Fate::Repeat))
             }
-        }
-    }
-
-    /// Both errors as above; the inner one is a rejection.
-    async fn handle_one(
-        &self,
-        uow: &mut UnitOfWork,
-        envelope: &Envelope,
-    ) -> Result<Result<(), Failure>, Broken> {
-        let begin = Instant::now();
-        let broken = |failure| Broken { failure, took: begin.elapsed() };
-        let guarded = AssertUnwindSafe(until_none_is_left(uow, envelope)).catch_unwind();
-        match tokio::time::timeout(self.policy.handler_timeout, guarded).await {
-            Ok(Ok(Ok(()))) => {
-                uow.handled(&envelope.receipt);
-                Ok(Ok(()))
-            }
-            Ok(Ok(Err(HandlerError::Rejected(rejection)))) => {
-                uow.leave_unhandled(&envelope.receipt);
-                Ok(Err(rejection.into()))
-            }
-            Ok(Ok(Err(HandlerError::Store(error)))) => Err(broken(error.into())),
-            Ok(Err(panic)) => Err(broken(Failure::Panicked(panic_text(&*panic).to_owned()))),
-            Err(_) => Err(broken(Failure::TimedOut(self.policy.handler_timeout))),
-        }
-    }
-
-    /// Puts what failed into the ledger, in the same unit of work; unless its sender waits to be told.
-    async fn record_failures(
-        &self,
-        uow: &mut UnitOfWork,
-        batch: &Batch<'_>,
-        judged: Vec<Result<Fate, (Failure, Duration)>>,
-    ) -> Result<Vec<Fate>, Broken> {
-        let failed: Vec<_> = batch
-            .iter()
-            .zip(&judged)
-            .filter_map(|(incoming, outcome)| {
-                let (failure, took) = outcome.as_ref().err().filter(|_| !incoming.awaited)?;
-                let (message, redelivered) = (&incoming.message, incoming.redelivered);
-                Some(Failed { key: incoming.key(), message, redelivered, failure, took: *took })
-            })
-            .collect();
-        let mut next = uow.record_failures(&failed, &self.policy).await?.into_iter();
-        let fate = |(incoming, outcome): (&&Incoming, _)| match outcome {
-            Ok(fate) => Some(fate),
-            Err((failure, _)) if incoming.awaited => Some(Fate::Refused(failure)),
-            Err((failure, _)) => next.next().map(|next| Fate::Failed(failure, next)),
-        };
-        Ok(batch.iter().zip(judged).filter_map(fate).collect())
-    }
-
-    /// Records one failure in a unit of work of its own, unless the message was handled meanwhile.
-    async fn record_alone(
-        &self,
-        queue: QueueName,
-        incoming: &Incoming,
-        broken: Broken,
-    ) -> Result<Fate, Away> {
-        if incoming.awaited {
-            return Ok(Fate::Refused(broken.failure));
-        }
-        let mut delays = Delays::after_conflict();
-        loop {
-            match self.try_to_record(queue, incoming, &broken).await {
-                Ok(fate) => return Ok(fate),
-                Err(error) => match delays.next() {
-                    Some(delay) if !matches!(error, StoreError::Unavailable(_) | StoreError::Silent(_)) => {
-                        tokio::time::sleep(delay).await;
+            (Admission::New, Ok(envelope)) => {
+                let begin = Instant::now();
+                let handled = if let Command::NotifyOutOfStock(notification) = &envelope.command {
+                    notifications::send(&*self.notifier, incoming, envelope, notification).await
+                } else {
+                    let handled = dispatch::run(uow, envelope, self.policy.handler_timeout).await?;
+                    handled.map_err(Failure::from)
+                };
+                match handled {
+                    Ok(()) => {
+                        uow.handled(&envelope.receipt);
+                        Ok(Judged::Done(Fate::Handled))
                     }
-                    // What cannot be recorded is kept where it is, until it can.
-                    _ => return Err(error.into()),
-                },
-            }
-        }
-    }
-
-    async fn try_to_record(
-        &self,
-        queue: QueueName,
-        incoming: &Incoming,
-        broken: &Broken,
-    ) -> Result<Fate, StoreError> {
-        let Broken { failure, took } = broken;
-        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
-        if let Some(receipt) = incoming.receipt() {
-            if incoming.redelivered {
-                uow.ended(receipt);
-            }
-            match uow.first_sights(std::slice::from_ref(receipt)).await?.first() {
-                Some(Sight::Repeat) => {
-                    uow.commit().await?;
-                    return Ok(Fate::Repeat);
+                    Err(failure @ Failure::NotTold(NotifierError::Away(_))) => Err(failure.into()),
+                    Err(failure) => {
+                        uow.leave_unhandled(&envelope.receipt);
+                        Ok(Judged::Failed(failure, begin.elapsed()))
+                    }
                 }
-                Some(Sight::First) => uow.leave_unhandled(receipt),
-                _ => {}
             }
         }
-        let (message, redelivered) = (&incoming.message, incoming.redelivered);
-        let failed = Failed { key: incoming.key(), message, redelivered, failure, took: *took };
-        let next = uow.record_failures(&[failed], &self.policy).await?;
-        uow.commit().await?;
-        Ok(Fate::Failed(failure.clone(), next[0]))
     }
-}
-
-/// The table of contents: every command and the one handler it has, every event and the reactions to it.
-async fn until_none_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Result<(), HandlerError> {
-    match &envelope.command {
-        Command::CreateBatch(command) => handlers::create_batch(uow, command).await?,
-        Command::Allocate(command) => handlers::allocate(uow, command)?,
-        Command::Deallocate(command) => handlers::deallocate(uow, command)?,
-        Command::ChangeBatchQuantity(command) => handlers::change_batch_quantity(uow, command).await?,
-        Command::NotifyOutOfStock(_) => {} // People were told before the unit of work began.
-    }
-    crash_points::here_with(CrashPoint::WorkerMidHandler, &envelope.receipt.message_id);
-    let mut events = VecDeque::from(uow.collect_events(envelope));
-    while let Some(recorded) = events.pop_front() {
-        match recorded.event {
-            Event::Allocated { orderid, sku, qty, batchref } => {
-                uow.show(orderid, sku, ViewState::Allocated(qty, batchref));
-            }
-            Event::OutOfStock { orderid, sku, qty } => uow.show(orderid, sku, ViewState::Backordered(qty)),
-            Event::BackorderCancelled { orderid, sku } => uow.show(orderid, sku, ViewState::Gone),
-            Event::Deallocated { orderid, sku, .. } => {
-                uow.show(orderid.clone(), sku.clone(), ViewState::Gone);
-                handlers::reallocate(uow, &orderid, &sku).await?;
-            }
-        }
-        events.extend(uow.collect_events(envelope));
-    }
-    Ok(())
-}
-
-/// People are told from a queue of their own, so that nobody else ever waits for a mail server.
-fn misplaced(queue: QueueName, command: &Command) -> Option<Undecodable> {
-    let tells_people = matches!(command, Command::NotifyOutOfStock(_));
-    let (name, queue_name) = (command.name(), queue.as_str());
-    (tells_people != (queue == QueueName::Notifications))
-        .then(|| Undecodable::UnknownCommand(format!("{name} does not belong into the queue {queue_name}")))
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }

@@ -5,7 +5,7 @@
 //! a refused event is published again after it, so that a subscriber who takes only the next sequence misses none.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,17 +22,14 @@ use crate::{
     },
 };
 
-use super::{delays::Delays, outage::Outage};
+use super::{delays::Delays, outage::Outage, throttle::Throttle};
 
 /// How long a standby or an idle leader waits for a hint before it looks itself. A leader that does not look for
 /// several times as long is taken for frozen, and replaced.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// How often old rows are looked for, unless there are many.
+/// How often old rows are looked for, unless there are many, or none is kept for as long as this.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 const SWEEP_AGAIN_AFTER: Duration = Duration::from_millis(200);
-
-/// How long the events of a product wait after one of them was refused.
-const REST: Duration = Duration::from_millis(500);
 
 /// Moves events from the outbox to the broker, and retries back to their queues.
 pub struct Relay {
@@ -91,7 +88,8 @@ impl Relay {
     async fn lead(&self, mut lead: Box<dyn Lead>, stop: &CancellationToken) {
         info!("this relay leads");
         let mut delays = Delays::during_outage();
-        let mut course = Course { next_sweep: Instant::now(), window: self.window, resting: HashMap::new() };
+        let mut course =
+            Course { next_sweep: Instant::now(), window: self.window, throttle: Throttle::default() };
         while !stop.is_cancelled() {
             match self.round(&mut *lead, &mut course).await {
                 Ok(Round::Idle(at_most)) => self.wait(at_most, stop).await,
@@ -130,19 +128,30 @@ impl Relay {
     async fn sweep(&self, lead: &mut dyn Lead) -> Duration {
         match lead.sweep(self.retention).await {
             Ok(true) => SWEEP_AGAIN_AFTER,
-            Ok(false) => SWEEP_EVERY,
+            Ok(false) => self.sweep_every(),
             Err(error) => {
                 warn!(%error, "old rows were not removed");
-                SWEEP_EVERY
+                self.sweep_every()
             }
         }
     }
 
+    fn sweep_every(&self) -> Duration {
+        let shortest = self.retention.inbox.min(self.retention.failures);
+        shortest.clamp(LOOK_AT_LEAST_EVERY, SWEEP_EVERY)
+    }
+
     /// What became of one window of events.
     async fn relay_events(&self, lead: &mut dyn Lead, course: &mut Course) -> Result<Round, StoreError> {
-        let rows = course.one_of_each_in_trouble(lead.unpublished(course.window, &course.at_rest()).await?);
+        let now = Instant::now();
+        let rows = lead.unpublished(course.window, &course.throttle.blocked(now)).await?;
         if rows.is_empty() {
-            return Ok(Round::Idle(REST));
+            let next_try = course.throttle.next_try().unwrap_or(now + LOOK_AT_LEAST_EVERY);
+            return Ok(Round::Idle(next_try.saturating_duration_since(now).min(LOOK_AT_LEAST_EVERY)));
+        }
+        let rows = course.throttle.select(rows, course.window, now);
+        if rows.is_empty() {
+            return Ok(Round::Moved); // There may be others behind them, which may go.
         }
         crash_points::here(CrashPoint::RelayClaimed);
         let outcomes = while_alive(lead, self.publisher.publish(&rows)).await?;
@@ -278,49 +287,16 @@ struct Course {
     next_sweep: Instant,
     /// How many events go together: fewer while one of them breaks the channel, so that it is soon found.
     window: u32,
-    /// Products of which an event was refused, and when it is to be tried again.
-    resting: HashMap<String, Instant>,
+    /// Which events are refused.
+    throttle: Throttle,
 }
 
 impl Course {
-    /// Products that are left alone for now, so that theirs do not fill the window.
-    fn at_rest(&self) -> Vec<String> {
-        let now = Instant::now();
-        self.resting.iter().filter(|(_, until)| **until > now).map(|(sku, _)| sku.clone()).collect()
-    }
-
-    /// Of a product in trouble only the first event goes, until it is through: what is behind it cannot overtake.
-    fn one_of_each_in_trouble(&self, mut rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
-        let mut gone = HashSet::new();
-        rows.retain(|row| !self.resting.contains_key(&row.sku) || gone.insert(row.sku.clone()));
-        rows
-    }
-
     fn learn(&mut self, rows: &[OutboxRow], outcomes: &[Published], window: u32) {
-        let now = Instant::now();
         let broken = outcomes.iter().any(|outcome| matches!(outcome, Published::Unknown(_)));
         self.window =
             if broken { (self.window / 2).max(1) } else { self.window.saturating_mul(2).min(window) };
-        for (row, outcome) in rows.iter().zip(outcomes) {
-            match outcome {
-                Published::Nacked(reason) => {
-                    if self.resting.insert(row.sku.clone(), now + REST).is_none() {
-                        warn!(
-                            sku = row.sku,
-                            sequence = row.sequence,
-                            reason,
-                            "an event is refused; its SKU waits"
-                        );
-                    }
-                }
-                Published::Confirmed | Published::Unroutable => {
-                    if self.resting.get(&row.sku).is_some_and(|until| *until <= now) {
-                        self.resting.remove(&row.sku);
-                    }
-                }
-                Published::Rejected(_) | Published::Unknown(_) => {}
-            }
-        }
+        self.throttle.learn(rows, outcomes, window, Instant::now());
     }
 }
 
@@ -398,21 +374,6 @@ mod tests {
     }
 
     #[test]
-    fn of_a_product_in_trouble_one_event_goes_at_a_time() {
-        let mut course = Course { next_sweep: Instant::now(), window: 8, resting: HashMap::new() };
-        let rows = vec![row(1, "a"), row(2, "b"), row(3, "a"), row(4, "b")];
-        let nacked = || Published::Nacked("full".into());
-        course.learn(&rows, &[nacked(), Published::Confirmed, nacked(), Published::Confirmed], 8);
-        assert_eq!(course.at_rest(), ["a"]);
-        let ids: Vec<_> = course.one_of_each_in_trouble(rows.clone()).iter().map(|row| row.id).collect();
-        assert_eq!(ids, [1, 2, 4]);
-        course.resting.insert("a".into(), Instant::now());
-        assert!(course.at_rest().is_empty());
-        course.learn(&rows[..1], &[Published::Confirmed], 8);
-        assert_eq!(course.one_of_each_in_trouble(rows).len(), 4);
-    }
-
-    #[test]
     fn an_event_behind_a_refused_one_is_not_tried_alone() {
         let rows = [row(1, "a"), row(2, "a"), row(3, "b")];
         let unknown = || Published::Unknown("cut off".into());
@@ -423,7 +384,7 @@ mod tests {
 
     #[test]
     fn the_window_shrinks_until_the_culprit_is_found_and_grows_again() {
-        let mut course = Course { next_sweep: Instant::now(), window: 8, resting: HashMap::new() };
+        let mut course = Course { next_sweep: Instant::now(), window: 8, throttle: Throttle::default() };
         course.learn(&[row(1, "a")], &[Published::Unknown("cut off".into())], 8);
         assert_eq!(course.window, 4);
         course.learn(&[row(1, "a")], &[Published::Confirmed], 8);

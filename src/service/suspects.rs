@@ -1,8 +1,11 @@
 //! Which messages may have killed their worker, and how they are handled so that the culprit is found.
 
-use std::sync::Arc;
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use crate::ports::{queue::QueueName, store::Store};
+use crate::ports::{
+    queue::QueueName,
+    store::{Store, StoreError},
+};
 
 use super::{
     incoming::{Batch, Incoming},
@@ -18,41 +21,67 @@ const SUSPICIOUS_STARTS: u32 = 2;
 const DEADLY_STARTS: u32 = 4;
 
 /// Messages of a batch, by their places in it.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Group {
     /// In one unit of work, beside those of other lanes.
-    Together(Vec<usize>),
+    Together(Range<usize>),
     /// While nothing else is handled in this process.
     Alone(usize),
-    /// Not handled any more: it has killed so many workers.
+    /// Not handled any more: so many workers died while they handled it.
     Dead(usize, u32),
 }
 
-fn ids(batch: &Batch<'_>) -> Vec<Arc<str>> {
-    batch.iter().filter_map(|incoming| incoming.receipt()).map(|receipt| receipt.message_id.clone()).collect()
+fn ids<'a>(batch: impl Iterator<Item = &'a Incoming>) -> Vec<Arc<str>> {
+    batch.filter_map(Incoming::receipt).map(|receipt| receipt.message_id.clone()).collect()
 }
 
-/// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their
-/// worker: they go in small groups whose start is counted, and one that was started twice without an end goes alone.
+/// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their worker: not
+/// many of them go together, their starts are counted, and one that was started twice without an end goes alone. The
+/// groups are in the order of arrival.
 pub(super) async fn groups(
     store: &dyn Store,
     queue: QueueName,
     batch: &[Incoming],
 ) -> Result<Vec<Group>, Away> {
-    let (suspects, innocent): (Vec<_>, Vec<_>) =
-        (0..batch.len()).partition(|&i| batch[i].redelivered && batch[i].receipt().is_some());
-    look_up_starts(store, queue, suspects.iter().map(|&i| &batch[i])).await?;
+    look_up_starts(store, queue, batch.iter().filter(|incoming| is_suspect(incoming))).await?;
+    Ok(in_order(batch.iter().map(|incoming| is_suspect(incoming).then(|| incoming.starts()))))
+}
+
+fn is_suspect(incoming: &Incoming) -> bool {
+    incoming.redelivered && incoming.receipt().is_some()
+}
+
+/// The groups of messages of which each has so many unfinished starts; none if it was not redelivered.
+fn in_order(starts: impl Iterator<Item = Option<u32>>) -> Vec<Group> {
     let mut groups = Vec::new();
-    let (in_company, alone): (Vec<_>, Vec<_>) =
-        suspects.into_iter().partition(|&i| batch[i].starts() < SUSPICIOUS_STARTS);
-    groups.extend(in_company.chunks(SUSPECTS).map(|chunk| Group::Together(chunk.to_vec())));
-    groups.extend(alone.into_iter().map(|i| match batch[i].starts() {
-        starts if starts >= DEADLY_STARTS => Group::Dead(i, starts),
-        _ => Group::Alone(i),
-    }));
-    if !innocent.is_empty() {
-        groups.push(Group::Together(innocent));
+    let (mut together, mut suspects) = (0..0, 0);
+    for (i, starts) in starts.enumerate() {
+        let group_alone = match starts {
+            Some(starts) if starts >= DEADLY_STARTS => Some(Group::Dead(i, starts)),
+            Some(SUSPICIOUS_STARTS..) => Some(Group::Alone(i)),
+            _ => None,
+        };
+        let is_full = starts.is_some() && suspects == SUSPECTS;
+        if group_alone.is_some() || is_full {
+            close(&mut groups, together);
+            (together, suspects) = (i..i, 0);
+        }
+        if let Some(group) = group_alone {
+            groups.push(group);
+            together = i + 1..i + 1;
+        } else {
+            together.end = i + 1;
+            suspects += usize::from(starts.is_some());
+        }
     }
-    Ok(groups)
+    close(&mut groups, together);
+    groups
+}
+
+fn close(groups: &mut Vec<Group>, together: Range<usize>) {
+    if !together.is_empty() {
+        groups.push(Group::Together(together));
+    }
 }
 
 async fn look_up_starts(
@@ -64,7 +93,7 @@ async fn look_up_starts(
     if unknown.is_empty() {
         return Ok(());
     }
-    let starts = store.starts(queue, &ids(&unknown)).await?;
+    let starts = store.starts(queue, &ids(unknown.iter().copied())).await?;
     for (incoming, starts) in unknown.into_iter().zip(starts) {
         let _ = incoming.starts_before.set(starts);
     }
@@ -75,7 +104,7 @@ async fn look_up_starts(
 pub(super) async fn count_starts(store: &dyn Store, queue: QueueName, group: &Batch<'_>) -> Result<(), Away> {
     let suspect = |incoming: &&&Incoming| incoming.redelivered && incoming.counted.get().is_none();
     let uncounted: Vec<_> = group.iter().filter(suspect).copied().collect();
-    let ids = ids(&uncounted);
+    let ids = ids(uncounted.iter().copied());
     if !ids.is_empty() {
         store.count_starts(queue, &ids).await?;
     }
@@ -83,4 +112,75 @@ pub(super) async fn count_starts(store: &dyn Store, queue: QueueName, group: &Ba
         let _ = incoming.counted.set(());
     }
     Ok(())
+}
+
+/// Starts that no crash ended, and that are still to be taken back in the store.
+#[derive(Default)]
+pub(super) struct TakenBack {
+    ids: HashMap<QueueName, Vec<Arc<str>>>,
+}
+
+impl TakenBack {
+    /// Adds the messages of which this process has counted a start.
+    pub(super) fn add(&mut self, queue: QueueName, batch: &[Incoming]) {
+        let counted =
+            batch.iter().filter(|incoming| incoming.counted.get().is_some() && is_suspect(incoming));
+        let ids = ids(counted);
+        if !ids.is_empty() {
+            self.ids.entry(queue).or_default().extend(ids);
+        }
+    }
+
+    /// Writes them to the store. What fails is kept for the next time.
+    pub(super) async fn write(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        while let Some((queue, ids)) = self.ids.iter().next() {
+            let queue = *queue;
+            store.take_back_starts(queue, ids).await?;
+            self.ids.remove(&queue);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(starts: &[Option<u32>]) -> Vec<Group> {
+        in_order(starts.iter().copied())
+    }
+
+    #[test]
+    fn messages_that_were_not_redelivered_go_together() {
+        assert_eq!(groups(&[]), []);
+        assert_eq!(groups(&[None; 100]), [Group::Together(0..100)]);
+    }
+
+    #[test]
+    fn a_message_that_was_started_twice_goes_alone_and_keeps_its_place() {
+        let table = [(0, false), (1, false), (2, true), (3, true)];
+        for (starts, alone) in table {
+            let expected = if alone {
+                vec![Group::Together(0..1), Group::Alone(1), Group::Together(2..4)]
+            } else {
+                vec![Group::Together(0..4)]
+            };
+            assert_eq!(groups(&[None, Some(starts), Some(1), None]), expected, "{starts} starts");
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_started_four_times_is_dead() {
+        let expected = [Group::Dead(0, 4), Group::Alone(1), Group::Dead(2, 9), Group::Together(3..4)];
+        assert_eq!(groups(&[Some(4), Some(3), Some(9), Some(0)]), expected);
+    }
+
+    #[test]
+    fn no_more_than_thirty_two_redelivered_messages_go_together() {
+        let redelivered = [Some(0); 2 * SUSPECTS + 1];
+        let expected = [Group::Together(0..32), Group::Together(32..64), Group::Together(64..65)];
+        assert_eq!(groups(&redelivered), expected);
+        let first_after = [&redelivered[..SUSPECTS], &[None; 50]].concat();
+        assert_eq!(groups(&first_after), [Group::Together(0..82)]);
+    }
 }

@@ -11,8 +11,11 @@ use crate::{
     domain::{OrderId, Product, RecordedEvent, Reference, Rejection, Sku},
     ports::{
         ledger::{FailedAttempt, FailureKey, Next},
-        queue::{Message, QueueName},
-        store::{Footprint, OutboxEvent, Receipt, Sight, Store, StoreError, Tx, ViewRow, ViewState, Work},
+        queue::{Message, QueueName, RetryMark},
+        store::{
+            Footprint, OutboxEvent, Receipt, RetryCheck, Sight, Store, StoreError, Tx, ViewRow, ViewState,
+            Work,
+        },
     },
 };
 
@@ -29,7 +32,8 @@ const LONGEST_ERROR: usize = 2000;
 pub(super) struct Failed<'a> {
     pub(super) key: FailureKey,
     pub(super) message: &'a Message,
-    pub(super) redelivered: bool,
+    /// 0 for a message from a sender.
+    pub(super) generation: i64,
     pub(super) failure: &'a Failure,
     pub(super) took: Duration,
 }
@@ -73,6 +77,11 @@ impl UnitOfWork {
     /// Enters messages in the inbox: which of them are new?
     pub(super) async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
         if receipts.is_empty() { Ok(Vec::new()) } else { self.tx.first_sights(receipts).await }
+    }
+
+    /// Whether copies with retry marks are current.
+    pub(super) async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
+        if marks.is_empty() { Ok(Vec::new()) } else { self.tx.check_retries(marks).await }
     }
 
     /// Loads and holds what commands will need.
@@ -206,19 +215,17 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
 }
 
 fn failed_attempt(queue: QueueName, failed: &Failed<'_>, attempts: u32, policy: &Policy) -> FailedAttempt {
-    let Failed { key, message, redelivered, failure, took } = failed;
+    let Failed { key, message, generation, failure, took } = failed;
     let next = next(failure, attempts, &policy.retry);
     let reason = match next {
         Next::Dead(reason) => reason.as_str(),
         Next::Retry(_) => "",
     };
-    let (kind, error_pattern) = (text(&message.kind), text(&failure.pattern()));
+    let error_pattern = text(&failure.pattern());
     FailedAttempt {
         key: key.clone(),
-        generation: message.generation,
-        sent_anew: !redelivered && message.generation == 0,
-        error_group: group(&[queue.as_str(), &kind, reason, &error_pattern]),
-        kind,
+        generation: *generation,
+        error_group: group(&[queue.as_str(), &key.kind, reason, &error_pattern]),
         body: message.body.clone(),
         properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.readable()),
         original: message.original.as_ref().map(|original| original.exact()).unwrap_or_default(),

@@ -19,8 +19,8 @@ pub enum Failure {
     /// It cannot be read.
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
-    /// Its message id belongs to a message with another body, which was handled.
-    #[error("a message of this id was handled before, with another body")]
+    /// Its message id belongs to a message with another type or body, which was handled.
+    #[error("a message of this id was handled before, with another type or body")]
     OtherBody,
     /// A rule of the domain said no.
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub fn verdict(failure: &Failure) -> Verdict {
         }
         Failure::Store(StoreError::Conflict(_)) => Verdict::AtOnce,
         // Silence counts only once the store has answered a probe.
-        Failure::Store(StoreError::Failed(_) | StoreError::Silent(_))
+        Failure::Store(StoreError::Failed(_) | StoreError::Silent(_) | StoreError::CommitUnknown(_))
         | Failure::NotTold(NotifierError::PutOff(_))
         | Failure::Panicked(_)
         | Failure::TimedOut(_) => Verdict::Later(Reason::AttemptsExhausted),
@@ -161,6 +161,7 @@ mod tests {
             (store(StoreError::Unavailable), Verdict::Hold),
             (store(StoreError::Failed), Verdict::Later(Reason::AttemptsExhausted)),
             (store(StoreError::Silent), Verdict::Later(Reason::AttemptsExhausted)),
+            (store(StoreError::CommitUnknown), Verdict::Later(Reason::AttemptsExhausted)),
             (NotifierError::Away(String::new()).into(), Verdict::Hold),
             (NotifierError::PutOff(String::new()).into(), Verdict::Later(Reason::AttemptsExhausted)),
             (NotifierError::Refused(String::new()).into(), Verdict::Later(Reason::Rejected)),

@@ -64,6 +64,9 @@ pub struct DeadLetterDetail {
     /// The bytes of the body.
     #[serde(skip)]
     pub bytes: Vec<u8>,
+    /// Goes up with every attempt and every retry.
+    #[serde(skip)]
+    pub generation: i64,
 }
 
 /// One attempt.
@@ -167,7 +170,7 @@ impl Views {
         let selection = Selection { ids: Some(vec![id]), ..Selection::default() };
         let Some(letter) = self.dead_letters(&selection, 1, None).await?.pop() else { return Ok(None) };
         let row = sqlx::query!(
-            r#"select properties::text as "properties!", body, error_group, held_because from failed_messages
+            r#"select properties::text as "properties!", body, generation, error_group, held_because from failed_messages
                where id = $1"#,
             id
         )
@@ -199,6 +202,7 @@ impl Views {
             history,
             actions,
             bytes: row.body,
+            generation: row.generation,
         }))
     }
 

@@ -296,8 +296,9 @@ fn product_with(name: &str, batch: &str) -> Product {
 async fn commit(store: &dyn Store, products: Vec<Product>) -> Result<(), StoreError> {
     let mut tx = store.begin(QueueName::Stock).await.unwrap();
     let ids = products.iter().map(|product| format!("create {}", product.sku()));
-    let receipts: Vec<_> =
-        ids.map(|id| Receipt { message_id: id.into(), fingerprint: Fingerprint([1; 16]) }).collect();
+    let receipts: Vec<_> = ids
+        .map(|id| Receipt { message_id: id.into(), kind: "allocate", fingerprint: Fingerprint([1; 16]) })
+        .collect();
     assert_eq!(tx.first_sights(&receipts).await.unwrap(), vec![Sight::First; receipts.len()]);
     tx.commit(Work { products, ..Work::default() }).await
 }
@@ -308,7 +309,8 @@ async fn without_a_commit_nothing_is_stored() {
     let (world, _bus) = with_postgres("without_a_commit_nothing_is_stored", &[]).await;
     let store = world.store();
     let mut tx = store.begin(QueueName::Stock).await.unwrap();
-    let receipt = Receipt { message_id: "create LAMP".into(), fingerprint: Fingerprint([1; 16]) };
+    let receipt =
+        Receipt { message_id: "create LAMP".into(), kind: "create_batch", fingerprint: Fingerprint([1; 16]) };
     assert_eq!(tx.first_sights(&[receipt]).await.unwrap(), [Sight::First]);
     drop(tx);
     assert_eq!(rows(&world).await, 0);

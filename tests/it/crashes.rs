@@ -21,8 +21,8 @@ use allocation::{
     ports::{
         ledger::{DueRetry, FailureKey},
         outbox::{Lead, Look, Outbox, OutboxRow, Retention},
-        queue::{BrokerError, Delivery, Pace, QueueName, Queues, Settler, Stage, Subscription},
-        store::{Footprint, Receipt, Sight, Store, StoreError, Tx, Work},
+        queue::{BrokerError, Delivery, Pace, QueueName, Queues, RetryMark, Settler, Stage, Subscription},
+        store::{Footprint, Receipt, RetryCheck, Sight, Store, StoreError, Tx, Work},
     },
     service::{
         decode::Limits,
@@ -125,12 +125,20 @@ impl<S: Store> Store for Faulty<S> {
     async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         self.inner.count_starts(queue, ids).await
     }
+
+    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        self.inner.take_back_starts(queue, ids).await
+    }
 }
 
 #[async_trait]
 impl Tx for Faulty<Box<dyn Tx>> {
     async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
         self.inner.first_sights(receipts).await
+    }
+
+    async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
+        self.inner.check_retries(marks).await
     }
 
     async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
@@ -301,6 +309,7 @@ async fn a_worker_with_a_fault() {
         lanes: 2,
         max_batch: 100,
         hold: Duration::from_mins(1),
+        finish_within: Duration::from_secs(10),
         vitals: Vitals::default(),
         database: database.clone(),
         mail: None,

@@ -118,7 +118,7 @@ async fn administer(statement: String) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "every world has a name that no other world ever had")]
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     // The end of the id is its random part.
     Uuid::now_v7().simple().to_string().split_off(20)
 }

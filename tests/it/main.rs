@@ -3,9 +3,11 @@
 
 mod architecture;
 mod book;
+mod broker_order;
 mod commands;
 #[path = "../consistency.rs"]
 mod consistency;
+mod copies;
 mod corpus;
 mod crashes;
 mod csv;
@@ -13,6 +15,7 @@ mod failures;
 mod harness;
 mod http;
 mod mail;
+mod order;
 mod plans;
 mod read_side;
 mod recovery;

@@ -66,7 +66,7 @@ fn batch(name: &str, quantity: u32) -> Batch {
 }
 
 fn receipt(id: &str, body: u8) -> Receipt {
-    Receipt { message_id: id.into(), fingerprint: Fingerprint([body; 16]) }
+    Receipt { message_id: id.into(), kind: "allocate", fingerprint: Fingerprint([body; 16]) }
 }
 
 fn about(sku: Sku, lines: &[&str], batches: &[&str]) -> Footprint {

@@ -14,8 +14,8 @@ use crate::{
     ports::{
         ledger::{DueRetry, FailedAttempt, FailureKey},
         outbox::{Lead, Look, Outbox, OutboxRow, Retention},
-        queue::QueueName,
-        store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Tx, ViewState, Work},
+        queue::{QueueName, RetryMark},
+        store::{Footprint, Receipt, RetryCheck, Sight, Store, StoreError, Tx, ViewState, Work},
     },
 };
 
@@ -36,7 +36,7 @@ pub struct Kept {
     pub failures: Vec<(QueueName, FailedAttempt)>,
     /// Unpublished events.
     pub outbox: VecDeque<OutboxRow>,
-    inbox: HashMap<(QueueName, Arc<str>), Fingerprint>,
+    inbox: HashMap<(QueueName, Arc<str>), Receipt>,
     starts: HashMap<(QueueName, Arc<str>), u32>,
     last_event: i64,
 }
@@ -93,7 +93,7 @@ impl Kept {
         self.check(&work)?;
         let unhandled: HashSet<_> = work.unhandled.iter().collect();
         for receipt in receipts.into_iter().filter(|receipt| !unhandled.contains(&receipt.message_id)) {
-            self.inbox.insert((queue, receipt.message_id), receipt.fingerprint);
+            self.inbox.insert((queue, receipt.message_id.clone()), receipt);
         }
         for id in work.ended {
             self.starts.remove(&(queue, id));
@@ -196,6 +196,17 @@ impl Store for MemoryStore {
         }
         Ok(())
     }
+
+    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut kept = self.kept().await;
+        for id in ids.iter().collect::<HashSet<_>>() {
+            if let Some(starts) = kept.starts.get_mut(&(queue, id.clone())) {
+                *starts = starts.saturating_sub(1);
+            }
+        }
+        kept.starts.retain(|_, starts| *starts > 0);
+        Ok(())
+    }
 }
 
 /// Holds the whole store; nothing is written before the commit.
@@ -216,11 +227,16 @@ impl Tx for MemoryTx {
                     self.receipts.push(receipt.clone());
                     Sight::First
                 }
-                Some(known) if *known == receipt.fingerprint => Sight::Repeat,
+                Some(known) if known == receipt => Sight::Repeat,
                 Some(_) => Sight::OtherBody,
             });
         }
         Ok(sights)
+    }
+
+    /// No retry is published in memory, so that no copy of one can come.
+    async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
+        Ok(vec![RetryCheck::Unknown; marks.len()])
     }
 
     async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {

@@ -4,7 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use sqlx::PgConnection;
 
-use crate::ports::ledger::{DueRetry, FailedAttempt, FailureKey, Next};
+use crate::ports::{
+    ledger::{DueRetry, FailedAttempt, FailureKey, Next},
+    queue::RetryMark,
+    store::RetryCheck,
+};
 
 /// How many attempts the ledger counts for messages that are being retried, in the order given; held against others
 /// who fail them. Each is looked for by itself, as in [`resolve`].
@@ -14,30 +18,62 @@ pub(super) async fn attempts(
     keys: &[FailureKey],
 ) -> Result<Vec<u32>, sqlx::Error> {
     let ids: Vec<_> = keys.iter().map(|key| key.message_id.as_deref().unwrap_or_default()).collect();
+    let kinds: Vec<_> = keys.iter().map(|key| key.kind.as_str()).collect();
     let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint.0[..]).collect();
     let rows = sqlx::query!(
-        r#"select coalesce(message_id, '') as "message_id!", fingerprint,
+        r#"select coalesce(message_id, '') as "message_id!", type as kind, fingerprint,
                   case when status = 'retrying' then attempts else 0 end as "attempts!"
            from failed_messages
            where id = any(array(
                select (select f.id from failed_messages f where f.queue = $1
-                       and coalesce(f.message_id, '') = asked.message_id and f.fingerprint = asked.fingerprint)
-               from unnest($2::text[], $3::bytea[]) as asked (message_id, fingerprint)))
+                       and coalesce(f.message_id, '') = asked.message_id and f.type = asked.type
+                       and f.fingerprint = asked.fingerprint)
+               from unnest($2::text[], $3::text[], $4::bytea[]) as asked (message_id, type, fingerprint)))
            order by id for update"#,
         queue,
         &ids as &[&str],
+        &kinds as &[&str],
         &fingerprints as &[&[u8]],
     )
     .fetch_all(connection)
     .await?;
-    let known: HashMap<_, _> =
-        rows.iter().map(|row| ((row.message_id.as_str(), &row.fingerprint[..]), row.attempts)).collect();
-    let of = |(id, fingerprint): (&&str, &&[u8])| known.get(&(*id, *fingerprint)).copied().unwrap_or(0);
-    Ok(ids.iter().zip(&fingerprints).map(|key| u32::try_from(of(key)).unwrap_or_default()).collect())
+    let known: HashMap<_, _> = rows
+        .iter()
+        .map(|row| ((row.message_id.as_str(), row.kind.as_str(), &row.fingerprint[..]), row.attempts))
+        .collect();
+    let of = |key: &FailureKey| {
+        let id = key.message_id.as_deref().unwrap_or_default();
+        known.get(&(id, key.kind.as_str(), &key.fingerprint.0[..])).copied().unwrap_or(0)
+    };
+    Ok(keys.iter().map(|key| u32::try_from(of(key)).unwrap_or_default()).collect())
 }
 
-/// Records attempts. One that belongs to another generation than the row's is known already and changes nothing, unless
-/// it is of a message that was sent anew.
+/// Whether copies are current, in the order given; their failed messages are held against operators.
+pub(super) async fn check_retries(
+    connection: &mut PgConnection,
+    queue: &str,
+    marks: &[RetryMark],
+) -> Result<Vec<RetryCheck>, sqlx::Error> {
+    let ids: Vec<_> = marks.iter().map(|mark| mark.failed_message_id).collect();
+    let rows = sqlx::query!(
+        r#"select id, generation, secret, status = 'retrying' as "is_retrying!"
+           from failed_messages where id = any($1) and queue = $2 order by id for update"#,
+        &ids,
+        queue,
+    )
+    .fetch_all(connection)
+    .await?;
+    let check = |mark: &RetryMark| match rows.iter().find(|row| row.id == mark.failed_message_id) {
+        Some(row) if row.secret != mark.secret => RetryCheck::Unknown,
+        Some(row) if row.is_retrying && row.generation == mark.generation => RetryCheck::Current,
+        Some(_) => RetryCheck::Outdated,
+        None => RetryCheck::Unknown,
+    };
+    Ok(marks.iter().map(check).collect())
+}
+
+/// Records attempts. One of another generation than the row's is recorded already and changes nothing. One of a message
+/// from a sender is recorded unless the row is retrying: it cannot be told from a message that was sent again.
 pub(super) async fn record(
     connection: &mut PgConnection,
     queue: &str,
@@ -65,12 +101,12 @@ async fn record_one(
                  status, reason, error, error_pattern, error_group, attempts, due_at)
              values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, $9, $10, $11, $12, $13,
                  clock_timestamp() + make_interval(secs => $14))
-             on conflict (queue, coalesce(message_id, ''), fingerprint) do update
+             on conflict (queue, coalesce(message_id, ''), type, fingerprint) do update
              set status = excluded.status, reason = excluded.reason, error = excluded.error,
                  error_pattern = excluded.error_pattern, error_group = excluded.error_group,
                  attempts = excluded.attempts, generation = known.generation + 1, due_at = excluded.due_at,
                  last_failed_at = now(), published_at = null, ended_at = null
-             where known.generation = $15 or ($19 and known.status <> 'retrying')
+             where known.generation = $15 or ($15 = 0 and known.status <> 'retrying')
              returning id, generation
          )
          insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
@@ -78,7 +114,7 @@ async fn record_one(
         queue,
         failure.key.message_id.as_deref(),
         &failure.key.fingerprint.0[..],
-        failure.kind,
+        failure.key.kind,
         failure.body,
         failure.properties,
         failure.original,
@@ -93,14 +129,13 @@ async fn record_one(
         failure.host,
         i64::try_from(failure.duration.as_millis()).unwrap_or(i64::MAX),
         &failure.chain,
-        failure.sent_anew,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// What was handled has not failed any more. Message by message, for a list would be a filter behind all of the queue's
+/// What was handled has not failed any more; nor is it discarded, if its sender sent it again. Message by message, for a list would be a filter behind all of the queue's
 /// failures; `offset 0` keeps the planner from turning that round.
 pub(super) async fn resolve(
     connection: &mut PgConnection,
@@ -113,14 +148,14 @@ pub(super) async fn resolve(
     sqlx::query!(
         "update failed_messages
          set status = 'resolved', reason = null, due_at = null, ended_at = now()
-         where status in ('retrying', 'dead') and id = any(array(
+         where status <> 'resolved' and id = any(array(
              select failed.id from unnest($2::text[]) as handled (message_id)
              cross join lateral (
-                 select f.id, f.fingerprint from failed_messages f
+                 select f.id, f.type, f.fingerprint from failed_messages f
                  where f.queue = $1 and coalesce(f.message_id, '') = handled.message_id offset 0
              ) as failed
-             where failed.fingerprint = (select i.fingerprint from inbox i
-                                         where i.queue = $1 and i.message_id = handled.message_id)))",
+             where exists (select from inbox i where i.queue = $1 and i.message_id = handled.message_id
+                           and i.fingerprint = failed.fingerprint and coalesce(i.type, failed.type) = failed.type)))",
         queue,
         &texts(handled) as &[&str],
     )
@@ -167,6 +202,30 @@ pub(super) async fn count_starts(
     Ok(())
 }
 
+/// Takes back one start of each message, and forgets those that have none left.
+pub(super) async fn take_back_starts(
+    connection: &mut PgConnection,
+    queue: &str,
+    ids: &[Arc<str>],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "with locked as (
+             select message_id, starts from message_starts where queue = $1 and message_id = any($2)
+             order by message_id for update
+         ), ended as (
+             delete from message_starts m using locked
+             where m.queue = $1 and m.message_id = locked.message_id and locked.starts <= 1
+         )
+         update message_starts m set starts = m.starts - 1 from locked
+         where m.queue = $1 and m.message_id = locked.message_id and locked.starts > 1",
+        queue,
+        &texts(ids) as &[&str],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Forgets the starts of messages that have ended.
 pub(super) async fn forget_starts(
     connection: &mut PgConnection,
@@ -193,7 +252,7 @@ const DUE_BYTES: i64 = 16 << 20;
 pub(super) async fn due(connection: &mut PgConnection, at_most: u32) -> Result<Vec<DueRetry>, sqlx::Error> {
     sqlx::query_as!(
         DueRetry,
-        r#"select f.id, f.generation, f.queue, f.message_id, f.type as kind, f.body, f.original, f.edited
+        r#"select f.id, f.generation, f.queue, f.message_id, f.type as kind, f.body, f.original, f.edited, f.secret
            from (
                select id, due_at, sum(octet_length(body)) over (order by due_at, id) - octet_length(body) as before
                from (

@@ -27,6 +27,14 @@ impl Floor {
         self.id
     }
 
+    /// `id` is in the outbox, or will be next. If the floor is not below it, an administrator emptied the outbox or restored
+    /// it, and reading begins at its beginning.
+    pub(super) fn must_be_below(&mut self, id: i64) {
+        if self.id >= id {
+            *self = Self::default();
+        }
+    }
+
     /// Looks whether it may rise, from time to time.
     pub(super) async fn rise(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.looked_at.is_some_and(|at| at.elapsed() < RAISE_EVERY) {

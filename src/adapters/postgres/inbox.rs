@@ -1,31 +1,43 @@
 //! Which messages were handled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use sqlx::PgConnection;
 
-use crate::ports::store::{Receipt, Sight};
+use crate::ports::store::{Receipt, Sight, StoreError};
 
-/// Enters messages; those that were there are compared by the hash of their body.
+/// Enters messages; those that were there are compared by type and by the hash of their body. None: one that was there was
+/// removed meanwhile, so that the question must be asked again.
 pub(super) async fn first_sights(
     connection: &mut PgConnection,
     queue: &str,
     receipts: &[Receipt],
-) -> Result<Vec<Sight>, sqlx::Error> {
+) -> Result<Option<Vec<Sight>>, sqlx::Error> {
     let new = enter(connection, queue, receipts).await?;
     if new.len() == receipts.len() {
-        return Ok(vec![Sight::First; receipts.len()]);
+        return Ok(Some(vec![Sight::First; receipts.len()]));
     }
-    let new: std::collections::HashSet<_> = new.iter().map(String::as_str).collect();
+    let new: HashSet<_> = new.iter().map(String::as_str).collect();
     let old: Vec<_> =
         receipts.iter().map(|receipt| &*receipt.message_id).filter(|id| !new.contains(id)).collect();
-    let known = fingerprints(connection, queue, &old).await?;
+    let known = known(connection, queue, &old).await?;
     let sight = |receipt: &Receipt| match known.get(&*receipt.message_id) {
-        None => Sight::First,
-        Some(known) if known[..] == receipt.fingerprint.0 => Sight::Repeat,
-        Some(_) => Sight::OtherBody,
+        None => new.contains(&*receipt.message_id).then_some(Sight::First),
+        Some((kind, fingerprint)) => {
+            let same_kind = kind.as_deref().is_none_or(|kind| kind == receipt.kind);
+            let same = same_kind && fingerprint[..] == receipt.fingerprint.0;
+            Some(if same { Sight::Repeat } else { Sight::OtherBody })
+        }
     };
     Ok(receipts.iter().map(sight).collect())
+}
+
+/// Retention removed a message just when it came once more.
+pub(super) fn removed_meanwhile() -> StoreError {
+    StoreError::Conflict("a message was removed from the inbox while it was looked up".into())
 }
 
 /// Sorted by id, so that two transactions that enter the same messages never wait for each other.
@@ -37,33 +49,46 @@ async fn enter(
     let mut sorted: Vec<_> = receipts.iter().collect();
     sorted.sort_unstable_by(|one, other| one.message_id.cmp(&other.message_id));
     let ids: Vec<_> = sorted.iter().map(|receipt| &*receipt.message_id).collect();
+    let kinds: Vec<_> = sorted.iter().map(|receipt| receipt.kind).collect();
     let fingerprints: Vec<_> = sorted.iter().map(|receipt| &receipt.fingerprint.0[..]).collect();
     sqlx::query_scalar!(
-        "insert into inbox (queue, message_id, fingerprint)
-         select $1, * from unnest($2::text[], $3::bytea[])
+        "insert into inbox (queue, message_id, type, fingerprint)
+         select $1, * from unnest($2::text[], $3::text[], $4::bytea[])
          on conflict do nothing
          returning message_id",
         queue,
         &ids as &[&str],
+        &kinds as &[&str],
         &fingerprints as &[&[u8]],
     )
     .fetch_all(connection)
     .await
 }
 
-async fn fingerprints(
+/// Of each message, its type, which old rows lack, and the hash of its body.
+async fn known(
     connection: &mut PgConnection,
     queue: &str,
     ids: &[&str],
-) -> Result<HashMap<String, Vec<u8>>, sqlx::Error> {
+) -> Result<HashMap<String, (Option<String>, Vec<u8>)>, sqlx::Error> {
     let rows = sqlx::query!(
-        "select message_id, fingerprint from inbox where queue = $1 and message_id = any($2)",
+        "select message_id, type as kind, fingerprint from inbox where queue = $1 and message_id = any($2)",
         queue,
         ids as &[&str],
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.message_id, row.fingerprint)).collect())
+    Ok(rows.into_iter().map(|row| (row.message_id, (row.kind, row.fingerprint))).collect())
+}
+
+/// Writes a row and removes it: only a server that takes writes can do both.
+pub(super) async fn write_and_remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let id = sqlx::query_scalar!(
+        "insert into inbox (queue, message_id, fingerprint) values ('', gen_random_uuid(), '') returning message_id"
+    );
+    let id = id.fetch_one(&mut *connection).await?;
+    sqlx::query!("delete from inbox where queue = '' and message_id = $1", id).execute(connection).await?;
+    Ok(())
 }
 
 /// Forgets messages that were entered and then not handled.

@@ -1,6 +1,6 @@
 //! The ledger of failures, as operators change it.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
@@ -28,6 +28,7 @@ struct Found {
     status: String,
     /// The inbox has it: it was handled, by another copy.
     handled: bool,
+    generation: i64,
     /// A copy was published within the last minute, or will be in a moment. An older one may have been lost with its
     /// queue; another copy does no harm.
     on_its_way: bool,
@@ -65,9 +66,15 @@ impl Ledger for PgLedger {
         within(self.patience, ids.fetch_all(&self.pool)).await
     }
 
-    async fn act(&self, action: Action, ids: &[i64], by: &Actor) -> Result<Vec<(i64, Acted)>, StoreError> {
+    async fn act(
+        &self,
+        action: Action,
+        ids: &[i64],
+        selection: &Selection,
+        by: &Actor,
+    ) -> Result<Vec<(i64, Acted)>, StoreError> {
         let mut session = Session::begin(&self.pool, self.patience).await?;
-        let acted = session.run(async |connection| act(connection, action, ids, by).await).await?;
+        let acted = session.run(async |connection| act(connection, action, ids, selection, by).await).await?;
         crash_points::here(CrashPoint::OperatorBeforeCommit);
         session.commit().await?;
         crash_points::here(CrashPoint::OperatorAfterCommit);
@@ -86,11 +93,16 @@ async fn act(
     connection: &mut PgConnection,
     action: Action,
     ids: &[i64],
+    selection: &Selection,
     by: &Actor,
 ) -> Result<Vec<(i64, Acted)>, sqlx::Error> {
     let mut acted = Vec::with_capacity(ids.len());
     let (mut done, mut handled) = (Vec::new(), Vec::new());
-    for found in find(connection, ids).await? {
+    let found = find(connection, ids, selection).await?;
+    let matching: HashSet<_> = found.iter().map(|found| found.id).collect();
+    let changed = ids.iter().filter(|id| !matching.contains(id));
+    acted.extend(changed.map(|id| (*id, Acted::Skipped("it changed meanwhile and is not meant any more"))));
+    for found in found {
         let outcome = judge(action, &found);
         match outcome {
             Acted::Done => done.push(found.id),
@@ -115,11 +127,14 @@ async fn correct(
     correction: &Correction,
     by: &Actor,
 ) -> Result<Acted, sqlx::Error> {
-    let Some(found) = find(connection, &[id]).await?.pop() else {
+    let Some(found) = find(connection, &[id], &Selection::default()).await?.pop() else {
         return Ok(Acted::Skipped("there is none"));
     };
     if found.status != "dead" {
         return Ok(Acted::Skipped("it is not dead"));
+    }
+    if found.generation != correction.shown_generation {
+        return Ok(Acted::Skipped("it changed meanwhile; look at it again"));
     }
     let previous = replace(connection, id, correction).await?;
     retry(connection, &[id]).await?;
@@ -160,16 +175,30 @@ fn judge(action: Action, found: &Found) -> Acted {
 
 /// Holds the messages, in the order of their ids, so that two operators never wait for each other. Of two at once the
 /// second sees what the first did; its transaction may have begun earlier, so it is the clock that counts.
-async fn find(tx: &mut PgConnection, ids: &[i64]) -> Result<Vec<Found>, sqlx::Error> {
+///
+/// Those that the selection does not match any more are left out. Its ids were chosen, and its age only grows less.
+async fn find(tx: &mut PgConnection, ids: &[i64], selection: &Selection) -> Result<Vec<Found>, sqlx::Error> {
     sqlx::query_as!(
         Found,
-        r#"select f.id, f.status,
+        r#"select f.id, f.status, f.generation,
                   exists (select from inbox i where i.queue = f.queue and i.message_id = f.message_id
-                          and i.fingerprint = f.fingerprint) as "handled!",
+                          and i.fingerprint = f.fingerprint and coalesce(i.type, f.type) = f.type) as "handled!",
                   (coalesce(f.published_at, f.due_at)
                    between clock_timestamp() - interval '1 minute' and clock_timestamp()) is true as "on_its_way!"
-           from failed_messages f where f.id = any($1) order by f.id for update"#,
+           from failed_messages f
+           where f.id = any($1) and ($2::text is null or f.status = $2)
+             and ($3::text is null or f.queue = $3) and ($4::text is null or f.type = $4)
+             and ($5::text is null or f.reason = $5)
+             and ($6::text is null or strpos(lower(concat(f.error, ' ', f.message_id)), lower($6)) > 0)
+             and ($7::text is null or f.error_group = $7)
+           order by f.id for update"#,
         ids,
+        selection.status,
+        selection.queue,
+        selection.kind,
+        selection.reason,
+        selection.grep,
+        selection.group,
     )
     .fetch_all(tx)
     .await

@@ -144,7 +144,9 @@ mod tests {
     fn every_sqlstate_has_its_verdict() {
         let verdict = |code| match by_sqlstate(code, String::new()) {
             StoreError::Conflict(_) => "conflict",
-            StoreError::Unavailable(_) | StoreError::Silent(_) => "unavailable",
+            StoreError::Unavailable(_) | StoreError::Silent(_) | StoreError::CommitUnknown(_) => {
+                "unavailable"
+            }
             StoreError::BadData(_) => "bad data",
             StoreError::Failed(_) => "failed",
         };

@@ -173,10 +173,12 @@ impl Lead for PgLead {
                               and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
                       ) as "events!",
                       (select extract(epoch from due_at - now())::double precision from failed_messages
-                       where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in"#,
+                       where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in,
+                      (select last_value from outbox_id_seq) as "last_id!""#,
             self.floor.id(),
         );
         let look = within(self.patience, look.fetch_one(&mut self.connection)).await?;
+        self.floor.must_be_below(look.last_id + 1);
         let retry_in = look.retry_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         Ok(Look { events: look.events, retry_in })
     }
@@ -236,6 +238,10 @@ impl Lead for PgLead {
     }
 
     async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError> {
+        let oldest = sqlx::query_scalar!("select id from outbox order by id limit 1");
+        if let Some(oldest) = within(self.patience, oldest.fetch_optional(&mut self.connection)).await? {
+            self.floor.must_be_below(oldest);
+        }
         within(self.patience, retention::sweep(&mut self.connection, retention)).await
     }
 

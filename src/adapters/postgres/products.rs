@@ -7,8 +7,10 @@ use time::Date;
 
 use crate::{
     domain::{Batch, Line, OrderId, Product, ProductChanges, Quantity, Reference, Sku},
-    ports::store::Footprint,
+    ports::store::{Footprint, StoreError},
 };
+
+use super::session::Session;
 
 /// Loads and holds the products in the footprint.
 pub(super) async fn load(
@@ -202,26 +204,34 @@ pub(super) enum Versions {
     Moved,
 }
 
+/// Lines that one statement writes: so few that a database which works is never taken for one that is silent, however much
+/// stock arrives at once.
+const LINES_AT_ONCE: usize = 10_000;
+
 /// Writes what changed in products that are held.
-pub(super) async fn write(
-    connection: &mut PgConnection,
-    products: &[Product],
-) -> Result<Versions, sqlx::Error> {
+pub(super) async fn write(session: &mut Session, products: &[Product]) -> Result<Versions, StoreError> {
     if products.is_empty() {
         return Ok(Versions::AsLoaded);
     }
     let (known, new): (Vec<_>, Vec<_>) = products.iter().partition(|product| product.version() > 0);
-    insert_products(connection, &new).await?;
-    if update_products(connection, &known).await? != known.len() as u64 {
+    session.run(async |connection| insert_products(connection, &new).await).await?;
+    let updated = session.run(async |connection| update_products(connection, &known).await).await?;
+    if updated != known.len() as u64 {
         return Ok(Versions::Moved);
     }
     let changes: Vec<_> =
         products.iter().map(|product| (product.sku().as_str(), product.changes())).collect();
-    insert_batches(connection, &changes).await?;
-    update_batches(connection, &changes).await?;
-    delete_lines(connection, &changes).await?;
-    insert_lines(connection, &changes).await?;
-    move_lines(connection, &changes).await?;
+    session.run(async |connection| insert_batches(connection, &changes).await).await?;
+    session.run(async |connection| update_batches(connection, &changes).await).await?;
+    for removed in removed_lines(&changes).chunks(LINES_AT_ONCE) {
+        session.run(async |connection| delete_lines(connection, removed).await).await?;
+    }
+    for new in lines_of(&changes, |changes| &changes.new_lines).chunks(LINES_AT_ONCE) {
+        session.run(async |connection| insert_lines(connection, new).await).await?;
+    }
+    for moved in lines_of(&changes, |changes| &changes.moved_lines).chunks(LINES_AT_ONCE) {
+        session.run(async |connection| move_lines(connection, moved).await).await?;
+    }
     Ok(Versions::AsLoaded)
 }
 
@@ -330,14 +340,15 @@ async fn update_batches(connection: &mut PgConnection, changes: &Changes<'_>) ->
     Ok(())
 }
 
-async fn delete_lines(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
-    let (skus, orderids): (Vec<_>, Vec<_>) = changes
-        .iter()
-        .flat_map(|(sku, changes)| changes.removed_lines.iter().map(move |orderid| (*sku, orderid.as_str())))
-        .unzip();
-    if skus.is_empty() {
-        return Ok(());
-    }
+fn removed_lines<'a>(changes: &'a Changes<'a>) -> Vec<(&'a str, &'a str)> {
+    let of_product = |(sku, changes): &'a (&'a str, ProductChanges<'a>)| {
+        changes.removed_lines.iter().map(move |orderid| (*sku, orderid.as_str()))
+    };
+    changes.iter().flat_map(of_product).collect()
+}
+
+async fn delete_lines(connection: &mut PgConnection, lines: &[(&str, &str)]) -> Result<(), sqlx::Error> {
+    let (skus, orderids): (Vec<_>, Vec<_>) = lines.iter().copied().unzip();
     sqlx::query!(
         "delete from order_lines as l using unnest($1::text[], $2::text[]) as gone (sku, orderid)
          where l.orderid = gone.orderid and l.sku = gone.sku",
@@ -349,67 +360,61 @@ async fn delete_lines(connection: &mut PgConnection, changes: &Changes<'_>) -> R
     Ok(())
 }
 
-async fn insert_lines(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
-    let new = line_columns(changes, |changes| &changes.new_lines);
-    if new.skus.is_empty() {
-        return Ok(());
-    }
+async fn insert_lines(connection: &mut PgConnection, lines: &[LineOf<'_>]) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into order_lines (sku, orderid, batchref, qty, place)
          select * from unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::bigint[])",
-        &new.skus as &[&str],
-        &new.orderids as &[&str],
-        &new.batches as &[Option<&str>],
-        &new.quantities,
-        &new.places,
+        &column(lines, |line| line.sku) as &[&str],
+        &column(lines, |line| line.orderid.as_str()) as &[&str],
+        &column(lines, LineOf::batch) as &[Option<&str>],
+        &column(lines, |line| integer(line.line.quantity.get())),
+        &column(lines, |line| line.line.place),
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-async fn move_lines(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
-    let moved = line_columns(changes, |changes| &changes.moved_lines);
-    if moved.skus.is_empty() {
-        return Ok(());
-    }
+async fn move_lines(connection: &mut PgConnection, lines: &[LineOf<'_>]) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update order_lines as l set batchref = moved.batchref
          from unnest($1::text[], $2::text[], $3::text[]) as moved (sku, orderid, batchref)
          where l.orderid = moved.orderid and l.sku = moved.sku",
-        &moved.skus as &[&str],
-        &moved.orderids as &[&str],
-        &moved.batches as &[Option<&str>],
+        &column(lines, |line| line.sku) as &[&str],
+        &column(lines, |line| line.orderid.as_str()) as &[&str],
+        &column(lines, LineOf::batch) as &[Option<&str>],
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-#[derive(Default)]
-struct LineColumns<'a> {
-    skus: Vec<&'a str>,
-    orderids: Vec<&'a str>,
-    batches: Vec<Option<&'a str>>,
-    quantities: Vec<i32>,
-    places: Vec<i64>,
+/// A line with its key.
+#[derive(Clone, Copy)]
+struct LineOf<'a> {
+    sku: &'a str,
+    orderid: &'a OrderId,
+    line: &'a Line,
 }
 
-fn line_columns<'a>(
+impl<'a> LineOf<'a> {
+    fn batch(&self) -> Option<&'a str> {
+        self.line.batch.as_ref().map(Reference::as_str)
+    }
+}
+
+fn lines_of<'a>(
     changes: &'a Changes<'a>,
     which: impl Fn(&'a ProductChanges<'a>) -> &'a Vec<(&'a OrderId, &'a Line)>,
-) -> LineColumns<'a> {
-    let mut columns = LineColumns::default();
-    for (sku, changes) in changes {
-        for (orderid, line) in which(changes) {
-            columns.skus.push(sku);
-            columns.orderids.push(orderid.as_str());
-            columns.batches.push(line.batch.as_ref().map(Reference::as_str));
-            columns.quantities.push(integer(line.quantity.get()));
-            columns.places.push(line.place);
-        }
-    }
-    columns
+) -> Vec<LineOf<'a>> {
+    let of_product = |(sku, changes): &'a (&'a str, ProductChanges<'a>)| {
+        which(changes).iter().map(move |(orderid, line)| LineOf { sku, orderid, line })
+    };
+    changes.iter().flat_map(of_product).collect()
+}
+
+fn column<'a, T>(lines: &[LineOf<'a>], of: impl Fn(&LineOf<'a>) -> T) -> Vec<T> {
+    lines.iter().map(of).collect()
 }
 
 fn restored_line(

@@ -9,8 +9,8 @@ use crate::ports::outbox::Retention;
 /// Rows of one table that one call removes: few enough that nobody waits for it.
 const AT_ONCE: i64 = 5000;
 
-/// Removes handled messages and ended failures that are old enough, and sends retries again of which nothing was heard
-/// for an hour; true if there may be more.
+/// Removes handled messages and ended failures that are old enough, and sends retries again that were not handled within an
+/// hour; true if there may be more.
 pub(super) async fn sweep(connection: &mut PgConnection, retention: Retention) -> Result<bool, sqlx::Error> {
     let inbox = sqlx::query!(
         "delete from inbox where ctid = any(array(
@@ -34,10 +34,12 @@ pub(super) async fn sweep(connection: &mut PgConnection, retention: Retention) -
         seconds(retention.inbox),
     );
     starts.execute(&mut *connection).await?;
-    // A copy that is still not handled may have been lost with its queue. Another one does no harm.
+    // A copy that is still not handled may have been lost with its queue. Another one does no harm, but where no worker
+    // runs they pile up: each waits twice as long as the one before.
     let lost = sqlx::query!(
         "update failed_messages set published_at = null
-         where status = 'retrying' and published_at < now() - interval '1 hour'"
+         where status = 'retrying' and published_at < now() - interval '1 hour'
+           and now() - published_at > published_at - due_at"
     );
     lost.execute(connection).await?;
     Ok(handled.max(ended) >= AT_ONCE.unsigned_abs())

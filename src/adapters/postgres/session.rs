@@ -44,11 +44,16 @@ impl Session {
         within(self.patience, statements(connection)).await
     }
 
-    /// Keeps what was done and gives the connection back.
+    /// Keeps what was done and gives the connection back. After silence it is unknown whether it was kept.
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
-        self.statement("commit").await?;
-        self.give_back();
-        Ok(())
+        match self.statement("commit").await {
+            Ok(()) => {
+                self.give_back();
+                Ok(())
+            }
+            Err(StoreError::Silent(silence)) => Err(StoreError::CommitUnknown(silence)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Undoes what was done and gives the connection back.

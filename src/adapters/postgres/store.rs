@@ -10,8 +10,8 @@ use crate::{
     domain::{Product, Reference},
     ports::{
         ledger::FailureKey,
-        queue::QueueName,
-        store::{Footprint, Receipt, Sight, Store, StoreError, Tx, Work},
+        queue::{QueueName, RetryMark},
+        store::{Footprint, Receipt, RetryCheck, Sight, Store, StoreError, Tx, Work},
     },
 };
 
@@ -41,10 +41,9 @@ impl Store for PgStore {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        let mut session = Session::open(&self.pool, self.patience).await?;
-        session.statement("select 1").await?;
-        session.give_back();
-        Ok(())
+        let mut session = Session::begin(&self.pool, self.patience).await?;
+        session.run(async |connection| inbox::write_and_remove(connection).await).await?;
+        session.commit().await
     }
 
     async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
@@ -61,7 +60,19 @@ impl Store for PgStore {
         session.give_back();
         Ok(())
     }
+
+    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut session = Session::open(&self.pool, self.patience).await?;
+        let taken_back =
+            session.run(async |connection| failures::take_back_starts(connection, queue.as_str(), ids).await);
+        taken_back.await?;
+        session.give_back();
+        Ok(())
+    }
 }
+
+/// Rows of the read model or the outbox that one statement writes: as [`products::write`] does with lines.
+const ROWS_AT_ONCE: usize = 10_000;
 
 struct PgTx {
     session: Session,
@@ -72,21 +83,25 @@ struct PgTx {
 impl PgTx {
     async fn write(&mut self, work: &Work) -> Result<(), StoreError> {
         let queue = self.queue;
-        let written = self.session.run(async |connection| {
+        let session = &mut self.session;
+        let settled = session.run(async |connection| {
             inbox::forget(connection, queue, &work.unhandled).await?;
             failures::resolve(connection, queue, &work.handled).await?;
             failures::record(connection, queue, &work.failures).await?;
-            failures::forget_starts(connection, queue, &work.ended).await?;
-            let versions = products::write(connection, &work.products).await?;
-            crash_points::here(CrashPoint::WorkerMidWrite);
-            read_model::write(connection, &work.view).await?;
-            outbox::append(connection, &work.events).await?;
-            Ok(versions)
+            failures::forget_starts(connection, queue, &work.ended).await
         });
-        match written.await? {
-            products::Versions::AsLoaded => Ok(()),
-            products::Versions::Moved => Err(StoreError::Conflict("a product changed under its lock".into())),
+        settled.await?;
+        if let products::Versions::Moved = products::write(session, &work.products).await? {
+            return Err(StoreError::Conflict("a product changed under its lock".into()));
         }
+        crash_points::here(CrashPoint::WorkerMidWrite);
+        for rows in work.view.chunks(ROWS_AT_ONCE) {
+            session.run(async |connection| read_model::write(connection, rows).await).await?;
+        }
+        for events in work.events.chunks(ROWS_AT_ONCE) {
+            session.run(async |connection| outbox::append(connection, events).await).await?;
+        }
+        Ok(())
     }
 }
 
@@ -97,7 +112,8 @@ impl Tx for PgTx {
         let sights = self
             .session
             .run(async |connection| inbox::first_sights(connection, queue, receipts).await)
-            .await?;
+            .await?
+            .ok_or_else(inbox::removed_meanwhile)?;
         if crash_points::planted(PlantedBug::InboxApart) {
             self.session.statement("commit; begin").await?;
         }
@@ -105,6 +121,11 @@ impl Tx for PgTx {
             return Ok(vec![Sight::First; sights.len()]);
         }
         Ok(sights)
+    }
+
+    async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
+        let queue = self.queue;
+        self.session.run(async |connection| failures::check_retries(connection, queue, marks).await).await
     }
 
     async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {

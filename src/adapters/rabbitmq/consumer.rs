@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
 };
 use tokio::sync::Mutex;
@@ -63,12 +63,13 @@ impl Queues for RabbitQueues {
             tags: Mutex::default(),
             hold_at_most: usize::from(prefetch) / 2,
         });
-        Ok(Box::new(RabbitSubscription { connection, consumer, settler }))
+        Ok(Box::new(RabbitSubscription { connection, stage, consumer, settler }))
     }
 }
 
 struct RabbitSubscription {
     connection: Connection,
+    stage: Stage,
     consumer: lapin::Consumer,
     settler: Arc<RabbitSettler>,
 }
@@ -77,7 +78,7 @@ struct RabbitSubscription {
 impl Subscription for RabbitSubscription {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(self.settler.took(delivery).await),
+            Some(Ok(delivery)) => Ok(self.settler.took(delivery, self.stage).await),
             Some(Err(error)) => Err(BrokerError(super::said(&error))),
             // The server cancels a consumer whose queue is deleted or moved, and says so only by silence.
             None => Err(BrokerError("the server cancelled the subscription".into())),
@@ -88,14 +89,11 @@ impl Subscription for RabbitSubscription {
         self.settler.clone()
     }
 
+    /// Neither `basic.cancel` nor `basic.nack`: with either, the broker requeues in another order what is left. A closed
+    /// connection keeps the order, and counts as one more delivery of each message.
     async fn close(self: Box<Self>) {
-        let tag = self.consumer.tag();
         let ended = async {
-            self.settler.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
             self.settler.acknowledge_held().await?;
-            // Tag 0 means all that are left. From RabbitMQ 4.3 on this does not count as a delivery; a closed channel does.
-            let all = BasicNackOptions { multiple: true, requeue: true };
-            self.settler.channel.basic_nack(0, all).await?;
             self.connection.close(200, "stopped".into()).await
         };
         if let Err(error) = answer(CONNECT_WITHIN, ended).await {
@@ -133,9 +131,10 @@ impl Tags {
 }
 
 impl RabbitSettler {
-    async fn took(&self, delivery: lapin::message::Delivery) -> Delivery {
-        self.tags.lock().await.open.insert(delivery.delivery_tag);
-        Delivery { tag: delivery.delivery_tag, redelivered: delivery.redelivered, message: message(delivery) }
+    async fn took(&self, delivery: lapin::message::Delivery, stage: Stage) -> Delivery {
+        let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
+        self.tags.lock().await.open.insert(tag);
+        Delivery { tag, redelivered, message: message(delivery, stage) }
     }
 
     /// The lock is held while frames are written: an acknowledgement up to a tag must not overtake another.
@@ -176,19 +175,24 @@ impl Settler for RabbitSettler {
     }
 }
 
-fn message(delivery: lapin::message::Delivery) -> Message {
+/// Without a type, the routing key says it: the one it was sent with, for a message that the broker put aside.
+fn message(delivery: lapin::message::Delivery, stage: Stage) -> Message {
     let properties = delivery.properties;
-    let kind = properties.kind().as_ref().unwrap_or(&delivery.routing_key).to_string();
     let text_of = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    let sent_with = || match stage {
+        Stage::Work => None,
+        Stage::DeadLetters => properties::first_routing_key(&properties),
+    };
+    let kind = text_of(properties.kind()).or_else(sent_with);
     Message {
-        kind,
+        kind: kind.unwrap_or_else(|| delivery.routing_key.to_string()),
         message_id: text_of(properties.message_id()),
         correlation_id: text_of(properties.correlation_id()),
         traceparent: properties::text_header(&properties, properties::TRACEPARENT),
         content_type: text_of(properties.content_type()),
         content_encoding: text_of(properties.content_encoding()),
         header_bytes: properties::size(&properties),
-        generation: properties::generation(&properties),
+        retry: properties::retry_mark(&properties),
         broken_off: properties::death_reason(&properties),
         body: delivery.data,
         original: Some(Arc::new(properties::Kept(properties))),

@@ -6,26 +6,23 @@ use lapin::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::ports::{ledger::DueRetry, queue::Original};
+use crate::ports::{
+    ledger::DueRetry,
+    queue::{Original, RetryMark},
+};
 
 /// Survives a restart of the broker.
 pub(super) const PERSISTENT: u8 = 2;
 /// The W3C trace.
 pub(super) const TRACEPARENT: &str = "traceparent";
-/// Our own mark on a retried message: which copy it is.
-const GENERATION: &str = "x-allocation-generation";
-/// What brokers and tools write on messages that were put aside. On a message that is published again it would be
-/// counted, taken for a cycle, or followed to other queues.
-const NOT_PUBLISHED_AGAIN: [&str; 8] = [
-    "x-death",
-    "x-first-death-",
-    "x-last-death-",
-    "x-delivery-count",
-    "x-acquired-count",
-    "x-shovelled",
-    "CC",
-    "BCC",
-];
+/// The retry mark: failed message, generation and secret, with dots between.
+const RETRY: &str = "x-allocation-retry";
+/// What brokers and tools write on messages that were put aside, by the beginnings of its names. On a message that is
+/// published again it would be counted, or taken for a cycle.
+const NOT_PUBLISHED_AGAIN: [&str; 6] =
+    ["x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-shovelled"];
+/// These exact names lead a message to further queues.
+const ROUTES: [&str; 2] = ["CC", "BCC"];
 
 /// What is nested deeper nobody reads, and the database would not take it.
 const READABLE_DEPTH: usize = 32;
@@ -132,25 +129,45 @@ pub(super) fn text_header(properties: &BasicProperties, name: &str) -> Option<St
     }
 }
 
-/// Which copy of a retried message this is. Whoever forges it gains nothing: the ledger knows the true one.
-pub(super) fn generation(properties: &BasicProperties) -> i64 {
-    match properties.headers().as_ref().and_then(|headers| headers.inner().get(GENERATION)) {
-        Some(AMQPValue::LongLongInt(generation)) => *generation,
-        _ => 0,
+/// The mark on a copy that the relay published. A sender may forge it; the ledger knows the secret.
+pub(super) fn retry_mark(properties: &BasicProperties) -> Option<RetryMark> {
+    let mark = text_header(properties, RETRY)?;
+    let mut parts = mark.splitn(3, '.');
+    Some(RetryMark {
+        failed_message_id: parts.next()?.parse().ok()?,
+        generation: parts.next()?.parse().ok()?,
+        secret: parts.next()?.parse().ok()?,
+    })
+}
+
+/// Why the broker put it aside.
+pub(super) fn death_reason(properties: &BasicProperties) -> Option<String> {
+    lossy_text(newest_death(properties)?.inner().get("reason")?)
+}
+
+/// The routing key with which a message was sent that the broker put aside.
+pub(super) fn first_routing_key(properties: &BasicProperties) -> Option<String> {
+    match newest_death(properties)?.inner().get("routing-keys")? {
+        AMQPValue::FieldArray(keys) => lossy_text(keys.as_slice().first()?),
+        _ => None,
     }
 }
 
-/// Why the broker put it aside, by its newest note.
-pub(super) fn death_reason(properties: &BasicProperties) -> Option<String> {
+/// The broker's newest note on why it put a message aside.
+fn newest_death(properties: &BasicProperties) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get("x-death")? else {
         return None;
     };
-    let AMQPValue::FieldTable(newest) = deaths.as_slice().first()? else {
-        return None;
-    };
-    match newest.inner().get("reason")? {
-        AMQPValue::LongString(reason) => Some(String::from_utf8_lossy(reason.as_bytes()).into_owned()),
-        AMQPValue::ShortString(reason) => Some(reason.to_string()),
+    match deaths.as_slice().first()? {
+        AMQPValue::FieldTable(newest) => Some(newest),
+        _ => None,
+    }
+}
+
+fn lossy_text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
         _ => None,
     }
 }
@@ -160,11 +177,13 @@ pub(super) fn for_retry(retry: &DueRetry) -> BasicProperties {
     let original: BasicProperties = serde_json::from_slice(&retry.original).unwrap_or_default();
     let mut headers = FieldTable::default();
     for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
-        if !NOT_PUBLISHED_AGAIN.iter().any(|prefix| name.as_str().starts_with(prefix)) {
+        let name_begins = |beginning: &&str| name.as_str().starts_with(*beginning);
+        if !NOT_PUBLISHED_AGAIN.iter().any(name_begins) && !ROUTES.contains(&name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }
     }
-    headers.insert(GENERATION.into(), AMQPValue::LongLongInt(retry.generation));
+    let mark = format!("{}.{}.{}", retry.id, retry.generation, retry.secret);
+    headers.insert(RETRY.into(), AMQPValue::LongString(mark.into()));
     let mut properties = BasicProperties::default()
         .with_headers(headers)
         .with_delivery_mode(PERSISTENT)
@@ -204,6 +223,8 @@ pub(super) fn for_retry(retry: &DueRetry) -> BasicProperties {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn headers(names: &[&str]) -> FieldTable {
@@ -218,7 +239,8 @@ mod tests {
     fn a_retry_keeps_what_the_sender_said_and_drops_what_would_send_it_astray() {
         let astray =
             ["x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "CC", "BCC"];
-        let sent = [&astray[..], &["tenant"]].concat();
+        let innocent = ["CC-Team", "CCY", "BCCode", "tenant"];
+        let sent = [&astray[..], &innocent[..]].concat();
         let original = BasicProperties::default()
             .with_headers(headers(&sent))
             .with_correlation_id("c".into())
@@ -233,12 +255,15 @@ mod tests {
             body: Vec::new(),
             original: Kept(original).exact(),
             edited: false,
+            secret: Uuid::from_u128(7),
         };
         let properties = for_retry(&retry);
-        let kept: Vec<_> =
+        let mut kept: Vec<_> =
             properties.headers().iter().flat_map(FieldTable::inner).map(|(name, _)| name.as_str()).collect();
-        assert_eq!(kept, ["tenant", GENERATION]);
-        assert_eq!(generation(&properties), 3);
+        kept.sort_unstable();
+        assert_eq!(kept, ["BCCode", "CC-Team", "CCY", "tenant", RETRY]);
+        let mark = RetryMark { failed_message_id: 1, generation: 3, secret: Uuid::from_u128(7) };
+        assert_eq!(retry_mark(&properties), Some(mark));
         assert_eq!(properties.correlation_id().as_ref().map(ShortString::as_str), Some("c"));
         assert_eq!((properties.expiration(), properties.user_id()), (&None, &None));
     }

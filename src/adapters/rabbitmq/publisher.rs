@@ -45,7 +45,7 @@ struct Outgoing {
     routing_key: String,
     /// Its bytes.
     body: Vec<u8>,
-    /// Its properties and headers. Returns are recognised by the message id, so within one call it must be unique.
+    /// Its properties and headers. Returns are recognised by the routing key and the message id.
     properties: BasicProperties,
 }
 
@@ -171,21 +171,23 @@ fn is_about_the_message(error: &lapin::Error) -> bool {
     matches!(super::reply_code(error), Some(311 | 406 | 501 | 502 | 505))
 }
 
-/// The client may hand a returned message to another publish's confirmation: only the id inside it tells whose it is. If
-/// it has none, it may be any that has none.
+/// The client may hand a returned message to another publish's confirmation: only what it carries tells whose it is. Those
+/// of one routing key and one id, or none, have the same fate.
 fn returned_message(confirmation: Confirmation) -> Option<ReturnedId> {
-    confirmation.take_message().map(|returned| returned.properties.message_id().clone())
+    let returned = confirmation.take_message()?;
+    Some((returned.routing_key.to_string(), returned.properties.message_id().clone()))
 }
 
-/// The id of a message that no queue took, if it has one.
-type ReturnedId = Option<ShortString>;
+/// The routing key of a message that no queue took, and its id, if it has one.
+type ReturnedId = (String, Option<ShortString>);
 
 fn mark_returned(outcomes: &mut [Published], messages: &[Outgoing], returned: &HashSet<ReturnedId>) {
     if returned.is_empty() {
         return;
     }
     for (outcome, message) in outcomes.iter_mut().zip(messages) {
-        if *outcome == Published::Confirmed && returned.contains(message.properties.message_id()) {
+        let id = (short(&message.routing_key).to_string(), message.properties.message_id().clone());
+        if *outcome == Published::Confirmed && returned.contains(&id) {
             *outcome = Published::Unroutable;
         }
     }

@@ -24,7 +24,7 @@ pub(super) fn command(outcome: Result<Fate, NotNow>, done: StatusCode) -> Respon
         Ok(Fate::Handled | Fate::Repeat) => (done, "OK").into_response(),
         Ok(Fate::Refused(failure) | Fate::Failed(failure, _)) => refused(&failure),
         Err(NotNow::Crowded) => not_now("too many requests wait; this one was not begun"),
-        Err(NotNow::Away) => away(),
+        Ok(Fate::InDoubt) | Err(NotNow::Away) => away(),
     }
 }
 

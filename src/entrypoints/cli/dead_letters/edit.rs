@@ -47,7 +47,8 @@ pub(super) async fn edit(app: &App, wanted: Wanted, by: Actor, json: bool) -> an
         None => in_editor(&letter)?,
     };
     output::aside(&diff(&letter.bytes, &draft));
-    match correct(&app.ledger(), wanted.id, &kind, &message_id, &draft, &by).await {
+    let shown = letter.generation;
+    match correct(&app.ledger(), wanted.id, shown, &kind, &message_id, &draft, &by).await {
         Ok(Acted::Done) => report(1, 0, "replaced and on its way", json),
         Ok(Acted::Skipped(why)) => report(0, 1, why, json).map(|_| Done::NotAll),
         Err(CorrectionError::Invalid(error)) => {

@@ -1,0 +1,119 @@
+//! What a unit of work may handle: the inbox knows what was handled before, the ledger which copy of a failed message is
+//! the current one.
+
+use std::collections::HashMap;
+
+use crate::ports::{
+    queue::QueueName,
+    store::{RetryCheck, Sight, StoreError},
+};
+
+use super::{decode::Undecodable, dispatch::misplaced, incoming::Batch, unit_of_work::UnitOfWork};
+
+/// A message of a unit of work, checked.
+pub(super) struct Checked {
+    pub(super) admission: Admission,
+    /// The generation of the copy; 0 for a message from a sender, or one whose retry mark is not genuine.
+    pub(super) generation: i64,
+}
+
+/// What is to be done with a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is handled.
+    New,
+    /// It was handled before.
+    Repeat,
+    /// It is the same as this earlier message of the unit of work, and shares its fate.
+    CopyOf(usize),
+    /// Its failed message has changed since this copy was published: it is neither handled nor recorded.
+    Outdated,
+    /// Its id belongs to another message.
+    OtherBody,
+    /// It asks for nothing that this queue is for.
+    Refused(Undecodable),
+}
+
+/// Checks the messages of a unit of work. The inbox has those that are new now; it forgets those that cannot be handled.
+pub(super) async fn check(
+    uow: &mut UnitOfWork,
+    queue: QueueName,
+    batch: &Batch<'_>,
+) -> Result<Vec<Checked>, StoreError> {
+    let copies = copies(batch);
+    let originals: Vec<_> = (0..batch.len()).filter(|i| copies[*i].is_none()).collect();
+    let receipts: Vec<_> = originals.iter().filter_map(|&i| batch[i].receipt().cloned()).collect();
+    let sights = uow.first_sights(&receipts).await?;
+    let sights: HashMap<_, _> = receipts.iter().map(|receipt| &*receipt.message_id).zip(sights).collect();
+    let marks: Vec<_> = originals.iter().filter_map(|&i| batch[i].message.retry).collect();
+    let retries = uow.check_retries(&marks).await?;
+    let retries: HashMap<_, _> = marks.into_iter().zip(retries).collect();
+    let mut checked = Vec::with_capacity(batch.len());
+    for (incoming, copy_of) in batch.iter().zip(copies) {
+        let receipt = incoming.receipt();
+        let sight = receipt.and_then(|receipt| sights.get(&*receipt.message_id).copied());
+        let mark = incoming.message.retry;
+        let retry = mark.and_then(|mark| retries.get(&mark).copied());
+        let refusal = match &incoming.decoded {
+            Ok(envelope) => misplaced(queue, &envelope.command),
+            Err(undecodable) => Some(undecodable.clone()),
+        };
+        let admission = match copy_of {
+            Some(original) => Admission::CopyOf(original),
+            None => admission(sight, retry, refusal),
+        };
+        if let Some(receipt) = receipt
+            && sight == Some(Sight::First)
+            && matches!(admission, Admission::Outdated | Admission::Refused(_))
+        {
+            uow.leave_unhandled(receipt);
+        }
+        let is_current = retry == Some(RetryCheck::Current);
+        let generation = mark.filter(|_| is_current).map_or(0, |mark| mark.generation);
+        checked.push(Checked { admission, generation });
+    }
+    Ok(checked)
+}
+
+fn admission(sight: Option<Sight>, retry: Option<RetryCheck>, refusal: Option<Undecodable>) -> Admission {
+    match (retry, refusal, sight) {
+        (Some(RetryCheck::Outdated), ..) => Admission::Outdated,
+        (_, Some(refusal), _) => Admission::Refused(refusal),
+        (_, None, Some(Sight::OtherBody)) => Admission::OtherBody,
+        (_, None, Some(Sight::First)) => Admission::New,
+        // What can be read has a receipt, and the inbox has judged it.
+        (_, None, Some(Sight::Repeat) | None) => Admission::Repeat,
+    }
+}
+
+/// For each message, the earlier one with the same id, if there is one.
+fn copies(batch: &Batch<'_>) -> Vec<Option<usize>> {
+    let mut first = HashMap::new();
+    let mut copies = Vec::with_capacity(batch.len());
+    for (i, incoming) in batch.iter().enumerate() {
+        let id = incoming.receipt().map(|receipt| &receipt.message_id);
+        let original = id.map(|id| *first.entry(id).or_insert(i));
+        copies.push(original.filter(|original| *original != i));
+    }
+    copies
+}
+
+/// Divides messages into runs that may each be one unit of work: in a run all messages of one id are copies of the first.
+/// One that has the id of an earlier message and differs from it begins the next run, so that the order is kept.
+pub(super) fn runs<'a, 'b>(batch: &'b Batch<'a>) -> Vec<&'b Batch<'a>> {
+    let mut runs = Vec::new();
+    let mut begin = 0;
+    let mut ids: HashMap<&str, usize> = HashMap::new();
+    for (i, incoming) in batch.iter().enumerate() {
+        let Some(receipt) = incoming.receipt() else { continue };
+        let earlier = ids.get(&*receipt.message_id).copied();
+        if earlier.is_some_and(|earlier| !incoming.is_copy_of(batch[earlier])) {
+            runs.push(&batch[begin..i]);
+            begin = i;
+            ids.clear();
+        }
+        ids.entry(&receipt.message_id).or_insert(i);
+    }
+    runs.push(&batch[begin..]);
+    runs
+}

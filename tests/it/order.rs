@@ -1,0 +1,168 @@
+//! Commands about one line take effect in the order of their queue, however the processes that handle them end.
+
+use std::time::Duration;
+
+use crate::harness::{
+    Command, DRAINS_WITHIN, Random, Running, World, allocate, create_batch, deallocate, wait_for, wait_until,
+};
+
+const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
+const STARTS: &str = "select count(*) from message_starts";
+/// Each unit of work takes a little longer, so that something is always under way.
+const SLOW_INBOX: &str = "create function wait_a_little() returns trigger language plpgsql as $$
+     begin perform pg_sleep(0.05); return null; end $$;
+     create trigger slow after insert on inbox for each statement execute function wait_a_little()";
+/// No unit of work that has events can be committed; the rest of the database can be written.
+const FULL_DISK: &str = "create function refuse() returns trigger language plpgsql as $$
+     begin raise exception 'no space left on device' using errcode = '53100'; end $$;
+     create trigger full_disk before insert on outbox for each statement execute function refuse()";
+const SPACE_AGAIN: &str = "drop trigger full_disk on outbox; drop function refuse()";
+
+async fn execute(world: &World, statements: &'static str) {
+    sqlx::raw_sql(statements).execute(&world.pool).await.unwrap();
+}
+
+/// An order and its cancellation, many times.
+fn pairs(count: u32) -> Vec<Command> {
+    (0..count)
+        .flat_map(|number| {
+            let (orderid, sku) = (format!("o-{number}"), format!("SKU-{}", number % 4));
+            [allocate(&orderid, &sku, 1), deallocate(&orderid, &sku)]
+        })
+        .collect()
+}
+
+/// A world with stock for all of them.
+async fn with_stock(name: &str) -> World {
+    let world = World::new(name).await;
+    let worker = world.worker();
+    let batches: Vec<_> = (0..4).map(|n| create_batch(&format!("b-{n}"), &format!("SKU-{n}"), 10_000)).collect();
+    world.sender.send_all(&batches).await;
+    world.wait_handled(4).await;
+    worker.terminate().await;
+    world
+}
+
+fn small_steps(world: &World, environment: &[(&str, &str)]) -> Running {
+    let small = [("ALLOCATION__WORKER__MAX_BATCH", "20"), ("ALLOCATION__WORKER__PREFETCH", "200")];
+    world.worker_with(&[&small[..], environment].concat())
+}
+
+/// All was handled, nothing is dead, and no line of an order that was cancelled is left.
+async fn assert_all_cancelled(world: &World, commands: usize) {
+    world.settled(4 + commands).await;
+    assert_eq!(world.count("select count(*) from order_lines").await, 0, "cancelled orders are allocated");
+    assert_eq!((world.count(DEAD).await, world.count(STARTS).await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orderly_restarts_keep_the_order() {
+    let world = with_stock("orderly_restarts_keep_the_order").await;
+    execute(&world, SLOW_INBOX).await;
+    let (commands, mut random) = (pairs(400), Random::seeded(1));
+    world.sender.send_all(&commands).await;
+    for _ in 0..6 {
+        let (worker, before) = (small_steps(&world, &[]), world.handled().await);
+        let some_more = i64::from(20 + random.below(60));
+        wait_until("work goes on", DRAINS_WITHIN, async || world.handled().await > before + some_more).await;
+        assert!(worker.terminate().await.success());
+    }
+    assert!(world.handled().await < 4 + 800, "every restart came in the middle of work");
+    let worker = small_steps(&world, &[]);
+    assert_all_cancelled(&world, commands.len()).await;
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_handed_back_in_an_outage_keep_their_order_and_are_not_to_blame() {
+    let world =
+        with_stock("messages_that_are_handed_back_in_an_outage_keep_their_order_and_are_not_to_blame").await;
+    execute(&world, FULL_DISK).await;
+    let commands = pairs(100);
+    world.sender.send_all(&commands).await;
+    let worker = small_steps(&world, &[("ALLOCATION__WORKER__HOLD", "1s")]);
+    // As many as it takes to be taken for the cause of a crash, and one more.
+    let handed_back = || worker.log().matches("handing messages back").count();
+    wait_until("messages are handed back", DRAINS_WITHIN, async || handed_back() >= 6).await;
+    assert_eq!(world.count("select count(*) from failed_messages").await, 0);
+    execute(&world, SPACE_AGAIN).await;
+    assert_all_cancelled(&world, commands.len()).await;
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_in_an_outage_are_no_crashes() {
+    let world = with_stock("restarts_in_an_outage_are_no_crashes").await;
+    execute(&world, FULL_DISK).await;
+    let commands = pairs(1);
+    world.sender.send_all(&commands).await;
+    for _ in 0..6 {
+        let worker = small_steps(&world, &[]);
+        let waits = async || worker.log().contains("waiting for the database");
+        wait_until("the outage is noticed", DRAINS_WITHIN, waits).await;
+        assert!(worker.terminate().await.success());
+        assert_eq!(world.count(STARTS).await, 0, "an orderly end is no crash");
+    }
+    execute(&world, SPACE_AGAIN).await;
+    let worker = small_steps(&world, &[]);
+    assert_all_cancelled(&world, commands.len()).await;
+    world.close_after([worker]).await;
+}
+
+/// A unit of work that hangs is given up when the time to stop is over; that is no crash either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_is_overdue_is_no_crash() {
+    let world = with_stock("a_stop_that_is_overdue_is_no_crash").await;
+    let mut locker = world.pool.begin().await.unwrap();
+    sqlx::query("select from products where sku = 'SKU-0' for update").execute(&mut *locker).await.unwrap();
+    world.sender.send(&allocate("o-1", "SKU-0", 1)).await;
+    for _ in 0..3 {
+        let worker = world.worker_with(&[("ALLOCATION__WORKER__GRACE", "1s")]);
+        let held = async || world.ready("orders").await == 0 && worker.log().contains("queue=\"orders\"");
+        wait_until("the message is delivered", DRAINS_WITHIN, held).await;
+        assert!(worker.terminate().await.success());
+        assert_eq!(world.count(STARTS).await, 0);
+    }
+    locker.rollback().await.unwrap();
+    let worker = world.worker();
+    world.settled(5).await;
+    world.close_after([worker]).await;
+}
+
+/// A message that seems to have killed its worker is not handled before, or after, its neighbours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_keeps_its_place() {
+    let world = with_stock("a_suspect_keeps_its_place").await;
+    world.expect_repeats();
+    execute(
+        &world,
+        "create function hang() returns trigger language plpgsql as $$
+         begin perform pg_sleep(60); return new; end $$;
+         create trigger hangs before insert on inbox for each row when (new.message_id = 'first')
+         execute function hang()",
+    )
+    .await;
+    let line = |id: &str, command: Command| command.with_id(id);
+    world.sender.send(&line("first", allocate("o-1", "SKU-0", 1))).await;
+    for kills in 0..4 {
+        if kills == 3 {
+            world.sender.send(&line("second", deallocate("o-1", "SKU-0"))).await;
+        }
+        let worker = world.worker();
+        let hangs = "select count(*) from pg_stat_activity
+                     where datname = current_database() and wait_event = 'PgSleep'";
+        wait_for("it hangs", DRAINS_WITHIN, &1, async || world.count(hangs).await).await;
+        wait_for("both are taken", DRAINS_WITHIN, &0, async || world.ready("orders").await).await;
+        worker.kill().await;
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                     where datname = current_database() and wait_event = 'PgSleep'";
+        world.count(ended).await;
+    }
+    assert_eq!(world.count("select coalesce(max(starts), 0)::bigint from message_starts").await, 3);
+    execute(&world, "drop trigger hangs on inbox").await;
+    let worker = world.worker();
+    world.wait_drained(6).await;
+    assert_eq!(world.count("select count(*) from order_lines").await, 0, "a cancelled order is allocated");
+    assert_eq!(world.count(DEAD).await, 0);
+    tokio::time::timeout(Duration::from_secs(10), world.close_after([worker])).await.unwrap();
+}
