@@ -44,9 +44,9 @@ async fn deliver_once(world: &World, queue: &str) {
 }
 
 /// Sends a message again of which the ledger has a row, redelivers it, and has it fail: it is recorded.
-async fn sent_again_and_redelivered(world: &World, line: &Command) {
+async fn sent_again_and_redelivered(world: World, line: &Command) {
     world.sender.send(line).await;
-    deliver_once(world, "orders").await;
+    deliver_once(&world, "orders").await;
     let worker = world.worker();
     wait_for("it is being retried", DRAINS_WITHIN, &1, async || world.count(RETRYING).await).await;
     worker.terminate().await;
@@ -64,22 +64,23 @@ async fn a_message_sent_again_after_a_discard_and_redelivered_is_not_lost() {
     let world = World::new("a_message_sent_again_after_a_discard_and_redelivered_is_not_lost").await;
     let line = dead_line(&world).await;
     dead_letters(&world, &["discard", "--all", "--why", "a test"]).await;
-    sent_again_and_redelivered(&world, &line).await;
+    sent_again_and_redelivered(world, &line).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_sent_again_after_its_death_and_redelivered_is_tried_again() {
     let world = World::new("a_message_sent_again_after_its_death_and_redelivered_is_tried_again").await;
     let line = dead_line(&world).await;
-    sent_again_and_redelivered(&world, &line).await;
+    sent_again_and_redelivered(world, &line).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_sent_again_after_the_inbox_forgot_it_and_redelivered_is_not_lost() {
-    let world = World::new("a_message_sent_again_after_the_inbox_forgot_it_and_redelivered_is_not_lost").await;
+    let world =
+        World::new("a_message_sent_again_after_the_inbox_forgot_it_and_redelivered_is_not_lost").await;
     let line = dead_line(&world).await;
     execute(&world, "update failed_messages set status = 'resolved', reason = null, ended_at = now()").await;
-    sent_again_and_redelivered(&world, &line).await;
+    sent_again_and_redelivered(world, &line).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,10 +118,13 @@ async fn a_redelivered_message_that_is_being_retried_is_no_second_attempt() {
         }
         let worker = world.worker_with(&slow);
         world.sender.send(&create_batch(&format!("b-{redelivered}"), "OTHER", 1)).await;
+        let batches = "select count(*) from batches";
+        let count = 1 + i64::from(redelivered);
+        wait_for("there is stock", DRAINS_WITHIN, &count, async || world.count(batches).await).await;
         world.sender.send(&allocate(&format!("after-{redelivered}"), "OTHER", 1)).await;
         let after = "select count(*) from order_lines where sku = 'OTHER'";
-        let count = 1 + i64::from(redelivered);
-        wait_for("what is behind it is handled", DRAINS_WITHIN, &count, async || world.count(after).await).await;
+        wait_for("what is behind it is handled", DRAINS_WITHIN, &count, async || world.count(after).await)
+            .await;
         worker.terminate().await;
         assert_eq!((world.count(ROWS).await, world.count(ATTEMPTS).await), (1, 1));
     }
@@ -221,10 +225,11 @@ async fn two_types_under_one_id_are_two_messages_in_the_ledger() {
         world.sender.publish_raw("allocate", without_id, body).await;
     }
     wait_for("all are dead", DRAINS_WITHIN, &5, async || world.count(DEAD).await).await;
-    let kinds: Vec<String> = sqlx::query_scalar("select type from failed_messages where message_id is not null")
-        .fetch_all(&world.pool)
-        .await
-        .unwrap();
+    let kinds: Vec<String> =
+        sqlx::query_scalar("select type from failed_messages where message_id is not null")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
     assert_eq!(kinds.len(), 2);
     world.close_after([worker]).await;
 }
@@ -272,16 +277,15 @@ async fn a_type_that_only_the_routing_key_says_survives_the_brokers_dead_letteri
     for line in [&handled, &not_handled] {
         send(line).await;
         let orders = world.named("orders");
-        let taken = world.channel().basic_get(orders.into(), BasicGetOptions::default()).await.unwrap().unwrap();
+        let taken =
+            world.channel().basic_get(orders.into(), BasicGetOptions::default()).await.unwrap().unwrap();
         taken.reject(BasicRejectOptions { requeue: false }).await.unwrap();
     }
     let everything = world.start(&["run", "--only", "worker,relay,archive"], &[]);
     wait_for("one is dead", DRAINS_WITHIN, &1, async || world.count(DEAD).await).await;
     wait_for("both are taken", DRAINS_WITHIN, &0, async || world.ready("orders.dlq").await).await;
-    let rows: Vec<(String, String)> = sqlx::query_as("select type, message_id from failed_messages")
-        .fetch_all(&world.pool)
-        .await
-        .unwrap();
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("select type, message_id from failed_messages").fetch_all(&world.pool).await.unwrap();
     assert_eq!(rows, [("allocate".into(), not_handled.message_id.clone())], "the other one was handled");
     dead_letters(&world, &["retry", "--all"]).await;
     world.settled(3).await;
@@ -300,10 +304,12 @@ async fn a_queue_that_is_gone_holds_back_its_own_retries_only() {
     }
     wait_for("both are dead", DRAINS_WITHIN, &2, async || world.count(DEAD).await).await;
     worker.terminate().await;
+    let relay = world.start(&["run", "--only", "relay"], &[]);
+    let leads = async || relay.log().contains("this relay leads");
+    wait_until("the relay has declared the queues", DRAINS_WITHIN, leads).await;
     let stock = world.named("stock");
     world.channel().queue_delete(stock.into(), QueueDeleteOptions::default()).await.unwrap();
     dead_letters(&world, &["retry", "--all"]).await;
-    let relay = world.start(&["run", "--only", "relay"], &[]);
     let held = "select count(*) from failed_messages where held_because is not null";
     wait_for("one is held", DRAINS_WITHIN, &1, async || world.count(held).await).await;
     let tried_again = async || relay.log().matches("there is no such queue").count() >= 2;
@@ -361,7 +367,8 @@ async fn messages_of_one_id_in_one_unit_of_work_have_one_effect() {
     world.wait_handled(1).await;
     worker.terminate().await;
     let other = deallocate("o-1", "LAMP").with_id("one");
-    let cancelled = [line.clone(), unknown.clone(), line.clone(), unknown, other, deallocate("o-1", "LAMP"), line];
+    let cancelled =
+        [line.clone(), unknown.clone(), line.clone(), unknown, other, deallocate("o-1", "LAMP"), line];
     world.sender.send_all(&cancelled).await;
     let slow = [("ALLOCATION__RETRY__INITIAL_INTERVAL", "1h"), ("ALLOCATION__RETRY__MAX_INTERVAL", "1h")];
     let worker = world.worker_with(&slow);

@@ -289,7 +289,9 @@ async fn a_repeat_under_its_key_has_the_same_answer_and_one_effect() {
         }
     }
     let another = post_as(&client, "k-1", "/allocate", &line("o-9", "LAMP", 2)).await.has(409).message();
-    assert!(another.contains("another body"), "{another}");
+    assert!(another.contains("another type or body"), "{another}");
+    let another = post_as(&client, "k-1", "/deallocate", &line("o-3", "LAMP", 2)).await.has(409).message();
+    assert!(another.contains("another type or body"), "{another}");
     client.get("/orders/o-9").await.has(404);
     assert_eq!(world.count(FAILURES).await, 0);
     assert_eq!(world.settled(6).await.len(), 3);

@@ -36,7 +36,8 @@ fn pairs(count: u32) -> Vec<Command> {
 async fn with_stock(name: &str) -> World {
     let world = World::new(name).await;
     let worker = world.worker();
-    let batches: Vec<_> = (0..4).map(|n| create_batch(&format!("b-{n}"), &format!("SKU-{n}"), 10_000)).collect();
+    let batches: Vec<_> =
+        (0..4).map(|n| create_batch(&format!("b-{n}"), &format!("SKU-{n}"), 10_000)).collect();
     world.sender.send_all(&batches).await;
     world.wait_handled(4).await;
     worker.terminate().await;
@@ -142,21 +143,21 @@ async fn a_suspect_keeps_its_place() {
          execute function hang()",
     )
     .await;
-    let line = |id: &str, command: Command| command.with_id(id);
-    world.sender.send(&line("first", allocate("o-1", "SKU-0", 1))).await;
+    let hangs = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event = 'PgSleep'";
+    world.sender.send(&allocate("o-1", "SKU-0", 1).with_id("first")).await;
     for kills in 0..4 {
         if kills == 3 {
-            world.sender.send(&line("second", deallocate("o-1", "SKU-0"))).await;
+            world.sender.send(&deallocate("o-1", "SKU-0").with_id("second")).await;
         }
         let worker = world.worker();
-        let hangs = "select count(*) from pg_stat_activity
-                     where datname = current_database() and wait_event = 'PgSleep'";
         wait_for("it hangs", DRAINS_WITHIN, &1, async || world.count(hangs).await).await;
         wait_for("both are taken", DRAINS_WITHIN, &0, async || world.ready("orders").await).await;
         worker.kill().await;
         let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
                      where datname = current_database() and wait_event = 'PgSleep'";
         world.count(ended).await;
+        wait_for("its session ends", DRAINS_WITHIN, &0, async || world.count(hangs).await).await;
     }
     assert_eq!(world.count("select coalesce(max(starts), 0)::bigint from message_starts").await, 3);
     execute(&world, "drop trigger hangs on inbox").await;
