@@ -267,6 +267,13 @@ impl World {
         call(&mut program(&self.namespace, &self.database_url(), arguments)).await
     }
 
+    /// Calls the command line with further variables in its environment.
+    pub(crate) async fn cli_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
+        let mut command = program(&self.namespace, &self.database_url(), arguments);
+        command.envs(environment.iter().copied());
+        call(&mut command).await
+    }
+
     /// Starts a process, with further variables in its environment.
     pub(crate) fn start(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Running {
         let number = self.started.fetch_add(1, Ordering::Relaxed);

@@ -337,3 +337,24 @@ async fn what_strays_into_the_wrong_queue_is_dead_and_holds_up_nobody() {
     assert_eq!(dead, [letter("notifications", "allocate"), letter("orders", "out_of_stock")]);
     world.close_after([process]).await;
 }
+
+/// Two notifiers and events that come twice: each mail is sent once, for one of them waits until the other is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_notifiers_send_one_mail_for_an_event_that_comes_twice() {
+    let world = World::new("two_notifiers_send_one_mail_for_an_event_that_comes_twice").await;
+    let server = MailServer::start().await;
+    let events: Vec<_> = (0..20)
+        .flat_map(|number| {
+            let event = out_of_stock(&world, &format!("event-{number:02}"), &format!("o-{number}"));
+            [event.clone(), event]
+        })
+        .collect();
+    let notifiers = [world.notifier("notifier", &server, HASTY), world.notifier("notifier", &server, HASTY)];
+    world.sender.publish_all(&events).await;
+    wait_told(&world, 20).await;
+    wait_for("all are taken", DRAINS_WITHIN, &0, async || world.ready("notifications").await).await;
+    let expected: Vec<_> = (0..20).map(|number| format!("event-{number:02}")).collect();
+    assert_eq!(events_told(&server), expected);
+    assert_eq!((world.count(FAILURES).await, world.count(STARTS).await), (0, 0));
+    world.close_after(notifiers).await;
+}

@@ -289,3 +289,48 @@ async fn a_retry_that_was_lost_with_its_queue_is_sent_again() {
     sqlx::raw_sql("delete from failed_messages").execute(&world.pool).await.unwrap();
     world.close_after([worker]).await;
 }
+
+/// A subscriber whose queue is full, and 200 products: other subscribers do not get their events again and again.
+#[tokio::test]
+async fn a_queue_that_stays_full_gives_other_subscribers_few_copies() {
+    let world = World::new("few copies").await;
+    let full = world.named("full");
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let channel = world.channel();
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(full.as_str().into(), durable, arguments).await.unwrap();
+    let (events, bind) = (world.named("events"), QueueBindOptions::default());
+    channel
+        .queue_bind(full.as_str().into(), events.as_str().into(), "#".into(), bind, FieldTable::default())
+        .await
+        .unwrap();
+    commit_events(&world, 1..=4).await;
+    let begin = Instant::now();
+    let relay = relay(&world);
+    world.events_of(200).await;
+    // The pauses double: half a second, one, two, four. In twelve seconds there are five tries, of one event each.
+    tokio::time::sleep(Duration::from_secs(12).saturating_sub(begin.elapsed())).await; // the fault takes so long
+    let copies = world.events_of(200).await.len();
+    assert!(copies <= 200 + 8, "{copies} copies of 200 events");
+    channel.queue_delete(full.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
+    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
+    world.close_after([relay]).await;
+}
+
+/// An administrator empties the outbox, and its ids begin again, below what the leader has seen.
+#[tokio::test]
+async fn events_are_published_after_the_outbox_was_emptied_by_hand() {
+    let world = World::new("ids begin again").await;
+    commit_events(&world, 1..=20).await;
+    let relay = relay(&world);
+    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
+    commit_events(&world, 21..=40).await; // so that the leader has looked where to begin
+    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
+    sqlx::raw_sql("truncate outbox restart identity").execute(&world.pool).await.unwrap();
+    commit_events(&world, 41..=41).await;
+    wait_for("what came later is published", Duration::from_secs(10), &0, async || pending(&world).await)
+        .await;
+    world.close_after([relay]).await;
+}

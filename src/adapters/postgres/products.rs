@@ -131,12 +131,12 @@ async fn batches_of(
 /// Of each quantity that fits in some batch, the oldest waiting lines, as many as fit. The quantities are found by
 /// jumping from one to the next in the index, so that the cost follows the available stock, not the backorders.
 pub(super) async fn learn_waiting_lines(
-    connection: &mut PgConnection,
+    session: &mut Session,
     product: &mut Product,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), StoreError> {
     let available: Vec<_> = product.batches().iter().map(|batch| integer(batch.available())).collect();
     let known: Vec<_> = product.settled_lines().map(OrderId::as_str).collect();
-    let rows = sqlx::query!(
+    let waiting = sqlx::query!(
         r#"with recursive quantities as (
                select min(qty) as qty from order_lines where sku = $1 and batchref is null
                union all
@@ -156,25 +156,24 @@ pub(super) async fn learn_waiting_lines(
         &available,
         &known as &[&str],
         available.iter().max(),
-    )
-    .fetch_all(connection)
-    .await?;
-    for row in rows {
-        let (orderid, line) = restored_line(&row.orderid, row.qty, row.place, None)?;
-        product.learn_line(orderid, line);
-    }
+    );
+    let line = session.rows(
+        |connection| waiting.fetch(connection),
+        |row| restored_line(&row.orderid, row.qty, row.place, None),
+    );
+    line.await?.into_iter().for_each(|(orderid, line)| product.learn_line(orderid, line));
     Ok(())
 }
 
 /// The newest lines until they hold `units`. Every line holds one at least, which bounds what is read.
 pub(super) async fn learn_newest_lines(
-    connection: &mut PgConnection,
+    session: &mut Session,
     product: &mut Product,
     batch: &Reference,
     units: u32,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), StoreError> {
     let known: Vec<_> = product.settled_lines().map(OrderId::as_str).collect();
-    let rows = sqlx::query!(
+    let newest = sqlx::query!(
         r#"select orderid as "orderid!", qty as "qty!", place as "place!"
            from (
                select orderid, qty, place, sum(qty) over (order by place desc) - qty as held_by_newer
@@ -188,13 +187,12 @@ pub(super) async fn learn_newest_lines(
         batch.as_str(),
         i64::from(units),
         &known as &[&str],
-    )
-    .fetch_all(connection)
-    .await?;
-    for row in rows {
-        let (orderid, line) = restored_line(&row.orderid, row.qty, row.place, Some(batch.as_str()))?;
-        product.learn_line(orderid, line);
-    }
+    );
+    let line = session.rows(
+        |connection| newest.fetch(connection),
+        |row| restored_line(&row.orderid, row.qty, row.place, Some(batch.as_str())),
+    );
+    line.await?.into_iter().for_each(|(orderid, line)| product.learn_line(orderid, line));
     Ok(())
 }
 
@@ -206,7 +204,7 @@ pub(super) enum Versions {
 
 /// Lines that one statement writes: so few that a database which works is never taken for one that is silent, however much
 /// stock arrives at once.
-const LINES_AT_ONCE: usize = 10_000;
+const LINES_AT_ONCE: usize = 5_000;
 
 /// Writes what changed in products that are held.
 pub(super) async fn write(session: &mut Session, products: &[Product]) -> Result<Versions, StoreError> {

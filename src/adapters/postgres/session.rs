@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{TryStreamExt as _, stream::BoxStream};
 use sqlx::{Executor as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 use crate::ports::store::StoreError;
@@ -42,6 +43,22 @@ impl Session {
     ) -> Result<T, StoreError> {
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
         within(self.patience, statements(connection)).await
+    }
+
+    /// Reads rows, however many, as long as the connection is not silent for too long between two of them.
+    pub(super) async fn rows<'a, T, U>(
+        &'a mut self,
+        query: impl FnOnce(&'a mut PgConnection) -> BoxStream<'a, Result<T, sqlx::Error>>,
+        mut map: impl FnMut(T) -> Result<U, sqlx::Error>,
+    ) -> Result<Vec<U>, StoreError> {
+        let patience = self.patience;
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        let mut rows = query(connection);
+        let mut mapped = Vec::new();
+        while let Some(row) = within(patience, rows.try_next()).await? {
+            mapped.push(map(row).map_err(|error| super::store_error(&error))?);
+        }
+        Ok(mapped)
     }
 
     /// Keeps what was done and gives the connection back. After silence it is unknown whether it was kept.

@@ -72,7 +72,7 @@ impl Store for PgStore {
 }
 
 /// Rows of the read model or the outbox that one statement writes: as [`products::write`] does with lines.
-const ROWS_AT_ONCE: usize = 10_000;
+const ROWS_AT_ONCE: usize = 5_000;
 
 struct PgTx {
     session: Session,
@@ -138,7 +138,7 @@ impl Tx for PgTx {
     }
 
     async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
-        self.session.run(async |connection| products::learn_waiting_lines(connection, product).await).await
+        products::learn_waiting_lines(&mut self.session, product).await
     }
 
     async fn learn_newest_lines(
@@ -147,9 +147,7 @@ impl Tx for PgTx {
         batch: &Reference,
         units: u32,
     ) -> Result<(), StoreError> {
-        let learn =
-            async |connection: &mut _| products::learn_newest_lines(connection, product, batch, units).await;
-        self.session.run(learn).await
+        products::learn_newest_lines(&mut self.session, product, batch, units).await
     }
 
     async fn commit(mut self: Box<Self>, work: Work) -> Result<(), StoreError> {

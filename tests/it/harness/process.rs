@@ -123,6 +123,11 @@ impl Answer {
         self
     }
 
+    /// All that was printed.
+    pub(crate) fn text(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+
     /// Standard output as one JSON value.
     pub(crate) fn json(&self) -> Value {
         self.read(&self.stdout)
