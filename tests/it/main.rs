@@ -20,6 +20,7 @@ mod order;
 mod plans;
 mod read_side;
 mod recovery;
+mod regressions;
 mod relay;
 mod rules;
 mod slow_commits;
