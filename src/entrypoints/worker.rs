@@ -38,6 +38,8 @@ use super::vitals::{Pulse, Vitals};
 
 /// A subscription that is lost sooner may have been broken by what it was handed.
 const SOON: Duration = Duration::from_secs(1);
+/// How long a stop waits until starts are taken back.
+const TAKES_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// So many deliveries go well one by one before they are taken at full pace again.
 const TRIED_ONE_BY_ONE: usize = 20;
 
@@ -285,7 +287,10 @@ impl Lane {
                 crash_points::here(CrashPoint::ArchiveBefore);
             }
             let Some(fates) = self.fates(&incoming, &pulse).await else {
-                return self.worker.bus.take_back_starts(self.worker.queue, &incoming).await;
+                let taken_back = self.worker.bus.take_back_starts(self.worker.queue, &incoming);
+                // A store that is silent is no reason to stop late: the next probe takes them back.
+                let _ = tokio::time::timeout(TAKES_BACK_WITHIN, taken_back).await;
+                return;
             };
             for (incoming, fate) in incoming.iter().zip(fates) {
                 self.worker.tell(incoming, &fate);
