@@ -110,6 +110,9 @@ impl Worker {
                 Ok(Ended::HandedBack { handled }) => {
                     if handled {
                         hand_backs = Delays::after_hand_back();
+                    } else {
+                        // Each return counts as a delivery of all that was taken. So the next try takes one message.
+                        pace = Pace::OneByOne;
                     }
                     let pause = hand_backs.next().unwrap_or_default();
                     if !self.wait_for_servers(stop).await {

@@ -185,6 +185,27 @@ pub(super) async fn disk_full(lab: &Lab) -> anyhow::Result<Verdict> {
     world.finish(vec![program]).await
 }
 
+/// A synchronous standby is lost: the server answers every question, and no commit.
+pub(super) async fn standby_lost(lab: &Lab) -> anyhow::Result<Verdict> {
+    let world = World::new(lab, "standby_lost").await?;
+    let impatient = [("ALLOCATION__DATABASE__PATIENCE", "2s"), ("ALLOCATION__WORKER__HOLD", "3s")];
+    let program = world.start("worker,relay", &impatient)?;
+    world.send(&lines_of("LAMP", "before", 5)).await?;
+    world.drained().await?;
+    world.execute("alter system set synchronous_standby_names = 'lost'").await?;
+    world.execute("select pg_reload_conf()").await?;
+    world.send(&lines_of("LAMP", "meanwhile", 20)).await?;
+    let returned = async || anyhow::Ok(program.log().contains("handing messages back"));
+    let returned = until("messages are handed back", lab.patience(), returned).await;
+    world.execute("alter system reset synchronous_standby_names").await?;
+    world.execute("select pg_reload_conf()").await?;
+    returned?;
+    world.hit("no commit was answered".into());
+    world.wait_handled(25).await?;
+    world.expect("failed attempts", &world.failed_attempts().await?, &0);
+    world.finish(vec![program]).await
+}
+
 /// The ledger keeps the beginning, no connection breaks over the rest, and an operator brings everything back.
 pub(super) async fn huge_error_text(lab: &Lab) -> anyhow::Result<Verdict> {
     let world = World::new(lab, "huge_error_text").await?;

@@ -91,6 +91,7 @@ scenarios! {
     database_refusals::deadlock, "25", "a deadlock with another session";
     database_refusals::serialization_failure, "25", "SQLSTATE 40001, three times";
     database_refusals::disk_full, "27", "SQLSTATE 53100";
+    database_refusals::standby_lost, "5, 22", "a synchronous standby that is lost";
     database_refusals::huge_error_text, "37", "an error of 1.4 MB";
     database_refusals::role_locked_out, "46", "a role that may not log in any more";
     broker_faults::broker_restarted, "14", "the broker's application stops and starts";
