@@ -27,7 +27,7 @@ use crate::{
         decode::Limits,
         delays::Delays,
         incoming::Incoming,
-        message_bus::{Fate, MessageBus},
+        message_bus::{Fate, Interrupted, MessageBus},
         outage::{Away, Outage},
         unit_of_work::text,
         verdict::Failure,
@@ -110,9 +110,6 @@ impl Worker {
                 Ok(Ended::HandedBack { handled }) => {
                     if handled {
                         hand_backs = Delays::after_hand_back();
-                    } else {
-                        // Each return counts as a delivery of all that was taken. So the next try takes one message.
-                        pace = Pace::OneByOne;
                     }
                     let pause = hand_backs.next().unwrap_or_default();
                     if !self.wait_for_servers(stop).await {
@@ -123,7 +120,8 @@ impl Worker {
                 Err(error) => {
                     self.broker.begins(&error);
                     // A delivery that the client library cannot read breaks every subscription that is handed it.
-                    // Handed out one by one it soon reaches the queue's delivery limit, and takes no other with it.
+                    // Handed out one by one it soon reaches the queue's delivery limit, and takes no other with it. If
+                    // this ends in a crash, the message that was delivered last goes behind those that were returned.
                     // Among dead letters there is no such limit, and no hurry.
                     let lasted = begin.elapsed() > SOON;
                     if !lasted {
@@ -170,7 +168,7 @@ impl Worker {
             Pace::OneByOne => TRIED_ONE_BY_ONE,
         };
         info!(queue = self.queue.as_str(), stage = ?self.stage, "consuming");
-        let halt = stop.child_token();
+        let halt = CancellationToken::new();
         let handled = Arc::new(AtomicBool::new(false));
         let handed_back = CancellationToken::new();
         let mut running = JoinSet::new();
@@ -211,17 +209,24 @@ impl Worker {
                 () = handed_back.cancelled() => {
                     break Ok(Ended::HandedBack { handled: handled.load(Ordering::Relaxed) });
                 }
-                () = halt.cancelled() => break Ok(Ended::Done),
+                () = stop.cancelled() => break Ok(Ended::Done),
             }
         };
-        halt.cancel();
         drop(lanes);
+        if pace == Pace::OneByOne && ended == Ok(Ended::Done) {
+            // What was delivered is handled: a message that goes back alone goes behind others that went back before it.
+            let _ = tokio::time::timeout(self.finish_within, async {
+                while running.join_next().await.is_some() {}
+            })
+            .await;
+        }
+        halt.cancel();
         while running.join_next().await.is_some() {}
         subscription.close().await;
         ended
     }
 
-    async fn handle(&self, batch: &[Incoming]) -> Result<Vec<Fate>, Away> {
+    async fn handle(&self, batch: &[Incoming]) -> Result<Vec<Fate>, Interrupted> {
         match self.stage {
             Stage::Work => self.bus.handle(self.queue, batch).await,
             Stage::DeadLetters => self.bus.bury(self.queue, batch).await,
@@ -280,67 +285,86 @@ impl Lane {
             {
                 return;
             }
+            if stage == Stage::DeadLetters {
+                crash_points::here(CrashPoint::ArchiveBefore);
+            }
+            self.handle(&mut batch, &pulse).await;
+            if !batch.is_empty() {
+                let left: Vec<_> = batch.into_iter().map(|task| task.incoming).collect();
+                let taken_back = self.worker.bus.take_back_starts(self.worker.queue, &left);
+                // A store that is silent is no reason to stop late: the next probe takes them back.
+                let _ = tokio::time::timeout(TAKES_BACK_WITHIN, taken_back).await;
+                return;
+            }
+        }
+    }
+
+    /// Handles and settles messages. Keeps them while a server is away, and goes on when it is back. What is left in the batch
+    /// is to go back to the queue: it is to stop before that, or the server was away for too long.
+    async fn handle(&self, batch: &mut Vec<Task>, pulse: &Pulse) {
+        let worker = &self.worker;
+        let mut delays = Delays::during_outage();
+        let begin = Instant::now();
+        loop {
+            pulse.busy();
             let (tags, incoming): (Vec<_>, Vec<_>) =
                 batch.drain(..).map(|task| (task.tag, task.incoming)).unzip();
             let too_early = crash_points::planted(PlantedBug::AckBeforeCommit);
             if too_early {
                 self.settler.settle(&tags).await;
             }
-            if stage == Stage::DeadLetters {
-                crash_points::here(CrashPoint::ArchiveBefore);
-            }
-            let Some(fates) = self.fates(&incoming, &pulse).await else {
-                let taken_back = self.worker.bus.take_back_starts(self.worker.queue, &incoming);
-                // A store that is silent is no reason to stop late: the next probe takes them back.
-                let _ = tokio::time::timeout(TAKES_BACK_WITHIN, taken_back).await;
-                return;
+            let (fates, away) = tokio::select! {
+                handled = worker.handle(&incoming) => match handled {
+                    Ok(fates) => (fates, None),
+                    Err(Interrupted { done, away }) => (done, Some(away)),
+                },
+                () = self.overdue() => (Vec::new(), None),
             };
-            for (incoming, fate) in incoming.iter().zip(fates) {
-                self.worker.tell(incoming, &fate);
-            }
-            crash_points::here(match stage {
-                Stage::Work => CrashPoint::WorkerBeforeAck,
-                Stage::DeadLetters => CrashPoint::ArchiveAfter,
-            });
-            if !too_early {
-                self.settler.settle(&tags).await;
+            let done = fates.len();
+            self.settle(&tags[..done], &incoming[..done], fates, too_early).await;
+            let left = tags.into_iter().zip(incoming).skip(done);
+            batch.extend(left.map(|(tag, incoming)| Task { tag, incoming }));
+            let Some(away) = away else { return };
+            if !self.waits_for(&away, begin.elapsed(), delays.next().unwrap_or_default()).await {
+                return;
             }
         }
     }
 
-    /// Keeps the messages while a server is away, and goes on when it is back. None if it is to stop before that, or when
-    /// the server was away for so long that everything is to be handed back.
-    async fn fates(&self, batch: &[Incoming], pulse: &Pulse) -> Option<Vec<Fate>> {
-        let Self { worker, halt, .. } = self;
-        let mut delays = Delays::during_outage();
-        let begin = Instant::now();
-        loop {
-            pulse.busy();
-            let away = tokio::select! {
-                handled = worker.handle(batch) => match handled {
-                    Ok(fates) => {
-                        self.handled.store(true, Ordering::Relaxed);
-                        worker.servers_answered(&fates);
-                        return Some(fates);
-                    }
-                    Err(away) => away,
-                },
-                () = self.overdue() => return None,
-            };
-            match (&away, &worker.mail) {
-                (Away::Notifier(_), Some(mail)) => mail.begins(&away),
-                _ => worker.database.begins(&away),
-            }
-            if begin.elapsed() > worker.hold {
-                let queue = worker.queue.as_str();
-                warn!(queue, "handing messages back until the server is there again");
-                self.handed_back.cancel();
-                halt.cancel();
-                return None;
-            }
-            let delay = delays.next().unwrap_or_default();
-            halt.run_until_cancelled(tokio::time::sleep(delay)).await?;
+    /// Says what became of messages, and acknowledges them.
+    async fn settle(&self, tags: &[u64], incoming: &[Incoming], fates: Vec<Fate>, too_early: bool) {
+        if fates.is_empty() {
+            return;
         }
+        self.handled.store(true, Ordering::Relaxed);
+        self.worker.servers_answered(&fates);
+        for (incoming, fate) in incoming.iter().zip(fates) {
+            self.worker.tell(incoming, &fate);
+        }
+        crash_points::here(match self.worker.stage {
+            Stage::Work => CrashPoint::WorkerBeforeAck,
+            Stage::DeadLetters => CrashPoint::ArchiveAfter,
+        });
+        if !too_early {
+            self.settler.settle(tags).await;
+        }
+    }
+
+    /// Waits a little for a server; false if the messages are to go back to the queue.
+    async fn waits_for(&self, away: &Away, waited: Duration, delay: Duration) -> bool {
+        let Self { worker, halt, .. } = self;
+        match (away, &worker.mail) {
+            (Away::Notifier(_), Some(mail)) => mail.begins(away),
+            _ => worker.database.begins(away),
+        }
+        if waited > worker.hold {
+            let queue = worker.queue.as_str();
+            warn!(queue, "handing messages back until the server is there again");
+            self.handed_back.cancel();
+            halt.cancel();
+            return false;
+        }
+        halt.run_until_cancelled(tokio::time::sleep(delay)).await.is_some()
     }
 
     /// Waits until the time is over that a unit of work has to end once the worker is to stop.

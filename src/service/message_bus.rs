@@ -51,6 +51,17 @@ pub enum Fate {
     InDoubt,
 }
 
+/// A server went away before all messages were handled.
+#[derive(Debug, thiserror::Error)]
+#[error("{away}")]
+pub struct Interrupted {
+    /// The fates of the first messages: they are committed, and can be acknowledged.
+    pub done: Vec<Fate>,
+    /// Why the others have none. Whether some of them were committed is unknown, so they are to be handled again; inbox and
+    /// ledger tell what was done.
+    pub away: Away,
+}
+
 /// How the bus treats what goes wrong.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -102,15 +113,26 @@ impl MessageBus {
     /// Handles messages that came from `queue`. Each has its own fate, in the order given.
     ///
     /// # Errors
-    /// [`Away`]: whether some of it was committed is unknown, so all of it is to be handled again; inbox and
-    /// ledger tell what was done.
-    pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Away> {
+    /// [`Interrupted`], with the fates of those that were handled before.
+    pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Interrupted> {
         let mut fates = Vec::with_capacity(batch.len());
+        match self.handle_in_order(queue, batch, &mut fates).await {
+            Ok(()) => Ok(fates),
+            Err(away) => Err(Interrupted { done: fates, away }),
+        }
+    }
+
+    async fn handle_in_order(
+        &self,
+        queue: QueueName,
+        batch: &[Incoming],
+        fates: &mut Vec<Fate>,
+    ) -> Result<(), Away> {
         if queue == QueueName::Notifications {
             for incoming in batch {
                 fates.push(self.handle_notification(queue, incoming).await?);
             }
-            return Ok(fates);
+            return Ok(());
         }
         // In the order of arrival: commands about one line or batch must not overtake each other.
         for group in suspects::groups(&*self.store, queue, batch).await? {
@@ -118,12 +140,12 @@ impl MessageBus {
                 Group::Together(members) => {
                     let _others_may = self.company.read().await;
                     let together: Vec<_> = batch[members].iter().collect();
-                    fates.extend(self.handle_group(queue, &together).await?);
+                    self.handle_group(queue, &together, fates).await?;
                 }
                 Group::Alone(i) => {
                     // If it kills this process, nothing else was being handled that could be taken for the cause.
                     let _nothing_else = self.company.write().await;
-                    fates.extend(self.handle_group(queue, &[&batch[i]]).await?);
+                    self.handle_group(queue, &[&batch[i]], fates).await?;
                 }
                 Group::Dead(i, deaths) => {
                     let failure = Failure::CrashLoop(deaths);
@@ -131,21 +153,24 @@ impl MessageBus {
                 }
             }
         }
-        Ok(fates)
+        Ok(())
     }
 
     /// Records messages that the broker put aside. One that was handled meanwhile is left alone.
     ///
     /// # Errors
     /// As [`MessageBus::handle`].
-    pub async fn bury(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Away> {
-        let mut fates = Vec::with_capacity(batch.len());
+    pub async fn bury(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Interrupted> {
+        let mut done = Vec::with_capacity(batch.len());
         for incoming in batch {
             let why = incoming.message.broken_off.clone().unwrap_or_else(|| "rejected".into());
             let failure = Failure::PutAside(why);
-            fates.push(self.record_alone(queue, incoming, failure.into(), false).await?);
+            match self.record_alone(queue, incoming, failure.into(), false).await {
+                Ok(fate) => done.push(fate),
+                Err(away) => return Err(Interrupted { done, away }),
+            }
         }
-        Ok(fates)
+        Ok(done)
     }
 
     /// Takes back the starts that were counted for messages which go back to their queue: this process ends in good order,
@@ -173,33 +198,46 @@ impl MessageBus {
         }
     }
 
-    async fn handle_group(&self, queue: QueueName, group: &Batch<'_>) -> Result<Vec<Fate>, Away> {
+    async fn handle_group(
+        &self,
+        queue: QueueName,
+        group: &Batch<'_>,
+        fates: &mut Vec<Fate>,
+    ) -> Result<(), Away> {
         suspects::count_starts(&*self.store, queue, group).await?;
-        let mut fates = Vec::with_capacity(group.len());
         for run in admission::runs(group) {
-            fates.extend(self.handle_run(queue, run, false).await?);
+            self.handle_run(queue, run, false, fates).await?;
         }
-        Ok(fates)
+        Ok(())
     }
 
     /// All in one unit of work; if that breaks, in smaller ones, and in the end each in its own, so that a failure is the
     /// failure of one command. `in_doubt`: an earlier unit of work with these messages may have been committed.
-    async fn handle_run(&self, queue: QueueName, run: &Batch<'_>, in_doubt: bool) -> Result<Vec<Fate>, Away> {
+    async fn handle_run(
+        &self,
+        queue: QueueName,
+        run: &Batch<'_>,
+        in_doubt: bool,
+        fates: &mut Vec<Fate>,
+    ) -> Result<(), Away> {
         let begin = Instant::now();
         let broken = match self.handle_together(queue, run).await {
-            Ok(fates) => return Ok(fates),
+            Ok(of_run) => {
+                fates.extend(of_run);
+                return Ok(());
+            }
             Err(broken) => self.away(broken).await?,
         };
         let in_doubt = in_doubt || matches!(broken.failure, Failure::Store(StoreError::CommitUnknown(_)));
         if let [incoming] = run {
-            return Ok(vec![self.record_alone(queue, incoming, broken, in_doubt).await?]);
+            fates.push(self.record_alone(queue, incoming, broken, in_doubt).await?);
+            return Ok(());
         }
         let smaller = if run.len() > PORTION && begin.elapsed() < BROKE_SOON { PORTION } else { 1 };
-        let mut fates = Vec::with_capacity(run.len());
         for portion in run.chunks(smaller) {
-            fates.extend(Box::pin(self.handle_run(queue, portion, in_doubt)).await?);
+            Box::pin(self.handle_run(queue, portion, in_doubt, fates)).await?;
         }
-        Ok(fates)
+        Ok(())
     }
 
     /// An outage concerns every message; any other failure is looked at more closely. So is silence, if the store answers

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Client, DRAINS_WITHIN, JSON, World, allocate, change_batch_quantity, create_batch, deallocate, wait_for,
-    wait_until,
+    Client, DRAINS_WITHIN, JSON, World, allocate, change_batch_quantity, create_batch, deallocate, wait_until,
 };
 
 const FAILED: &str = "select count(*) from failed_messages";

@@ -12,18 +12,25 @@ const AT_ONCE: i64 = 5000;
 /// Removes handled messages and ended failures that are old enough, and sends retries again that were not handled within an
 /// hour; true if there may be more.
 pub(super) async fn sweep(connection: &mut PgConnection, retention: Retention) -> Result<bool, sqlx::Error> {
+    // An id stays as long as another message that has it, edited perhaps, may still be retried.
     let inbox = sqlx::query!(
         "delete from inbox where ctid = any(array(
-             select ctid from inbox where handled_at < now() - make_interval(secs => $1)
+             select ctid from inbox i where handled_at < now() - make_interval(secs => $1)
+               and not exists (select from failed_messages f
+                               where f.queue = i.queue and coalesce(f.message_id, '') = i.message_id
+                                 and f.status <> 'resolved')
              order by handled_at limit $2))",
         seconds(retention.inbox),
         AT_ONCE,
     );
     let handled = inbox.execute(&mut *connection).await?.rows_affected();
+    // The condition once more: of a row that changed while it was waited for, it is judged again.
     let failures = sqlx::query!(
-        "delete from failed_messages where id = any(array(
-             select id from failed_messages
-             where ended_at < now() - make_interval(secs => $1) and status in ('resolved', 'discarded') limit $2))",
+        "delete from failed_messages
+         where id = any(array(
+                 select id from failed_messages
+                 where ended_at < now() - make_interval(secs => $1) and status in ('resolved', 'discarded') limit $2))
+           and ended_at < now() - make_interval(secs => $1) and status in ('resolved', 'discarded')",
         seconds(retention.failures),
         AT_ONCE,
     );

@@ -12,7 +12,7 @@ use crate::{
     ports::queue::QueueName,
     service::{
         incoming::Incoming,
-        message_bus::{Fate, MessageBus},
+        message_bus::{Fate, Interrupted, MessageBus},
         outage::Outage,
     },
 };
@@ -90,15 +90,17 @@ impl Lane {
             let waiting = batch.drain(..).filter(|asked| !asked.answer.is_closed());
             let (incoming, answers): (Vec<_>, Vec<_>) =
                 waiting.map(|asked| (asked.incoming, asked.answer)).unzip();
-            match self.bus.handle(self.queue, &incoming).await {
-                Ok(fates) => {
-                    database.ends();
-                    for (answer, fate) in answers.into_iter().zip(fates) {
-                        let _ = answer.send(fate);
-                    }
-                }
-                // No answer is an answer: the senders are dropped.
-                Err(away) => database.begins(&away),
+            let (fates, away) = match self.bus.handle(self.queue, &incoming).await {
+                Ok(fates) => (fates, None),
+                Err(Interrupted { done, away }) => (done, Some(away)),
+            };
+            match away {
+                Some(away) => database.begins(&away),
+                None => database.ends(),
+            }
+            // The others get no answer, and that is one: their senders are dropped.
+            for (answer, fate) in answers.into_iter().zip(fates) {
+                let _ = answer.send(fate);
             }
             pulse.idle();
         }
