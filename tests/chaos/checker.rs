@@ -30,12 +30,7 @@ struct Grave {
 
 /// Judges a world in which nothing moves any more.
 pub(crate) async fn judge(world: &World<'_>) -> anyhow::Result<Verdict> {
-    let mut verdict = Verdict {
-        scenario: world.name.to_owned(),
-        hits: world.hits.borrow().clone(),
-        complaints: world.complaints.borrow().clone(),
-        ..Verdict::default()
-    };
+    let mut verdict = judge_state(world).await?;
     let (attempted, confirmed) = (world.upstream.attempted(), world.upstream.confirmed());
     let graves = graves(&world.pool).await?;
     let events = world.observer.events();
@@ -43,9 +38,23 @@ pub(crate) async fn judge(world: &World<'_>) -> anyhow::Result<Verdict> {
     commands(&attempted, &confirmed, &effects, &graves, &mut verdict);
     causes(&attempted, &effects, &events, &mut verdict);
     buried(&world.expected_dead.borrow(), &graves, &mut verdict);
+    verdict.took = world.begun.elapsed();
+    Ok(verdict)
+}
+
+/// What holds whatever was sent: events are in order and agree with the tables, the tables agree with each other, and
+/// nothing waits anywhere.
+pub(crate) async fn judge_state(world: &World<'_>) -> anyhow::Result<Verdict> {
+    let mut verdict = Verdict {
+        scenario: world.name.to_owned(),
+        hits: world.hits.borrow().clone(),
+        complaints: world.complaints.borrow().clone(),
+        ..Verdict::default()
+    };
+    let events = world.observer.events();
     order(&events, &recorded(&world.pool).await?, world.refusals.get(), &mut verdict);
     contents(&events, &placed(&world.pool).await?, &mut verdict);
-    verdict.dead = graves.len();
+    verdict.dead = graves(&world.pool).await?.len();
     // What is wrong so far stays wrong, even if the rest cannot be looked at.
     for found in [journal::broken_rules(&world.pool).await, left_over(world).await] {
         verdict.complaints.extend(found.unwrap_or_else(|error| vec![format!("not judged: {error:#}")]));

@@ -16,11 +16,20 @@ use crate::{
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 /// How often a last worker takes back what others handed back at the end.
 const LAST_LOOKS: u32 = 3;
+/// Failed messages that will change by themselves.
+const UNSETTLED: &str =
+    "select count(*) from failed_messages where status not in ('resolved', 'dead', 'discarded')";
 
 impl World<'_> {
-    /// Waits until all is done, stops the processes, and judges. What a world that is not clean has on the servers stays
-    /// there until they end.
+    /// Waits until all is done, stops the processes, and judges.
     pub(crate) async fn finish(self, programs: Vec<Program>) -> anyhow::Result<Verdict> {
+        self.settle(programs).await?;
+        let verdict = checker::judge(&self).await?;
+        self.close(verdict).await
+    }
+
+    /// Waits until all is done and every event has arrived, and stops the processes.
+    pub(crate) async fn settle(&self, programs: Vec<Program>) -> anyhow::Result<()> {
         let drained = self.in_time(self.work_done(self.lab.patience()).await)?.is_some();
         if !drained {
             for program in &programs {
@@ -35,8 +44,11 @@ impl World<'_> {
         if drained {
             self.look_again().await?;
         }
-        self.events_arrived().await?;
-        let verdict = checker::judge(&self).await?;
+        self.events_arrived().await
+    }
+
+    /// Ends a world that was judged. What one that is not clean has on the servers stays there until they end.
+    pub(crate) async fn close(self, verdict: Verdict) -> anyhow::Result<Verdict> {
         self.judged.set(true);
         if verdict.is_clean() {
             self.remove().await?;
@@ -84,7 +96,7 @@ impl World<'_> {
             ("dead letters on their way to the ledger", i64::from(put_aside)),
             ("events in the outbox", self.count("select count(*) from outbox").await?),
             ("starts without an end", self.count("select count(*) from message_starts").await?),
-            ("retries", self.count("select count(*) from failed_messages where status = 'retrying'").await?),
+            ("retries", self.count(UNSETTLED).await?),
         ];
         let left = under_way.iter().filter(|(_, count)| *count > 0);
         Ok(left.map(|(what, count)| format!("{count} {what}")).collect())

@@ -88,6 +88,14 @@ impl Link {
         }
     }
 
+    /// How many consumers a queue has.
+    pub(crate) async fn consumers(&self, queue: &str) -> anyhow::Result<u32> {
+        let channel = self.channel().await?;
+        let passive = QueueDeclareOptions::durable().passive();
+        let asked = channel.queue_declare(queue.into(), passive, FieldTable::default());
+        Ok(timeout(CONNECTS_WITHIN, asked).await??.consumer_count())
+    }
+
     /// What the broker says is in a queue; nothing if it may not know.
     async fn ask(&self, queue: &str) -> anyhow::Result<Option<u32>> {
         let channel = self.channel().await?;

@@ -22,6 +22,7 @@ mod report;
 mod scenarios;
 mod servers;
 mod soak;
+mod switches;
 mod upstream;
 mod verdict;
 mod wait;

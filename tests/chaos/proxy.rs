@@ -61,6 +61,7 @@ struct Control {
     /// So many bytes still go to the server, wherever in a message that ends.
     bytes_left: Mutex<Option<usize>>,
     sprung: AtomicU32,
+    accepted: AtomicU32,
 }
 
 impl Control {
@@ -113,6 +114,7 @@ impl Proxy {
             trap: Mutex::new(None),
             bytes_left: Mutex::new(None),
             sprung: AtomicU32::new(0),
+            accepted: AtomicU32::new(0),
         });
         let upstream = SocketAddr::from(([127, 0, 0, 1], port));
         let accepting = tokio::spawn(accept(listener, upstream, dialect, control.clone()));
@@ -138,6 +140,11 @@ impl Proxy {
     /// How many traps have worked.
     pub(crate) fn sprung(&self) -> u32 {
         self.control.sprung.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were accepted.
+    pub(crate) fn accepted(&self) -> u32 {
+        self.control.accepted.load(Ordering::SeqCst)
     }
 
     /// Resets every connection there is.
@@ -173,6 +180,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, dialect: Dialect, c
         if control.mode.borrow().refuses {
             let _ = client.set_zero_linger();
         } else {
+            control.accepted.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(link(client, upstream, dialect, control.clone()));
         }
     }

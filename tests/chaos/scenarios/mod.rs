@@ -8,6 +8,7 @@ mod envelopes;
 mod half_open;
 mod messages;
 mod operator;
+mod order;
 mod planted;
 mod processes;
 mod publication;
@@ -108,6 +109,7 @@ scenarios! {
     operator::retries_without_a_queue, "39, 42", "forty retries whose queue is deleted";
     processes::worker_stopped_and_woken, "13", "SIGSTOP of a worker until it is replaced, SIGCONT";
     processes::rolling_restarts, "47", "SIGTERM under load, ten times";
+    order::orderly_restarts_keep_the_order, "47", "1,500 pairs, SIGTERM twenty times, five outages";
     processes::second_signal, "47", "a second SIGTERM";
     processes::migrators_at_once, "48", "three migrators, and a schema from the future";
     processes::no_file_descriptors, "49", "no file descriptor left";
