@@ -14,6 +14,7 @@ mod lab;
 mod link;
 mod load;
 mod observer;
+mod operators;
 mod program;
 mod protocol;
 mod proxy;
@@ -36,7 +37,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use arguments::{Arguments, Size};
+use arguments::Arguments;
 use futures_util::FutureExt as _;
 use lab::Lab;
 use report::say;
@@ -46,8 +47,9 @@ use verdict::Verdict;
 
 /// No single fault takes longer, whatever is waited for.
 const PLAYED_WITHIN: Duration = Duration::from_mins(5);
-/// What the soak is called.
+/// What the soak is called, and its second part, which can be played without the first.
 const SOAK: &str = "soak";
+const SOAK_OPERATORS: &str = "soak_operators";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::read(env::args().skip(1), |key| env::var(key).ok()) {
@@ -83,7 +85,7 @@ fn main() -> ExitCode {
 }
 
 fn is_known(name: &str) -> bool {
-    name == SOAK || scenarios::ALL.iter().any(|scenario| scenario.name == name)
+    name == SOAK || name == SOAK_OPERATORS || scenarios::ALL.iter().any(|scenario| scenario.name == name)
 }
 
 /// True if everything holds. The servers and processes end with the lab, also when something panics or we are told to
@@ -122,7 +124,14 @@ async fn play_wanted(arguments: &Arguments) -> anyhow::Result<bool> {
         verdicts.push(patiently(arguments.retries, async || play(scenario, &lab).await).await);
     }
     if wanted(SOAK) {
-        verdicts.push(patiently(arguments.retries, async || play_soak(&lab, arguments.size).await).await);
+        let soak = async || play_soak(&lab, SOAK, soak::INJECTED, soak::soak(&lab, arguments.size)).await;
+        verdicts.push(patiently(arguments.retries, soak).await);
+    }
+    if wanted(SOAK) || wanted(SOAK_OPERATORS) {
+        let soak = operators::soak_operators;
+        let soak =
+            async || play_soak(&lab, SOAK_OPERATORS, operators::INJECTED, soak(&lab, arguments.size)).await;
+        verdicts.push(patiently(arguments.retries, soak).await);
     }
     Ok(report::summary(&verdicts, &lab, full))
 }
@@ -139,13 +148,19 @@ async fn patiently(retries: u32, play: impl AsyncFn() -> Verdict) -> Verdict {
     verdict
 }
 
-async fn play_soak(lab: &Lab, size: Size) -> Verdict {
+/// Plays a part of the soak, which takes as long as it was told to.
+async fn play_soak(
+    lab: &Lab,
+    name: &str,
+    injects: &str,
+    soak: impl Future<Output = anyhow::Result<Verdict>>,
+) -> Verdict {
     let begin = Instant::now();
-    let soaked = AssertUnwindSafe(soak::soak(lab, size)).catch_unwind().await;
+    let soaked = AssertUnwindSafe(soak).catch_unwind().await;
     let outcome = soaked.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", text(&*panic))));
     let took = begin.elapsed();
     mend(lab, &outcome).await;
-    let broken = |error: anyhow::Error| Verdict::broken(SOAK, soak::INJECTED, &error, took);
+    let broken = |error: anyhow::Error| Verdict::broken(name, injects, &error, took);
     let mut verdict = outcome.unwrap_or_else(broken);
     verdict.complaints.extend(lab.take_unjudged());
     report::progress(&verdict);

@@ -170,6 +170,7 @@ pub(crate) fn list() {
         say(&format!("{name:38} {plan:8} {injects}"));
     }
     say(&format!("{:38} {:8} {}", "soak", "50", crate::soak::INJECTED));
+    say(&format!("{:38} {:8} {}", "soak_operators", "40, 50", crate::operators::INJECTED));
     say("\nLeft out:");
     for (what, why) in LEFT_OUT {
         say(&format!("{what}: {why}"));

@@ -26,7 +26,7 @@ use crate::{
     world::World,
 };
 use faults::Chaos;
-use fleet::Fleet;
+pub(crate) use fleet::Fleet;
 use plan::{plan, told};
 
 pub(crate) const INJECTED: &str = "random kills, crashes and cuts under load, from a seed";
@@ -48,7 +48,7 @@ pub(crate) async fn soak(lab: &Lab, size: Size) -> anyhow::Result<Verdict> {
         size.seed, size.commands, size.kills, size.database_crashes, size.broker_crashes
     ));
     let world = World::new(lab, "soak").await?;
-    let fleet = Fleet::start(&world).await?;
+    let fleet = Fleet::start(&world, &[]).await?;
     tokio::time::sleep(SETTLED_AFTER.saturating_sub(world.begun.elapsed())).await; // see the constant
     let mut chaos = Chaos { world: &world, fleet, load: Load::seeded(size.seed), kills: 0, probes: 0 };
     let mut played = rounds(&mut chaos, size).await;
