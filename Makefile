@@ -19,7 +19,7 @@ test: ## Every test, against servers that are found or started
 chaos: ## Kill, cut, freeze and crash everything once, then at random; on servers of its own
 	@cargo test --features chaos --test chaos # RETRIES=1 plays again what did not go as planned; never what was lost or double
 
-soak: ## The random part alone: make soak DURATION=1h, or KILLS=1000 COMMANDS=100000; SEED=1
+soak: ## The two random parts alone: make soak DURATION=1h for each, or KILLS=1000 COMMANDS=100000; SEED=1
 	@COMMANDS="$(COMMANDS)" KILLS="$(KILLS)" DURATION="$(DURATION)" SEED="$(SEED)" \
 		cargo test --features chaos --test chaos -- soak
 

@@ -38,7 +38,7 @@ use std::{
 
 use anyhow::anyhow;
 use arguments::Arguments;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use lab::Lab;
 use report::say;
 use scenarios::Scenario;
@@ -124,13 +124,16 @@ async fn play_wanted(arguments: &Arguments) -> anyhow::Result<bool> {
         verdicts.push(patiently(arguments.retries, async || play(scenario, &lab).await).await);
     }
     if wanted(SOAK) {
-        let soak = async || play_soak(&lab, SOAK, soak::INJECTED, soak::soak(&lab, arguments.size)).await;
+        let soak = async || {
+            play_soak(&lab, SOAK, soak::INJECTED, soak::soak(&lab, arguments.size).boxed_local()).await
+        };
         verdicts.push(patiently(arguments.retries, soak).await);
     }
     if wanted(SOAK) || wanted(SOAK_OPERATORS) {
-        let soak = operators::soak_operators;
-        let soak =
-            async || play_soak(&lab, SOAK_OPERATORS, operators::INJECTED, soak(&lab, arguments.size)).await;
+        let soak = async || {
+            let soak = operators::soak_operators(&lab, arguments.size).boxed_local();
+            play_soak(&lab, SOAK_OPERATORS, operators::INJECTED, soak).await
+        };
         verdicts.push(patiently(arguments.retries, soak).await);
     }
     Ok(report::summary(&verdicts, &lab, full))
@@ -153,7 +156,7 @@ async fn play_soak(
     lab: &Lab,
     name: &str,
     injects: &str,
-    soak: impl Future<Output = anyhow::Result<Verdict>>,
+    soak: LocalBoxFuture<'_, anyhow::Result<Verdict>>,
 ) -> Verdict {
     let begin = Instant::now();
     let soaked = AssertUnwindSafe(soak).catch_unwind().await;

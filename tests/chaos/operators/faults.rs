@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use rustix::process::Signal;
+use futures_util::future::join_all;
 
 use super::plan::Fault;
 use crate::{lab::NAMED, soak::Fleet, switches, wait::until_is, world::World};
@@ -72,12 +72,10 @@ async fn stop(fleet: &mut Fleet, world: &World<'_>, places: &[usize]) -> anyhow:
         if in_flight(world, *place).await? {
             world.hit("stopped in a transaction".into());
         }
-        let program = fleet.take(*place)?;
-        program.signal(Signal::TERM)?;
-        stopped.push(program);
+        stopped.push(fleet.take(*place)?.terminate());
     }
-    for mut program in stopped {
-        let ended = program.ends().await.context("SIGTERM")?;
+    for ended in join_all(stopped).await {
+        let ended = ended.context("SIGTERM")?;
         world.expect("a process that was to stop ended well", &ended.success(), &true);
     }
     places.iter().try_for_each(|place| fleet.restart(world, *place))

@@ -61,7 +61,7 @@ pub(super) async fn without_outcome(world: &World<'_>) -> anyhow::Result<i64> {
 }
 
 /// By what a message is known: the same id with another body is another message.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::FromRow)]
 pub(super) struct Key {
     pub(super) queue: String,
     pub(super) id: Option<String>,
@@ -69,9 +69,10 @@ pub(super) struct Key {
 }
 
 /// A message as its sender published it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub(super) struct Sending {
     pub(super) position: i64,
+    #[sqlx(flatten)]
     pub(super) key: Key,
     pub(super) kind: String,
     pub(super) body: Vec<u8>,
@@ -93,7 +94,7 @@ pub(super) struct Row {
     pub(super) error: String,
     pub(super) error_group: String,
     pub(super) attempts: i64,
-    generation: i64,
+    pub(super) generation: i64,
     published_at: Option<String>,
 }
 
@@ -164,18 +165,12 @@ impl History {
     }
 
     async fn read_messages(&mut self, connection: &mut PgConnection) -> anyhow::Result<()> {
-        let sent: Vec<(i64, String, String, Option<String>, Vec<u8>, String)> = sqlx::query_as(
-            "select position, queue, type, message_id, body, fingerprint::text from sendings order by position",
+        self.sendings = sqlx::query_as(
+            "select position, queue, type as kind, message_id as id, body, fingerprint::text from sendings
+             order by position",
         )
         .fetch_all(&mut *connection)
         .await?;
-        let sending = |(position, queue, kind, id, body, fingerprint)| Sending {
-            position,
-            key: Key { queue, id, fingerprint },
-            kind,
-            body,
-        };
-        self.sendings = sent.into_iter().map(sending).collect();
         let handled: Vec<(String, String, String)> =
             sqlx::query_as("select queue, message_id, fingerprint::text from inbox")
                 .fetch_all(connection)
@@ -240,11 +235,11 @@ impl History {
         Ok(())
     }
 
-    /// Everything that is known of a message, in order, for whoever wants to know how it came to that.
-    pub(super) fn of(&self, key: &Key) -> Vec<String> {
-        let mut told: Vec<(i64, String)> = Vec::new();
+    /// Everything that is known of a message, in order: how it came to its outcome.
+    pub(super) fn timeline(&self, key: &Key) -> Vec<String> {
+        let mut entries: Vec<(i64, String)> = Vec::new();
         let sendings = self.sendings.iter().filter(|sending| sending.key == *key);
-        told.extend(sendings.map(|sending| (sending.position, "sent".into())));
+        entries.extend(sendings.map(|sending| (sending.position, "sent".into())));
         for change in self.changes.values().flatten() {
             let is_it = |row: &&Row| row.key() == *key;
             if change.before.as_ref().filter(is_it).or(change.after.as_ref().filter(is_it)).is_none() {
@@ -260,16 +255,16 @@ impl History {
                     row.published_at.as_deref().unwrap_or("not yet")
                 )
             });
-            told.push((change.position, after));
+            entries.push((change.position, after));
         }
         for ((id, orderid), caused) in &self.caused {
             if Some(id) == key.id.as_ref() {
                 let names: Vec<_> = caused.events.keys().map(String::as_str).collect();
-                told.push((caused.first, format!("caused {} of {orderid}", names.join(", "))));
+                entries.push((caused.first, format!("caused {} of {orderid}", names.join(", "))));
             }
         }
-        told.sort_unstable();
-        told.into_iter().map(|(position, what)| format!("{position:>7} {what}")).collect()
+        entries.sort_unstable();
+        entries.into_iter().map(|(position, what)| format!("{position:>7} {what}")).collect()
     }
 
     /// Whether an operator did this with a row in a transaction.

@@ -5,9 +5,9 @@
 //! Each round is a world of its own, and its seed is one more than that of the round before, so that a round of a long
 //! run can be repeated by itself.
 
-mod desk;
 mod faults;
 mod journal;
+mod operator;
 mod outcomes;
 mod plan;
 mod proof;
@@ -22,17 +22,19 @@ use crate::{
     arguments::Size, checker, lab::Lab, random::Random, report::say, soak::Fleet, switches, verdict::Verdict,
     wait::until_is, world::World,
 };
-use desk::Desk;
 use journal::History;
-use plan::{Step, plan, told};
+use operator::Operator;
+use plan::{Step, describe, plan};
 use traffic::Traffic;
 
 pub(crate) const INJECTED: &str = "operators, failures and outages at random, from a seed";
 
 /// Faults in a round.
-const STEPS: usize = 36;
+const STEPS: u32 = 30;
 /// New messages with each of them, besides those that belong to earlier ones.
 const MESSAGES: usize = 30;
+/// How long a unit of work takes in steps in which it takes long.
+const SLOW_WORK: Duration = Duration::from_millis(60);
 /// Everything that was sent has an outcome by then.
 const DONE_WITHIN: Duration = Duration::from_mins(1);
 /// Of so many messages of a kind the names are shown.
@@ -62,44 +64,46 @@ pub(crate) async fn soak_operators(lab: &Lab, size: Size) -> anyhow::Result<Verd
 async fn round(lab: &Lab, seed: u64) -> anyhow::Result<Verdict> {
     let mut random = Random::seeded(seed);
     let steps = plan(STEPS, &mut random);
-    say(&format!("soak_operators: SEED={seed}, plan: {}", told(&steps)));
+    say(&format!("soak_operators: SEED={seed}, plan: {}", describe(&steps)));
     let world = World::new(lab, "soak_operators").await?;
     switches::install(&world).await?;
     journal::prepare(&world).await?;
     let fleet = Fleet::start(&world, SETTINGS).await?;
-    let mut night = Night {
+    fleet.slow_links(); // so that there is always something in flight
+    let mut round = Round {
         world: &world,
         fleet,
         traffic: Traffic::seeded(seed),
-        desks: [Desk::of("anna"), Desk::of("bert")],
+        operators: [Operator::of("anna"), Operator::of("bert")],
     };
-    if let Err(error) = night.pass(steps).await {
+    if let Err(error) = round.play(steps).await {
         world.complaints.borrow_mut().push(format!("{error:#}"));
     }
-    let Night { fleet, desks, .. } = night;
+    let Round { fleet, operators, .. } = round;
     switches::disk_full(&world, false).await?;
     switches::commit_takes(&world, Duration::ZERO).await?;
+    switches::work_takes(&world, Duration::ZERO).await?;
     fleet.refuse_database(false);
     fleet.broker.refuse(false);
     let outcomes = async || journal::without_outcome(&world).await;
     world.in_time(until_is("messages without an outcome", DONE_WITHIN, &0, outcomes).await)?;
     let (programs, _links) = fleet.into_programs();
     world.settle(programs).await?;
-    let mut verdict = judge(&world, desks).await?;
+    let mut verdict = judge(&world, operators).await?;
     verdict.injected = format!("{INJECTED} {seed}");
     world.close(verdict).await
 }
 
-/// A night on call.
-struct Night<'a, 'lab> {
+/// Everything that moves in a round.
+struct Round<'a, 'lab> {
     world: &'a World<'lab>,
     fleet: Fleet,
     traffic: Traffic,
-    desks: [Desk; 2],
+    operators: [Operator; 2],
 }
 
-impl Night<'_, '_> {
-    async fn pass(&mut self, steps: Vec<Step>) -> anyhow::Result<()> {
+impl Round<'_, '_> {
+    async fn play(&mut self, steps: Vec<Step>) -> anyhow::Result<()> {
         let world = self.world;
         journal::send(world, &self.traffic.anchors()).await?;
         let anchors = async || journal::without_outcome(world).await;
@@ -114,16 +118,17 @@ impl Night<'_, '_> {
     async fn step(&mut self, step: &Step) -> anyhow::Result<()> {
         let world = self.world;
         let portion = self.traffic.portion(MESSAGES);
+        switches::work_takes(world, if step.slow { SLOW_WORK } else { Duration::ZERO }).await?;
         let sending = async {
             journal::send(world, &portion).await?;
-            desk::send_discarded(world, step.sent_again).await
+            operator::send_discarded(world, step.sent_again).await
         };
         let fleet = &mut self.fleet;
         let fault = async {
             tokio::time::sleep(step.after).await; // part of the plan
             faults::strike(fleet, world, step.fault).await
         };
-        let [one, other] = &mut self.desks;
+        let [one, other] = &mut self.operators;
         let operators = async {
             tokio::try_join!(one.work(world, &step.operators[0]), other.work(world, &step.operators[1]))
         };
@@ -135,8 +140,8 @@ impl Night<'_, '_> {
     }
 }
 
-async fn judge(world: &World<'_>, desks: [Desk; 2]) -> anyhow::Result<Verdict> {
-    let made: Vec<_> = desks.into_iter().flat_map(|desk| desk.made).collect();
+async fn judge(world: &World<'_>, operators: [Operator; 2]) -> anyhow::Result<Verdict> {
+    let reports: Vec<_> = operators.into_iter().flat_map(|operator| operator.reports).collect();
     let mut connection = world.pool.acquire().await?;
     let history = History::read(&mut connection).await?;
     drop(connection);
@@ -144,16 +149,16 @@ async fn judge(world: &World<'_>, desks: [Desk; 2]) -> anyhow::Result<Verdict> {
     let counts: Vec<_> =
         findings.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
     world.hit(counts.join(", "));
-    world.hit(format!("{} calls did {} things", made.len(), history.actions.len()));
-    say(&format!("soak_operators: {}; {} calls", counts.join(", "), made.len()));
+    world.hit(operator::summary(&reports));
+    say(&format!("soak_operators: {}; {}", counts.join(", "), operator::summary(&reports)));
     for suspect in findings.suspects.iter().take(SHOWN) {
-        say(&format!("{suspect:?}\n{}", history.of(suspect).join("\n")));
+        say(&format!("{suspect:?}\n{}", history.timeline(suspect).join("\n")));
     }
     let mut verdict = checker::judge_state(world).await?;
     verdict.lost.extend(findings.lost);
     verdict.double.extend(findings.double);
     verdict.complaints.extend(findings.complaints.into_iter().take(SHOWN));
-    verdict.complaints.extend(transitions::judge(&history, &made).into_iter().take(SHOWN));
+    verdict.complaints.extend(transitions::judge(&history, &reports).into_iter().take(SHOWN));
     if verdict.is_clean() {
         let (unnoticed, tried) = proof::unnoticed(world).await?;
         say(&format!("soak_operators: the checker was shown {tried} mistakes"));

@@ -3,7 +3,7 @@
 //! A message is handled, dead, discarded, or replaced by an operator's edit, which is another message then. One without
 //! any of these is lost; one with two of them, or with its effect twice, is double.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
@@ -143,10 +143,18 @@ impl Message<'_> {
         let outcome = match (self.handled, status) {
             (true, None) => "handled",
             (true, Some("resolved")) => "resolved",
-            // Only its sender can have it handled after that: another copy of it may not be.
-            (true, Some("discarded")) if self.sent.len() > 1 => "handled after a discard",
+            // What its sender sent again is handled; so is the first delivery if it was never acknowledged. A copy that
+            // the relay published for a retry may not be.
+            (true, Some("discarded"))
+                if self.sent.len() > 1 || row.is_some_and(|row| row.generation == 1) =>
+            {
+                "handled after a discard"
+            }
             (true, Some(status)) => {
                 return findings.double.push(format!("{} is handled and {status}", self.name()));
+            }
+            (false, Some("dead")) if self.last.is_some_and(|last| last.after.is_none()) => {
+                return findings.lost.push(format!("{} was removed while it was dead", self.name()));
             }
             (false, Some("dead")) => "dead",
             (false, Some("discarded")) if self.sent_after(since) => {
@@ -171,12 +179,13 @@ impl Message<'_> {
         }
         let row = self.last.and_then(|change| change.after.as_ref()).filter(|row| row.status == "dead");
         if let Some(reason) = row.and_then(|row| row.reason.as_deref()) {
-            let expected = match expectation {
-                Expectation::Handled => false,
-                Expectation::Rejected => reason == "rejected",
-                Expectation::Dead(expected) => reason == expected,
-            };
-            if !expected && !(conflict && reason == "message_id_conflict") {
+            let expected = conflict && reason == "message_id_conflict"
+                || match expectation {
+                    Expectation::Handled => false,
+                    Expectation::Rejected => reason == "rejected",
+                    Expectation::Dead(expected) => reason == expected,
+                };
+            if !expected {
                 findings.complaints.push(format!("{} is dead: {reason}", self.name()));
             }
         } else if failed && expectation == Expectation::Handled && !conflict {
@@ -190,9 +199,8 @@ impl Message<'_> {
         let text = |field: &str| command[field].as_str().unwrap_or_default().to_owned();
         let caused = history.caused.get(&(self.id(), text("orderid")));
         let events = |names: &[&str]| {
-            let of = |name: &&str| {
-                caused.and_then(|caused| caused.events.get(*name)).map_or(0, std::collections::BTreeSet::len)
-            };
+            let of =
+                |name: &&str| caused.and_then(|caused| caused.events.get(*name)).map_or(0, BTreeSet::len);
             names.iter().map(of).sum::<usize>()
         };
         let (times, optional) = match self.kind {
@@ -208,7 +216,7 @@ impl Message<'_> {
         };
         match (self.handled, times) {
             (true, 0) if !optional => {
-                findings.lost.push(format!("{} is handled without effect", self.name()))
+                findings.lost.push(format!("{} is handled without effect", self.name()));
             }
             (true, 2..) => findings.double.push(format!("{} ×{times}", self.name())),
             (false, 1..) => findings.double.push(format!("{} is not handled, but done", self.name())),
@@ -236,7 +244,7 @@ fn created(history: &History, command: &Value, handled: bool) -> usize {
 fn lines(history: &History, handled: &HashMap<(&str, String, String), i64>, findings: &mut Findings) {
     let find = |kind, line: &(String, String)| handled.get(&(kind, line.0.clone(), line.1.clone()));
     let asked = handled.keys().map(|(_, orderid, sku)| (orderid.clone(), sku.clone()));
-    for line in asked.chain(history.lines.iter().cloned()).collect::<std::collections::BTreeSet<_>>() {
+    for line in asked.chain(history.lines.iter().cloned()).collect::<BTreeSet<_>>() {
         let (requested, cancelled) = (find("allocate", &line), find("deallocate", &line));
         let there = history.lines.contains(&line);
         let wrong = match (requested, cancelled) {

@@ -6,6 +6,8 @@ use crate::random::Random;
 
 /// Messages are on their way for less than this when the fault comes.
 const LATEST: Duration = Duration::from_millis(400);
+/// How long the longest outage lasts.
+const LONG: Duration = Duration::from_secs(10);
 /// The reasons that an operator filters by.
 const REASONS: [&str; 4] = ["rejected", "invalid_message", "unknown_command", "missing_message_id"];
 /// The command types that an operator filters by.
@@ -68,21 +70,34 @@ pub(super) struct Call {
 pub(super) struct Step {
     pub(super) fault: Fault,
     pub(super) after: Duration,
+    /// Units of work take longer, so that more messages wait for theirs.
+    pub(super) slow: bool,
     pub(super) operators: [Vec<Call>; 2],
     /// Discarded messages that are sent again by their sender: the first and so many others.
     pub(super) sent_again: u32,
 }
 
-pub(super) fn plan(steps: usize, random: &mut Random) -> Vec<Step> {
-    (0..steps).map(|_| step(random)).collect()
+/// So many steps; one of them, not the first, is an outage so long that messages are handed back again and again.
+pub(super) fn plan(steps: u32, random: &mut Random) -> Vec<Step> {
+    let long = 1 + random.below(steps - 1);
+    let steps = (0..steps).map(|number| {
+        let step = step(random);
+        if number == long { Step { fault: Fault::DiskFull(LONG), ..step } } else { step }
+    });
+    steps.collect()
 }
 
 fn step(random: &mut Random) -> Step {
-    let fault = fault(random);
+    let sent_again = if random.percent(50) { 1 + random.below(3) } else { 0 };
+    // What is sent again is delivered again, if the fault comes before its turn.
+    let (fault, slow) = if sent_again > 0 && random.percent(50) {
+        (Fault::StopWorkers, true)
+    } else {
+        (fault(random), random.percent(30))
+    };
     let after = random.moment(LATEST);
     let operators = [0, 1].map(|_| (0..random.below(3)).map(|_| call(random)).collect());
-    let sent_again = if random.percent(40) { 1 + random.below(3) } else { 0 };
-    Step { fault, after, operators, sent_again }
+    Step { fault, after, slow, operators, sent_again }
 }
 
 fn fault(random: &mut Random) -> Fault {
@@ -130,15 +145,18 @@ fn call(random: &mut Random) -> Call {
 }
 
 /// The plan in a few words, so that two runs can be compared.
-pub(super) fn told(steps: &[Step]) -> String {
-    let mut told = String::new();
-    for Step { fault, after, operators, sent_again } in steps {
-        let _ = write!(told, "\n  {fault:?} after {after:?}, {sent_again} sent again");
+pub(super) fn describe(steps: &[Step]) -> String {
+    let mut text = String::new();
+    for Step { fault, after, slow, operators, sent_again } in steps {
+        let _ = write!(text, "\n  {fault:?} after {after:?}, {sent_again} sent again");
+        if *slow {
+            text.push_str(", slow");
+        }
         for calls in operators.iter().filter(|calls| !calls.is_empty()) {
             let calls: Vec<_> =
                 calls.iter().map(|call| format!("{:?} {:?}", call.what, call.which)).collect();
-            let _ = write!(told, "; {}", calls.join(", "));
+            let _ = write!(text, "; {}", calls.join(", "));
         }
     }
-    told
+    text
 }

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    desk::{Made, is_meant},
     journal::{Action, Change, History, Key, Row},
+    operator::{CallReport, is_meant},
     plan::What,
 };
 use crate::switches::NO_SPACE;
@@ -14,7 +14,7 @@ use crate::switches::NO_SPACE;
 pub(super) const MAX_ATTEMPTS: i64 = 3;
 
 /// What is wrong with the history of the ledger.
-pub(super) fn judge(history: &History, made: &[Made]) -> Vec<String> {
+pub(super) fn judge(history: &History, reports: &[CallReport]) -> Vec<String> {
     let mut sent: HashMap<&Key, Vec<i64>> = HashMap::new();
     for sending in &history.sendings {
         sent.entry(&sending.key).or_default().push(sending.position);
@@ -31,11 +31,12 @@ pub(super) fn judge(history: &History, made: &[Made]) -> Vec<String> {
             }
         }
     }
-    complaints.extend(calls(history, made));
+    complaints.extend(calls(history, reports));
     complaints
 }
 
-/// What is wrong with one change. A message that was sent several times may be dead again without any action.
+/// What is wrong with one change. A message that was sent several times may fail again without any action, and so may one
+/// whose first delivery was not acknowledged: its attempts begin with the first then.
 fn wrong(history: &History, id: i64, change: &Change, sent_again: bool) -> Option<String> {
     let acted = |what: &[&str]| history.acted(id, &change.transaction, what);
     let (before, after) = match (&change.before, &change.after) {
@@ -48,6 +49,7 @@ fn wrong(history: &History, id: i64, change: &Change, sent_again: bool) -> Optio
         (Some(before), Some(after)) => (before, after),
         (None, None) => return None,
     };
+    let sent_again = sent_again || (after.generation > before.generation && after.attempts == 1);
     let permitted = match (before.status.as_str(), after.status.as_str()) {
         (before, after) if before == after => true,
         ("retrying" | "waiting", "dead") => return lifetime(after),
@@ -70,17 +72,18 @@ fn lifetime(after: &Row) -> Option<String> {
 }
 
 /// Every recorded action belongs to a call, as many to each as it reported, and to messages that it meant.
-fn calls(history: &History, made: &[Made]) -> Vec<String> {
+fn calls(history: &History, reports: &[CallReport]) -> Vec<String> {
     let mut complaints = Vec::new();
-    let known: HashSet<_> = made.iter().map(|call| call.why.as_str()).collect();
+    let known: HashSet<_> = reports.iter().map(|call| call.why.as_str()).collect();
     let mut of_call: HashMap<&str, Vec<&Action>> = HashMap::new();
     for action in &history.actions {
         match action.why.as_deref().filter(|why| known.contains(why)) {
             Some(why) => of_call.entry(why).or_default().push(action),
-            None => complaints.push(format!("{} of failed message {} by nobody", action.what, action.row)),
+            None => complaints
+                .push(format!("{} of failed message {} belongs to no call", action.what, action.row)),
         }
     }
-    for call in made {
+    for call in reports {
         let actions = of_call.remove(call.why.as_str()).unwrap_or_default();
         if actions.len() != call.done {
             complaints.push(format!("{call:?}: {} actions are recorded", actions.len()));

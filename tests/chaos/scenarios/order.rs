@@ -34,7 +34,7 @@ const RESTARTS: usize = 20;
 /// died as often would be suspected of dying of them.
 const DISK_FULL: [Duration; 4] = [
     Duration::from_millis(1500),
-    Duration::from_millis(2000),
+    Duration::from_secs(2),
     Duration::from_millis(2500),
     Duration::from_secs(10),
 ];

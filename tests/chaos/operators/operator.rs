@@ -20,7 +20,7 @@ const RECENT: &str = "5s";
 
 /// A call that was made.
 #[derive(Clone, Debug)]
-pub(super) struct Made {
+pub(super) struct CallReport {
     /// What the ledger records as the reason: by it the recorded actions are found.
     pub(super) why: String,
     pub(super) what: What,
@@ -31,7 +31,7 @@ pub(super) struct Made {
     pub(super) done: usize,
 }
 
-impl Made {
+impl CallReport {
     /// What the ledger calls it.
     pub(super) fn action(&self) -> &'static str {
         verb(self.what)
@@ -57,15 +57,15 @@ struct Chosen {
 }
 
 /// One operator.
-pub(super) struct Desk {
+pub(super) struct Operator {
     name: &'static str,
     calls: u32,
-    pub(super) made: Vec<Made>,
+    pub(super) reports: Vec<CallReport>,
 }
 
-impl Desk {
+impl Operator {
     pub(super) fn of(name: &'static str) -> Self {
-        Self { name, calls: 0, made: Vec::new() }
+        Self { name, calls: 0, reports: Vec::new() }
     }
 
     /// Makes calls, one after the other.
@@ -108,7 +108,7 @@ impl Desk {
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let answer = world.cli(&arguments).await?;
         let done = done(world, &arguments, &answer);
-        self.made.push(Made { why, what: call.what, which: call.which, group, done });
+        self.reports.push(CallReport { why, what: call.what, which: call.which, group, done });
         Ok(())
     }
 
@@ -189,9 +189,19 @@ pub(super) async fn send_discarded(world: &World<'_>, count: u32) -> anyhow::Res
     journal::send(world, &messages).await
 }
 
+/// How many calls of each kind there were, and with how many messages they were done.
+pub(super) fn summary(reports: &[CallReport]) -> String {
+    let of = |what| {
+        let calls = reports.iter().filter(|report| report.what == what);
+        let (calls, done) = calls.fold((0, 0), |(calls, done), report| (calls + 1, done + report.done));
+        format!("{calls} times {} of {done}", verb(what))
+    };
+    [What::Retry, What::Discard, What::Restore, What::Edit].map(of).join(", ")
+}
+
 /// Whether an action may have met a failed message as it was.
-pub(super) fn is_meant(made: &Made, row: &journal::Row) -> bool {
-    let matches = match made.which {
+pub(super) fn is_meant(call: &CallReport, row: &journal::Row) -> bool {
+    let matches = match call.which {
         Which::One(_) | Which::All | Which::Recent => true,
         Which::Reason(reason) => row.reason.as_deref() == Some(reason),
         Which::Queue(queue) => row.queue == queue,
@@ -200,7 +210,7 @@ pub(super) fn is_meant(made: &Made, row: &journal::Row) -> bool {
             let searched = format!("{} {}", row.error, row.message_id.as_deref().unwrap_or_default());
             searched.to_lowercase().contains(&text.to_lowercase())
         }
-        Which::Group(_) => Some(row.error_group.as_str()) == made.group.as_deref(),
+        Which::Group(_) => Some(row.error_group.as_str()) == call.group.as_deref(),
     };
-    matches && row.status == status(made.what)
+    matches && row.status == status(call.what)
 }
