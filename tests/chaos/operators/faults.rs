@@ -10,8 +10,6 @@ use crate::{lab::NAMED, soak::Fleet, switches, wait::until_is, world::World};
 
 /// How long a commit takes at most while commits are late.
 const COMMIT_TAKES: Duration = Duration::from_millis(300);
-/// A message that was started by a process that is gone has ended in another one by then.
-const ENDS_WITHIN: Duration = Duration::from_mins(1);
 
 /// Plays a fault to its end: afterwards all servers are there and all processes run.
 pub(super) async fn strike(fleet: &mut Fleet, world: &World<'_>, fault: Fault) -> anyhow::Result<()> {
@@ -56,7 +54,7 @@ async fn pause(lasts: Duration) {
 /// is dead, guilty or not.
 async fn kill(fleet: &mut Fleet, world: &World<'_>, place: usize) -> anyhow::Result<()> {
     let starts = async || world.count("select count(*) from message_starts").await;
-    world.in_time(until_is("no start is without an end", ENDS_WITHIN, &0, starts).await)?;
+    world.in_time(until_is("no start is without an end", world.patience(), &0, starts).await)?;
     let in_flight = in_flight(world, place).await?;
     fleet.take(place)?.kill().await?;
     if in_flight {

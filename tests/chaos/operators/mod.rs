@@ -30,13 +30,11 @@ use traffic::Traffic;
 pub(crate) const INJECTED: &str = "operators, failures and outages at random, from a seed";
 
 /// Faults in a round.
-const STEPS: u32 = 30;
+const STEPS: u32 = 26;
 /// New messages with each of them, besides those that belong to earlier ones.
 const MESSAGES: usize = 30;
 /// How long a unit of work takes in steps in which it takes long.
 const SLOW_WORK: Duration = Duration::from_millis(60);
-/// Everything that was sent has an outcome by then.
-const DONE_WITHIN: Duration = Duration::from_mins(1);
 /// Of so many messages of a kind the names are shown.
 const SHOWN: usize = 12;
 /// What fails is dead soon, what is over is removed soon, and an outage is soon too long to wait for its end.
@@ -86,7 +84,7 @@ async fn round(lab: &Lab, seed: u64) -> anyhow::Result<Verdict> {
     fleet.refuse_database(false);
     fleet.broker.refuse(false);
     let outcomes = async || journal::without_outcome(&world).await;
-    world.in_time(until_is("messages without an outcome", DONE_WITHIN, &0, outcomes).await)?;
+    world.in_time(until_is("messages without an outcome", world.patience(), &0, outcomes).await)?;
     let (programs, _links) = fleet.into_programs();
     world.settle(programs).await?;
     let mut verdict = judge(&world, operators).await?;
@@ -107,7 +105,7 @@ impl Round<'_, '_> {
         let world = self.world;
         journal::send(world, &self.traffic.anchors()).await?;
         let anchors = async || journal::without_outcome(world).await;
-        until_is("the first messages have no outcome", DONE_WITHIN, &0, anchors).await?;
+        until_is("the first messages have no outcome", world.patience(), &0, anchors).await?;
         for step in steps {
             self.step(&step).await.with_context(|| format!("{:?}", step.fault))?;
         }

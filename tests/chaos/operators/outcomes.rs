@@ -52,7 +52,8 @@ struct Facts {
     sent: Vec<i64>,
     last: Option<Change>,
     replaced: Option<i64>,
-    failed: bool,
+    /// Why it failed for the first time.
+    failed: Option<String>,
 }
 
 /// Judges every message.
@@ -73,7 +74,7 @@ pub(super) fn judge(history: &History) -> Findings {
         };
         let before = findings.count();
         message.outcome(&mut findings);
-        message.reason(inbox.is_some(), facts.failed, &mut findings);
+        message.reason(inbox.is_some(), facts.failed.as_deref(), &mut findings);
         message.effect(history, &mut findings);
         if findings.count() > before {
             findings.suspects.push(key.clone());
@@ -114,7 +115,9 @@ fn gather(history: &History) -> BTreeMap<Key, Facts> {
             facts.kind.clone_from(&row.kind);
             facts.body = row.body();
         }
-        facts.failed |= row.attempts > 0 && facts.last.is_none() && change.before.is_none();
+        if change.before.is_none() && facts.failed.is_none() {
+            facts.failed = Some(row.reason.clone().unwrap_or_else(|| row.error.clone()));
+        }
         if facts.last.as_ref().is_none_or(|last| last.position < change.position) {
             facts.last = Some(change.clone());
         }
@@ -171,7 +174,7 @@ impl Message<'_> {
     }
 
     /// Nothing is dead, or was tried in vain, that had no reason to be.
-    fn reason(&self, id_is_used: bool, failed: bool, findings: &mut Findings) {
+    fn reason(&self, id_is_used: bool, failed: Option<&str>, findings: &mut Findings) {
         let expectation = expectation(self.key.id.as_deref(), self.kind, self.body);
         let conflict = id_is_used && !self.handled;
         if self.handled && matches!(expectation, Expectation::Dead(_)) {
@@ -188,8 +191,8 @@ impl Message<'_> {
             if !expected {
                 findings.complaints.push(format!("{} is dead: {reason}", self.name()));
             }
-        } else if failed && expectation == Expectation::Handled && !conflict {
-            findings.complaints.push(format!("{} failed at first", self.name()));
+        } else if let Some(why) = failed.filter(|_| expectation == Expectation::Handled && !conflict) {
+            findings.complaints.push(format!("{} failed at first: {why}", self.name()));
         }
     }
 
