@@ -391,3 +391,39 @@ pub(super) fn lane_of(incoming: &Incoming, lanes: usize) -> usize {
     }
     usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::ports::queue::Message;
+
+    const LANES: usize = 1000;
+
+    fn lane(kind: &str, body: &serde_json::Value) -> usize {
+        let body = body.to_string().into_bytes();
+        let message = Message { kind: kind.into(), message_id: Some("m".into()), body, ..Message::default() };
+        let incoming = Incoming::read(message, false, Limits { body: 1000, headers: 1000 });
+        assert!(incoming.decoded.is_ok(), "{:?}", incoming.decoded);
+        lane_of(&incoming, LANES)
+    }
+
+    #[test]
+    fn what_is_about_one_thing_shares_a_lane() {
+        let line = |orderid, sku| lane("allocate", &json!({ "orderid": orderid, "sku": sku, "qty": 1 }));
+        let cancelled = lane("deallocate", &json!({ "orderid": "o-3", "sku": "LAMP" }));
+        assert_eq!([line("o-1", "LAMP"), line("o-2", "LAMP"), cancelled], [cancelled; 3]);
+        assert_ne!(line("o-1", "LAMP"), line("o-1", "VASE"));
+
+        let batch =
+            |name, sku| lane("create_batch", &json!({ "ref": name, "sku": sku, "qty": 1, "eta": null }));
+        let changed = lane("change_batch_quantity", &json!({ "batchref": "b-1", "qty": 2 }));
+        assert_eq!([batch("b-1", "LAMP"), batch("b-1", "VASE")], [changed; 2]);
+        assert_ne!(batch("b-2", "LAMP"), changed);
+
+        let notice =
+            |orderid, sku| lane("out_of_stock", &json!({ "orderid": orderid, "sku": sku, "qty": 1 }));
+        assert_eq!(notice("o-1", "LAMP"), notice("o-1", "VASE"));
+    }
+}

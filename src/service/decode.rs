@@ -249,9 +249,11 @@ mod tests {
             decode(&Message { message_id: id.map(Into::into), ..message }, LIMITS).map(drop)
         };
         assert_eq!(named(Some(&"x".repeat(200))), Ok(()));
+        assert_eq!(named(Some(&"é".repeat(127))), Ok(()));
         assert_eq!(named(None), Err(Undecodable::MissingMessageId));
         assert_eq!(named(Some("")), Err(Undecodable::MissingMessageId));
-        for id in [" ", "a\nb", &"x".repeat(201)] {
+        // The last one has few enough characters, but 256 bytes; AMQP takes 255.
+        for id in [" ", "a\nb", &"x".repeat(201), &"é".repeat(128)] {
             assert_eq!(named(Some(id)), Err(Undecodable::InvalidMessageId));
         }
     }
@@ -275,47 +277,6 @@ mod tests {
         }
         let packed = Message { content_encoding: Some("gzip".into()), ..line };
         assert!(matches!(decode(&packed, LIMITS), Err(Undecodable::Content(_))));
-    }
-
-    /// Valid bodies, cut, repeated and overwritten at random: an answer or an error, and never anything else.
-    /// `FUZZ_INPUTS=5000000 cargo test --release random_inputs` for a long run.
-    #[test]
-    fn random_inputs_never_crash_the_reader() {
-        const SEEDS: [&str; 4] = [
-            r#"{"ref": "b-1", "sku": "LAMP", "qty": 10, "eta": "2027-01-31T10:00:00+02:00"}"#,
-            r#"{"orderid": "o-1", "sku": "LAMP", "qty": "10", "more": [{"x": null}, 1.5e300, "\ud83d\ude00"]}"#,
-            r#"{"orderid": "o-1", "sku": "L\u0000AMP"}"#,
-            r#"{"batchref": "b-1", "qty": 0, "revision": "7"}"#,
-        ];
-        let inputs =
-            std::env::var("FUZZ_INPUTS").ok().and_then(|number| number.parse().ok()).unwrap_or(20_000);
-        let mut state = 7_u64;
-        let mut random = |below: usize| {
-            // splitmix64
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            usize::try_from((mixed ^ (mixed >> 31)) % below.max(1) as u64).unwrap()
-        };
-        for _ in 0..inputs {
-            let mut body = SEEDS[random(SEEDS.len())].as_bytes().to_vec();
-            for _ in 0..random(6) {
-                let (from, to) = (random(body.len()), random(body.len()));
-                match random(4) {
-                    0 if !body.is_empty() => body[from] = u8::try_from(random(256)).unwrap(),
-                    1 => body.truncate(from),
-                    2 if from < to => drop(body.drain(from..to)),
-                    3 if from < to => {
-                        let piece = body[from..to].repeat(1 + random(40));
-                        body.splice(to..to, piece);
-                    }
-                    _ => {}
-                }
-            }
-            let kind = *["", "x", "allocate"].iter().chain(&Command::NAMES).nth(random(7)).unwrap();
-            let read = decode(&Message { body, ..message(kind, "") }, LIMITS);
-            assert!(read.is_ok() || !read.unwrap_err().to_string().is_empty());
-        }
     }
 
     #[test]

@@ -122,6 +122,18 @@ mod tests {
         }
     }
 
+    /// What failed together must not come back together.
+    #[test]
+    fn equal_failures_wait_for_different_times() {
+        let differ = |first: &dyn Fn() -> Option<Duration>| {
+            let delays: std::collections::HashSet<_> = (0..20).map(|_| first().unwrap()).collect();
+            delays.len() > 10
+        };
+        assert!(differ(&|| Some(RetryPolicy::default().delay(1))), "retries");
+        assert!(differ(&|| Delays::after_conflict().next()), "conflicts");
+        assert!(differ(&|| Delays::during_outage().next()), "probes during an outage");
+    }
+
     #[test]
     fn conflicts_are_given_up_and_outages_are_not() {
         assert_eq!(Delays::after_conflict().count(), CONFLICT_TRIES);

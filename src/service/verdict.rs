@@ -192,6 +192,10 @@ mod tests {
         assert!(matches!(next(&panicked, 2, &policy), Next::Retry(_)));
         assert_eq!(next(&panicked, 3, &policy), Next::Dead(Reason::AttemptsExhausted));
         assert_eq!(next(&Failure::OtherBody, 1, &policy), Next::Dead(Reason::MessageIdConflict));
+        for lasting in [store(StoreError::Conflict), store(StoreError::Unavailable)] {
+            assert!(matches!(next(&lasting, 2, &policy), Next::Retry(_)), "{lasting}");
+            assert_eq!(next(&lasting, 3, &policy), Next::Dead(Reason::AttemptsExhausted), "{lasting}");
+        }
     }
 
     #[test]

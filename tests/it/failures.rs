@@ -1,13 +1,13 @@
 //! What fails is tried again, kept when nothing helps, and brought back by an operator.
 
-use std::time::Duration;
+mod archive;
+mod attempts;
 
-use lapin::options::{BasicGetOptions, BasicRejectOptions};
 use serde_json::{Value, json};
 
 use crate::harness::{
     Answer, Command, DRAINS_WITHIN, World, allocate, change_batch_quantity, create_batch, properties,
-    wait_for, wait_until,
+    wait_for,
 };
 
 /// A message that fails once is dead.
@@ -42,80 +42,6 @@ async fn dead_and_then_possible(world: &World) -> (Command, String) {
     world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     world.wait_handled(1).await;
     (line, id)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejection_is_tried_again_and_then_resolved() {
-    let world = World::new("a_rejection_is_tried_again_and_then_resolved").await;
-    let worker = world.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "300ms")]);
-    world.sender.send(&allocate("o-1", "LAMP", 2)).await;
-    let tries = "select coalesce(max(attempts), 0)::bigint from failed_messages where status = 'retrying'";
-    let tried_twice = async || world.count(tries).await >= 2;
-    wait_until("it was tried twice", Duration::from_secs(20), tried_twice).await;
-
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.settled(2).await;
-    assert_eq!(world.count(RESOLVED).await, 1);
-    assert_eq!(world.allocated_lines().await.len(), 1);
-    let attempts: Vec<(i32, String, String)> =
-        sqlx::query_as("select attempt, error, host from failed_attempts order by at")
-            .fetch_all(&world.pool)
-            .await
-            .unwrap();
-    for (number, (attempt, error, host)) in (1..).zip(&attempts) {
-        assert_eq!((*attempt, error.as_str()), (number, "Invalid sku LAMP"));
-        assert!(!host.is_empty());
-    }
-    world.close_after([worker]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn delays_grow_within_their_jitter() {
-    let world = World::new("delays_grow_within_their_jitter").await;
-    world.expect_dead(1);
-    let worker = world.worker_with(&[
-        ("ALLOCATION__RETRY__MAX_ATTEMPTS", "4"),
-        ("ALLOCATION__RETRY__INITIAL_INTERVAL", "200ms"),
-        ("ALLOCATION__RETRY__MULTIPLIER", "3"),
-        ("ALLOCATION__RETRY__JITTER", "0.2"),
-    ]);
-    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 2)).await;
-    let id = dead(&world, 1).await.remove(0);
-
-    let at: Vec<f64> =
-        sqlx::query_scalar("select extract(epoch from at)::float8 from failed_attempts order by attempt")
-            .fetch_all(&world.pool)
-            .await
-            .unwrap();
-    assert_eq!(at.len(), 4);
-    for (delay, pair) in [0.2, 0.6, 1.8].into_iter().zip(at.windows(2)) {
-        let waited = pair[1] - pair[0];
-        assert!((0.8 * delay..=1.2 * delay + 0.4).contains(&waited), "{waited} s, not {delay} s");
-    }
-    let shown = dead_letters(&world, &["show", &id]).await.exits(0).json();
-    assert_eq!((&shown["status"], &shown["reason"]), (&json!("dead"), &json!("rejected")));
-    let history = shown["history"].as_array().unwrap();
-    let numbers: Vec<_> = history.iter().map(|attempt| attempt["attempt"].clone()).collect();
-    assert_eq!(numbers, [json!(1), json!(2), json!(3), json!(4)]);
-    world.close_after([worker]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_waiting_retry_can_be_hastened() {
-    let world = World::new("a_waiting_retry_can_be_hastened").await;
-    let worker = world.worker_with(&[
-        ("ALLOCATION__RETRY__INITIAL_INTERVAL", "1h"),
-        ("ALLOCATION__RETRY__MAX_INTERVAL", "1h"),
-    ]);
-    world.sender.send(&allocate("o-1", "LAMP", 2)).await;
-    let waiting = "select count(*) from failed_messages where status = 'retrying'";
-    wait_for("it waits", DRAINS_WITHIN, &1, async || world.count(waiting).await).await;
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
-    let hastened = dead_letters(&world, &["retry", "--status", "retrying"]).await;
-    assert_eq!(hastened.exits(0).json(), all_of(1));
-    world.settled(2).await;
-    world.close_after([worker]).await;
 }
 
 /// Ten lines of unknown SKUs, eight changes of unknown batches, twelve unreadable quantities, ten unknown types.
@@ -201,6 +127,25 @@ async fn a_retry_of_what_was_handled_meanwhile_is_skipped() {
     let world = World::new("a_retry_of_what_was_handled_meanwhile_is_skipped").await;
     let worker = world.worker_with(ONE_ATTEMPT);
     let (line, id) = dead_and_then_possible(&world).await;
+    // What is discarded stays so when another copy is handled; restored, it is dead although it was handled.
+    dead_letters(&world, &["discard", &id, "--why", "not needed"]).await.exits(0);
+    world.sender.send(&line).await;
+    world.settled(2).await;
+    dead_letters(&world, &["restore", &id]).await.exits(0);
+    assert_eq!((world.count(DEAD).await, world.handled().await), (1, 2));
+
+    let told = dead_letters(&world, &["retry", &id]).await.json();
+    assert_eq!(told, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
+    assert_eq!((world.count(DEAD).await, world.count(RESOLVED).await), (0, 1));
+    assert_eq!(world.count("select count(*) from failed_actions where what = 'retry'").await, 0);
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_whose_command_was_sent_again_and_handled_is_resolved() {
+    let world = World::new("a_dead_letter_whose_command_was_sent_again_and_handled_is_resolved").await;
+    let worker = world.worker_with(ONE_ATTEMPT);
+    let (line, id) = dead_and_then_possible(&world).await;
     world.sender.send(&line).await;
     world.settled(2).await;
     let told = dead_letters(&world, &["retry", &id]).await.json();
@@ -259,6 +204,27 @@ async fn a_dry_run_changes_nothing_and_nothing_is_done_to_what_was_not_named() {
     world.close_after([worker]).await;
 }
 
+/// What its sender said of the first body says nothing of the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_may_give_another_type_and_id() {
+    let world = World::new("an_edit_may_give_another_type_and_id").await;
+    let worker = world.worker();
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    let sent = properties("alocate", "typing error").with_content_type("text/plain".into());
+    let line = allocate("o-1", "LAMP", 5).body.to_string();
+    world.sender.publish_raw("allocate", sent, line.as_bytes()).await;
+    let id = dead(&world, 1).await.remove(0);
+
+    let body = world.file("body.json", line.as_bytes());
+    let edit = ["edit", &id, "--type", "allocate", "--message-id", "as meant", "--why", "a typing error"];
+    dead_letters(&world, &[&edit[..], &["--body", body.to_str().unwrap()]].concat()).await.exits(0);
+    world.settled(2).await;
+    assert_eq!(world.count("select qty::bigint from order_lines").await, 5);
+    assert_eq!(world.count("select count(*) from inbox where message_id = 'as meant'").await, 1);
+    world.close_after([worker]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_mends_a_body_and_keeps_the_old_one() {
     let world = World::new("an_edit_mends_a_body_and_keeps_the_old_one").await;
@@ -285,53 +251,4 @@ async fn an_edit_mends_a_body_and_keeps_the_old_one() {
     assert_eq!(why.as_deref(), Some("a typing error"));
     assert_eq!(previous, Some(wrong.body.to_string().into_bytes()));
     world.close_after([worker]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_export_is_json_lines_with_everything_in_them() {
-    let world = World::new("an_export_is_json_lines_with_everything_in_them").await;
-    world.expect_dead(3);
-    let worker = world.worker_with(ONE_ATTEMPT);
-    let line = allocate("o-1", "NO-SUCH-SKU", 1);
-    world.sender.send(&line).await;
-    world.sender.publish_raw("allocate", properties("allocate", "text"), b"no JSON").await;
-    world.sender.publish_raw("allocate", properties("allocate", "bytes"), b"\xff\x00\xfe").await;
-    dead(&world, 3).await;
-
-    let exported = dead_letters(&world, &["export"]).await.exits(0).json_lines();
-    let body_of = |id: &str| {
-        let found = exported.iter().find(|letter| letter["message_id"] == id);
-        found.map(|letter| letter["body"].clone())
-    };
-    assert_eq!(exported.len(), 3);
-    assert_eq!(body_of(&line.message_id), Some(json!(line.body.to_string())));
-    assert_eq!(body_of("text"), Some(json!("no JSON")));
-    assert_eq!(body_of("bytes"), Some(json!({ "base64": "/wD+" })));
-    for letter in &exported {
-        assert_eq!(letter["history"].as_array().map(Vec::len), Some(1), "{letter}");
-        assert_eq!(letter["properties"]["type"], "allocate", "{letter}");
-    }
-    world.close_after([worker]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_brokers_own_dead_letters_reach_the_ledger() {
-    let world = World::new("the_brokers_own_dead_letters_reach_the_ledger").await;
-    world.expect_dead(1);
-    let line = allocate("o-1", "LAMP", 1);
-    world.sender.send(&line).await;
-    let orders = world.named("orders").into();
-    let taken = world.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap().unwrap();
-    assert!(taken.reject(BasicRejectOptions { requeue: false }).await.unwrap());
-
-    let archive = world.start(&["run", "--only", "archive"], &[]);
-    dead(&world, 1).await;
-    let kept: (String, String, String, Vec<u8>) =
-        sqlx::query_as("select queue, message_id, reason, body from failed_messages")
-            .fetch_one(&world.pool)
-            .await
-            .unwrap();
-    let body = line.body.to_string().into_bytes();
-    assert_eq!(kept, ("orders".into(), line.message_id, "rejected".into(), body));
-    world.close_after([archive]).await;
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::harness::{Command, World, allocate, create_batch, deallocate, wait_until};
 
-const LINES: usize = 3000;
-const UNREADABLE: usize = 2000;
+const LINES: usize = 1500;
+const UNREADABLE: usize = 1000;
 /// Rows that may be fetched for a line from all these tables: it, its product and its batch, each some few times.
 const ROWS_FOR_A_LINE: i64 = 30;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::harness::{DRAINS_WITHIN, Season, World, allocate, create_batch, wait_until};
+use crate::harness::{DRAINS_WITHIN, Season, World, allocate, create_batch, deallocate, wait_until};
 
 /// Rebuilds the read model, and says how many lines were compared and how many differed.
 async fn rebuild(world: &World) -> (i64, i64) {
@@ -39,6 +39,22 @@ async fn after_5000_random_commands_the_read_side_says_what_the_write_side_knows
         assert_eq!(allocations.len(), usize::from(batches.contains_key(line)));
     }
     world.close_after(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_order_only_the_line_that_was_taken_back_is_gone() {
+    let world = World::new("of_an_order_only_the_line_that_was_taken_back_is_gone").await;
+    let worker = world.worker();
+    world.sender.send_all(&[create_batch("b-1", "LAMP", 10), create_batch("b-2", "VASE", 10)]).await;
+    world.wait_handled(2).await;
+    world.sender.send_all(&[allocate("o-1", "LAMP", 1), allocate("o-1", "VASE", 1)]).await;
+    world.wait_handled(4).await;
+    world.sender.send(&deallocate("o-1", "LAMP")).await;
+    world.settled(5).await;
+    let order = world.views().order("o-1").await.unwrap().expect("one line is left");
+    let skus: Vec<_> = order.lines.iter().map(|line| line.sku.as_str()).collect();
+    assert_eq!(skus, ["VASE"]);
+    world.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use lapin::options::QueueDeleteOptions;
-use tokio::time::sleep;
 use url::Url;
 
 use crate::harness::{
-    Command, Proxy, Running, Season, World, allocate, amqp_url, create_batch, wait_for, wait_until,
+    Command, Proxy, Running, SOON, Season, World, allocate, amqp_url, create_batch, wait_for, wait_until,
 };
 
-/// A server that came back is found within this time.
-const FOUND_AGAIN_WITHIN: Duration = Duration::from_secs(3);
+/// A server that is available again is found within this time, on a machine that is not too busy.
+const FOUND_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+/// An outage lasts until the worker has asked for so many connections in vain.
+const ASKED_IN_VAIN: usize = 10;
 
 /// The server a fault cuts off.
 #[derive(Clone, Copy)]
@@ -47,10 +48,19 @@ impl Stage {
         self.season.commands.split_at(self.season.commands.len() / 2)
     }
 
-    /// All is done in the end, by the process that was there from the beginning.
+    /// Lets an outage last until the worker has noticed it, and has asked for so many connections in vain.
+    async fn outage_lasts(&self, what: &str, asked: usize) {
+        let noticed = async || self.worker.log().contains(&format!("waiting for {what}"));
+        wait_until("the outage is noticed", SOON, noticed).await;
+        let enough = self.proxy.newcomers() + asked;
+        wait_until("the worker asks again", SOON, async || self.proxy.newcomers() >= enough).await;
+    }
+
+    /// All is done in the end, by the process that was there from the beginning, and the fault counts against no command.
     async fn finish(mut self) {
         self.season.assert_all_is_done(&self.world).await;
         assert!(self.worker.is_alive());
+        assert_eq!(self.world.count("select count(*) from failed_messages").await, 0);
         self.world.close_after([self.worker]).await;
     }
 }
@@ -93,7 +103,7 @@ async fn a_broker_that_turns_everybody_away_is_waited_for() {
     stage.proxy.refuse(true);
     stage.proxy.cut();
     stage.world.sender.send_all(meanwhile).await;
-    sleep(Duration::from_secs(3)).await; // the fault takes so long; nothing is waited for
+    stage.outage_lasts("the broker", ASKED_IN_VAIN / 2).await;
     stage.proxy.refuse(false);
     stage.finish().await;
 }
@@ -117,14 +127,12 @@ async fn a_database_that_turns_everybody_away_counts_against_nobody() {
     stage.proxy.refuse(true);
     stage.proxy.cut();
     stage.world.sender.send_all(meanwhile).await;
-    sleep(Duration::from_secs(5)).await; // the fault takes so long; nothing is waited for
+    stage.outage_lasts("the database", ASKED_IN_VAIN).await;
 
     let handled = stage.world.handled().await;
     stage.proxy.refuse(false);
     let goes_on = async || stage.world.handled().await > handled;
     wait_until("the database is found again", FOUND_AGAIN_WITHIN, goes_on).await;
-    stage.season.assert_all_is_done(&stage.world).await;
-    assert_eq!(stage.world.count("select count(*) from failed_messages").await, 0);
     stage.finish().await;
 }
 
@@ -136,7 +144,8 @@ async fn freeze(name: &str, end: impl FnOnce(&Proxy)) {
     stage.world.get_under_way(before, 50).await;
     stage.proxy.freeze();
     stage.world.sender.send_all(meanwhile).await;
-    sleep(Duration::from_secs(15)).await; // the fault takes so long; nothing is waited for
+    // Each of these connections waits for an answer until it is given up.
+    stage.outage_lasts("the database", 6).await;
     end(&stage.proxy);
     stage.finish().await;
 }
@@ -169,8 +178,9 @@ async fn a_worker_that_was_stopped_for_a_while_does_no_harm() {
     sleeper.pause().await;
     let other = world.worker();
     world.sender.send_all(meanwhile).await;
-    // Long enough for the broker to give what it holds to the other, who may then wait for its locks.
-    sleep(Duration::from_secs(8)).await;
+    // The broker gives what it holds to the other, which may then wait for its locks.
+    let consumers = async || (world.consumers("orders").await, world.consumers("stock").await);
+    wait_for("the broker takes the sleeper for dead", SOON, &(1, 1), consumers).await;
     sleeper.resume().await;
     season.assert_all_is_done(&world).await;
     world.close_after([sleeper, other]).await;

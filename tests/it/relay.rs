@@ -1,5 +1,8 @@
 //! The relay under fire: killed, frozen, refused, outrun. What is committed is published, in order.
 
+mod handover;
+mod late;
+
 use std::time::{Duration, Instant};
 
 use lapin::{
@@ -7,7 +10,10 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::harness::{Running, World, allocate, assert_gapless, create_batch, wait_for, wait_until};
+use crate::harness::{Running, SOON, World, allocate, assert_gapless, create_batch, wait_for, wait_until};
+
+/// The default of `relay.window`: events in flight at most.
+const WINDOW: usize = 1000;
 
 fn relay(world: &World) -> Running {
     world.start(&["run", "--only", "relay"], &[])
@@ -32,37 +38,38 @@ async fn pending(world: &World) -> i64 {
     world.count("select count(*) from outbox").await
 }
 
-/// Three relays, 20,000 events, and the leader killed again and again.
+/// Three relays, 20,000 events, and the leader killed again and again; and a transaction that took its places in the outbox
+/// before all others and commits last.
 #[tokio::test]
 async fn relays_that_are_killed_in_turn_publish_everything_in_order() {
     let world = World::new("relays killed in turn").await;
+    let mut late = world.pool.begin().await.unwrap();
+    sqlx::raw_sql(
+        "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
+         select 'allocated', 'SKU-LATE', sequence, '{}', 'c', 'c' from generate_series(1, 10) as sequence",
+    )
+    .execute(&mut *late)
+    .await
+    .unwrap();
     commit_events(&world, 1..=400).await;
     let mut takeovers = Vec::new();
     let mut relays: Vec<_> = (0..3).map(|_| relay(&world)).collect();
     while pending(&world).await > 0 {
-        wait_until("somebody leads", Duration::from_secs(10), async || leader(&relays).is_some()).await;
-        let before = pending(&world).await;
-        wait_until("events flow", Duration::from_secs(10), async || {
-            let left = pending(&world).await;
-            left < before || left == 0
-        })
-        .await;
-        if pending(&world).await == 0 {
+        wait_until("a relay leads", SOON, async || leader(&relays).is_some()).await;
+        wait_until_fewer_pend(&world, pending(&world).await).await;
+        let left = pending(&world).await;
+        if left == 0 {
             break;
         }
         let leads = leader(&relays).unwrap();
         let killed_at = Instant::now();
-        let left = pending(&world).await;
         relays.remove(leads).kill().await;
         relays.push(relay(&world));
-        wait_until("another relay has published", Duration::from_secs(10), async || {
-            let now = pending(&world).await;
-            now < left || now == 0
-        })
-        .await;
+        wait_until_fewer_pend(&world, left).await;
         takeovers.push(killed_at.elapsed());
     }
-    let events = world.events_of(20_000).await;
+    late.commit().await.unwrap();
+    let events = world.events_of(20_010).await;
     let duplicates = assert_gapless(&events);
     takeovers.sort_unstable();
     let (median, worst) = (takeovers.get(takeovers.len() / 2), takeovers.last());
@@ -71,8 +78,16 @@ async fn relays_that_are_killed_in_turn_publish_everything_in_order() {
         takeovers.len()
     );
     assert!(!takeovers.is_empty(), "no kill hit a relay at work");
-    assert!(takeovers.iter().all(|took| *took < Duration::from_secs(4)), "{takeovers:?}");
+    wait_for("all is removed", SOON, &0, async || pending(&world).await).await;
     world.close_after(relays).await;
+}
+
+async fn wait_until_fewer_pend(world: &World, before: i64) {
+    let fewer = async || {
+        let now = pending(world).await;
+        now < before || now == 0
+    };
+    wait_until("events are published", SOON, fewer).await;
 }
 
 /// The last to have said that it leads, of those that live.
@@ -85,39 +100,24 @@ fn leader(relays: &[Running]) -> Option<usize> {
 async fn a_frozen_leader_is_replaced_and_does_no_harm_when_it_wakes() {
     let world = World::new("frozen leader").await;
     let frozen = relay(&world);
-    wait_until("it leads", Duration::from_secs(10), async || frozen.log().contains("this relay leads")).await;
+    wait_until("it leads", SOON, async || frozen.log().contains("this relay leads")).await;
     let standby = relay(&world);
     commit_events(&world, 1..=100).await;
-    wait_until("it is at work", Duration::from_secs(10), async || pending(&world).await < 5000).await;
+    wait_until("it is at work", SOON, async || pending(&world).await < 5000).await;
     frozen.pause().await;
     let left = pending(&world).await;
     commit_events(&world, 101..=200).await;
-    wait_until("the standby leads", Duration::from_secs(15), async || {
-        standby.log().contains("this relay leads")
+    wait_until("the standby leads", SOON, async || standby.log().contains("this relay leads")).await;
+    frozen.resume().await;
+    wait_for("all is published", SOON, &0, async || pending(&world).await).await;
+    wait_until("it knows that it leads no more", SOON, async || {
+        frozen.log().contains("this relay lost the lead")
     })
     .await;
-    frozen.resume().await;
-    wait_for("all is published", Duration::from_secs(30), &0, async || pending(&world).await).await;
-    let events = world.events_of(10_000).await;
-    println!("{left} events were left when it froze; {} duplicates", assert_gapless(&events));
+    let duplicates = assert_gapless(&world.events_of(10_000).await);
+    println!("{left} events were left when it froze; {duplicates} duplicates");
+    assert!(duplicates <= WINDOW, "{duplicates} duplicates: more than were in flight when it froze");
     world.close_after([frozen, standby]).await;
-}
-
-#[tokio::test]
-async fn a_clean_stop_hands_the_lead_over_at_once() {
-    let world = World::new("clean stop").await;
-    let first = relay(&world);
-    wait_until("it leads", Duration::from_secs(10), async || first.log().contains("this relay leads")).await;
-    let second = relay(&world);
-    wait_until("the other stands by", Duration::from_secs(10), async || second.log().contains("running"))
-        .await;
-    tokio::time::sleep(Duration::from_millis(200)).await; // until it listens; without a hint it takes a second
-    let begin = Instant::now();
-    assert!(first.terminate().await.success());
-    wait_until("the other leads", Duration::from_secs(2), async || second.log().contains("this relay leads"))
-        .await;
-    println!("handed over within {:?}", begin.elapsed());
-    world.close_after([second]).await;
 }
 
 /// A header that fills more than a frame closes the whole connection: the worst an event can do.
@@ -203,23 +203,23 @@ async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
     world.close_after([relay]).await;
 }
 
-/// The question that is asked all the time finds its rows in the index, and no more than it takes: asked of the server, so
-/// that it is the program's own question and plan.
+/// The query that the relay repeats all the time finds its rows in the index, and reads no more than it takes: the server is
+/// asked, so that it is the program's own query and plan. Counted are rows that are visible. Remains of removed rows are not,
+/// because how long the index keeps them depends on every transaction of the server, in other databases as well.
 #[tokio::test]
 async fn the_claim_is_answered_from_the_index() {
     const EVENTS: i64 = 20_000;
     const REMOVED: &str = "select n_tup_del from pg_stat_user_tables where relname = 'outbox'";
     const SCANNED: &str = "select seq_tup_read from pg_stat_user_tables where relname = 'outbox'";
-    const FETCHED: &str = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'outbox_pkey'";
+    const FETCHED: &str = "select idx_tup_fetch from pg_stat_user_tables where relname = 'outbox'";
     let world = World::new("claim plan").await;
     commit_events(&world, 1..=EVENTS / 50).await;
     let relay = relay(&world);
-    wait_for("the server has counted", Duration::from_secs(30), &EVENTS, async || world.count(REMOVED).await)
-        .await;
+    wait_for("the server has counted", SOON, &EVENTS, async || world.count(REMOVED).await).await;
     assert_eq!(world.count(SCANNED).await, 0);
-    // Each is claimed, removed, and met once more as what is left of it.
+    // Each is claimed once and removed once; a few are seen by the question whether there are any.
     let fetched = world.count(FETCHED).await;
-    assert!((EVENTS..5 * EVENTS).contains(&fetched), "{fetched} index entries for {EVENTS} events");
+    assert!((2 * EVENTS..3 * EVENTS).contains(&fetched), "{fetched} rows were fetched for {EVENTS} events");
     assert_gapless(&world.events_of(20_000).await);
     world.close_after([relay]).await;
 }

@@ -1,6 +1,6 @@
 //! What every store promises, asked of the one in memory and of PostgreSQL alike.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use allocation::{
     adapters::memory::MemoryStore,
@@ -11,7 +11,9 @@ use allocation::{
     },
 };
 
-use crate::harness::World;
+use tokio::task::JoinHandle;
+
+use crate::harness::{SOON, World, wait_until};
 
 type AnyStore = Arc<dyn Store>;
 
@@ -41,10 +43,10 @@ every_store!(
     the_inbox_tells_first_from_repeat_from_other_body,
     the_inbox_is_per_queue,
     an_unhandled_message_is_forgotten,
-    a_product_is_held_until_the_transaction_ends,
     two_who_create_the_same_batch_conflict,
     waiting_lines_are_learnt_as_far_as_stock_reaches,
     newest_lines_are_learnt_as_far_as_units_reach,
+    of_many_small_lines_the_newest_are_learnt,
     full_batches_are_only_loaded_when_named,
     starts_are_counted_until_they_end,
 );
@@ -173,7 +175,11 @@ async fn an_unhandled_message_is_forgotten(store: AnyStore) {
     tx.rollback().await;
 }
 
-async fn a_product_is_held_until_the_transaction_ends(store: AnyStore) {
+/// `blocked` returns once the other transaction waits for the first, or is done because it need not wait.
+async fn a_product_is_held_until_the_transaction_ends(
+    store: AnyStore,
+    blocked: impl AsyncFnOnce(&JoinHandle<i64>),
+) {
     stored(&store, &[("b1", 10)], &[]).await;
     let mut first = begin(&store).await;
     let mut product = load(&mut first, &about(sku(), &[], &[])).await;
@@ -184,12 +190,34 @@ async fn a_product_is_held_until_the_transaction_ends(store: AnyStore) {
         tx.rollback().await;
         product.version()
     });
-    // The second cannot be done: it waits for the first, however long that is looked at.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    blocked(&second).await;
     assert!(!second.is_finished());
     product.allocate(&order("o1"), Quantity::new(1u32).unwrap()).unwrap();
     keep(first, product).await.unwrap();
     assert_eq!(second.await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_product_is_held_in_memory() {
+    // All is one thread, and nothing waits for anything but the other transaction.
+    let blocked = async |_: &JoinHandle<i64>| {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    a_product_is_held_until_the_transaction_ends(Arc::new(MemoryStore::default()), blocked).await;
+}
+
+#[tokio::test]
+async fn a_product_is_held_in_postgres() {
+    let world = World::new("a_product_is_held_in_postgres").await;
+    let blocked = async |second: &JoinHandle<i64>| {
+        let waits = async || second.is_finished() || world.waiting_for_locks().await > 0;
+        wait_until("the second waits", SOON, waits).await;
+    };
+    a_product_is_held_until_the_transaction_ends(world.store(), blocked).await;
+    sqlx::raw_sql("truncate outbox").execute(&world.pool).await.unwrap();
+    world.close().await;
 }
 
 async fn two_who_create_the_same_batch_conflict(store: AnyStore) {
@@ -201,15 +229,15 @@ async fn two_who_create_the_same_batch_conflict(store: AnyStore) {
 }
 
 async fn waiting_lines_are_learnt_as_far_as_stock_reaches(store: AnyStore) {
-    let lines = [("a3", 3), ("b3", 3), ("c3", 3), ("d5", 5), ("e5", 5), ("f9", 9), ("g6", 6)];
+    let lines = [("a3", 3), ("b3", 3), ("c3", 3), ("d5", 5), ("e5", 5), ("f9", 9), ("g6", 6), ("h7", 7)];
     stored(&store, &[("full", 0)], &lines).await;
     let mut tx = begin(&store).await;
     let mut product = load(&mut tx, &about(sku(), &["b3"], &[])).await;
     product.add_batch(batch("b1", 7)).unwrap();
     product.add_batch(batch("b2", 2)).unwrap();
     tx.learn_waiting_lines(&mut product).await.unwrap();
-    // Of threes two fit beside the known one, of fives and sixes one each; nine fits nowhere.
-    assert_eq!(known(&product), ["a3", "b3", "c3", "d5", "g6"]);
+    // Of threes two fit beside the known one, of fives, sixes and sevens one each; nine fits nowhere.
+    assert_eq!(known(&product), ["a3", "b3", "c3", "d5", "g6", "h7"]);
     tx.rollback().await;
 }
 
@@ -220,6 +248,16 @@ async fn newest_lines_are_learnt_as_far_as_units_reach(store: AnyStore) {
     let mut product = load(&mut tx, &about(sku(), &["o5"], &["b1"])).await;
     tx.learn_newest_lines(&mut product, &reference("b1"), 6).await.unwrap();
     assert_eq!(known(&product), ["o3", "o4", "o5"]);
+    tx.rollback().await;
+}
+
+async fn of_many_small_lines_the_newest_are_learnt(store: AnyStore) {
+    let lines = [("o1", 1), ("o2", 1), ("o3", 1), ("o4", 1), ("o5", 1)];
+    stored(&store, &[("b1", 25)], &lines).await;
+    let mut tx = begin(&store).await;
+    let mut product = load(&mut tx, &about(sku(), &[], &["b1"])).await;
+    tx.learn_newest_lines(&mut product, &reference("b1"), 2).await.unwrap();
+    assert_eq!(known(&product), ["o4", "o5"]);
     tx.rollback().await;
 }
 

@@ -237,13 +237,26 @@ mod tests {
 
     #[test]
     fn a_retry_keeps_what_the_sender_said_and_drops_what_would_send_it_astray() {
-        let astray =
-            ["x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "CC", "BCC"];
+        let astray = [
+            "x-death",
+            "x-first-death-queue",
+            "x-first-death-reason",
+            "x-last-death-reason",
+            "x-delivery-count",
+            "x-acquired-count",
+            "x-shovelled",
+            "CC",
+            "BCC",
+        ];
+        for prefix in NOT_PUBLISHED_AGAIN {
+            assert!(astray.iter().any(|name| name.starts_with(prefix)), "{prefix} is not tested");
+        }
         let innocent = ["CC-Team", "CCY", "BCCode", "tenant"];
         let sent = [&astray[..], &innocent[..]].concat();
         let original = BasicProperties::default()
             .with_headers(headers(&sent))
             .with_correlation_id("c".into())
+            .with_delivery_mode(1)
             .with_expiration("1".into())
             .with_user_id("guest".into());
         let retry = DueRetry {
@@ -266,6 +279,7 @@ mod tests {
         assert_eq!(retry_mark(&properties), Some(mark));
         assert_eq!(properties.correlation_id().as_ref().map(ShortString::as_str), Some("c"));
         assert_eq!((properties.expiration(), properties.user_id()), (&None, &None));
+        assert_eq!(*properties.delivery_mode(), Some(2), "a retry survives a restart of the broker");
     }
 
     #[test]

@@ -327,3 +327,24 @@ fn json_message(kind: &str, message_id: &str) -> BasicProperties {
         .with_type(short(kind))
         .with_message_id(short(message_id))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::{ErrorKind, protocol::AMQPError};
+
+    /// The reply codes of the AMQP specification with which a broker closes a channel or a connection.
+    #[test]
+    fn only_some_reply_codes_are_about_the_message() {
+        let closed = |code| {
+            let error = AMQPError::from_id(code, "closed".into()).expect("the code is in the specification");
+            lapin::Error::from(ErrorKind::ProtocolError(error))
+        };
+        for code in [311, 406, 501, 502, 505] {
+            assert!(is_about_the_message(&closed(code)), "{code}");
+        }
+        for code in [312, 313, 320, 402, 403, 404, 405, 503, 504, 506, 530, 540, 541] {
+            assert!(!is_about_the_message(&closed(code)), "{code}");
+        }
+    }
+}

@@ -106,3 +106,66 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use futures_util::poll;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        adapters::memory::{MemoryNotices, MemoryStore},
+        domain::Sku,
+        entrypoints::vitals::Vitals,
+        ports::queue::Message,
+        service::{decode::Limits, delays::RetryPolicy, message_bus::Policy},
+    };
+
+    fn incoming(reference: &str) -> Incoming {
+        let body = json!({ "ref": reference, "sku": "LAMP", "qty": 1, "eta": null });
+        let message = Message {
+            kind: "create_batch".into(),
+            message_id: Some(reference.into()),
+            body: body.to_string().into_bytes(),
+            ..Message::default()
+        };
+        Incoming::read_awaited(message, Limits { body: 1000, headers: 1000 })
+    }
+
+    #[tokio::test]
+    async fn a_command_that_finds_no_place_was_not_begun() {
+        let (sender, asked) = mpsc::channel(1);
+        let desk = Desk { orders: Vec::new(), stock: vec![sender] };
+        let mut first = std::pin::pin!(desk.ask(QueueName::Stock, incoming("b-1")));
+        assert!(poll!(&mut first).is_pending());
+        assert_eq!(desk.ask(QueueName::Stock, incoming("b-2")).await, Err(NotNow::Crowded));
+        drop(asked);
+        assert_eq!(first.await, Err(NotNow::Away));
+        assert_eq!(desk.ask(QueueName::Stock, incoming("b-3")).await, Err(NotNow::Away));
+    }
+
+    #[tokio::test]
+    async fn a_command_whose_client_has_hung_up_is_not_begun() {
+        let store = MemoryStore::default();
+        let policy = Policy {
+            handler_timeout: Duration::from_secs(30),
+            retry: RetryPolicy::default(),
+            host: "test".into(),
+        };
+        let bus = MessageBus::new(Arc::new(store.clone()), Arc::new(MemoryNotices::default()), policy);
+        let (sender, asked) = mpsc::channel(2);
+        let (answer, _) = oneshot::channel();
+        assert!(sender.send(Asked { incoming: incoming("b-1"), answer }).await.is_ok());
+        let (answer, answered) = oneshot::channel();
+        assert!(sender.send(Asked { incoming: incoming("b-2"), answer }).await.is_ok());
+        drop(sender);
+        let lane = Lane { queue: QueueName::Stock, bus, max_batch: 10 };
+        lane.work(asked, &Outage::of("the database"), &Vitals::default().lane("stock")).await;
+        assert_eq!(answered.await, Ok(Fate::Handled));
+        let product = store.kept().await.product(&Sku::new("LAMP").unwrap()).unwrap();
+        let batches: Vec<_> = product.batches().iter().map(|batch| batch.reference.to_string()).collect();
+        assert_eq!(batches, ["b-2"]);
+    }
+}

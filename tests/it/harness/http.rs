@@ -40,6 +40,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// A client of the server at an address.
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
     /// Whom it asks.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address

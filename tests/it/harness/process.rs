@@ -13,10 +13,27 @@ use tokio::{
     time::timeout,
 };
 
-use super::wait_until;
+use super::{amqp_url, wait_until};
 
 /// A stop is quick, whatever is in hand.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A call of the program for a namespace and a database.
+pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_allocation"));
+    command
+        .args(arguments)
+        .env("DATABASE_URL", database_url)
+        .env("AMQP_URL", amqp_url())
+        .env("ALLOCATION__NAMESPACE", namespace)
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a call to its end.
+pub(super) async fn call(command: &mut Command) -> Answer {
+    Answer::of(command.output().await.expect("the program was built and starts"))
+}
 
 /// A process that works until it is told to stop. Dropping it kills it.
 pub(crate) struct Running {

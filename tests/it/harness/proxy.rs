@@ -1,6 +1,12 @@
 //! A link to a server that can be cut, frozen and closed to newcomers, without harm to anybody else.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -30,6 +36,7 @@ struct Mode {
 pub(crate) struct Proxy {
     url: String,
     mode: watch::Sender<Mode>,
+    newcomers: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -44,13 +51,19 @@ impl Proxy {
         url.set_host(Some("127.0.0.1")).expect("the URL can name another host");
         url.set_port(Some(address.port())).expect("the URL can name another port");
         let (mode, watched) = watch::channel(Mode::default());
-        let accepting = tokio::spawn(accept(listener, upstream, watched));
-        Self { url: url.into(), mode, accepting }
+        let newcomers = Arc::<AtomicUsize>::default();
+        let accepting = tokio::spawn(accept(listener, upstream, watched, newcomers.clone()));
+        Self { url: url.into(), mode, newcomers, accepting }
     }
 
     /// The server's URL by way of this link.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How many connections were asked for, those that were turned away included.
+    pub(crate) fn newcomers(&self) -> usize {
+        self.newcomers.load(Ordering::Relaxed)
     }
 
     /// Resets every connection there is.
@@ -86,8 +99,14 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: (String, u16), mode: watch::Receiver<Mode>) {
+async fn accept(
+    listener: TcpListener,
+    upstream: (String, u16),
+    mode: watch::Receiver<Mode>,
+    newcomers: Arc<AtomicUsize>,
+) {
     while let Ok((client, _)) = listener.accept().await {
+        newcomers.fetch_add(1, Ordering::Relaxed);
         if !mode.borrow().refuses {
             tokio::spawn(link(client, upstream.clone(), mode.clone()));
         }

@@ -1,0 +1,102 @@
+//! What the broker itself put aside, and the export of everything.
+
+use lapin::{
+    options::{BasicGetOptions, BasicNackOptions, BasicRejectOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::json;
+
+use crate::harness::{DRAINS_WITHIN, World, allocate, properties, wait_until};
+
+use super::{ONE_ATTEMPT, dead, dead_letters};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_json_lines_with_everything_in_them() {
+    let world = World::new("an_export_is_json_lines_with_everything_in_them").await;
+    world.expect_dead(3);
+    let worker = world.worker_with(ONE_ATTEMPT);
+    let line = allocate("o-1", "NO-SUCH-SKU", 1);
+    world.sender.send(&line).await;
+    world.sender.publish_raw("allocate", properties("allocate", "text"), b"no JSON").await;
+    world.sender.publish_raw("allocate", properties("allocate", "bytes"), b"\xff\x00\xfe").await;
+    dead(&world, 3).await;
+
+    let exported = dead_letters(&world, &["export"]).await.exits(0).json_lines();
+    let body_of = |id: &str| {
+        let found = exported.iter().find(|letter| letter["message_id"] == id);
+        found.map(|letter| letter["body"].clone())
+    };
+    assert_eq!(exported.len(), 3);
+    assert_eq!(body_of(&line.message_id), Some(json!(line.body.to_string())));
+    assert_eq!(body_of("text"), Some(json!("no JSON")));
+    assert_eq!(body_of("bytes"), Some(json!({ "base64": "/wD+" })));
+    for letter in &exported {
+        assert_eq!(letter["history"].as_array().map(Vec::len), Some(1), "{letter}");
+        assert_eq!(letter["properties"]["type"], "allocate", "{letter}");
+    }
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brokers_own_dead_letters_reach_the_ledger() {
+    let world = World::new("the_brokers_own_dead_letters_reach_the_ledger").await;
+    world.expect_dead(1);
+    let line = allocate("o-1", "LAMP", 1);
+    world.sender.send(&line).await;
+    let orders = world.named("orders").into();
+    let taken = world.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap().unwrap();
+    assert!(taken.reject(BasicRejectOptions { requeue: false }).await.unwrap());
+
+    let archive = world.start(&["run", "--only", "archive"], &[]);
+    dead(&world, 1).await;
+    let kept: (String, String, String, Vec<u8>) =
+        sqlx::query_as("select queue, message_id, reason, body from failed_messages")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    let body = line.body.to_string().into_bytes();
+    assert_eq!(kept, ("orders".into(), line.message_id, "rejected".into(), body));
+    world.close_after([archive]).await;
+}
+
+/// The newest of several notes counts: this message was rejected elsewhere before, as its sender or a tool says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_delivery_limit_is_dead_for_that_reason() {
+    let world = World::new("a_message_over_the_delivery_limit_is_dead_for_that_reason").await;
+    world.expect_dead(1);
+    let line = allocate("o-1", "LAMP", 1);
+    let sent = properties(line.kind, &line.message_id).with_headers(rejected_elsewhere());
+    world.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
+    let over_the_limit = async || {
+        let orders = world.named("orders").into();
+        if let Some(taken) = world.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap() {
+            let again = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            taken.nack(again).await.unwrap();
+        }
+        world.ready("orders.dlq").await == 1
+    };
+    wait_until("the broker gives up", DRAINS_WITHIN, over_the_limit).await;
+
+    let archive = world.start(&["run", "--only", "archive"], &[]);
+    dead(&world, 1).await;
+    let letter = dead_letters(&world, &["list"]).await.exits(0).json()[0].take();
+    assert_eq!(
+        (&letter["message_id"], &letter["reason"]),
+        (&json!(line.message_id), &json!("delivery_limit"))
+    );
+    world.close_after([archive]).await;
+}
+
+/// What a broker writes on a message that was rejected in some other queue.
+fn rejected_elsewhere() -> FieldTable {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut death = FieldTable::default();
+    death.insert("reason".into(), text("rejected"));
+    death.insert("queue".into(), text("elsewhere"));
+    death.insert("exchange".into(), text(""));
+    death.insert("count".into(), AMQPValue::LongLongInt(1));
+    death.insert("routing-keys".into(), AMQPValue::FieldArray(vec![text("elsewhere")].into()));
+    let mut headers = FieldTable::default();
+    headers.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
+    headers
+}

@@ -1,0 +1,100 @@
+//! Attempts and the delays between them.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{DRAINS_WITHIN, World, allocate, create_batch, wait_for, wait_until};
+
+use super::{RESOLVED, all_of, dead, dead_letters};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_is_tried_again_and_then_resolved() {
+    let world = World::new("a_rejection_is_tried_again_and_then_resolved").await;
+    let worker = world.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "300ms")]);
+    world.sender.send(&allocate("o-1", "LAMP", 2)).await;
+    let tries = "select coalesce(max(attempts), 0)::bigint from failed_messages where status = 'retrying'";
+    let tried_twice = async || world.count(tries).await >= 2;
+    wait_until("it was tried twice", Duration::from_secs(20), tried_twice).await;
+
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.settled(2).await;
+    assert_eq!(world.count(RESOLVED).await, 1);
+    assert_eq!(world.allocated_lines().await.len(), 1);
+    let attempts: Vec<(i32, String, String)> =
+        sqlx::query_as("select attempt, error, host from failed_attempts order by at")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    for (number, (attempt, error, host)) in (1..).zip(&attempts) {
+        assert_eq!((*attempt, error.as_str()), (number, "Invalid sku LAMP"));
+        assert!(!host.is_empty());
+    }
+    world.close_after([worker]).await;
+}
+
+/// Notes the delay that each attempt asks for, as the database sees it when the attempt is recorded.
+const DELAYS: &str = "create table delays (attempts integer, seconds float8);
+    create function note_delay() returns trigger language plpgsql as $$
+    begin
+        insert into delays values (new.attempts, extract(epoch from new.due_at - clock_timestamp()));
+        return null;
+    end $$;
+    create trigger note_delay after insert or update of attempts on failed_messages
+    for each row when (new.status = 'retrying') execute function note_delay()";
+
+/// No longer than asked for at most, and waited for at least: neither bound depends on how busy the machine is.
+#[tokio::test(flavor = "multi_thread")]
+async fn delays_grow_within_their_jitter() {
+    let world = World::new("delays_grow_within_their_jitter").await;
+    world.expect_dead(1);
+    sqlx::raw_sql(DELAYS).execute(&world.pool).await.unwrap();
+    let worker = world.worker_with(&[
+        ("ALLOCATION__RETRY__MAX_ATTEMPTS", "4"),
+        ("ALLOCATION__RETRY__INITIAL_INTERVAL", "200ms"),
+        ("ALLOCATION__RETRY__MULTIPLIER", "3"),
+        ("ALLOCATION__RETRY__JITTER", "0.2"),
+    ]);
+    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 2)).await;
+    let id = dead(&world, 1).await.remove(0);
+
+    let recorded: Vec<f64> = sqlx::query_scalar("select seconds from delays order by attempts")
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+    let at: Vec<f64> =
+        sqlx::query_scalar("select extract(epoch from at)::float8 from failed_attempts order by attempt")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    let waited = at.windows(2).map(|pair| pair[1] - pair[0]);
+    assert_eq!((recorded.len(), at.len()), (3, 4));
+    for ((delay, recorded), waited) in [0.2, 0.6, 1.8].into_iter().zip(recorded).zip(waited) {
+        assert!(recorded <= 1.2 * delay, "to wait {recorded} s, not {delay} s");
+        assert!(waited >= 0.8 * delay, "waited {waited} s, not {delay} s");
+    }
+    let shown = dead_letters(&world, &["show", &id]).await.exits(0).json();
+    assert_eq!((&shown["status"], &shown["reason"]), (&json!("dead"), &json!("rejected")));
+    let history = shown["history"].as_array().unwrap();
+    let numbers: Vec<_> = history.iter().map(|attempt| attempt["attempt"].clone()).collect();
+    assert_eq!(numbers, [json!(1), json!(2), json!(3), json!(4)]);
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_retry_can_be_hastened() {
+    let world = World::new("a_waiting_retry_can_be_hastened").await;
+    let worker = world.worker_with(&[
+        ("ALLOCATION__RETRY__INITIAL_INTERVAL", "1h"),
+        ("ALLOCATION__RETRY__MAX_INTERVAL", "1h"),
+    ]);
+    world.sender.send(&allocate("o-1", "LAMP", 2)).await;
+    let waiting = "select count(*) from failed_messages where status = 'retrying'";
+    wait_for("it waits", DRAINS_WITHIN, &1, async || world.count(waiting).await).await;
+    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    world.wait_handled(1).await;
+    let hastened = dead_letters(&world, &["retry", "--status", "retrying"]).await;
+    assert_eq!(hastened.exits(0).json(), all_of(1));
+    world.settled(2).await;
+    world.close_after([worker]).await;
+}

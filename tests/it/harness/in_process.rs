@@ -1,0 +1,58 @@
+//! A message bus in the test's own process.
+
+use std::{sync::Arc, time::Duration};
+
+use allocation::{
+    adapters::memory::MemoryNotices,
+    ports::{
+        queue::{Message, QueueName},
+        store::Store,
+    },
+    service::{
+        decode::Limits,
+        delays::RetryPolicy,
+        incoming::Incoming,
+        message_bus::{MessageBus, Policy},
+    },
+};
+use serde_json::Value;
+
+use super::season::Command;
+
+/// The sizes that a message may have.
+pub(crate) const LIMITS: Limits = Limits { body: 262_144, headers: 65_536 };
+
+/// A bus over a store, in this process; its notices are dropped.
+pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
+    bus_that_tells(store, MemoryNotices::default())
+}
+
+/// A bus over a store, in this process.
+pub(crate) fn bus_that_tells(store: Arc<dyn Store>, notices: MemoryNotices) -> MessageBus {
+    let policy = Policy {
+        handler_timeout: Duration::from_secs(30),
+        retry: RetryPolicy::default(),
+        host: "test".into(),
+    };
+    MessageBus::new(store, Arc::new(notices), policy)
+}
+
+/// A message with a command.
+pub(crate) fn message(message_id: &str, kind: &str, body: &Value) -> Message {
+    Message {
+        kind: kind.into(),
+        message_id: Some(message_id.into()),
+        body: body.to_string().into_bytes(),
+        ..Message::default()
+    }
+}
+
+/// A command as the bus takes it.
+pub(crate) fn command(message_id: &str, kind: &str, body: &Value) -> Incoming {
+    Incoming::read(message(message_id, kind, body), false, LIMITS)
+}
+
+/// The queue of a command.
+pub(crate) fn queue_of(command: &Command) -> QueueName {
+    if command.queue() == "orders" { QueueName::Orders } else { QueueName::Stock }
+}

@@ -1,0 +1,132 @@
+//! Requests that are not taken: unreadable, too large, too slow, or sent to the wrong place.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::harness::{Client, JSON, World};
+
+use super::{FAILURES, ROLES, add_batch, batch};
+
+/// Bodies that say no command, and what the answer must name.
+const UNREADABLE: [(&str, &str, &str); 16] = [
+    ("/allocate", "", "JSON object"),
+    ("/allocate", "o-1, LAMP, 3", "JSON object"),
+    ("/allocate", r#"["o-1", "LAMP", 3]"#, "JSON object"),
+    ("/allocate", r#"{"orderid": "o-1", "sku": "LAMP", "qty": 3"#, "EOF"),
+    ("/allocate", r#"{"orderid": "o-1", "sku": "LAMP"}"#, "qty"),
+    ("/allocate", r#"{"sku": "LAMP", "qty": 3}"#, "orderid"),
+    ("/allocate", r#"{"orderid": "o-1", "sku": 7, "qty": 3}"#, "sku"),
+    ("/allocate", r#"{"orderid": " ", "sku": "LAMP", "qty": 3}"#, "orderid"),
+    ("/allocate", r#"{"orderid": "o-1", "sku": "LAMP", "qty": 0}"#, "qty"),
+    ("/allocate", r#"{"orderid": "o-1", "sku": "LAMP", "qty": "few"}"#, "qty"),
+    ("/deallocate", r#"{"orderid": "o-1"}"#, "sku"),
+    ("/add_batch", r#"{"sku": "LAMP", "qty": 3, "eta": null}"#, "ref"),
+    ("/add_batch", r#"{"ref": "b-1", "sku": "LAMP", "qty": -1, "eta": null}"#, "qty"),
+    ("/add_batch", r#"{"ref": "b-1", "sku": "LAMP", "qty": 3, "eta": "soon"}"#, "eta"),
+    ("/change_batch_quantity", r#"{"batchref": "b-1", "qty": 1.5}"#, "qty"),
+    ("/change_batch_quantity", r#"{"batchref": "b-1", "qty": 1, "revision": "last"}"#, "revision"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_refused_and_the_field_is_named() {
+    let world = World::new("what_cannot_be_read_is_refused_and_the_field_is_named").await;
+    let (api, client) = world.api(ROLES, &[]).await;
+    for (path, body, named) in UNREADABLE {
+        let refused = client.request("POST", path, &[JSON], body.as_bytes()).await.has(400).message();
+        assert!(refused.contains(named), "{path} {body}: {refused}");
+    }
+    client.request("POST", "/allocate", &[JSON], b"\xff\xfe{}").await.has(400).message();
+    // As tolerant as the reader of messages.
+    let odd_numbers = json!({ "ref": "b-1", "sku": "LAMP", "qty": "5", "colour": ["blue"] });
+    add_batch(&client, &odd_numbers).await;
+    assert_eq!((world.count(FAILURES).await, world.handled().await), (0, 1));
+    world.settled(1).await;
+    world.close_after([api]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_plain_json_of_a_reasonable_size_is_taken() {
+    let world = World::new("only_plain_json_of_a_reasonable_size_is_taken").await;
+    let (api, client) = world.api(ROLES, &[]).await;
+    let body = batch("b-1", "LAMP", 10).to_string();
+    let packed = ("Content-Encoding", "gzip");
+    let headers: [&[(&str, &str)]; 4] =
+        [&[], &[("Content-Type", "text/plain")], &[("Content-Type", "text/json")], &[JSON, packed]];
+    for headers in headers {
+        client.request("POST", "/add_batch", headers, body.as_bytes()).await.has(415).message();
+    }
+    let large = format!("{body}{}", " ".repeat(300_000 - body.len()));
+    let refused = client.request("POST", "/add_batch", &[JSON], large.as_bytes()).await.has(413).message();
+    assert!(refused.contains("262144") && refused.contains("limits.body"), "{refused}");
+
+    let with_charset = [("content-type", "application/json; charset=utf-8")];
+    client.request("POST", "/add_batch", &with_charset, body.as_bytes()).await.has(201);
+    assert_eq!(world.count(FAILURES).await, 0);
+    world.settled(1).await;
+    world.close_after([api]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_methods_and_paths_are_told_so_in_json() {
+    let world = World::new("wrong_methods_and_paths_are_told_so_in_json").await;
+    let (api, client) = world.api(ROLES, &[]).await;
+    for (method, path, allowed) in [
+        ("GET", "/allocate", "POST"),
+        ("PUT", "/add_batch", "POST"),
+        ("DELETE", "/orders/o-1", "GET"),
+        ("POST", "/allocations/o-1", "GET"),
+        ("POST", "/health/live", "GET"),
+    ] {
+        let refused = client.request(method, path, &[JSON], b"{}").await.has(405);
+        let allow = refused.header("allow").unwrap_or_default();
+        assert!(allow.contains(allowed), "{method} {path}: {allow}");
+        refused.message();
+    }
+    for path in ["/", "/orders", "/orders/", "/orders/a/b", "/allocat", "/add_batch/"] {
+        client.get(path).await.has(404).message();
+    }
+    for name in ["%FF", "a%C3%28", "%00", "o-1%00"] {
+        for path in ["/orders/", "/allocations/", "/availability/"] {
+            client.get(&[path, name].concat()).await.has(400).message();
+        }
+    }
+    client.get("/orders/o-1").await.has(404).message();
+    world.close_after([api]).await;
+}
+
+/// What somebody is told who begins a request and never ends it.
+async fn told_to_a_slow_client(client: &Client, beginning: &[u8]) -> String {
+    let mut stream = TcpStream::connect(client.address()).await.unwrap();
+    stream.write_all(beginning).await.unwrap();
+    let mut told = Vec::new();
+    // Whether it is cut off with a reset or in good order is not the point.
+    let cut_off = timeout(Duration::from_secs(20), stream.read_to_end(&mut told)).await;
+    let _ = cut_off.expect("a slow client is cut off");
+    String::from_utf8_lossy(&told).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_ends_its_request_is_cut_off() {
+    let world = World::new("a_client_that_never_ends_its_request_is_cut_off").await;
+    let (api, client) = world.api(ROLES, &[("ALLOCATION__API__TIMEOUT", "2s")]).await;
+    let headers = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nX-Slow: y";
+    let body = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+        Content-Length: 100\r\nConnection: close\r\n\r\n{\"orderid\": ";
+    let others = async {
+        add_batch(&client, &batch("b-1", "LAMP", 10)).await;
+        client.get("/availability/LAMP").await.has(200).json()
+    };
+    let (slow_headers, slow_body, others) =
+        tokio::join!(told_to_a_slow_client(&client, headers), told_to_a_slow_client(&client, body), others);
+    assert_eq!(slow_headers, "", "a request without an end has no answer");
+    assert!(slow_body.starts_with("HTTP/1.1 408"), "{slow_body}");
+    assert_eq!(others["backordered"], 0);
+    world.settled(1).await;
+    world.close_after([api]).await;
+}

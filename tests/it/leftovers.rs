@@ -1,0 +1,95 @@
+//! Nothing of a test stays on the shared servers, however the test ends.
+
+use std::process::Stdio;
+
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+
+use crate::harness::{SOON, World, processes_of, wait_until};
+
+/// How the test below ends: `fails` or `hangs`.
+const ENDING: &str = "TEST_THAT_ENDS_BADLY";
+
+/// Not a test by itself, but the test process of the tests below.
+#[tokio::test]
+#[ignore = "the tests of this file start it"]
+async fn a_test_that_ends_badly() {
+    let ending = std::env::var(ENDING).unwrap();
+    let world = World::new("a_test_that_ends_badly").await;
+    let worker = world.worker();
+    wait_until("the worker logs", SOON, async || !worker.log().is_empty()).await;
+    println!("namespace={}", world.namespace);
+    if ending == "hangs" {
+        std::future::pending::<()>().await;
+    }
+    panic!("this test fails");
+}
+
+/// Starts the test above; the process, and the namespace that it uses.
+async fn start(ending: &str) -> (Child, String) {
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["leftovers::a_test_that_ends_badly", "--exact", "--ignored", "--nocapture"])
+        .env(ENDING, ending)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if let Some((_, namespace)) = line.split_once("namespace=") {
+            let namespace = namespace.to_owned();
+            // The rest is read, so that the process never has to wait for its reader.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return (process, namespace);
+        }
+    }
+    panic!("the test process did not print its namespace");
+}
+
+async fn assert_nothing_is_left(world: &World, namespace: &str) {
+    assert_eq!(processes_of(namespace), Vec::<u32>::new(), "processes are left");
+    let unique = namespace.rsplit('.').next().unwrap();
+    let databases: i64 = sqlx::query_scalar("select count(*) from pg_database where datname like '%' || $1")
+        .bind(unique)
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(databases, 0, "a database is left");
+    for queue in
+        ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer"]
+    {
+        let channel = world.new_channel().await;
+        let passive = QueueDeclareOptions::durable().passive();
+        let name = format!("{namespace}.{queue}");
+        let declared = channel.queue_declare(name.into(), passive, FieldTable::default()).await;
+        assert!(declared.is_err(), "the queue {queue} is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_that_fails_leaves_nothing() {
+    let world = World::new("a_test_that_fails_leaves_nothing").await;
+    let (mut process, namespace) = start("fails").await;
+    assert!(!process.wait().await.unwrap().success());
+    assert_nothing_is_left(&world, &namespace).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_that_was_killed_leaves_nothing_once_another_has_started() {
+    let (mut process, namespace) = start("hangs").await;
+    process.kill().await.unwrap();
+    // The server may need a moment to notice that the session with the lock has ended.
+    wait_until("it is removed", SOON, async || {
+        World::new("removes what another left").await.close().await;
+        processes_of(&namespace).is_empty()
+    })
+    .await;
+    let world = World::new("a_test_that_was_killed_leaves_nothing_once_another_has_started").await;
+    assert_nothing_is_left(&world, &namespace).await;
+    world.close().await;
+}

@@ -1,0 +1,126 @@
+//! Two transactions that need the same rows take them in one order, so that neither ever waits for the other.
+//!
+//! In each test another transaction holds the first row in that order. A transaction that waits for it must hold none of the
+//! later rows: a third transaction can still take these.
+
+use std::sync::Arc;
+
+use allocation::{
+    domain::Sku,
+    ports::{
+        queue::QueueName,
+        store::{Fingerprint, Footprint, Receipt, Store},
+    },
+};
+use serde_json::json;
+use sqlx::{PgPool, Postgres, Transaction};
+
+use crate::harness::{SOON, World, bus, command, wait_until};
+
+/// A transaction that holds what `sql` takes.
+async fn hold(pool: &PgPool, sql: &'static str) -> Transaction<'static, Postgres> {
+    let mut other = pool.begin().await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut *other).await.unwrap();
+    other
+}
+
+/// Waits until `work` waits for `other`; then what `later` takes must be free.
+async fn assert_only_the_first_is_waited_for(
+    world: &World,
+    other: Transaction<'static, Postgres>,
+    work: impl Future<Output = ()> + Send + 'static,
+    later: &'static str,
+) {
+    let work = tokio::spawn(work);
+    wait_until("the work waits", SOON, async || world.waiting_for_locks().await > 0).await;
+    let mut third = hold(&world.pool, "set local lock_timeout = '100ms'").await;
+    let taken = sqlx::raw_sql(later).execute(&mut *third).await;
+    third.rollback().await.unwrap();
+    work.abort();
+    let _ = work.await;
+    other.rollback().await.unwrap();
+    assert!(taken.is_ok(), "what waits holds a later row: {taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_enter_the_inbox_in_order_of_their_ids() {
+    let world = World::new("messages_enter_the_inbox_in_order_of_their_ids").await;
+    let other =
+        hold(&world.pool, "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-1', '')")
+            .await;
+    let store = world.store();
+    let receipt =
+        |id: &str| Receipt { message_id: id.into(), kind: "allocate", fingerprint: Fingerprint([0; 16]) };
+    let receipts = ["m-3", "m-2", "m-1"].map(receipt);
+    let work = async move {
+        let mut tx = store.begin(QueueName::Orders).await.unwrap();
+        let _ = tx.first_sights(&receipts).await;
+    };
+    let later = "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-2', ''), ('orders', 'm-3', '')";
+    assert_only_the_first_is_waited_for(&world, other, work, later).await;
+    world.close().await;
+}
+
+/// Without an index that happens to give this order.
+#[tokio::test(flavor = "multi_thread")]
+async fn products_are_locked_in_order_of_their_skus() {
+    let world = World::new("products_are_locked_in_order_of_their_skus").await;
+    let prepare = "alter table products drop constraint products_pkey cascade;
+        insert into products (sku, version, event_sequence, last_place, backordered)
+        values ('SKU-2', 1, 0, 0, 0), ('SKU-1', 1, 0, 0, 0)";
+    sqlx::raw_sql(prepare).execute(&world.pool).await.unwrap();
+    let other = hold(&world.pool, "select from products where sku = 'SKU-1' for update").await;
+    let store = world.store();
+    let skus = ["SKU-1", "SKU-2"].map(|sku| Sku::new(sku).unwrap());
+    let footprint = Footprint { skus: skus.into(), ..Footprint::default() };
+    let work = async move {
+        let mut tx = store.begin(QueueName::Orders).await.unwrap();
+        let _ = tx.load_products(&footprint).await;
+    };
+    let later = "select from products where sku = 'SKU-2' for update";
+    assert_only_the_first_is_waited_for(&world, other, work, later).await;
+    world.close().await;
+}
+
+/// Handles the creation of batches, each a reference and a SKU, in one unit of work.
+async fn create_batches(store: Arc<dyn Store>, batches: &[(&str, &str)]) {
+    let commands: Vec<_> = batches
+        .iter()
+        .map(|(reference, sku)| {
+            let body = json!({ "ref": reference, "sku": sku, "qty": 1, "eta": null });
+            command(reference, "create_batch", &body)
+        })
+        .collect();
+    let _ = bus(store).handle(QueueName::Stock, &commands).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_products_are_written_in_order_of_their_skus() {
+    let world = World::new("new_products_are_written_in_order_of_their_skus").await;
+    let other = hold(&world.pool, "insert into products values ('SKU-1', 1, 0, 0, 0)").await;
+    let store = world.store();
+    let work = async move {
+        let batches: Vec<_> =
+            (1..=9).map(|number| (format!("b-{number}"), format!("SKU-{number}"))).collect();
+        let batches: Vec<_> = batches.iter().map(|(batch, sku)| (batch.as_str(), sku.as_str())).collect();
+        create_batches(store, &batches).await;
+    };
+    let later =
+        "insert into products select 'SKU-' || number, 1, 0, 0, 0 from generate_series(2, 9) as number";
+    assert_only_the_first_is_waited_for(&world, other, work, later).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_batches_are_written_in_order_of_their_references() {
+    let world = World::new("new_batches_are_written_in_order_of_their_references").await;
+    let another = "insert into products values ('SKU-3', 1, 0, 0, 0);
+        insert into batches (ref, sku, ordered, purchased, allocated) values ('b-1', 'SKU-3', 1, 1, 0)";
+    let other = hold(&world.pool, another).await;
+    let store = world.store();
+    let work = async move { create_batches(store, &[("b-2", "SKU-1"), ("b-1", "SKU-2")]).await };
+    let later = "insert into products values ('SKU-4', 1, 0, 0, 0);
+        insert into batches (ref, sku, ordered, purchased, allocated) values ('b-2', 'SKU-4', 1, 1, 0)";
+    assert_only_the_first_is_waited_for(&world, other, work, later).await;
+    world.close().await;
+}

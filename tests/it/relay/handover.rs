@@ -1,0 +1,185 @@
+//! The lead goes from one relay to another: by a clean stop at once, and with a lost session.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use allocation::{
+    adapters::postgres::{Access, PgOutbox},
+    ports::{
+        ledger::DueRetry,
+        outbox::{Lead, Look, Outbox, OutboxRow, Published, Publisher, Retention},
+        store::StoreError,
+    },
+    service::{outage::Outage, relay::Relay},
+};
+use async_trait::async_trait;
+use sqlx::postgres::PgListener;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+use crate::harness::{SOON, World, wait_for, wait_until};
+
+use super::relay;
+
+/// Sessions that listen for commits.
+const LISTENING: &str = "select count(*) from pg_stat_activity
+     where datname = current_database() and query ilike 'listen%'";
+
+#[tokio::test]
+async fn a_clean_stop_announces_that_the_lead_is_free() {
+    let world = World::new("a_clean_stop_announces_that_the_lead_is_free").await;
+    let first = relay(&world);
+    wait_until("it leads", SOON, async || first.log().contains("this relay leads")).await;
+    let second = relay(&world);
+    wait_until("the other stands by", SOON, async || second.log().contains("running")).await;
+    let mut listener = PgListener::connect_with(&world.pool).await.unwrap();
+    listener.listen("allocation_outbox").await.unwrap();
+    assert!(first.terminate().await.success());
+    let announced = timeout(SOON, listener.recv()).await;
+    announced.expect("nothing else announces anything here").unwrap();
+    wait_until("the other leads", SOON, async || second.log().contains("this relay leads")).await;
+    drop(listener);
+    world.close_after([second]).await;
+}
+
+/// Nothing else wakes it: nothing is committed.
+#[tokio::test]
+async fn a_standby_wakes_when_the_lead_is_free() {
+    let world = World::new("a_standby_wakes_when_the_lead_is_free").await;
+    let outbox = || {
+        let access = Access::new(&world.database_url(), 2, SOON).unwrap();
+        Arc::new(PgOutbox::new(access, Arc::default()))
+    };
+    let (first, standby) = (outbox(), outbox());
+    let lead = first.lead().await.unwrap().expect("the lead is free");
+    assert!(standby.lead().await.unwrap().is_none());
+    let _listening = AbortOnDropHandle::new(tokio::spawn({
+        let standby = standby.clone();
+        async move { standby.listen().await }
+    }));
+    wait_for("the standby listens", SOON, &1, async || world.count(LISTENING).await).await;
+    lead.release().await;
+    timeout(SOON, standby.woken()).await.expect("the standby wakes");
+    let lead = standby.lead().await.unwrap().expect("the lead is free");
+    lead.release().await;
+    world.close().await;
+}
+
+/// A lead whose session is lost as soon as one window was read.
+#[derive(Clone, Default)]
+struct LostSession {
+    looks: Arc<AtomicUsize>,
+    leads: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Outbox for LostSession {
+    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        match self.leads.fetch_add(1, Ordering::SeqCst) {
+            0 => Ok(Some(Box::new(self.clone()))),
+            _ => Ok(None),
+        }
+    }
+
+    async fn woken(&self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn lost<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable("the session is lost".into()))
+}
+
+#[async_trait]
+impl Lead for LostSession {
+    async fn look(&mut self) -> Result<Look, StoreError> {
+        match self.looks.fetch_add(1, Ordering::SeqCst) {
+            0 => Ok(Look { events: true, retry_in: None }),
+            _ => lost(),
+        }
+    }
+
+    async fn unpublished(&mut self, _at_most: u32, _except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
+        Ok(vec![OutboxRow {
+            id: 1,
+            event_id: Uuid::nil(),
+            name: "allocated".into(),
+            sku: "LAMP".into(),
+            sequence: 1,
+            body: "{}".into(),
+            causation_id: "c".into(),
+            correlation_id: "c".into(),
+            traceparent: None,
+            committed_at: 0,
+        }])
+    }
+
+    async fn remove(&mut self, _ids: &[i64], _unroutable: i64) -> Result<(), StoreError> {
+        lost()
+    }
+
+    async fn set_aside(&mut self, _id: i64, _reason: &str) -> Result<(), StoreError> {
+        lost()
+    }
+
+    async fn due_retries(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+        lost()
+    }
+
+    async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
+        lost()
+    }
+
+    async fn hold_retries(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
+        lost()
+    }
+
+    async fn refuse_retry(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+        lost()
+    }
+
+    async fn sweep(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn release(self: Box<Self>) {}
+}
+
+/// A broker that never confirms.
+struct Silent;
+
+#[async_trait]
+impl Publisher for Silent {
+    async fn publish(&self, _rows: &[OutboxRow]) -> Vec<Published> {
+        std::future::pending().await
+    }
+
+    async fn publish_retries(&self, _retries: &[DueRetry]) -> Vec<Published> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_loses_its_session_drops_what_it_publishes() {
+    let outbox = LostSession::default();
+    let hour = Duration::from_hours(1);
+    let relay = Relay {
+        outbox: Arc::new(outbox.clone()),
+        publisher: Arc::new(Silent),
+        window: 100,
+        retention: Retention { inbox: hour, failures: hour },
+        database: Arc::new(Outage::of("the database")),
+        broker: Arc::new(Outage::of("the broker")),
+    };
+    let _running = AbortOnDropHandle::new(tokio::spawn(async move {
+        relay.run(&CancellationToken::new()).await;
+    }));
+    let again = async || outbox.leads.load(Ordering::SeqCst) > 1;
+    wait_until("it tries to lead again", SOON, again).await;
+}
