@@ -1,6 +1,7 @@
 //! What every test builds on: a system of its own on real servers, clients of it, and faults.
 
 mod broker;
+mod database;
 mod http;
 mod in_process;
 mod place;
@@ -13,6 +14,7 @@ mod wait;
 mod world;
 
 pub(crate) use broker::{Event, Raw, assert_gapless, properties};
+pub(crate) use database::{Database, Gate, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{LIMITS, bus, bus_that_tells, command, message, queue_of};
 pub(crate) use place::{amqp_url, processes_of, unique};

@@ -21,6 +21,7 @@ mod mail;
 mod operators;
 mod order;
 mod plans;
+mod postgres;
 mod read_side;
 mod recovery;
 mod regressions;

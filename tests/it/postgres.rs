@@ -1,0 +1,66 @@
+//! What the adapters of PostgreSQL do with rows, statement by statement: every column, every status, every queue.
+
+mod actions;
+mod edits;
+mod filters;
+mod floor;
+mod inbox;
+mod leader;
+mod outbox;
+mod recording;
+mod retention;
+mod retries;
+mod retry_checks;
+mod starts;
+
+use std::time::Duration;
+
+use allocation::ports::{
+    ledger::{Actor, FailedAttempt, FailureKey, Next},
+    store::{Fingerprint, Receipt},
+};
+
+/// What a row of each status must have: assignments for [`Database::failed`](crate::harness::Database::failed).
+const DEAD: &str = "status = 'dead', reason = 'rejected'";
+const RETRYING: &str = "status = 'retrying', reason = null, due_at = now() - interval '2 hours'";
+const DISCARDED: &str = "status = 'discarded', ended_at = now() - interval '1 hour'";
+const RESOLVED: &str = "status = 'resolved', reason = null, ended_at = now() - interval '1 hour'";
+const STATUSES: [(&str, &str); 4] =
+    [("dead", DEAD), ("retrying", RETRYING), ("discarded", DISCARDED), ("resolved", RESOLVED)];
+
+/// A message as the inbox knows it; equal numbers are equal bodies.
+fn receipt(message_id: &str, kind: &'static str, body: u8) -> Receipt {
+    Receipt { message_id: message_id.into(), kind, fingerprint: Fingerprint([body; 16]) }
+}
+
+/// A message as its row in the ledger is known by.
+fn key(message_id: Option<&str>, kind: &str, body: u8) -> FailureKey {
+    FailureKey {
+        message_id: message_id.map(Into::into),
+        kind: kind.into(),
+        fingerprint: Fingerprint([body; 16]),
+    }
+}
+
+/// An attempt that failed.
+fn failure(key: FailureKey, generation: i64, next: Next) -> FailedAttempt {
+    FailedAttempt {
+        key,
+        generation,
+        body: b"a body".into(),
+        properties: "{\"a\": 1}".into(),
+        original: b"properties".into(),
+        error: "it failed at 7".into(),
+        error_pattern: "it failed at".into(),
+        error_group: "group-9".into(),
+        chain: vec!["a cause".into(), "its cause".into()],
+        attempts: 2,
+        duration: Duration::from_millis(1234),
+        host: "host-1".into(),
+        next,
+    }
+}
+
+fn operator() -> Actor {
+    Actor { who: "an operator".into(), why: Some("a reason".into()) }
+}

@@ -1,0 +1,78 @@
+//! The inbox: which queue a message belongs to, and what happens when retention removes it while it is looked up.
+
+use allocation::ports::{
+    queue::QueueName,
+    store::{Sight, StoreError, Work},
+};
+
+use crate::harness::Database;
+
+use super::receipt;
+
+#[tokio::test]
+async fn a_message_that_was_not_handled_in_one_queue_stays_known_in_another() {
+    let db = Database::new().await;
+    let receipts = [receipt("m1", "allocate", 1), receipt("m2", "allocate", 1)];
+    db.commit(QueueName::Stock, &receipts, Work::default()).await;
+    let unhandled = Work { unhandled: vec!["m1".into()], ..Work::default() };
+    db.commit(QueueName::Orders, &receipts, unhandled).await;
+    for (queue, expected) in [
+        (QueueName::Stock, [Sight::Repeat, Sight::Repeat]),
+        (QueueName::Orders, [Sight::First, Sight::Repeat]),
+    ] {
+        let mut tx = db.store().begin(queue).await.unwrap();
+        assert_eq!(tx.first_sights(&receipts).await.unwrap(), expected, "{queue:?}");
+        tx.rollback().await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_a_repeat_if_its_type_and_its_body_are_the_same() {
+    let db = Database::new().await;
+    db.commit(
+        QueueName::Orders,
+        &[receipt("m1", "allocate", 1), receipt("old", "allocate", 1)],
+        Work::default(),
+    )
+    .await;
+    db.execute("update inbox set type = null where message_id = 'old'").await;
+    let cases = [
+        (receipt("m1", "allocate", 1), Sight::Repeat),
+        (receipt("m1", "allocate", 2), Sight::OtherBody),
+        (receipt("m1", "deallocate", 1), Sight::OtherBody),
+        (receipt("old", "deallocate", 1), Sight::Repeat),
+        (receipt("old", "allocate", 2), Sight::OtherBody),
+        (receipt("new", "allocate", 1), Sight::First),
+    ];
+    for (receipt, expected) in cases {
+        let mut tx = db.begin().await;
+        assert_eq!(tx.first_sights(std::slice::from_ref(&receipt)).await.unwrap(), [expected], "{receipt:?}");
+        tx.rollback().await;
+    }
+}
+
+/// The message is there when it is entered, and gone when it is looked up: it must not be called new, for then the inbox
+/// would not have it, and a further copy would be handled as well.
+#[tokio::test]
+async fn a_message_that_is_removed_while_it_is_looked_up_is_a_conflict_and_then_new() {
+    let db = Database::new().await;
+    let receipts = [receipt("m1", "allocate", 1), receipt("m2", "allocate", 1)];
+    db.commit(QueueName::Orders, &receipts[..1], Work::default()).await;
+    let gate = db.gate_after_inserts("inbox").await;
+    let (mut tx, asked) = (db.begin().await, receipts.clone());
+    let look_up = tokio::spawn(async move {
+        let sights = tx.first_sights(&asked).await;
+        tx.rollback().await;
+        sights
+    });
+    db.wait_until_blocked(1).await;
+    db.execute("delete from inbox where message_id = 'm1'").await;
+    gate.open().await;
+    let outcome = look_up.await.unwrap();
+    assert!(matches!(outcome, Err(StoreError::Conflict(_))), "{outcome:?}");
+
+    let mut tx = db.begin().await;
+    assert_eq!(tx.first_sights(&receipts).await.unwrap(), [Sight::First, Sight::First]);
+    tx.commit(Work::default()).await.unwrap();
+    assert_eq!(db.count("select count(*) from inbox").await, 2);
+}

@@ -1,0 +1,218 @@
+//! Attempts on their way into the ledger, and out of it when the message was handled after all.
+
+use std::time::Duration;
+
+use allocation::ports::{
+    ledger::{FailedAttempt, Next, Reason},
+    queue::QueueName,
+    store::Work,
+};
+use serde_json::{Value, json};
+
+use crate::harness::Database;
+
+use super::{RETRYING, STATUSES, failure, key, receipt};
+
+const LATER: Next = Next::Retry(Duration::from_hours(1));
+
+async fn record(db: &Database, failure: FailedAttempt) {
+    let work = Work { failures: vec![failure], ..Work::default() };
+    db.commit(QueueName::Orders, &[], work).await;
+}
+
+/// The attempts of all messages.
+async fn attempts(db: &Database) -> String {
+    db.text(
+        "select string_agg(concat_ws(', ', generation, attempt, host, duration_ms, error, chain), '; ')
+         from failed_attempts",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_first_failure_is_a_row_with_everything_in_it() {
+    let db = Database::new().await;
+    record(&db, failure(key(Some("m1"), "allocate", 1), 0, LATER)).await;
+    let id = db.count("select id from failed_messages").await;
+    let row = "select concat_ws(', ', queue, message_id, type, convert_from(body, 'UTF8'), properties,
+                   convert_from(original, 'UTF8'), status, reason, error, error_pattern, error_group, attempts,
+                   generation, round(extract(epoch from due_at - last_failed_at)), first_failed_at = last_failed_at,
+                   edited) from failed_messages";
+    let expected = "orders, m1, allocate, a body, {\"a\": 1}, properties, retrying, it failed at 7, it failed at, \
+                    group-9, 2, 1, 3600, t, f";
+    assert_eq!(db.text(row).await, expected);
+    let row = db.row(id).await;
+    for column in ["reason", "published_at", "ended_at", "held_because"] {
+        assert_eq!(row.column(column), &Value::Null, "{column}");
+    }
+    assert_eq!(row.column("fingerprint"), &json!(format!("\\x{}", "01".repeat(16))));
+    assert_eq!(attempts(&db).await, "1, 2, host-1, 1234, it failed at 7, {\"a cause\",\"its cause\"}");
+}
+
+/// What another attempt changes in a row. The message itself stays as it was first recorded.
+fn another_attempt(before: &Value, status: &str, reason: Option<&str>, due_at: Option<&str>) -> Value {
+    let all = json!({
+        "status": status, "reason": reason, "due_at": due_at, "error": "it failed at 7",
+        "error_pattern": "it failed at", "error_group": "group-9", "attempts": 2, "generation": 5,
+        "last_failed_at": "now", "published_at": null, "ended_at": null
+    });
+    let Value::Object(all) = all else { unreachable!("it is an object") };
+    all.into_iter().filter(|(name, value)| before[name] != *value).collect()
+}
+
+/// Every status, and copies of every generation beside the row's, which is 4. 0 is a message from a sender: only a row
+/// that is being retried swallows it, for it may be a redelivery.
+#[tokio::test]
+async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_sender() {
+    let db = Database::new().await;
+    for (status, columns) in STATUSES {
+        for (generation, recorded) in
+            [(4, true), (0, status != "retrying"), (1, false), (3, false), (5, false)]
+        {
+            for next in [LATER, Next::Dead(Reason::CrashLoop)] {
+                let case = format!("{status}, generation {generation}, {next:?}");
+                let columns =
+                    format!("{columns}, published_at = now() - interval '1 hour', held_because = 'x'");
+                let id = db.failed("m1", &columns).await;
+                let before = db.row(id).await;
+                record(&db, failure(key(Some("m1"), "allocate", 1), generation, next)).await;
+                let after = db.row(id).await;
+                let expected = match (recorded, next) {
+                    (false, _) => json!({}),
+                    (true, Next::Retry(_)) => {
+                        another_attempt(&before.columns(), "retrying", None, Some("in 3600 s"))
+                    }
+                    (true, Next::Dead(_)) => {
+                        another_attempt(&before.columns(), "dead", Some("crash_loop"), None)
+                    }
+                };
+                assert_eq!(after.changes_since(&before), expected, "{case}");
+                let attempt = "5, 2, host-1, 1234, it failed at 7, {\"a cause\",\"its cause\"}";
+                assert_eq!(attempts(&db).await, if recorded { attempt } else { "" }, "{case}");
+                assert_eq!(db.count("select count(*) from failed_messages").await, 1, "{case}");
+                db.execute("delete from failed_messages").await;
+            }
+        }
+    }
+}
+
+/// A message is its queue, id, type and body; without an id it is the rest.
+#[tokio::test]
+async fn another_message_is_another_row() {
+    let db = Database::new().await;
+    let keys = [
+        key(Some("m1"), "allocate", 1),
+        key(Some("m1"), "allocate", 2),
+        key(Some("m1"), "deallocate", 1),
+        key(Some("m2"), "allocate", 1),
+        key(None, "allocate", 1),
+        key(None, "allocate", 2),
+        key(None, "deallocate", 1),
+    ];
+    let work = |generation| Work {
+        failures: keys.iter().map(|key| failure(key.clone(), generation, LATER)).collect(),
+        ..Work::default()
+    };
+    for queue in [QueueName::Orders, QueueName::Stock] {
+        db.commit(queue, &[], work(0)).await;
+        db.commit(queue, &[], work(1)).await;
+    }
+    let rows = "select count(*) from failed_messages where generation = 2 and attempts = 2";
+    assert_eq!(db.count(rows).await, 14);
+    assert_eq!(db.count("select count(*) from failed_messages").await, 14);
+}
+
+/// The message that was handled, and those that share its id: with another body, of another type, in another queue.
+const ROWS: [&str; 4] = [
+    "queue = 'orders'",
+    "fingerprint = decode(repeat('02', 16), 'hex')",
+    "type = 'deallocate'",
+    "queue = 'stock'",
+];
+
+#[tokio::test]
+async fn a_success_resolves_what_the_ledger_has_of_this_message_and_nothing_else() {
+    let db = Database::new().await;
+    db.execute(
+        "insert into inbox (queue, message_id, type, fingerprint)
+         values ('orders', 'earlier', 'allocate', decode(repeat('01', 16), 'hex'))",
+    )
+    .await;
+    let mut rows = Vec::new();
+    for (status, columns) in STATUSES {
+        for (place, row) in ROWS.into_iter().enumerate() {
+            let id = db.failed(&format!("was-{status}"), &format!("{columns}, {row}")).await;
+            rows.push((status, place, db.row(id).await, id));
+        }
+        let id = db.failed("earlier", &format!("{columns}, type = '{status}'")).await;
+        rows.push((status, ROWS.len(), db.row(id).await, id));
+    }
+    let receipts = STATUSES.map(|(status, _)| receipt(&format!("was-{status}"), "allocate", 1));
+    let handled = receipts.iter().map(|receipt| receipt.message_id.clone()).collect();
+    db.commit(QueueName::Orders, &receipts, Work { handled, ..Work::default() }).await;
+    for (status, place, before, id) in rows {
+        let expected = match (place, status) {
+            (0, "dead") => json!({ "status": "resolved", "reason": null, "ended_at": "now" }),
+            (0, "retrying") => json!({ "status": "resolved", "due_at": null, "ended_at": "now" }),
+            // Its sender sent it once more: it was handled, whatever an operator had decided before.
+            (0, "discarded") => json!({ "status": "resolved", "reason": null, "ended_at": "now" }),
+            _ => json!({}),
+        };
+        let row = ROWS.get(place).unwrap_or(&"handled earlier");
+        assert_eq!(db.row(id).await.changes_since(&before), expected, "{status}, {row}");
+    }
+}
+
+#[tokio::test]
+async fn attempts_are_counted_per_message_and_only_while_it_is_being_retried() {
+    let db = Database::new().await;
+    let retrying = RETRYING;
+    db.failed("m1", &format!("{retrying}, attempts = 2")).await;
+    db.failed("m1", &format!("{retrying}, attempts = 3, fingerprint = decode(repeat('02', 16), 'hex')"))
+        .await;
+    db.failed("m1", &format!("{retrying}, attempts = 4, type = 'deallocate'")).await;
+    db.failed("m1", &format!("{retrying}, attempts = 5, queue = 'stock'")).await;
+    db.failed("elsewhere", &format!("{retrying}, attempts = 6, queue = 'stock'")).await;
+    db.failed("none", &format!("{retrying}, attempts = 7")).await;
+    db.execute("update failed_messages set message_id = null where message_id = 'none'").await;
+    for (status, columns) in STATUSES.into_iter().filter(|(status, _)| *status != "retrying") {
+        db.failed(status, columns).await;
+    }
+    let keys = [
+        (key(Some("m1"), "deallocate", 1), 4),
+        (key(Some("resolved"), "allocate", 1), 0),
+        (key(None, "allocate", 1), 7),
+        (key(Some("elsewhere"), "allocate", 1), 0),
+        (key(Some("m1"), "allocate", 2), 3),
+        (key(Some("dead"), "allocate", 1), 0),
+        (key(Some("discarded"), "allocate", 1), 0),
+        (key(Some("unknown"), "allocate", 1), 0),
+        (key(Some("m1"), "allocate", 1), 2),
+        (key(None, "allocate", 2), 0),
+        (key(Some("m1"), "deallocate", 2), 0),
+    ];
+    let (keys, expected): (Vec<_>, Vec<u32>) = keys.into_iter().unzip();
+    let mut tx = db.begin().await;
+    assert_eq!(tx.failed_attempts(&keys).await.unwrap(), expected);
+    tx.rollback().await;
+}
+
+/// Two workers that fail the same message do not both count the same attempt.
+#[tokio::test]
+async fn who_counts_the_attempts_of_a_message_holds_it() {
+    let db = Database::new().await;
+    db.failed("m1", RETRYING).await;
+    let keys = [key(Some("m1"), "allocate", 1)];
+    let mut first = db.begin().await;
+    assert_eq!(first.failed_attempts(&keys).await.unwrap(), [3]);
+    let mut second = db.begin().await;
+    let asked = tokio::spawn(async move {
+        let attempts = second.failed_attempts(&keys).await;
+        second.rollback().await;
+        attempts
+    });
+    db.wait_until_blocked(1).await;
+    let failure = FailedAttempt { attempts: 4, ..failure(key(Some("m1"), "allocate", 1), 4, LATER) };
+    first.commit(Work { failures: vec![failure], ..Work::default() }).await.unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), [4]);
+}

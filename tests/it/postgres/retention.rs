@@ -1,0 +1,120 @@
+//! What is removed when it is old enough, and which copies are published again because nothing was heard of them.
+
+use std::time::Duration;
+
+use allocation::ports::outbox::{Lead, Retention};
+use serde_json::json;
+
+use crate::harness::Database;
+
+use super::STATUSES;
+
+const DAY: Duration = Duration::from_hours(24);
+const RETENTION: Retention = Retention { inbox: DAY, failures: DAY.saturating_mul(3) };
+
+async fn sweep(lead: &mut dyn Lead) {
+    assert!(!lead.sweep(RETENTION).await.unwrap(), "there is nothing more to remove");
+}
+
+/// Whatever its times say, a message that is dead or is being retried is never removed.
+#[tokio::test]
+async fn only_what_has_ended_long_enough_ago_is_removed() {
+    let db = Database::new().await;
+    let mut expected = Vec::new();
+    for (status, _) in STATUSES {
+        for hours in ["null", "'71 hours'", "'73 hours'"] {
+            let columns = format!(
+                "status = '{status}', due_at = now() - interval '4 days', ended_at = now() - {hours}::interval"
+            );
+            let id = db.failed(&format!("{status} {}", expected.len()), &columns).await;
+            if hours != "'73 hours'" || ["dead", "retrying"].contains(&status) {
+                expected.push(id.to_string());
+            }
+        }
+    }
+    sweep(&mut *db.lead().await).await;
+    let left = "select string_agg(id::text, ' ' order by id) from failed_messages";
+    assert_eq!(db.text(left).await, expected.join(" "));
+}
+
+#[tokio::test]
+async fn handled_messages_and_starts_are_removed_after_their_retention() {
+    let db = Database::new().await;
+    db.execute(
+        "insert into inbox (queue, message_id, fingerprint, handled_at)
+         select queue, hours, '', now() - hours * interval '1 hour'
+         from unnest(array['orders', 'stock']) as queue, unnest(array[0, 23, 25, 71, 73]) as hours;
+         insert into message_starts (queue, message_id, starts, started_at)
+         select queue, message_id, 2, handled_at from inbox",
+    )
+    .await;
+    sweep(&mut *db.lead().await).await;
+    for table in ["inbox", "message_starts"] {
+        let left = format!(
+            "select string_agg(concat(queue, message_id), ' ' order by queue, message_id) from {table}"
+        );
+        assert_eq!(db.text(&left).await, "orders0 orders23 stock0 stock23", "{table}");
+    }
+}
+
+/// A copy is published again after an hour at the earliest, and only when it was out for longer than the time from when it
+/// was first due to its last publication: after 1, 2, 4, 8 … hours.
+#[tokio::test]
+async fn copies_are_published_again_at_distances_that_double() {
+    let db = Database::new().await;
+    let mut lead = db.lead().await;
+    // Minutes since the copy was published, minutes between due time and publication, and whether another one is due.
+    let cases = [
+        (1, 0, false),
+        (59, 0, false),
+        (61, 0, true),
+        (61, 60, true),
+        (61, 62, false),
+        (119, 120, false),
+        (121, 120, true),
+        (7 * 60, 8 * 60, false),
+        (9 * 60, 8 * 60, true),
+    ];
+    for (out, waited, again) in cases {
+        for (status, columns) in STATUSES {
+            let case = format!("{status}, out for {out} min, published {waited} min late");
+            let id = db.failed("m1", columns).await;
+            db.execute(&format!(
+                "update failed_messages set published_at = now() - interval '{out} minutes',
+                     due_at = now() - interval '{out} minutes' - interval '{waited} minutes'"
+            ))
+            .await;
+            let before = db.row(id).await;
+            sweep(&mut *lead).await;
+            let is_due = again && status == "retrying";
+            let expected = if is_due { json!({ "published_at": null }) } else { json!({}) };
+            assert_eq!(db.row(id).await.changes_since(&before), expected, "{case}");
+            assert_eq!(lead.due_retries(1).await.unwrap().len(), usize::from(is_due), "{case}");
+            db.execute("delete from failed_messages").await;
+        }
+    }
+}
+
+/// One copy after the other of a message that is not handled for two days.
+#[tokio::test]
+async fn in_two_days_without_a_worker_few_copies_are_published() {
+    let db = Database::new().await;
+    let mut lead = db.lead().await;
+    db.failed("m1", "status = 'retrying', reason = null, due_at = now() - interval '1 minute'").await;
+    let mut published_at = Vec::new();
+    for half_hour in 0..=96 {
+        sweep(&mut *lead).await;
+        for retry in lead.due_retries(1).await.unwrap() {
+            lead.retries_published(&[&retry]).await.unwrap();
+            published_at.push(half_hour);
+        }
+        // Half an hour passes.
+        db.execute(
+            "update failed_messages set due_at = due_at - interval '30 minutes',
+                 published_at = published_at - interval '30 minutes'",
+        )
+        .await;
+    }
+    // After an hour; and then after the first half-hour in which it was out for longer than in all the time before.
+    assert_eq!(published_at, [0, 2, 5, 11, 23, 47, 95]);
+}
