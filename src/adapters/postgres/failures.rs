@@ -135,8 +135,9 @@ async fn record_one(
     Ok(())
 }
 
-/// What was handled has not failed any more; nor is it discarded, if its sender sent it again. Message by message, for a list would be a filter behind all of the queue's
-/// failures; `offset 0` keeps the planner from turning that round.
+/// What was handled has not failed any more; nor is it discarded, if its sender sent it again. Message by message, for a
+/// list would be a filter behind all of the queue's failures; `offset 0` keeps the planner from turning that round. Whether
+/// a row is what was handled is asked of the row itself, once more if an operator has edited it meanwhile.
 pub(super) async fn resolve(
     connection: &mut PgConnection,
     queue: &str,
@@ -146,16 +147,17 @@ pub(super) async fn resolve(
         return Ok(());
     }
     sqlx::query!(
-        "update failed_messages
+        "update failed_messages as failed
          set status = 'resolved', reason = null, due_at = null, ended_at = now()
-         where status <> 'resolved' and id = any(array(
-             select failed.id from unnest($2::text[]) as handled (message_id)
+         where failed.status <> 'resolved' and failed.id = any(array(
+             select same_id.id from unnest($2::text[]) as handled (message_id)
              cross join lateral (
-                 select f.id, f.type, f.fingerprint from failed_messages f
+                 select f.id from failed_messages f
                  where f.queue = $1 and coalesce(f.message_id, '') = handled.message_id offset 0
-             ) as failed
-             where exists (select from inbox i where i.queue = $1 and i.message_id = handled.message_id
-                           and i.fingerprint = failed.fingerprint and coalesce(i.type, failed.type) = failed.type)))",
+             ) as same_id))
+           and exists (select from inbox i where i.queue = failed.queue and i.message_id = failed.message_id
+                       and i.fingerprint = failed.fingerprint and coalesce(i.type, failed.type) = failed.type
+                       offset 0)",
         queue,
         &texts(handled) as &[&str],
     )

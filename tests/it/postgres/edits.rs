@@ -137,3 +137,28 @@ async fn an_edit_waits_for_the_copy_that_is_being_handled() {
         assert_eq!((row.column("body"), row.column("edited")), (&json!("\\x6f6e65"), &json!(false)));
     }
 }
+
+/// The sender sends the dead message again, and while that copy is handled, an operator edits the row: what was handled
+/// is not what the row is now.
+#[tokio::test]
+async fn a_success_of_the_old_body_does_not_resolve_a_message_that_is_being_edited() {
+    let db = Database::new().await;
+    let id = db.failed("m1", "").await;
+    let mut handling = db.begin().await;
+    handling.first_sights(&[receipt("m1", "allocate", 1)]).await.unwrap();
+    let gate = db.gate_after_inserts("failed_actions").await;
+    let ledger = db.ledger();
+    let edit = tokio::spawn(async move {
+        let correction = Correction { message_id: "m1".into(), ..correction(4) };
+        ledger.correct(id, &correction, &operator()).await.unwrap()
+    });
+    db.wait_until_blocked(1).await;
+    let success = tokio::spawn(handling.commit(Work { handled: vec!["m1".into()], ..Work::default() }));
+    db.wait_until_blocked(2).await;
+    gate.open().await;
+    assert_eq!(edit.await.unwrap(), Acted::Done);
+    success.await.unwrap().unwrap();
+    let row = db.row(id).await;
+    assert_eq!((row.column("status"), row.column("generation")), (&json!("retrying"), &json!(5)));
+    assert_eq!(db.lead().await.due_retries(10).await.unwrap().len(), 1, "the edited message is lost");
+}
