@@ -1,11 +1,11 @@
 //! Takes commands through their units of work: handled before? → handler → reactions until no event is left → one commit.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Mutex, RwLock};
+use tokio::{
+    sync::{Mutex, RwLock},
+    time::Instant,
+};
 
 use crate::{
     crash_points::{self, CrashPoint},

@@ -4,12 +4,9 @@
 //! removes those that were confirmed. Within a SKU it goes back to the first that was not: what was published behind
 //! a refused event is published again after it, so that a subscriber who takes only the next sequence misses none.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 

@@ -7,9 +7,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::ports::outbox::{OutboxRow, Published};
