@@ -143,7 +143,7 @@ impl Relay {
         let now = Instant::now();
         let rows = lead.unpublished(course.window, &course.throttle.blocked(now)).await?;
         if rows.is_empty() {
-            let next_try = course.throttle.next_try().unwrap_or(now + LOOK_AT_LEAST_EVERY);
+            let next_try = course.throttle.next_try(now).unwrap_or(now + LOOK_AT_LEAST_EVERY);
             return Ok(Round::Idle(next_try.saturating_duration_since(now).min(LOOK_AT_LEAST_EVERY)));
         }
         let rows = course.throttle.select(rows, course.window, now);

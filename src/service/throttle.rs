@@ -43,8 +43,8 @@ impl Throttle {
     }
 
     /// When something is to be tried that is not tried now.
-    pub(super) fn next_try(&self) -> Option<Instant> {
-        self.names.values().map(|refusal| refusal.next_try).min()
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
+        self.names.values().map(|refusal| refusal.next_try).filter(|next_try| *next_try > now).min()
     }
 
     /// The rows that may be published now. Of a SKU whose event was refused it is one, so that nothing overtakes it. Fewer
@@ -176,7 +176,7 @@ mod tests {
             let selected = throttle.select(rows.clone(), 1000, now);
             copies += selected.len();
             throttle.learn(&selected, &vec![nacked(); selected.len()], WINDOW, now);
-            now = throttle.next_try().unwrap();
+            now = throttle.next_try(now).unwrap();
         }
         assert!((200 + 60..200 + 75).contains(&copies), "{copies} copies");
     }
@@ -225,7 +225,18 @@ mod tests {
         let (mut throttle, now) = (Throttle::default(), Instant::now());
         throttle.learn(&[row(1, "allocated", "a")], &[nacked()], WINDOW, now);
         assert_eq!(throttle.select(vec![], WINDOW, now + SHORTEST_PAUSE), []);
-        assert_eq!(throttle.next_try(), None);
+        assert_eq!(throttle.next_try(now), None);
+    }
+
+    #[test]
+    fn the_next_try_is_one_that_is_still_to_come() {
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let (one, other) = (row(1, "allocated", "a"), row(2, "out_of_stock", "b"));
+        throttle.learn(std::slice::from_ref(&one), &[nacked()], WINDOW, now);
+        throttle.learn(&[other], &[nacked()], WINDOW, now + SHORTEST_PAUSE);
+        assert_eq!(throttle.next_try(now), Some(now + SHORTEST_PAUSE));
+        throttle.learn(&[one], &[Published::Confirmed], WINDOW, now + SHORTEST_PAUSE);
+        assert_eq!(throttle.next_try(now + SHORTEST_PAUSE), Some(now + 2 * SHORTEST_PAUSE));
     }
 
     #[test]
