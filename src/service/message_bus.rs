@@ -134,6 +134,7 @@ impl MessageBus {
             }
             return Ok(());
         }
+        self.taken_back.lock().await.write(&*self.store).await?;
         // In the order of arrival: commands about one line or batch must not overtake each other.
         for group in suspects::groups(&*self.store, queue, batch).await? {
             match group {
@@ -174,7 +175,8 @@ impl MessageBus {
     }
 
     /// Takes back the starts that were counted for messages which go back to their queue: this process ends in good order,
-    /// or waits for a server, and has not crashed over them. What cannot be written now is written by the next probe.
+    /// or waits for a server, and has not crashed over them. What cannot be written now is written before this process
+    /// handles anything again.
     pub async fn take_back_starts(&self, queue: QueueName, batch: &[Incoming]) {
         let mut taken_back = self.taken_back.lock().await;
         taken_back.add(queue, batch);
