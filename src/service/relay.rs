@@ -212,15 +212,17 @@ impl Relay {
         if !due.is_empty() {
             crash_points::here(CrashPoint::RetryConfirmed);
         }
-        self.note(&outcomes);
-        let mut moved = self.settle_retries(lead, &due, &outcomes).await?;
+        let moved = self.settle_retries(lead, &due, &outcomes).await?;
         let suspect = due.iter().zip(&outcomes).find(|(_, outcome)| matches!(outcome, Published::Unknown(_)));
+        let mut alone = false;
         if let Some((retry, _)) = suspect.filter(|_| due.len() > 1) {
-            let alone = std::slice::from_ref(retry);
-            let outcomes = while_alive(lead, self.publisher.publish_retries(alone)).await?;
-            moved |= self.settle_retries(lead, alone, &outcomes).await?;
+            let retry = std::slice::from_ref(retry);
+            let outcomes = while_alive(lead, self.publisher.publish_retries(retry)).await?;
+            alone = self.settle_retries(lead, retry, &outcomes).await?;
         }
-        Ok(moved)
+        // If one retry alone was to blame, nothing is wrong with the broker.
+        self.note(if alone { &[] } else { &outcomes });
+        Ok(moved || alone)
     }
 
     async fn settle_retries(
@@ -338,8 +340,8 @@ fn confirmed_in_order(rows: &[OutboxRow], outcomes: &[Published]) -> Done {
 
 fn trouble(outcome: &Published) -> Option<&str> {
     match outcome {
-        Published::Rejected(reason) | Published::Unknown(reason) => Some(reason),
-        Published::Confirmed | Published::Unroutable | Published::Nacked(_) => None,
+        Published::Unknown(reason) => Some(reason),
+        Published::Confirmed | Published::Unroutable | Published::Nacked(_) | Published::Rejected(_) => None,
     }
 }
 
