@@ -166,7 +166,9 @@ impl Relay {
         };
         // If one event alone was to blame, nothing is wrong with the broker.
         self.note(if alone { &[] } else { &outcomes });
-        Ok(if alone || !done.ids.is_empty() { Round::Moved } else { Round::Stuck })
+        // What is refused waits for its own time, and nothing else waits with it.
+        let refused = outcomes.iter().any(|outcome| matches!(outcome, Published::Nacked(_)));
+        Ok(if alone || refused || !done.ids.is_empty() { Round::Moved } else { Round::Stuck })
     }
 
     /// One event may have closed the channel under all those behind it: alone it shows whether it is the one. True if
@@ -202,7 +204,7 @@ impl Relay {
         Ok(any)
     }
 
-    /// Whether any retry left, or was found to be one that cannot.
+    /// Whether any retry left, or was found to be one that cannot leave now.
     async fn relay_retries(&self, lead: &mut dyn Lead) -> Result<bool, StoreError> {
         let due = lead.due_retries(self.window).await?;
         if !due.is_empty() {
@@ -232,7 +234,6 @@ impl Relay {
         outcomes: &[Published],
     ) -> Result<bool, StoreError> {
         let (mut confirmed, mut homeless, mut nacked) = (Vec::new(), Vec::new(), Vec::new());
-        let mut refused = false;
         for (retry, outcome) in due.iter().zip(outcomes) {
             match outcome {
                 Published::Confirmed => confirmed.push(retry),
@@ -244,7 +245,6 @@ impl Relay {
                         reason, "a retry cannot be published; see `allocation dead-letters`"
                     );
                     lead.refuse_retry(retry, reason).await?;
-                    refused = true;
                 }
                 Published::Unknown(_) => {}
             }
@@ -263,7 +263,7 @@ impl Relay {
         if !confirmed.is_empty() {
             crash_points::here(CrashPoint::RetryMarked);
         }
-        Ok(refused || !confirmed.is_empty())
+        Ok(outcomes.iter().any(|outcome| !matches!(outcome, Published::Unknown(_))))
     }
 
     fn note(&self, outcomes: &[Published]) {
