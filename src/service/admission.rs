@@ -117,3 +117,61 @@ pub(super) fn runs<'a, 'b>(batch: &'b Batch<'a>) -> Vec<&'b Batch<'a>> {
     runs.push(&batch[begin..]);
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        ports::queue::{Message, RetryMark},
+        service::{decode::Limits, incoming::Incoming},
+    };
+
+    fn line(id: &str, order: &str) -> Incoming {
+        let message = Message {
+            kind: "deallocate".into(),
+            message_id: Some(id.into()),
+            body: format!(r#"{{"orderid": "{order}", "sku": "LAMP"}}"#).into_bytes(),
+            ..Message::default()
+        };
+        Incoming::read(message, false, Limits { body: 1000, headers: 1000 })
+    }
+
+    fn copy(mut line: Incoming, generation: i64) -> Incoming {
+        line.message.retry = Some(RetryMark { failed_message_id: 1, generation, secret: Uuid::nil() });
+        line
+    }
+
+    fn lengths(batch: &[Incoming]) -> Vec<usize> {
+        let batch: Vec<_> = batch.iter().collect();
+        runs(&batch).iter().map(|run| run.len()).collect()
+    }
+
+    #[test]
+    fn different_messages_and_copies_are_one_run() {
+        assert_eq!(lengths(&[line("a", "1"), line("b", "1"), line("a", "1"), line("c", "1")]), [4]);
+        assert_eq!(lengths(&[copy(line("a", "1"), 2), copy(line("a", "1"), 2)]), [2]);
+    }
+
+    #[test]
+    fn another_message_under_a_known_id_begins_a_run() {
+        let (original, other) = (|| line("a", "1"), || line("a", "2"));
+        assert_eq!(lengths(&[original(), line("b", "1"), other(), line("b", "1")]), [2, 2]);
+        assert_eq!(lengths(&[original(), other(), original()]), [1, 1, 1]);
+        assert_eq!(lengths(&[original(), other(), other(), line("b", "1"), original()]), [1, 3, 1]);
+    }
+
+    #[test]
+    fn copies_of_different_generations_are_not_in_one_run() {
+        let generations = [line("a", "1"), copy(line("a", "1"), 2), copy(line("a", "1"), 3)];
+        assert_eq!(lengths(&generations), [1, 1, 1]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_in_every_run() {
+        let unreadable = || line("a", "\"");
+        assert!(unreadable().receipt().is_none());
+        assert_eq!(lengths(&[line("a", "1"), unreadable(), unreadable(), line("a", "1")]), [4]);
+    }
+}

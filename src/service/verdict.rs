@@ -199,6 +199,16 @@ mod tests {
     }
 
     #[test]
+    fn a_conflict_that_outlasts_every_attempt_is_dead() {
+        let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
+        let conflict = store(StoreError::Conflict);
+        assert!(matches!(next(&conflict, 2, &policy), Next::Retry(_)));
+        for attempts in [3, 4] {
+            assert_eq!(next(&conflict, attempts, &policy), Next::Dead(Reason::AttemptsExhausted));
+        }
+    }
+
+    #[test]
     fn failures_of_one_cause_have_one_pattern() {
         let missing =
             |name: &str| Failure::Rejected(Rejection::InvalidBatchref(Reference::new(name).unwrap()));

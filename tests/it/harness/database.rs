@@ -14,11 +14,11 @@ use allocation::{
     },
 };
 use serde_json::{Map, Value, json};
-use sqlx::{PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions, types::time::OffsetDateTime};
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions, types::time::OffsetDateTime};
 use time::format_description::well_known::Rfc3339;
 
 use super::{
-    place::{administer, database_url, unique},
+    place::{database_url, unique},
     wait_for,
 };
 
@@ -220,6 +220,13 @@ impl Drop for Database {
         // A test that failed for another reason must be able to say so.
         let _ = removal.join();
     }
+}
+
+/// Runs a statement that ends a database or a role.
+async fn administer(statement: String) {
+    let mut connection =
+        PgConnection::connect(&database_url("postgres")).await.expect("PostgreSQL is available");
+    sqlx::raw_sql(&statement).execute(&mut connection).await.expect("what a test made can be removed");
 }
 
 /// The advisory lock that sessions wait for.
