@@ -27,6 +27,7 @@ mod recovery;
 mod regressions;
 mod relay;
 mod rules;
+mod service;
 mod slow_commits;
 mod store_contract;
 mod subscriptions;

@@ -1,0 +1,110 @@
+//! Ports that do what a test says, and messages for them.
+
+mod notifier;
+mod outbox;
+mod publisher;
+mod queues;
+mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use allocation::{
+    ports::{
+        ledger::Next,
+        queue::RetryMark,
+        store::{Store, StoreError},
+    },
+    service::{
+        decode::Limits,
+        delays::RetryPolicy,
+        incoming::Incoming,
+        message_bus::{Fate, MessageBus, Policy},
+    },
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::harness::command;
+
+pub(super) use notifier::ScriptedNotifier;
+pub(super) use outbox::{Note, ScriptedOutbox};
+pub(super) use publisher::{ScriptedPublisher, relay, run_for};
+pub(super) use queues::{ScriptedQueues, Working, worker};
+pub(super) use store::{Call, Reply, ScriptedStore};
+
+pub(super) const LIMITS: Limits = Limits { body: 262_144, headers: 65_536 };
+
+pub(super) fn unavailable() -> StoreError {
+    StoreError::Unavailable("no connection".into())
+}
+
+pub(super) fn conflict() -> StoreError {
+    StoreError::Conflict("deadlock".into())
+}
+
+pub(super) fn broken() -> StoreError {
+    StoreError::Failed("disk full".into())
+}
+
+/// A handler may take ten seconds; a command has three attempts.
+pub(super) fn bus_with(store: &ScriptedStore, notifier: &ScriptedNotifier) -> MessageBus {
+    let policy = Policy {
+        handler_timeout: Duration::from_secs(10),
+        retry: RetryPolicy { max_attempts: 3, ..RetryPolicy::default() },
+        host: "test".into(),
+    };
+    MessageBus::new(Arc::new(store.clone()) as Arc<dyn Store>, Arc::new(notifier.clone()), policy)
+}
+
+pub(super) fn bus(store: &ScriptedStore) -> MessageBus {
+    bus_with(store, &ScriptedNotifier::default())
+}
+
+/// A command that is handled: a batch of its own.
+pub(super) fn batch(id: &str, sku: &str) -> Incoming {
+    command(id, "create_batch", &json!({ "ref": format!("b-{id}"), "sku": sku, "qty": 10 }))
+}
+
+/// A command that is rejected: a line of a SKU without batches.
+pub(super) fn rejected(id: &str) -> Incoming {
+    line(id, "NO-SUCH-LAMP", 1)
+}
+
+pub(super) fn line(id: &str, sku: &str, qty: u32) -> Incoming {
+    command(id, "allocate", &json!({ "orderid": format!("o-{id}"), "sku": sku, "qty": qty }))
+}
+
+/// An event that asks for a mail.
+pub(super) fn out_of_stock(id: &str) -> Incoming {
+    command(id, "out_of_stock", &json!({ "orderid": format!("o-{id}"), "sku": "LAMP", "qty": 1 }))
+}
+
+pub(super) fn redelivered(mut incoming: Incoming) -> Incoming {
+    incoming.redelivered = true;
+    incoming
+}
+
+pub(super) fn awaited(mut incoming: Incoming) -> Incoming {
+    incoming.awaited = true;
+    incoming
+}
+
+/// A copy that the relay published.
+pub(super) fn retry(mut incoming: Incoming, generation: i64) -> (Incoming, RetryMark) {
+    let mark = RetryMark { failed_message_id: 1, generation, secret: Uuid::from_u128(7) };
+    incoming.message.retry = Some(mark);
+    (incoming, mark)
+}
+
+/// Short names of fates.
+pub(super) fn names(fates: &[Fate]) -> Vec<&'static str> {
+    let name = |fate: &Fate| match fate {
+        Fate::Handled => "handled",
+        Fate::Repeat => "repeat",
+        Fate::Failed(_, Next::Retry(_)) => "retry",
+        Fate::Failed(_, Next::Dead(_)) => "dead",
+        Fate::Refused(_) => "refused",
+        Fate::InDoubt => "in doubt",
+    };
+    fates.iter().map(name).collect()
+}

@@ -1,0 +1,118 @@
+//! A broker that does what a test says, and a relay between it and an outbox.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use allocation::{
+    ports::{
+        ledger::DueRetry,
+        outbox::{OutboxRow, Published, Publisher, Retention},
+    },
+    service::{outage::Outage, relay::Relay},
+};
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::ScriptedOutbox;
+
+/// What became of each of the publications with these ids; none if the broker never answers.
+type Answer = dyn Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync;
+
+/// Clones are one publisher.
+#[derive(Clone)]
+pub(crate) struct ScriptedPublisher {
+    answer: Arc<Answer>,
+    published: Arc<Mutex<Vec<(Instant, Vec<i64>)>>>,
+    given_up: Arc<Mutex<usize>>,
+}
+
+impl ScriptedPublisher {
+    pub(crate) fn new(answer: impl Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync + 'static) -> Self {
+        Self { answer: Arc::new(answer), published: Arc::default(), given_up: Arc::default() }
+    }
+
+    pub(crate) fn confirms() -> Self {
+        Self::new(|ids| Some(vec![Published::Confirmed; ids.len()]))
+    }
+
+    /// The channel is closed under everything that is in flight beside the culprit.
+    pub(crate) fn closes_the_channel_over(culprit: i64) -> Self {
+        Self::new(move |ids| {
+            Some(match ids {
+                [id] if *id == culprit => vec![Published::Rejected("too large".into())],
+                ids if ids.contains(&culprit) => vec![Published::Unknown("channel closed".into()); ids.len()],
+                ids => vec![Published::Confirmed; ids.len()],
+            })
+        })
+    }
+
+    /// What was published together, by id.
+    pub(crate) fn published(&self) -> Vec<Vec<i64>> {
+        self.published.lock().unwrap().iter().map(|(_, ids)| ids.clone()).collect()
+    }
+
+    /// When something was published.
+    pub(crate) fn times(&self) -> Vec<Instant> {
+        self.published.lock().unwrap().iter().map(|(time, _)| *time).collect()
+    }
+
+    /// How many publications were dropped before their answer.
+    pub(crate) fn given_up(&self) -> usize {
+        *self.given_up.lock().unwrap()
+    }
+
+    async fn answer(&self, ids: Vec<i64>) -> Vec<Published> {
+        let mut dropped = CountsDrop(Some(self.given_up.clone()));
+        self.published.lock().unwrap().push((Instant::now(), ids.clone()));
+        let answer = (self.answer)(&ids);
+        let Some(answer) = answer else { std::future::pending().await };
+        dropped.0 = None;
+        answer
+    }
+}
+
+struct CountsDrop(Option<Arc<Mutex<usize>>>);
+
+impl Drop for CountsDrop {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            *count.lock().unwrap() += 1;
+        }
+    }
+}
+
+#[async_trait]
+impl Publisher for ScriptedPublisher {
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
+        self.answer(rows.iter().map(|row| row.id).collect()).await
+    }
+
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
+        self.answer(retries.iter().map(|retry| retry.id).collect()).await
+    }
+}
+
+/// A relay that takes eight at once.
+pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> Relay {
+    Relay {
+        outbox: Arc::new(outbox.clone()),
+        publisher: Arc::new(publisher.clone()),
+        window: 8,
+        retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
+        database: Arc::new(Outage::of("the database")),
+        broker: Arc::new(Outage::of("the broker")),
+    }
+}
+
+/// Runs a relay for so long.
+pub(crate) async fn run_for(relay: &Relay, time: Duration) {
+    let stop = CancellationToken::new();
+    let stops = async {
+        tokio::time::sleep(time).await;
+        stop.cancel();
+    };
+    tokio::join!(relay.run(&stop), stops);
+}

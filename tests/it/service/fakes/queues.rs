@@ -1,0 +1,229 @@
+//! A queue that does what a test says: what is not settled when a subscription ends is handed out again, in its order.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use allocation::{
+    entrypoints::{vitals::Vitals, worker::Worker},
+    ports::queue::{BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription},
+    service::outage::Outage,
+};
+use async_trait::async_trait;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{LIMITS, ScriptedStore, bus};
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<(Message, bool)>,
+    /// Deliveries that are not settled, by subscription and tag.
+    out: BTreeMap<(usize, u64), Message>,
+    subscriptions: Vec<(Instant, Pace)>,
+    delivered: usize,
+    settled: Vec<String>,
+    /// After how many deliveries the next subscriptions break; none if they last.
+    breaks: VecDeque<Option<usize>>,
+    break_now: bool,
+}
+
+/// Clones are one queue.
+#[derive(Clone, Default)]
+pub(crate) struct ScriptedQueues {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+fn id_of(message: &Message) -> String {
+    message.message_id.clone().unwrap_or_default()
+}
+
+impl ScriptedQueues {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(crate) fn put(&self, messages: impl IntoIterator<Item = Message>) {
+        self.state().ready.extend(messages.into_iter().map(|message| (message, false)));
+        self.changed.notify_one();
+    }
+
+    /// The next deliveries of what waits are redeliveries.
+    pub(crate) fn all_redelivered(&self) {
+        self.state().ready.iter_mut().for_each(|(_, redelivered)| *redelivered = true);
+    }
+
+    /// After how many deliveries the next subscriptions break; none if they last.
+    pub(crate) fn breaks(&self, breaks: impl IntoIterator<Item = Option<usize>>) {
+        self.state().breaks.extend(breaks);
+    }
+
+    /// Breaks the subscription that there is.
+    pub(crate) fn break_now(&self) {
+        self.state().break_now = true;
+        self.changed.notify_one();
+    }
+
+    /// The ids of what waits, in order.
+    pub(crate) fn ready(&self) -> Vec<String> {
+        self.state().ready.iter().map(|(message, _)| id_of(message)).collect()
+    }
+
+    /// The ids of what was settled, in order.
+    pub(crate) fn settled(&self) -> Vec<String> {
+        self.state().settled.clone()
+    }
+
+    /// How many deliveries there were.
+    pub(crate) fn delivered(&self) -> usize {
+        self.state().delivered
+    }
+
+    /// The pace of each subscription.
+    pub(crate) fn paces(&self) -> Vec<Pace> {
+        self.state().subscriptions.iter().map(|(_, pace)| *pace).collect()
+    }
+
+    /// The seconds from each subscription to the next.
+    pub(crate) fn gaps(&self) -> Vec<f64> {
+        let state = self.state();
+        let times: Vec<_> = state.subscriptions.iter().map(|(time, _)| *time).collect();
+        times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect()
+    }
+}
+
+#[async_trait]
+impl Queues for ScriptedQueues {
+    async fn subscribe(
+        &self,
+        _queue: QueueName,
+        _stage: Stage,
+        pace: Pace,
+    ) -> Result<Box<dyn Subscription>, BrokerError> {
+        let mut state = self.state();
+        state.subscriptions.push((Instant::now(), pace));
+        let number = state.subscriptions.len();
+        let breaks_after = state.breaks.pop_front().flatten();
+        drop(state);
+        Ok(Box::new(ScriptedSubscription { queues: self.clone(), number, pace, breaks_after, last_tag: 0 }))
+    }
+}
+
+struct ScriptedSubscription {
+    queues: ScriptedQueues,
+    number: usize,
+    pace: Pace,
+    breaks_after: Option<usize>,
+    last_tag: u64,
+}
+
+impl ScriptedSubscription {
+    fn try_next(&mut self) -> Option<Result<Delivery, BrokerError>> {
+        let mut state = self.queues.state();
+        if std::mem::take(&mut state.break_now) || self.breaks_after == Some(0) {
+            return Some(Err(BrokerError("connection lost".into())));
+        }
+        if self.pace == Pace::OneByOne && !state.out.is_empty() {
+            return None;
+        }
+        let (message, redelivered) = state.ready.pop_front()?;
+        self.breaks_after = self.breaks_after.map(|left| left - 1);
+        self.last_tag += 1;
+        state.delivered += 1;
+        state.out.insert((self.number, self.last_tag), message.clone());
+        Some(Ok(Delivery { tag: self.last_tag, redelivered, message }))
+    }
+}
+
+#[async_trait]
+impl Subscription for ScriptedSubscription {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        loop {
+            if let Some(next) = self.try_next() {
+                return next;
+            }
+            self.queues.changed.notified().await;
+        }
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(ScriptedSettler { queues: self.queues.clone(), subscription: self.number })
+    }
+
+    async fn close(self: Box<Self>) {}
+}
+
+impl Drop for ScriptedSubscription {
+    fn drop(&mut self) {
+        let mut state = self.queues.state();
+        let returned = state.out.split_off(&(self.number, 0));
+        for message in returned.into_values().rev() {
+            state.ready.push_front((message, true));
+        }
+    }
+}
+
+struct ScriptedSettler {
+    queues: ScriptedQueues,
+    subscription: usize,
+}
+
+#[async_trait]
+impl Settler for ScriptedSettler {
+    async fn settle(&self, tags: &[u64]) {
+        let mut state = self.queues.state();
+        for tag in tags {
+            let settled = state.out.remove(&(self.subscription, *tag)).expect("it was not settled before");
+            state.settled.push(id_of(&settled));
+        }
+        self.queues.changed.notify_one();
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+/// A worker with one lane and one message in a unit of work, which holds messages for three seconds and has eight to stop.
+pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Worker {
+    Worker {
+        queue: QueueName::Orders,
+        stage: Stage::Work,
+        limits: LIMITS,
+        queues: Arc::new(queues.clone()),
+        bus: bus(store),
+        lanes: 1,
+        max_batch: 1,
+        hold: Duration::from_secs(3),
+        finish_within: Duration::from_secs(8),
+        vitals: Vitals::default(),
+        database: Arc::new(Outage::of("the database")),
+        mail: None,
+        broker: Arc::new(Outage::of("the broker")),
+    }
+}
+
+/// A worker at work, until it is stopped.
+pub(crate) struct Working {
+    stop: CancellationToken,
+    run: tokio::task::JoinHandle<()>,
+}
+
+impl Working {
+    pub(crate) fn start(worker: Worker) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        Self { stop, run: tokio::spawn(async move { worker.run(&stopped).await }) }
+    }
+
+    /// Stops it, and says how long that took.
+    pub(crate) async fn stop(self) -> Duration {
+        let begin = Instant::now();
+        self.stop.cancel();
+        self.run.await.unwrap();
+        begin.elapsed()
+    }
+}

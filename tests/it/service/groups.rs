@@ -1,0 +1,111 @@
+//! Several messages in one unit of work: copies, order, and what breaks it.
+
+use allocation::{
+    ports::{
+        ledger::{Next, Reason},
+        queue::QueueName,
+    },
+    service::{incoming::Incoming, message_bus::Fate, verdict::Failure},
+};
+
+use super::fakes::{Call, Reply, ScriptedStore, awaited, batch, broken, bus, line, names, rejected, retry};
+
+const ORDERS: QueueName = QueueName::Orders;
+
+/// The ids of what was handled, in order, over all commits.
+fn handled(store: &ScriptedStore) -> Vec<String> {
+    store.kept().into_iter().flat_map(|kept| kept.handled).collect()
+}
+
+#[tokio::test]
+async fn of_two_messages_of_one_id_the_second_is_a_repeat_or_a_conflict() {
+    let store = ScriptedStore::default();
+    let messages = [batch("m1", "LAMP"), batch("m1", "LAMP"), batch("m2", "LAMP"), batch("m1", "VASE")];
+    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let dead = Fate::Failed(Failure::OtherBody, Next::Dead(Reason::MessageIdConflict));
+    assert_eq!(fates, [Fate::Handled, Fate::Repeat, Fate::Handled, dead]);
+    let skus: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.skus).collect();
+    assert_eq!(skus, ["LAMP"], "nothing was done for the last one");
+    assert_eq!(handled(&store), ["m1", "m2"]);
+}
+
+/// The type is part of what a message is.
+#[tokio::test]
+async fn another_type_under_the_same_id_is_another_message() {
+    let store = ScriptedStore::default();
+    let mut cancelled = line("m1", "LAMP", 1);
+    let mut message = cancelled.message.clone();
+    message.kind = "deallocate".into();
+    cancelled = Incoming::read(message, false, super::fakes::LIMITS);
+    let messages = [batch("m0", "LAMP"), line("m1", "LAMP", 1), cancelled];
+    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&fates), ["handled", "handled", "dead"]);
+}
+
+#[tokio::test]
+async fn a_copy_shares_the_fate_of_its_original() {
+    let store = ScriptedStore::default();
+    let messages = [rejected("m1"), batch("m2", "LAMP"), rejected("m1"), rejected("m1")];
+    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&fates), ["retry", "handled", "retry", "retry"]);
+    assert!(fates[0] == fates[2] && fates[0] == fates[3], "one attempt, with one delay: {fates:?}");
+    assert_eq!(store.failures().len(), 1);
+
+    let messages = [awaited(rejected("m3")), awaited(rejected("m3")), awaited(batch("m2", "LAMP"))];
+    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&fates), ["refused", "refused", "repeat"]);
+    assert_eq!(store.failures().len(), 1);
+}
+
+/// A retry is no copy of what its sender sent.
+#[tokio::test]
+async fn a_retry_and_a_message_from_its_sender_each_have_their_unit_of_work() {
+    let store = ScriptedStore::default();
+    let (copy, _) = retry(rejected("m1"), 2);
+    let fates = bus(&store).handle(ORDERS, &[rejected("m1"), copy]).await.unwrap();
+    assert_eq!(names(&fates), ["retry", "retry"]);
+    assert_eq!(store.kept().len(), 2);
+    let attempts: Vec<_> = store.failures().iter().map(|failure| failure.attempts).collect();
+    assert_eq!(attempts, [1, 2]);
+}
+
+/// Without an id by which they could be told apart, each is what it is.
+#[tokio::test]
+async fn unreadable_messages_are_no_copies_of_each_other() {
+    let store = ScriptedStore::default();
+    let unreadable = || {
+        let mut message = batch("m1", "LAMP").message;
+        message.body = b"{".to_vec();
+        Incoming::read(message, false, super::fakes::LIMITS)
+    };
+    let fates = bus(&store).handle(ORDERS, &[unreadable(), batch("m1", "LAMP"), unreadable()]).await.unwrap();
+    assert_eq!(names(&fates), ["dead", "handled", "dead"]);
+    assert_eq!(store.failures().len(), 2);
+}
+
+/// In portions of 32, and in the portion that breaks one by one.
+#[tokio::test]
+async fn what_is_behind_a_broken_command_stays_in_its_order() {
+    let store = ScriptedStore::default();
+    store.loading("CURSED", Reply::Fails(broken()));
+    let id = |i: usize| format!("m{i:03}");
+    let messages: Vec<_> = (0..200).map(|i| batch(&id(i), if i == 70 { "CURSED" } else { "LAMP" })).collect();
+    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!((0..200).filter(|&i| fates[i] != Fate::Handled).collect::<Vec<_>>(), [70]);
+    assert_eq!(handled(&store), (0..200).filter(|&i| i != 70).map(id).collect::<Vec<_>>());
+    // All, seven portions, the thirty-two of the third portion, and one to record the failure.
+    assert_eq!(store.asked(Call::Begin), 1 + 7 + 32 + 1);
+    assert_eq!(store.failures().len(), 1);
+}
+
+/// The copies of a command that broke, when their unit of work is divided.
+#[tokio::test]
+async fn copies_in_different_portions_have_one_effect() {
+    let store = ScriptedStore::default();
+    store.next(Call::Load, [Reply::Fails(broken())]);
+    let mut messages: Vec<_> = (0..40).map(|i| batch(&format!("m{i}"), "LAMP")).collect();
+    messages[39] = batch("m0", "LAMP");
+    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!((0..40).filter(|&i| fates[i] != Fate::Handled).collect::<Vec<_>>(), [39]);
+    assert_eq!(fates[39], Fate::Repeat);
+}

@@ -1,0 +1,146 @@
+//! A server that is away for so long that messages go back to their queue.
+
+use std::time::Duration;
+
+use allocation::{
+    entrypoints::worker::Worker,
+    ports::{queue::QueueName, store::StoreError},
+};
+
+use super::fakes::{Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, broken, unavailable, worker};
+
+const ORDERS: QueueName = QueueName::Orders;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn three() -> [String; 3] {
+    ["m1", "m2", "m3"].map(str::to_owned)
+}
+
+fn with_three() -> (ScriptedQueues, ScriptedStore) {
+    let queues = ScriptedQueues::default();
+    queues.put(["m1", "m2", "m3"].map(|id| batch(id, "LAMP").message));
+    (queues, ScriptedStore::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_go_back_after_the_hold_and_nothing_is_taken_until_the_server_is_there() {
+    let (queues, store) = with_three();
+    store.always(Call::Begin, Reply::Fails(unavailable()));
+    store.always(Call::Probe, Reply::Fails(unavailable()));
+    let worker = worker(&queues, &store);
+    let database = worker.database.clone();
+    let working = Working::start(worker);
+    tokio::time::sleep(seconds(2)).await;
+    assert!(queues.ready().is_empty(), "held");
+    assert!(database.is_on());
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(queues.ready(), three());
+    assert_eq!((queues.paces().len(), queues.delivered()), (1, 3), "each delivery counts at the broker");
+    assert!(store.asked(Call::Probe) > 20);
+    store.always(Call::Begin, Reply::Does);
+    store.always(Call::Probe, Reply::Does);
+    tokio::time::sleep(seconds(3)).await;
+    assert_eq!(queues.settled(), three());
+    assert!(!database.is_on());
+    working.stop().await;
+}
+
+/// A full disk takes no unit of work, and answers every probe.
+#[tokio::test(start_paused = true)]
+async fn while_nothing_can_be_handled_messages_are_taken_less_and_less_often() {
+    let (queues, store) = with_three();
+    store.always(Call::Load, Reply::Fails(unavailable()));
+    let working = Working::start(worker(&queues, &store));
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    let gaps = queues.gaps();
+    assert!((3.0..7.0).contains(&gaps[0]), "{gaps:?}");
+    assert!((15.0..25.0).contains(&gaps[4]), "{gaps:?}");
+    assert!(gaps.iter().rev().take(3).all(|gap| (240.0..380.0).contains(gap)), "{gaps:?}");
+    assert!(gaps.len() < 25, "{} deliveries in an hour", gaps.len() + 1);
+    assert!(store.failures().is_empty());
+    store.always(Call::Load, Reply::Does);
+    tokio::time::sleep(seconds(400)).await;
+    assert_eq!(queues.settled(), three());
+    working.stop().await;
+}
+
+/// One message is in the way of its lane; the other lanes get on.
+#[tokio::test(start_paused = true)]
+async fn while_anything_is_handled_messages_are_taken_again_soon() {
+    let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+    queues.put([batch("away", "AWAY").message]);
+    store.loading("AWAY", Reply::Fails(unavailable()));
+    let working = Working::start(Worker { lanes: 4, ..worker(&queues, &store) });
+    for i in 0..600 {
+        queues.put([batch(&format!("m{i}"), "LAMP").message]);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let gaps = queues.gaps();
+    assert!(gaps.len() > 15 && gaps.iter().all(|gap| *gap < 7.0), "{gaps:?}");
+    working.stop().await;
+}
+
+/// A message that cannot be recorded is handed back as well; it is no outage that a probe would find.
+#[tokio::test(start_paused = true)]
+async fn a_start_is_no_crash_when_the_message_is_handed_back() {
+    for error in [unavailable(), broken(), StoreError::Conflict("always".into())] {
+        let (queues, store) = with_three();
+        queues.all_redelivered();
+        store.always(Call::Commit, Reply::Fails(error.clone()));
+        let working = Working::start(worker(&queues, &store));
+        tokio::time::sleep(Duration::from_hours(1)).await;
+        assert!(queues.paces().len() > 8, "{error}");
+        assert!(store.unfinished_starts(ORDERS, "m1").await <= 1, "{error}: it is in hand, or it is not");
+        store.always(Call::Commit, Reply::Does);
+        tokio::time::sleep(seconds(400)).await;
+        assert_eq!(queues.settled(), three(), "{error}");
+        assert!(store.failures().is_empty(), "{error}");
+        assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
+        working.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_in_an_outage_waits_for_no_server() {
+    let (queues, store) = with_three();
+    queues.all_redelivered();
+    store.always(Call::Load, Reply::Fails(unavailable()));
+    let working = Working::start(worker(&queues, &store));
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
+    assert!(working.stop().await < Duration::from_millis(10));
+    assert_eq!(queues.ready(), three());
+    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
+    // The same while messages are back in the queue.
+    store.always(Call::Probe, Reply::Fails(unavailable()));
+    let working = Working::start(worker(&queues, &store));
+    tokio::time::sleep(seconds(30)).await;
+    assert_eq!(queues.ready(), three());
+    assert!(working.stop().await < Duration::from_millis(10));
+    assert_eq!(queues.paces().len(), 2);
+}
+
+/// A network that is gone takes database and broker with it: six times in a row, and no worker has crashed.
+#[tokio::test(start_paused = true)]
+async fn a_start_is_no_crash_when_the_subscription_is_lost_in_an_outage() {
+    let (queues, store) = with_three();
+    queues.all_redelivered();
+    let working = Working::start(worker(&queues, &store));
+    for _ in 0..6 {
+        store.always(Call::Load, Reply::Fails(unavailable()));
+        store.always(Call::TakeBackStarts, Reply::Fails(unavailable()));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        queues.break_now();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        store.always(Call::TakeBackStarts, Reply::Does);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    store.always(Call::Load, Reply::Does);
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(queues.settled(), three());
+    assert!(store.failures().is_empty(), "{:?}", store.failures());
+    working.stop().await;
+}

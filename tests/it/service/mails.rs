@@ -1,0 +1,120 @@
+//! Mail, inside its unit of work: it cannot be taken back.
+
+use std::time::Duration;
+
+use allocation::{
+    ports::{
+        ledger::{Next, Reason},
+        notifier::NotifierError,
+        queue::QueueName,
+    },
+    service::{incoming::Incoming, outage::Away},
+};
+use tokio::time::Instant;
+
+use super::fakes::{
+    Call, Reply, ScriptedNotifier, ScriptedStore, batch, bus_with, conflict, names, out_of_stock,
+    redelivered, unavailable,
+};
+
+const NOTIFICATIONS: QueueName = QueueName::Notifications;
+
+#[tokio::test]
+async fn every_notification_of_a_batch_is_sent_and_a_repeat_is_not() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let bus = bus_with(&store, &notifier);
+    let messages = ["e1", "e2", "e1", "e3"].map(out_of_stock);
+    let fates = bus.handle(NOTIFICATIONS, &messages).await.unwrap();
+    assert_eq!(names(&fates), ["handled", "handled", "repeat", "handled"]);
+    assert_eq!(notifier.asked(), ["e1", "e2", "e3"]);
+    assert_eq!(store.kept().len(), 4, "each is noted before the next is sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mail_is_sent_once_although_its_commit_fails_twice() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let (bus, messages) = (bus_with(&store, &notifier), [out_of_stock("e1")]);
+    store.next(Call::Commit, [Reply::Fails(conflict()), Reply::Fails(unavailable())]);
+    assert!(bus.handle(NOTIFICATIONS, &messages).await.is_err());
+    assert_eq!(names(&bus.handle(NOTIFICATIONS, &messages).await.unwrap()), ["handled"]);
+    assert_eq!(notifier.asked(), ["e1"]);
+}
+
+/// A mail that was refused is not sent again either, and its failure is recorded once.
+#[tokio::test(start_paused = true)]
+async fn a_refused_mail_is_tried_once_although_its_commit_fails() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    notifier.fails([NotifierError::Refused("550".into())]);
+    store.next(Call::Commit, [Reply::Fails(conflict())]);
+    let fates = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+    assert_eq!(names(&fates), ["retry"]);
+    assert_eq!(notifier.asked(), ["e1"]);
+    assert_eq!(store.failures().len(), 1);
+}
+
+/// Another process may be sending it, and a mail server may be slow.
+#[tokio::test(start_paused = true)]
+async fn a_conflict_over_a_mail_is_waited_out_and_counts_nothing() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    store.next(Call::Begin, vec![Reply::Fails(conflict()); 30]);
+    let begin = Instant::now();
+    let fates = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+    assert_eq!(names(&fates), ["handled"]);
+    assert_eq!((store.failures().len(), notifier.asked().len()), (0, 1));
+    assert!(begin.elapsed() > Duration::from_secs(30), "with pauses: {:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn an_outage_of_the_mail_server_counts_nothing_and_the_mail_is_sent_after_it() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let (bus, messages) = (bus_with(&store, &notifier), [out_of_stock("e1")]);
+    notifier.fails([NotifierError::Away("connection refused".into())]);
+    let away = bus.handle(NOTIFICATIONS, &messages).await;
+    assert!(matches!(away, Err(Away::Notifier(_))), "{away:?}");
+    assert_eq!(store.kept(), []);
+    assert_eq!(names(&bus.handle(NOTIFICATIONS, &messages).await.unwrap()), ["handled"]);
+    assert_eq!(notifier.asked(), ["e1", "e1"]);
+}
+
+#[tokio::test]
+async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let bus = bus_with(&store, &notifier);
+    notifier.fails(vec![NotifierError::PutOff("451".into()); 3]);
+    for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
+        let fates = bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+        assert_eq!((names(&fates)[0], store.failures().len()), (then, attempt));
+    }
+    assert_eq!(store.failures()[2].next, Next::Dead(Reason::AttemptsExhausted));
+    assert_eq!(names(&bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap()), ["handled"]);
+}
+
+/// The starts of notifications are not counted: a mail server that hangs is no crash.
+#[tokio::test]
+async fn a_redelivered_notification_is_no_suspect() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    store.was_started(NOTIFICATIONS, "e1", 9).await;
+    let fates =
+        bus_with(&store, &notifier).handle(NOTIFICATIONS, &[redelivered(out_of_stock("e1"))]).await.unwrap();
+    assert_eq!(names(&fates), ["handled"]);
+    assert_eq!((store.asked(Call::Starts), store.asked(Call::CountStarts)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_command_among_notifications_is_dead_and_a_notification_among_commands_too() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let bus = bus_with(&store, &notifier);
+    let misplaced: [(QueueName, Incoming); 3] = [
+        (NOTIFICATIONS, batch("m1", "LAMP")),
+        (QueueName::Orders, out_of_stock("e1")),
+        (QueueName::Stock, out_of_stock("e2")),
+    ];
+    for (queue, message) in misplaced {
+        let fates = bus.handle(queue, &[message]).await.unwrap();
+        assert_eq!(names(&fates), ["dead"], "{queue:?}");
+        let kept = store.kept().pop().unwrap();
+        assert_eq!(kept.failures[0].next, Next::Dead(Reason::UnknownCommand));
+        assert_eq!((kept.unhandled.len(), kept.handled.len()), (1, 0), "the inbox forgets it");
+    }
+    assert!(notifier.asked().is_empty());
+}

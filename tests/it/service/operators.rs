@@ -1,0 +1,178 @@
+//! What operators do with many failed messages, and what may be in their way.
+
+use std::{collections::VecDeque, sync::Mutex, time::Duration};
+
+use allocation::{
+    ports::{
+        ledger::{Acted, Action, Actor, Correction, Ledger, Selection},
+        store::StoreError,
+    },
+    service::{
+        dead_letters::{CorrectionError, Tally, act_on_all, correct},
+        decode::Undecodable,
+    },
+};
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::fakes::{broken, conflict, unavailable};
+
+/// A ledger of so many messages. Every tenth is skipped.
+#[derive(Default)]
+struct ScriptedLedger {
+    messages: i64,
+    errors: Mutex<VecDeque<StoreError>>,
+    acted: Mutex<Vec<(Instant, usize)>>,
+    corrected: Mutex<Vec<Correction>>,
+}
+
+impl ScriptedLedger {
+    fn of(messages: i64, errors: Vec<StoreError>) -> Self {
+        Self { messages, errors: Mutex::new(errors.into()), ..Self::default() }
+    }
+
+    fn error(&self) -> Result<(), StoreError> {
+        self.errors.lock().unwrap().pop_front().map_or(Ok(()), Err)
+    }
+
+    /// How many messages each transaction was about.
+    fn portions(&self) -> Vec<usize> {
+        self.acted.lock().unwrap().iter().map(|(_, count)| *count).collect()
+    }
+}
+
+#[async_trait]
+impl Ledger for ScriptedLedger {
+    async fn matching(&self, _selection: &Selection) -> Result<Vec<i64>, StoreError> {
+        Ok((1..=self.messages).collect())
+    }
+
+    async fn act(
+        &self,
+        _action: Action,
+        ids: &[i64],
+        _selection: &Selection,
+        _by: &Actor,
+    ) -> Result<Vec<(i64, Acted)>, StoreError> {
+        self.acted.lock().unwrap().push((Instant::now(), ids.len()));
+        self.error()?;
+        let acted = |id: i64| if id % 10 == 0 { Acted::Skipped("it is on its way") } else { Acted::Done };
+        Ok(ids.iter().map(|id| (*id, acted(*id))).collect())
+    }
+
+    async fn correct(&self, _id: i64, correction: &Correction, _by: &Actor) -> Result<Acted, StoreError> {
+        self.corrected.lock().unwrap().push(correction.clone());
+        self.error()?;
+        Ok(Acted::Done)
+    }
+}
+
+fn operator() -> Actor {
+    Actor { who: "kim".into(), why: None }
+}
+
+async fn discard_all(
+    ledger: &ScriptedLedger,
+    per_second: Option<u32>,
+    stop: &CancellationToken,
+    tell: impl FnMut(&Tally, &[(i64, Acted)]),
+) -> Tally {
+    let (by, selection) = (operator(), Selection::default());
+    act_on_all(ledger, Action::Discard, &selection, &by, per_second, stop, tell).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_action_on_many_goes_through_them_in_portions() {
+    let ledger = ScriptedLedger::of(1200, Vec::new());
+    let mut told = Vec::new();
+    let tell = |tally: &Tally, portion: &[(i64, Acted)]| told.push((tally.done, portion.len()));
+    let tally = discard_all(&ledger, None, &CancellationToken::new(), tell).await;
+    assert_eq!(tally, Tally { matched: 1200, done: 1080, skipped: 120, failed: 0, stopped_by: None });
+    assert_eq!(ledger.portions(), [500, 500, 200]);
+    assert_eq!(told, [(450, 500), (900, 500), (1080, 200)]);
+}
+
+#[tokio::test]
+async fn a_stop_ends_an_action_between_two_portions() {
+    let (ledger, stop) = (ScriptedLedger::of(1200, Vec::new()), CancellationToken::new());
+    let tally = discard_all(&ledger, None, &stop, |_, _| stop.cancel()).await;
+    assert_eq!(tally, Tally { matched: 1200, done: 450, skipped: 50, failed: 700, stopped_by: None });
+    assert_eq!(ledger.portions(), [500]);
+    let ledger = ScriptedLedger::of(5, Vec::new());
+    assert_eq!(discard_all(&ledger, None, &stop, |_, _| ()).await.done, 0, "stopped before it began");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_is_tried_again_after_a_conflict() {
+    let ledger = ScriptedLedger::of(600, vec![conflict(); 6]);
+    let tally = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
+    assert_eq!((tally.done, tally.stopped_by), (540, None));
+    assert_eq!(ledger.portions(), [500, 500, 500, 500, 500, 500, 500, 100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_that_lasts_and_any_other_error_stop_an_action_and_are_reported() {
+    for (errors, asked) in [(vec![conflict(); 7], 7), (vec![unavailable()], 1), (vec![broken()], 1)] {
+        let expected = errors[0].to_string();
+        let ledger = ScriptedLedger::of(600, errors);
+        let tally = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
+        let stopped_by = Some(expected);
+        assert_eq!(tally, Tally { matched: 600, done: 0, skipped: 0, failed: 600, stopped_by });
+        assert_eq!(ledger.portions().len(), asked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_is_kept() {
+    let ledger = ScriptedLedger::of(95, Vec::new());
+    let begin = Instant::now();
+    discard_all(&ledger, Some(50), &CancellationToken::new(), |_, _| ()).await;
+    assert_eq!(ledger.portions(), [5; 19]);
+    assert_eq!(begin.elapsed().as_millis() / 10, 180, "19 portions are 18 pauses of 0.1 s");
+    let times: Vec<_> = ledger.acted.lock().unwrap().iter().map(|(time, _)| *time).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(99)));
+}
+
+const LINE: &str = r#"{"orderid": "o-1", "sku": "LAMP", "qty": 1}"#;
+
+async fn edit(
+    ledger: &ScriptedLedger,
+    kind: &str,
+    message_id: &str,
+    body: &str,
+) -> Result<Acted, CorrectionError> {
+    correct(ledger, 1, 3, kind, message_id, body.as_bytes(), &operator()).await
+}
+
+#[tokio::test]
+async fn an_edit_that_makes_no_valid_command_is_refused_before_the_ledger_is_asked() {
+    let ledger = ScriptedLedger::default();
+    let long = "x".repeat(201);
+    let cases = [
+        ("allocate", "", LINE, Undecodable::MissingMessageId),
+        ("allocate", "  ", LINE, Undecodable::InvalidMessageId),
+        ("allocate", "m\u{7}", LINE, Undecodable::InvalidMessageId),
+        ("allocate", &long, LINE, Undecodable::InvalidMessageId),
+        ("allocate", "m1", "[]", Undecodable::InvalidBody("the body must be a JSON object".into())),
+    ];
+    for (kind, message_id, body, expected) in cases {
+        let refused = edit(&ledger, kind, message_id, body).await;
+        assert!(matches!(&refused, Err(CorrectionError::Invalid(is)) if *is == expected), "{refused:?}");
+    }
+    let refused = edit(&ledger, "order", "m1", LINE).await;
+    assert!(matches!(refused, Err(CorrectionError::Invalid(Undecodable::UnknownCommand(_)))), "{refused:?}");
+    assert!(ledger.corrected.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_is_tried_again_after_a_conflict_and_says_what_it_is_about() {
+    let ledger = ScriptedLedger::of(1, vec![conflict(); 6]);
+    assert_eq!(edit(&ledger, "allocate", "m1", LINE).await.unwrap(), Acted::Done);
+    let asked = ledger.corrected.lock().unwrap().clone();
+    assert_eq!(asked.len(), 7);
+    assert_eq!((asked[6].shown_generation, &*asked[6].message_id, &*asked[6].kind), (3, "m1", "allocate"));
+    let lasting = ScriptedLedger::of(1, vec![conflict(); 7]);
+    let reported = edit(&lasting, "allocate", "m1", LINE).await;
+    assert!(matches!(reported, Err(CorrectionError::Store(StoreError::Conflict(_)))), "{reported:?}");
+}

@@ -1,0 +1,174 @@
+//! Starts without an end: what may have killed its worker, and what has not.
+
+use std::{sync::Arc, time::Duration};
+
+use allocation::ports::{
+    ledger::{Next, Reason},
+    queue::QueueName,
+    store::StoreError,
+};
+use tokio::{sync::Semaphore, task::JoinHandle};
+
+use super::fakes::{Call, Reply, ScriptedStore, batch, bus, names, redelivered, rejected, unavailable};
+
+const ORDERS: QueueName = QueueName::Orders;
+
+/// Everything that can go on without time has gone on.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test]
+async fn a_start_is_counted_once_however_often_the_database_is_away() {
+    let store = ScriptedStore::default();
+    store.next(Call::Load, vec![Reply::Fails(unavailable()); 5]);
+    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP")), batch("m2", "LAMP")]);
+    for _ in 0..5 {
+        assert!(bus.handle(ORDERS, &messages).await.is_err());
+        assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
+        assert_eq!(store.unfinished_starts(ORDERS, "m2").await, 0, "it is no redelivery");
+    }
+    assert_eq!(names(&bus.handle(ORDERS, &messages).await.unwrap()), ["handled", "handled"]);
+    assert_eq!(store.asked(Call::CountStarts), 1);
+    assert_eq!(store.asked(Call::Starts), 1);
+    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
+}
+
+/// A start that could not be counted is counted the next time.
+#[tokio::test]
+async fn nothing_is_begun_before_its_start_is_counted() {
+    let store = ScriptedStore::default();
+    store.next(Call::CountStarts, [Reply::Fails(unavailable())]);
+    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
+    assert!(bus.handle(ORDERS, &messages).await.is_err());
+    assert_eq!(store.asked(Call::Begin), 0);
+    bus.handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(store.asked(Call::CountStarts), 2);
+}
+
+#[tokio::test]
+async fn every_outcome_ends_a_start() {
+    let store = ScriptedStore::default();
+    let bus = bus(&store);
+    bus.handle(ORDERS, &[batch("repeat", "LAMP")]).await.unwrap();
+    store.loading("CURSED", Reply::Fails(StoreError::Failed("stuck".into())));
+    let messages = [batch("repeat", "LAMP"), batch("m1", "LAMP"), rejected("m2"), batch("m3", "CURSED")]
+        .map(redelivered);
+    let fates = bus.handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&fates), ["repeat", "handled", "retry", "retry"]);
+    for id in ["repeat", "m1", "m2", "m3"] {
+        assert_eq!(store.unfinished_starts(ORDERS, id).await, 0, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_started_twice_has_a_unit_of_work_of_its_own() {
+    for (starts, units_of_work) in [(1, 1), (2, 3), (3, 3)] {
+        let store = ScriptedStore::default();
+        store.was_started(ORDERS, "m2", starts).await;
+        let messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
+        let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+        assert_eq!(names(&fates), ["handled"; 3]);
+        assert_eq!(store.kept().len(), units_of_work, "{starts} starts");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_started_four_times_is_dead_and_its_starts_forgotten() {
+    let store = ScriptedStore::default();
+    store.was_started(ORDERS, "m2", 4).await;
+    let messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
+    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&fates), ["handled", "dead", "handled"]);
+    assert_eq!(store.failures()[0].next, Next::Dead(Reason::CrashLoop));
+    assert_eq!(store.unfinished_starts(ORDERS, "m2").await, 0, "a retry by an operator begins from zero");
+}
+
+/// A bus, a message that was started twice, and the gate in front of each unit of work.
+async fn suspect_before_a_gate() -> (ScriptedStore, Arc<Semaphore>) {
+    let (store, gate) = (ScriptedStore::default(), Arc::new(Semaphore::new(0)));
+    store.was_started(ORDERS, "suspect", 2).await;
+    store.always(Call::Begin, Reply::Waits(gate.clone()));
+    (store, gate)
+}
+
+fn lane(
+    bus: &allocation::service::message_bus::MessageBus,
+    message: allocation::service::incoming::Incoming,
+) -> JoinHandle<()> {
+    let bus = bus.clone();
+    tokio::spawn(async move {
+        bus.handle(ORDERS, &[message]).await.unwrap();
+    })
+}
+
+/// If it kills its process, nothing else was being handled that could be taken for the cause.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_waits_for_a_slow_lane_and_others_wait_for_the_suspect() {
+    let (store, gate) = suspect_before_a_gate().await;
+    let bus = bus(&store);
+    let slow = lane(&bus, batch("slow", "LAMP"));
+    settle().await;
+    let suspect = lane(&bus, redelivered(batch("suspect", "LAMP")));
+    settle().await;
+    assert_eq!(store.asked(Call::Begin), 1, "the suspect waits for the slow one");
+    assert_eq!(store.unfinished_starts(ORDERS, "suspect").await, 2, "and is not started");
+    let other = lane(&bus, batch("other", "LAMP"));
+    gate.add_permits(1);
+    settle().await;
+    assert!(slow.is_finished());
+    assert_eq!(store.asked(Call::Begin), 2, "the other one waits for the suspect");
+    assert_eq!(store.unfinished_starts(ORDERS, "suspect").await, 3);
+    gate.add_permits(1);
+    settle().await;
+    assert!(suspect.is_finished());
+    assert_eq!(store.asked(Call::Begin), 3);
+    gate.add_permits(1);
+    other.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_without_suspicion_are_handled_side_by_side() {
+    let (store, gate) = suspect_before_a_gate().await;
+    let bus = bus(&store);
+    let lanes = [lane(&bus, batch("m1", "LAMP")), lane(&bus, redelivered(batch("m2", "LAMP")))];
+    settle().await;
+    assert_eq!(store.asked(Call::Begin), 2);
+    gate.add_permits(2);
+    for lane in lanes {
+        lane.await.unwrap();
+    }
+}
+
+/// Handed back, or given up at a stop: the process has not crashed.
+#[tokio::test]
+async fn starts_that_this_process_has_counted_can_be_taken_back() {
+    let store = ScriptedStore::default();
+    store.was_started(ORDERS, "m1", 1).await;
+    store.was_started(ORDERS, "not begun", 1).await;
+    store.next(Call::Load, [Reply::Fails(unavailable())]);
+    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP")), batch("m2", "LAMP")]);
+    assert!(bus.handle(ORDERS, &messages).await.is_err());
+    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 2);
+    bus.take_back_starts(ORDERS, &messages).await;
+    bus.take_back_starts(ORDERS, &[redelivered(batch("not begun", "LAMP"))]).await;
+    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
+    assert_eq!(store.unfinished_starts(ORDERS, "not begun").await, 1, "it was another process that crashed");
+    assert_eq!(store.asked(Call::TakeBackStarts), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_back_now_is_taken_back_before_work_goes_on() {
+    let store = ScriptedStore::default();
+    store.next(Call::Load, [Reply::Fails(unavailable())]);
+    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
+    assert!(bus.handle(ORDERS, &messages).await.is_err());
+    store.next(Call::TakeBackStarts, [Reply::Fails(unavailable()), Reply::Fails(unavailable())]);
+    bus.take_back_starts(ORDERS, &messages).await;
+    assert!(bus.probe(false).await.is_err(), "as long as it cannot be written, the database is away");
+    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
+    bus.probe(false).await.unwrap();
+    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
+    bus.probe(false).await.unwrap();
+    assert_eq!(store.asked(Call::TakeBackStarts), 3, "once");
+}

@@ -1,0 +1,178 @@
+//! The worker between a queue and the bus: its pace, its lanes and its stop.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use allocation::{
+    entrypoints::worker::Worker,
+    ports::{
+        ledger::{Next, Reason},
+        queue::{Message, Pace, QueueName, Stage},
+    },
+};
+use tokio::sync::Semaphore;
+
+use super::fakes::{
+    Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, line, rejected, unavailable, worker,
+};
+
+const ORDERS: QueueName = QueueName::Orders;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn id(i: usize) -> String {
+    format!("m{i:03}")
+}
+
+/// So many commands that go well.
+fn batches(count: usize) -> Vec<Message> {
+    (0..count).map(|i| batch(&id(i), "LAMP").message).collect()
+}
+
+fn ids(count: usize) -> Vec<String> {
+    (0..count).map(id).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_subscription_that_was_lost_at_once_twenty_deliveries_are_taken_one_by_one() {
+    let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+    queues.put(batches(30));
+    queues.breaks([Some(3)]);
+    let working = Working::start(worker(&queues, &store));
+    tokio::time::sleep(seconds(2)).await;
+    assert_eq!(queues.paces(), [Pace::Full, Pace::OneByOne, Pace::Full]);
+    assert_eq!(queues.settled(), ids(30));
+    queues.break_now();
+    tokio::time::sleep(seconds(2)).await;
+    assert_eq!(queues.paces()[3..], [Pace::Full], "that one had lasted");
+    working.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_by_one_means_nineteen_are_settled_before_the_full_pace() {
+    let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+    queues.put(batches(19));
+    queues.breaks([Some(0)]);
+    let working = Working::start(worker(&queues, &store));
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(queues.paces(), [Pace::Full, Pace::OneByOne]);
+    queues.put([batch("last", "LAMP").message]);
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(queues.paces(), [Pace::Full, Pace::OneByOne, Pace::Full]);
+    working.stop().await;
+}
+
+/// There the broker has no limit of deliveries, and what breaks the subscription breaks it for ever.
+#[tokio::test(start_paused = true)]
+async fn subscriptions_to_dead_letters_that_are_lost_at_once_are_renewed_less_and_less_often() {
+    for (stage, slow) in [(Stage::Work, false), (Stage::DeadLetters, true)] {
+        let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+        queues.breaks([Some(0); 12]);
+        let working = Working::start(Worker { stage, ..worker(&queues, &store) });
+        tokio::time::sleep(seconds(60)).await;
+        let gaps = queues.gaps();
+        assert_eq!(gaps.len(), 12);
+        assert!(gaps[0] < 0.2, "{gaps:?}");
+        assert_eq!(gaps[11] > 1.5, slow, "{gaps:?}");
+        assert!(queues.paces()[1..].iter().all(|pace| *pace == Pace::OneByOne));
+        working.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_finishes_and_settles_what_has_begun_and_begins_nothing() {
+    let (queues, store, gate) =
+        (ScriptedQueues::default(), ScriptedStore::default(), Arc::new(Semaphore::new(0)));
+    store.always(Call::Begin, Reply::Waits(gate.clone()));
+    queues.put(batches(3));
+    let working = Working::start(worker(&queues, &store));
+    tokio::time::sleep(seconds(1)).await;
+    let finishes = async {
+        tokio::time::sleep(seconds(2)).await;
+        gate.add_permits(3);
+    };
+    let (took, ()) = tokio::join!(working.stop(), finishes);
+    assert_eq!(took.as_secs(), 2);
+    assert_eq!((queues.settled(), queues.ready()), (ids(1), ids(3)[1..].to_vec()));
+    assert_eq!((store.asked(Call::Begin), queues.delivered()), (1, 3));
+    assert_eq!(queues.paces(), [Pace::Full], "no subscription is opened after a stop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_of_work_that_hangs_is_given_up_when_the_time_to_stop_is_over() {
+    let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+    store.always(Call::Begin, Reply::Waits(Arc::new(Semaphore::new(0))));
+    queues.put(batches(2));
+    queues.all_redelivered();
+    let working = Working::start(worker(&queues, &store));
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(store.unfinished_starts(ORDERS, &id(0)).await, 1);
+    assert_eq!(working.stop().await.as_secs(), 8);
+    assert_eq!((queues.settled(), queues.ready()), (vec![], ids(2)));
+    assert_eq!(store.unfinished_starts(ORDERS, &id(0)).await, 0, "that is no crash");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_was_handled_or_recorded_is_settled() {
+    let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+    store.loading("AWAY", Reply::Fails(unavailable()));
+    let mut messages = batches(20);
+    messages[10] = batch(&id(10), "AWAY").message;
+    messages[11] = rejected(&id(11)).message;
+    queues.put(messages);
+    let working = Working::start(Worker { lanes: 2, hold: seconds(600), ..worker(&queues, &store) });
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(queues.paces(), [Pace::Full]);
+    working.stop().await;
+    let (settled, ready) = (queues.settled(), queues.ready());
+    assert!(ready.contains(&id(10)) && settled.len() > 8, "settled {settled:?}, ready {ready:?}");
+    assert!(ready.is_sorted(), "{ready:?}");
+    let handled: BTreeSet<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();
+    let failed = store.failures().into_iter().filter_map(|failure| failure.key.message_id);
+    let done: BTreeSet<_> = handled.into_iter().chain(failed.map(|id| id.to_string())).collect();
+    assert_eq!(settled.iter().cloned().collect::<BTreeSet<_>>(), done);
+    assert_eq!(settled.len() + ready.len(), 20);
+}
+
+/// A panic outside of every handler takes the lane with it: it is found like a crash, and its neighbours are handled.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_kills_its_lane_is_dead_in_the_end() {
+    let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+    store.loading("CURSED", Reply::Panics);
+    let mut messages = batches(5);
+    messages[2] = batch(&id(2), "CURSED").message;
+    queues.put(messages);
+    let working = Working::start(Worker { max_batch: 50, ..worker(&queues, &store) });
+    tokio::time::sleep(seconds(60)).await;
+    assert!(queues.ready().is_empty());
+    let failures = store.failures();
+    assert_eq!(failures.len(), 1);
+    assert_eq!((failures[0].next, failures[0].attempts), (Next::Dead(Reason::CrashLoop), 1));
+    assert_eq!(failures[0].key.message_id.as_deref(), Some(&*id(2)));
+    let mut handled: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();
+    handled.sort_unstable();
+    assert_eq!(handled, [id(0), id(1), id(3), id(4)]);
+    working.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_one_sku_are_handled_in_their_order_beside_other_lanes() {
+    let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
+    let skus = ["LAMP", "VASE", "SOFA"];
+    let stock = skus.map(|sku| batch(&format!("stock of {sku}"), sku).message);
+    let lines = (0..60).map(|i| line(&id(i), skus[i % 3], 1).message);
+    let working = Working::start(Worker { lanes: 8, max_batch: 3, ..worker(&queues, &store) });
+    queues.put(stock);
+    tokio::time::sleep(seconds(1)).await;
+    queues.put(lines);
+    tokio::time::sleep(seconds(1)).await;
+    let handled: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();
+    assert_eq!(handled.len(), 63);
+    for sku in 0..3 {
+        let of_sku: Vec<_> =
+            handled.iter().filter(|handled| (0..20).any(|i| **handled == id(3 * i + sku))).collect();
+        assert!(of_sku.is_sorted(), "{of_sku:?}");
+    }
+    working.stop().await;
+}
