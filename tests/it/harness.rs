@@ -14,7 +14,7 @@ mod wait;
 mod world;
 
 pub(crate) use broker::{Event, Raw, assert_gapless, properties};
-pub(crate) use database::{Database, Gate, Row};
+pub(crate) use database::{Database, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{LIMITS, bus, bus_that_tells, command, message, queue_of};
 pub(crate) use place::{amqp_url, processes_of, unique};

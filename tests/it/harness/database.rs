@@ -14,7 +14,10 @@ use allocation::{
     },
 };
 use serde_json::{Map, Value, json};
-use sqlx::{Connection as _, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions, types::time::OffsetDateTime};
+use sqlx::{
+    Connection as _, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions,
+    types::time::OffsetDateTime,
+};
 use time::format_description::well_known::Rfc3339;
 
 use super::{

@@ -22,8 +22,12 @@ async fn an_outage_counts_against_no_message_wherever_it_begins() {
         let store = ScriptedStore::default();
         store.next(call, [Reply::Fails(unavailable())]);
         let (bus, messages) = (bus(&store), [batch("m1", "LAMP"), rejected("m2")]);
-        let away = bus.handle(ORDERS, &messages).await;
-        assert!(matches!(away, Err(Away::Store(StoreError::Unavailable(_)))), "{call:?}: {away:?}");
+        let interrupted = bus.handle(ORDERS, &messages).await.unwrap_err();
+        assert!(
+            matches!(interrupted.away, Away::Store(StoreError::Unavailable(_))),
+            "{call:?}: {interrupted}"
+        );
+        assert_eq!(interrupted.done, []);
         assert_eq!(store.kept(), [], "{call:?}: the database answers again at once, and nothing is recorded");
         let fates = bus.handle(ORDERS, &messages).await.unwrap();
         assert_eq!(names(&fates), ["handled", "retry"], "{call:?}");
@@ -79,12 +83,22 @@ async fn a_command_that_broke_is_refused_if_its_sender_waits_and_never_in_the_le
     assert_eq!(names(&fates), ["retry"], "from a queue it is recorded");
 }
 
+/// Messages that were handled before an outage have their outcome: their worker can acknowledge them.
+#[tokio::test]
+async fn what_was_committed_before_an_outage_has_its_outcome() {
+    let store = ScriptedStore::default();
+    let (bus, messages) = (bus(&store), [batch("m1", "LAMP"), batch("m2", "VASE"), batch("m1", "OTHER")]);
+    store.next(Call::Commit, [Reply::Does, Reply::Fails(unavailable())]);
+    let interrupted = bus.handle(ORDERS, &messages).await.unwrap_err();
+    assert_eq!(names(&interrupted.done), ["handled", "handled"], "the third has the id of the first");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_that_cannot_be_recorded_leaves_the_message_where_it_is() {
     let store = ScriptedStore::default();
     store.always(Call::Commit, Reply::Fails(broken()));
-    let away = bus(&store).handle(ORDERS, &[batch("m1", "LAMP")]).await;
-    assert!(matches!(away, Err(Away::Store(StoreError::Failed(_)))), "{away:?}");
+    let interrupted = bus(&store).handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap_err();
+    assert!(matches!(interrupted.away, Away::Store(StoreError::Failed(_))), "{interrupted}");
     assert_eq!(store.asked(Call::Commit), 1 + 7, "recording was tried a few times");
 }
 

@@ -69,8 +69,8 @@ async fn an_outage_of_the_mail_server_counts_nothing_and_the_mail_is_sent_after_
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let (bus, messages) = (bus_with(&store, &notifier), [out_of_stock("e1")]);
     notifier.fails([NotifierError::Away("connection refused".into())]);
-    let away = bus.handle(NOTIFICATIONS, &messages).await;
-    assert!(matches!(away, Err(Away::Notifier(_))), "{away:?}");
+    let interrupted = bus.handle(NOTIFICATIONS, &messages).await.unwrap_err();
+    assert!(matches!(interrupted.away, Away::Notifier(_)), "{interrupted}");
     assert_eq!(store.kept(), []);
     assert_eq!(names(&bus.handle(NOTIFICATIONS, &messages).await.unwrap()), ["handled"]);
     assert_eq!(notifier.asked(), ["e1", "e1"]);
