@@ -56,7 +56,7 @@ const FILTERS: [Filter; 8] = [
     },
     Filter {
         name: "since",
-        set: |filter, _| filter.since = Some(Duration::from_secs(600)),
+        set: |filter, _| filter.since = Some(Duration::from_mins(10)),
         matching: "last_failed_at = now() - interval '9 minutes'",
         other: "last_failed_at = now() - interval '11 minutes'",
     },

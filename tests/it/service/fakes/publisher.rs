@@ -21,11 +21,14 @@ use super::ScriptedOutbox;
 /// What became of each of the publications with these ids; none if the broker never answers.
 type Answer = dyn Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync;
 
+/// Ids that were published together, and when.
+type Publication = (Instant, Vec<i64>);
+
 /// Clones are one publisher.
 #[derive(Clone)]
 pub(crate) struct ScriptedPublisher {
     answer: Arc<Answer>,
-    published: Arc<Mutex<Vec<(Instant, Vec<i64>)>>>,
+    published: Arc<Mutex<Vec<Publication>>>,
     given_up: Arc<Mutex<usize>>,
 }
 
