@@ -377,6 +377,8 @@ async fn messages_of_one_id_in_one_unit_of_work_have_one_effect() {
     wait_for("all are taken", DRAINS_WITHIN, &0, async || world.ready("orders").await).await;
     assert_eq!((world.count(RETRYING).await, world.count(ATTEMPTS).await), (1, 2));
     assert_eq!(world.count(LINES).await, 0);
+    let events = async || world.count("select count(*) from outbox").await;
+    wait_for("events are published", DRAINS_WITHIN, &0, events).await;
     execute(&world, "delete from failed_messages where status = 'retrying'").await;
     world.close_after([worker]).await;
 }
