@@ -27,6 +27,20 @@ async fn a_message_that_was_not_handled_in_one_queue_stays_known_in_another() {
 }
 
 #[tokio::test]
+async fn the_same_id_in_another_queue_is_another_message() {
+    let db = Database::new().await;
+    for (queue, body) in [(QueueName::Orders, 1), (QueueName::Stock, 2), (QueueName::Notifications, 3)] {
+        db.commit(queue, &[receipt("m1", "allocate", body)], Work::default()).await;
+    }
+    for (queue, body) in [(QueueName::Orders, 1), (QueueName::Stock, 2), (QueueName::Notifications, 3)] {
+        let mut tx = db.store().begin(queue).await.unwrap();
+        let sights = tx.first_sights(&[receipt("m1", "allocate", body)]).await.unwrap();
+        assert_eq!(sights, [Sight::Repeat], "{queue:?}");
+        tx.rollback().await;
+    }
+}
+
+#[tokio::test]
 async fn a_message_is_a_repeat_if_its_type_and_its_body_are_the_same() {
     let db = Database::new().await;
     db.commit(

@@ -133,9 +133,13 @@ const ROWS: [&str; 4] = [
 #[tokio::test]
 async fn a_success_resolves_what_the_ledger_has_of_this_message_and_nothing_else() {
     let db = Database::new().await;
+    // What other queues have handled, and when, is no matter.
     db.execute(
         "insert into inbox (queue, message_id, type, fingerprint)
-         values ('orders', 'earlier', 'allocate', decode(repeat('01', 16), 'hex'))",
+         select queue, message_id, 'allocate', decode(repeat(body, 16), 'hex')
+         from (values ('stock', '01'), ('notifications', '02')) as others (queue, body),
+              unnest(array['was-dead', 'was-retrying', 'was-discarded', 'was-resolved']) as message_id
+         union all values ('orders', 'earlier', 'allocate', decode(repeat('01', 16), 'hex'))",
     )
     .await;
     let mut rows = Vec::new();
