@@ -87,6 +87,20 @@ async fn an_event_of_a_transaction_that_began_between_the_relays_questions_is_pu
     assert_eq!(unpublished(&mut *lead).await, [2]);
 }
 
+/// The broker takes some and not others; what is behind them was published long ago.
+#[tokio::test]
+async fn events_that_are_not_published_for_long_stay_in_sight() {
+    let db = Database::new().await;
+    commit_events(&db, &["A", "B", "A", "B", "A"]).await;
+    let mut lead = db.lead().await;
+    lead.remove(&[1, 3, 5], 0).await.unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < THREE_LOOKS {
+        assert_eq!(unpublished(&mut *lead).await, [2, 4]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// An administrator empties the outbox, and ids begin with 1 again. The relay looks every second.
 #[tokio::test]
 async fn after_a_truncate_with_restart_reading_begins_at_the_beginning() {
