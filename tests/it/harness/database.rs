@@ -202,7 +202,7 @@ impl Database {
     async fn closed_gate(&self) -> Gate {
         let mut session = self.pool.acquire().await.expect("a connection is free");
         let close = sqlx::query("select pg_advisory_lock($1)").bind(GATE);
-        close.execute(&mut *session).await.expect("nobody else has the lock");
+        close.execute(&mut *session).await.expect("the lock is free");
         Gate(session)
     }
 }
