@@ -21,7 +21,7 @@ fn both_ways() -> [Reply; 2] {
 }
 
 #[tokio::test]
-async fn whoever_waits_hears_that_it_is_not_known() {
+async fn a_sender_that_waits_learns_that_the_outcome_is_unknown() {
     for commit in both_ways() {
         let store = ScriptedStore::default();
         store.next(Call::Commit, [commit]);

@@ -69,7 +69,7 @@ async fn a_retry_and_a_message_from_its_sender_each_have_their_unit_of_work() {
     assert_eq!(attempts, [1, 2]);
 }
 
-/// Without an id by which they could be told apart, each is what it is.
+/// What cannot be read has no id by which a copy could be recognised.
 #[tokio::test]
 async fn unreadable_messages_are_no_copies_of_each_other() {
     let store = ScriptedStore::default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allocation::{
     entrypoints::worker::Worker,
-    ports::{queue::QueueName, store::StoreError},
+    ports::{ledger::Next, queue::QueueName, store::StoreError},
 };
 
 use super::fakes::{Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, broken, unavailable, worker};
@@ -44,6 +44,24 @@ async fn messages_go_back_after_the_hold_and_nothing_is_taken_until_the_server_i
     store.always(Call::Probe, Reply::Does);
     tokio::time::sleep(seconds(3)).await;
     assert_eq!(queues.settled(), three());
+    assert!(!database.is_on());
+    working.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_over_when_the_server_answers_although_nothing_is_left_to_do() {
+    let (queues, store) = with_three();
+    for call in [Call::Begin, Call::Probe] {
+        store.always(call, Reply::Fails(unavailable()));
+    }
+    let worker = worker(&queues, &store);
+    let database = worker.database.clone();
+    let working = Working::start(worker);
+    tokio::time::sleep(seconds(30)).await;
+    queues.are_taken_by_another();
+    assert!(database.is_on());
+    store.always(Call::Probe, Reply::Does);
+    tokio::time::sleep(seconds(3)).await;
     assert!(!database.is_on());
     working.stop().await;
 }
@@ -93,11 +111,15 @@ async fn a_start_is_no_crash_when_the_message_is_handed_back() {
         let working = Working::start(worker(&queues, &store));
         tokio::time::sleep(Duration::from_hours(1)).await;
         assert!(queues.paces().len() > 8, "{error}");
-        assert!(store.unfinished_starts(ORDERS, "m1").await <= 1, "{error}: it is in hand, or it is not");
+        assert!(
+            store.unfinished_starts(ORDERS, "m1").await <= 1,
+            "{error}: once if it is being handled, else not at all"
+        );
         store.always(Call::Commit, Reply::Does);
         tokio::time::sleep(seconds(400)).await;
         assert_eq!(queues.settled(), three(), "{error}");
-        assert!(store.failures().is_empty(), "{error}");
+        let dead = store.failures().into_iter().find(|failure| matches!(failure.next, Next::Dead(_)));
+        assert_eq!(dead, None, "{error}: at most an attempt, if it was being recorded at that time");
         assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
         working.stop().await;
     }

@@ -76,21 +76,21 @@ async fn discard_all(
     ledger: &ScriptedLedger,
     per_second: Option<u32>,
     stop: &CancellationToken,
-    tell: impl FnMut(&Tally, &[(i64, Acted)]),
+    report: impl FnMut(&Tally, &[(i64, Acted)]),
 ) -> Tally {
     let (by, selection) = (operator(), Selection::default());
-    act_on_all(ledger, Action::Discard, &selection, &by, per_second, stop, tell).await.unwrap()
+    act_on_all(ledger, Action::Discard, &selection, &by, per_second, stop, report).await.unwrap()
 }
 
 #[tokio::test]
 async fn an_action_on_many_goes_through_them_in_portions() {
     let ledger = ScriptedLedger::of(1200, Vec::new());
-    let mut told = Vec::new();
-    let tell = |tally: &Tally, portion: &[(i64, Acted)]| told.push((tally.done, portion.len()));
-    let tally = discard_all(&ledger, None, &CancellationToken::new(), tell).await;
+    let mut reports = Vec::new();
+    let report = |tally: &Tally, portion: &[(i64, Acted)]| reports.push((tally.done, portion.len()));
+    let tally = discard_all(&ledger, None, &CancellationToken::new(), report).await;
     assert_eq!(tally, Tally { matched: 1200, done: 1080, skipped: 120, failed: 0, stopped_by: None });
     assert_eq!(ledger.portions(), [500, 500, 200]);
-    assert_eq!(told, [(450, 500), (900, 500), (1080, 200)]);
+    assert_eq!(reports, [(450, 500), (900, 500), (1080, 200)]);
 }
 
 #[tokio::test]

@@ -46,11 +46,11 @@ async fn a_retry_that_closes_the_channel_is_tried_alone_and_refused() {
         assert_eq!(publisher.published(), expected);
         assert_eq!(outbox.times(&Note::RetryRefused(culprit)).len(), 1);
         assert!(outbox.left().1.is_empty(), "the others have left");
-        assert!(!relay.broker.is_on(), "nothing is wrong with the broker");
+        assert!(!relay.broker.is_on() && !publisher.saw_an_outage(), "nothing is wrong with the broker");
     }
 }
 
-/// The only one, and the last one before a long pause: nobody would hear later that the broker is there.
+/// The last one before a long pause: no later publication would end the outage.
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_cannot_be_published_is_no_outage_of_the_broker() {
     let publisher = ScriptedPublisher::closes_the_channel_over(2);
@@ -81,4 +81,12 @@ async fn a_retry_leaves_when_it_is_due() {
     run_for(&relay(&outbox, &publisher), Duration::from_secs(5)).await;
     let after: Vec<_> = publisher.times().iter().map(|time| (*time - begin).as_millis() / 10).collect();
     assert_eq!(after, [230]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_looks_every_second_although_the_next_retry_is_due_in_an_hour() {
+    let outbox = ScriptedOutbox::of_retries(1);
+    outbox.due_in(Duration::from_hours(1));
+    run_for(&relay(&outbox, &ScriptedPublisher::confirms()), Duration::from_millis(10_500)).await;
+    assert_eq!(outbox.looked(), 11);
 }

@@ -18,23 +18,30 @@ use tokio_util::sync::CancellationToken;
 
 use super::ScriptedOutbox;
 
+/// A relay that is stopped finishes what is in flight.
+const STOPS_WITHIN: Duration = Duration::from_mins(1);
+
 /// What became of each of the publications with these ids; none if the broker never answers.
 type Answer = dyn Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync;
-
-/// Ids that were published together, and when.
-type Publication = (Instant, Vec<i64>);
 
 /// Clones are one publisher.
 #[derive(Clone)]
 pub(crate) struct ScriptedPublisher {
     answer: Arc<Answer>,
-    published: Arc<Mutex<Vec<Publication>>>,
+    published: Arc<Mutex<Vec<(Instant, Vec<i64>)>>>,
+    /// Of the broker, as the relay sees it; and whether it was on at any publication.
+    outage: Arc<Mutex<(Option<Arc<Outage>>, bool)>>,
     given_up: Arc<Mutex<usize>>,
 }
 
 impl ScriptedPublisher {
     pub(crate) fn new(answer: impl Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync + 'static) -> Self {
-        Self { answer: Arc::new(answer), published: Arc::default(), given_up: Arc::default() }
+        Self {
+            answer: Arc::new(answer),
+            published: Arc::default(),
+            outage: Arc::default(),
+            given_up: Arc::default(),
+        }
     }
 
     pub(crate) fn confirms() -> Self {
@@ -62,6 +69,11 @@ impl ScriptedPublisher {
         self.published.lock().unwrap().iter().map(|(time, _)| *time).collect()
     }
 
+    /// Whether the relay took the broker for unavailable at the time of any publication.
+    pub(crate) fn saw_an_outage(&self) -> bool {
+        self.outage.lock().unwrap().1
+    }
+
     /// How many publications were dropped before their answer.
     pub(crate) fn given_up(&self) -> usize {
         *self.given_up.lock().unwrap()
@@ -70,6 +82,10 @@ impl ScriptedPublisher {
     async fn answer(&self, ids: Vec<i64>) -> Vec<Published> {
         let mut dropped = CountsDrop(Some(self.given_up.clone()));
         self.published.lock().unwrap().push((Instant::now(), ids.clone()));
+        {
+            let (outage, seen) = &mut *self.outage.lock().unwrap();
+            *seen |= outage.as_ref().is_some_and(|outage| outage.is_on());
+        }
         let answer = (self.answer)(&ids);
         let Some(answer) = answer else { std::future::pending().await };
         dropped.0 = None;
@@ -100,13 +116,15 @@ impl Publisher for ScriptedPublisher {
 
 /// A relay that takes eight at once.
 pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> Relay {
+    let broker = Arc::new(Outage::of("the broker"));
+    publisher.outage.lock().unwrap().0 = Some(broker.clone());
     Relay {
         outbox: Arc::new(outbox.clone()),
         publisher: Arc::new(publisher.clone()),
         window: 8,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
         database: Arc::new(Outage::of("the database")),
-        broker: Arc::new(Outage::of("the broker")),
+        broker,
     }
 }
 
@@ -117,5 +135,7 @@ pub(crate) async fn run_for(relay: &Relay, time: Duration) {
         tokio::time::sleep(time).await;
         stop.cancel();
     };
-    tokio::join!(relay.run(&stop), stops);
+    let runs = tokio::time::timeout(time + STOPS_WITHIN, relay.run(&stop));
+    let (stopped, ()) = tokio::join!(runs, stops);
+    stopped.expect("a relay that is to stop stops");
 }

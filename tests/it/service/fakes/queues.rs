@@ -17,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LIMITS, ScriptedStore, bus};
 
+/// A worker that is stopped takes eight seconds at most.
+const STOPS_WITHIN: Duration = Duration::from_mins(1);
+
 #[derive(Default)]
 struct State {
     ready: VecDeque<(Message, bool)>,
@@ -54,6 +57,11 @@ impl ScriptedQueues {
     /// The next deliveries of what waits are redeliveries.
     pub(crate) fn all_redelivered(&self) {
         self.state().ready.iter_mut().for_each(|(_, redelivered)| *redelivered = true);
+    }
+
+    /// Another worker has handled what waits.
+    pub(crate) fn are_taken_by_another(&self) {
+        self.state().ready.clear();
     }
 
     /// After how many deliveries the next subscriptions break; none if they last.
@@ -223,7 +231,8 @@ impl Working {
     pub(crate) async fn stop(self) -> Duration {
         let begin = Instant::now();
         self.stop.cancel();
-        self.run.await.unwrap();
+        let stopped = tokio::time::timeout(STOPS_WITHIN, self.run).await;
+        stopped.expect("a worker that is to stop stops").unwrap();
         begin.elapsed()
     }
 }
