@@ -79,8 +79,8 @@ async fn a_retry_leaves_when_it_is_due() {
     let begin = Instant::now();
     outbox.due_in(Duration::from_millis(2300));
     run_for(&relay(&outbox, &publisher), Duration::from_secs(5)).await;
-    let after: Vec<_> = publisher.times().iter().map(|time| (*time - begin).as_millis() / 10).collect();
-    assert_eq!(after, [230]);
+    let times: Vec<_> = publisher.times().iter().map(|time| (*time - begin).as_millis() / 10).collect();
+    assert_eq!(times, [230]);
 }
 
 #[tokio::test(start_paused = true)]

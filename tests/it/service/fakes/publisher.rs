@@ -24,13 +24,19 @@ const STOPS_WITHIN: Duration = Duration::from_mins(1);
 /// What became of each of the publications with these ids; none if the broker never answers.
 type Answer = dyn Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync;
 
+struct Publication {
+    time: Instant,
+    ids: Vec<i64>,
+    in_an_outage: bool,
+}
+
 /// Clones are one publisher.
 #[derive(Clone)]
 pub(crate) struct ScriptedPublisher {
     answer: Arc<Answer>,
-    published: Arc<Mutex<Vec<(Instant, Vec<i64>)>>>,
-    /// Of the broker, as the relay sees it; and whether it was on at any publication.
-    outage: Arc<Mutex<(Option<Arc<Outage>>, bool)>>,
+    published: Arc<Mutex<Vec<Publication>>>,
+    /// Of the broker, as the relay sees it.
+    outage: Arc<Mutex<Option<Arc<Outage>>>>,
     given_up: Arc<Mutex<usize>>,
 }
 
@@ -61,17 +67,17 @@ impl ScriptedPublisher {
 
     /// What was published together, by id.
     pub(crate) fn published(&self) -> Vec<Vec<i64>> {
-        self.published.lock().unwrap().iter().map(|(_, ids)| ids.clone()).collect()
+        self.published.lock().unwrap().iter().map(|publication| publication.ids.clone()).collect()
     }
 
     /// When something was published.
     pub(crate) fn times(&self) -> Vec<Instant> {
-        self.published.lock().unwrap().iter().map(|(time, _)| *time).collect()
+        self.published.lock().unwrap().iter().map(|publication| publication.time).collect()
     }
 
     /// Whether the relay took the broker for unavailable at the time of any publication.
     pub(crate) fn saw_an_outage(&self) -> bool {
-        self.outage.lock().unwrap().1
+        self.published.lock().unwrap().iter().any(|publication| publication.in_an_outage)
     }
 
     /// How many publications were dropped before their answer.
@@ -81,11 +87,9 @@ impl ScriptedPublisher {
 
     async fn answer(&self, ids: Vec<i64>) -> Vec<Published> {
         let mut dropped = CountsDrop(Some(self.given_up.clone()));
-        self.published.lock().unwrap().push((Instant::now(), ids.clone()));
-        {
-            let (outage, seen) = &mut *self.outage.lock().unwrap();
-            *seen |= outage.as_ref().is_some_and(|outage| outage.is_on());
-        }
+        let in_an_outage = self.outage.lock().unwrap().as_ref().is_some_and(|outage| outage.is_on());
+        let publication = Publication { time: Instant::now(), ids: ids.clone(), in_an_outage };
+        self.published.lock().unwrap().push(publication);
         let answer = (self.answer)(&ids);
         let Some(answer) = answer else { std::future::pending().await };
         dropped.0 = None;
@@ -117,7 +121,7 @@ impl Publisher for ScriptedPublisher {
 /// A relay that takes eight at once.
 pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> Relay {
     let broker = Arc::new(Outage::of("the broker"));
-    publisher.outage.lock().unwrap().0 = Some(broker.clone());
+    *publisher.outage.lock().unwrap() = Some(broker.clone());
     Relay {
         outbox: Arc::new(outbox.clone()),
         publisher: Arc::new(publisher.clone()),
