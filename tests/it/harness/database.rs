@@ -32,6 +32,8 @@ const BLOCKS_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Database {
     /// For questions.
     pub(crate) pool: PgPool,
+    store: Arc<dyn Store>,
+    ledger: Arc<PgLedger>,
     name: String,
     /// Login roles of the server that were made for it.
     roles: Mutex<Vec<String>>,
@@ -44,12 +46,14 @@ impl Database {
         let url = database_url(&name);
         migrate(&url).await.expect("PostgreSQL is there, and databases may be made");
         let pool = PgPoolOptions::new().max_connections(3).connect(&url).await;
-        Self { pool: pool.expect("the database was made"), name, roles: Mutex::default() }
-    }
-
-    /// How the program reaches it.
-    pub(crate) fn access(&self) -> Access {
-        access(&database_url(&self.name))
+        let access = access(&url);
+        Self {
+            pool: pool.expect("the database was made"),
+            store: Arc::new(PgStore::new(access.pool(), &access, Arc::default())),
+            ledger: Arc::new(PgLedger::new(access.pool(), &access)),
+            name,
+            roles: Mutex::default(),
+        }
     }
 
     /// How the program reaches it as another role.
@@ -77,19 +81,17 @@ impl Database {
 
     /// The store over it.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
-        let access = self.access();
-        Arc::new(PgStore::new(access.pool(), &access, Arc::default()))
+        self.store.clone()
     }
 
     /// The operators' side of the failed messages.
-    pub(crate) fn ledger(&self) -> PgLedger {
-        let access = self.access();
-        PgLedger::new(access.pool(), &access)
+    pub(crate) fn ledger(&self) -> Arc<PgLedger> {
+        self.ledger.clone()
     }
 
     /// The outbox, as one relay sees it.
     pub(crate) fn outbox(&self) -> PgOutbox {
-        PgOutbox::new(self.access(), Arc::default())
+        PgOutbox::new(access(&database_url(&self.name)), Arc::default())
     }
 
     /// The session of the active relay.
@@ -99,12 +101,12 @@ impl Database {
 
     /// Begins a unit of work about `orders`.
     pub(crate) async fn begin(&self) -> Box<dyn Tx> {
-        self.store().begin(QueueName::Orders).await.expect("the database answers")
+        self.store.begin(QueueName::Orders).await.expect("the database answers")
     }
 
     /// Commits `work` in a transaction about `queue`, after the inbox was asked about `receipts`.
     pub(crate) async fn commit(&self, queue: QueueName, receipts: &[Receipt], work: Work) {
-        let mut tx = self.store().begin(queue).await.expect("the database answers");
+        let mut tx = self.store.begin(queue).await.expect("the database answers");
         tx.first_sights(receipts).await.expect("the inbox answers");
         tx.commit(work).await.expect("the commit succeeds");
     }

@@ -97,7 +97,7 @@ async fn every_filter_keeps_every_action_from_what_it_does_not_match() {
             assert_eq!(ledger.matching(&selection).await.unwrap(), [matching], "{case}");
             let before = (db.row(matching).await, db.row(other).await);
             let by = operator();
-            let all = act_on_all(&ledger, action, &selection, &by, None, &stop, |_, _| ());
+            let all = act_on_all(&*ledger, action, &selection, &by, None, &stop, |_, _| ());
             let done = Tally { matched: 1, done: 1, ..Tally::default() };
             assert_eq!(all.await.unwrap(), done, "{case}");
             assert_ne!(db.row(matching).await.column("status"), before.0.column("status"), "{case}");
