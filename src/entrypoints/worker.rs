@@ -170,7 +170,7 @@ impl Worker {
         info!(queue = self.queue.as_str(), stage = ?self.stage, "consuming");
         let halt = CancellationToken::new();
         let handled = Arc::new(AtomicBool::new(false));
-        let handed_back = CancellationToken::new();
+        let (handed_back, overdue) = (CancellationToken::new(), CancellationToken::new());
         let mut running = JoinSet::new();
         let lanes: Vec<_> = (0..self.lanes)
             .map(|_| {
@@ -179,6 +179,7 @@ impl Worker {
                     worker: self.clone(),
                     settler: subscription.settler(),
                     halt: halt.clone(),
+                    overdue: overdue.clone(),
                     handed_back: handed_back.clone(),
                     handled: handled.clone(),
                 };
@@ -213,15 +214,16 @@ impl Worker {
             }
         };
         drop(lanes);
-        if pace == Pace::OneByOne && ended == Ok(Ended::Done) {
-            // What was delivered is handled: a message that goes back alone goes behind others that went back before it.
-            let _ = tokio::time::timeout(self.finish_within, async {
-                while running.join_next().await.is_some() {}
-            })
-            .await;
+        // One by one, what was delivered is handled: a message that goes back alone goes behind others that went back before.
+        if pace == Pace::Full || ended != Ok(Ended::Done) {
+            halt.cancel();
         }
-        halt.cancel();
-        while running.join_next().await.is_some() {}
+        let finished = async { while running.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.finish_within, finished).await.is_err() {
+            halt.cancel();
+            overdue.cancel();
+            while running.join_next().await.is_some() {}
+        }
         subscription.close().await;
         ended
     }
@@ -244,7 +246,7 @@ impl Worker {
     fn tell(&self, incoming: &Incoming, fate: &Fate) {
         let (queue, message_id) = (self.queue.as_str(), incoming.message.message_id.as_deref());
         match fate {
-            // A refusal is told to who waits for it, and nobody waits behind a queue.
+            // The answer goes to the sender that waits; senders to a queue do not wait.
             Fate::Handled | Fate::Refused(_) | Fate::InDoubt => {}
             Fate::Repeat => debug!(queue, message_id, "handled before"),
             Fate::Failed(error, Next::Retry(delay)) => {
@@ -265,6 +267,8 @@ struct Lane {
     settler: Arc<dyn Settler>,
     /// The subscription is to end.
     halt: CancellationToken,
+    /// It was to end some time ago.
+    overdue: CancellationToken,
     /// It ends because a server was away for too long.
     handed_back: CancellationToken,
     /// Whether any lane has handled anything.
@@ -292,7 +296,7 @@ impl Lane {
             if !batch.is_empty() {
                 let left: Vec<_> = batch.into_iter().map(|task| task.incoming).collect();
                 let taken_back = self.worker.bus.take_back_starts(self.worker.queue, &left);
-                // A store that is silent is no reason to stop late: the next probe takes them back.
+                // A store that is silent is no reason to stop late. What was not written stays for the next time.
                 let _ = tokio::time::timeout(TAKES_BACK_WITHIN, taken_back).await;
                 return;
             }
@@ -318,7 +322,7 @@ impl Lane {
                     Ok(fates) => (fates, None),
                     Err(Interrupted { done, away }) => (done, Some(away)),
                 },
-                () = self.overdue() => (Vec::new(), None),
+                () = self.overdue.cancelled() => (Vec::new(), None),
             };
             let done = fates.len();
             self.settle(&tags[..done], &incoming[..done], fates, too_early).await;
@@ -365,12 +369,6 @@ impl Lane {
             return false;
         }
         halt.run_until_cancelled(tokio::time::sleep(delay)).await.is_some()
-    }
-
-    /// Waits until the time is over that a unit of work has to end once the worker is to stop.
-    async fn overdue(&self) {
-        self.halt.cancelled().await;
-        tokio::time::sleep(self.worker.finish_within).await;
     }
 }
 

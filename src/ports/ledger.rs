@@ -77,7 +77,7 @@ pub struct FailedAttempt {
     pub key: FailureKey,
     /// The generation of the failed copy: 0 for a message from a sender. A copy of an earlier generation is recorded
     /// already. A message from a sender is recorded, too, unless the ledger has it as retrying: a redelivery cannot be
-    /// told from a message that was sent again, and an attempt that is counted twice is better than a lost message.
+    /// distinguished from a message that was sent again, and an attempt that is counted twice is better than a lost message.
     pub generation: i64,
     /// Its bytes.
     pub body: Vec<u8>,

@@ -30,7 +30,7 @@ pub(super) enum Admission {
     Outdated,
     /// Its id belongs to another message.
     OtherBody,
-    /// It asks for nothing that this queue is for.
+    /// It cannot be read, or belongs into another queue.
     Refused(Undecodable),
 }
 

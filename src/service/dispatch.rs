@@ -21,7 +21,7 @@ use super::{
     verdict::Failure,
 };
 
-/// Why a unit of work came to nothing.
+/// Why a unit of work failed.
 pub(super) struct Broken {
     pub(super) failure: Failure,
     /// How long the command that broke it took, if it was one.
@@ -61,7 +61,7 @@ async fn until_no_event_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Re
         Command::Allocate(command) => handlers::allocate(uow, command)?,
         Command::Deallocate(command) => handlers::deallocate(uow, command)?,
         Command::ChangeBatchQuantity(command) => handlers::change_batch_quantity(uow, command).await?,
-        Command::NotifyOutOfStock(_) => {} // The mail was sent before.
+        Command::NotifyOutOfStock(_) => {} // Its mail is all there is to do.
     }
     crash_points::here_with(CrashPoint::WorkerMidHandler, &envelope.receipt.message_id);
     let mut events = VecDeque::from(uow.collect_events(envelope));

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Mutex, RwLock},
-    time::Instant,
-};
+use tokio::{sync::RwLock, time::Instant};
 
 use crate::{
     crash_points::{self, CrashPoint},
@@ -81,7 +78,7 @@ pub struct MessageBus {
     pub(super) policy: Arc<Policy>,
     /// Held for reading while messages are handled, for writing while one must be the only one in this process.
     company: Arc<RwLock<()>>,
-    taken_back: Arc<Mutex<TakenBack>>,
+    taken_back: Arc<TakenBack>,
 }
 
 impl MessageBus {
@@ -103,7 +100,7 @@ impl MessageBus {
     /// [`Away`] if one does not.
     pub async fn probe(&self, notifier: bool) -> Result<(), Away> {
         self.store.probe().await?;
-        self.taken_back.lock().await.write(&*self.store).await?;
+        self.taken_back.write(&*self.store).await?;
         if notifier {
             self.notifier.probe().await?;
         }
@@ -134,7 +131,10 @@ impl MessageBus {
             }
             return Ok(());
         }
-        self.taken_back.lock().await.write(&*self.store).await?;
+        match self.taken_back.write(&*self.store).await {
+            Ok(()) | Err(StoreError::Conflict(_)) => {} // Another transaction has the row: the next time will do.
+            Err(error) => return Err(error.into()),
+        }
         // In the order of arrival: commands about one line or batch must not overtake each other.
         for group in suspects::groups(&*self.store, queue, batch).await? {
             match group {
@@ -178,9 +178,8 @@ impl MessageBus {
     /// or waits for a server, and has not crashed over them. What cannot be written now is written before this process
     /// handles anything again.
     pub async fn take_back_starts(&self, queue: QueueName, batch: &[Incoming]) {
-        let mut taken_back = self.taken_back.lock().await;
-        taken_back.add(queue, batch);
-        let _ = taken_back.write(&*self.store).await;
+        self.taken_back.add(queue, batch);
+        let _ = self.taken_back.write(&*self.store).await;
     }
 
     /// The mail is sent inside the unit of work: its row in the inbox keeps other processes from sending it at the same
@@ -322,11 +321,11 @@ impl MessageBus {
     ) -> Result<Judged, Broken> {
         let failed = |failure| Ok(Judged::Failed(failure, Duration::ZERO));
         match (&checked.admission, &incoming.decoded) {
+            (Admission::Outdated, _) => Ok(Judged::Done(Fate::Repeat)),
             (Admission::Refused(refusal), _) => failed(refusal.clone().into()),
             (_, Err(undecodable)) => failed(undecodable.clone().into()),
             (Admission::OtherBody, _) => failed(Failure::OtherBody),
             (Admission::CopyOf(original), _) => Ok(Judged::CopyOf(*original)),
-            (Admission::Outdated, _) => Ok(Judged::Done(Fate::Repeat)),
             (Admission::Repeat, Ok(envelope)) => {
                 // A retry of what was handled by another copy has nothing left to do.
                 if checked.generation > 0 {

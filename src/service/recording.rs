@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ports::{ledger::Next, queue::QueueName, store::StoreError};
+use crate::ports::{queue::QueueName, store::StoreError};
 
 use super::{
     admission::{self, Admission, Checked},
@@ -15,7 +15,7 @@ use super::{
     verdict::Failure,
 };
 
-/// What a message came to in its unit of work, before failures are recorded.
+/// The outcome of a message in its unit of work, before failures are recorded.
 pub(super) enum Judged {
     Done(Fate),
     Failed(Failure, Duration),
@@ -36,7 +36,7 @@ pub(super) async fn record_failures(
         if let Judged::Failed(failure, took) = judged
             && !incoming.awaited
         {
-            failed.push(of(incoming, checked.generation, failure, *took));
+            failed.push(failed_message(incoming, checked.generation, failure, *took));
         }
     }
     let mut next = uow.record_failures(&failed, policy).await?.into_iter();
@@ -59,7 +59,12 @@ pub(super) async fn record_failures(
     Ok(fates)
 }
 
-fn of<'a>(incoming: &'a Incoming, generation: i64, failure: &'a Failure, took: Duration) -> Failed<'a> {
+fn failed_message<'a>(
+    incoming: &'a Incoming,
+    generation: i64,
+    failure: &'a Failure,
+    took: Duration,
+) -> Failed<'a> {
     Failed { key: incoming.key(), message: &incoming.message, generation, failure, took }
 }
 
@@ -112,9 +117,9 @@ impl MessageBus {
             (Admission::New, Some(receipt)) => uow.leave_unhandled(receipt),
             _ => {}
         }
-        let next = uow.record_failures(&[of(incoming, generation, failure, *took)], &self.policy).await?;
+        let failed = failed_message(incoming, generation, failure, *took);
+        let next = uow.record_failures(&[failed], &self.policy).await?;
         uow.commit().await?;
-        let next: Next = next[0];
-        Ok(Fate::Failed(failure.clone(), next))
+        Ok(Fate::Failed(failure.clone(), next[0]))
     }
 }

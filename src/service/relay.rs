@@ -109,7 +109,12 @@ impl Relay {
         let mut round =
             Round::Idle(look.retry_in.map_or(LOOK_AT_LEAST_EVERY, |due| due.min(LOOK_AT_LEAST_EVERY)));
         if look.events {
-            round = self.relay_events(lead, course).await?;
+            round = match (self.relay_events(lead, course).await?, round) {
+                (Round::Idle(until_events), Round::Idle(until_retry)) => {
+                    Round::Idle(until_events.min(until_retry))
+                }
+                (relayed, _) => relayed,
+            };
         }
         if look.retry_in == Some(Duration::ZERO) {
             let moved = self.relay_retries(lead).await?;

@@ -1,6 +1,10 @@
 //! Which messages may have killed their worker, and how they are handled so that the culprit is found.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::ports::{
     queue::QueueName,
@@ -25,7 +29,7 @@ const DEADLY_STARTS: u32 = 4;
 pub(super) enum Group {
     /// In one unit of work, beside those of other lanes.
     Together(Range<usize>),
-    /// While nothing else is handled in this process.
+    /// While no other command is handled in this process.
     Alone(usize),
     /// Not handled any more: so many workers died while they handled it.
     Dead(usize, u32),
@@ -117,28 +121,40 @@ pub(super) async fn count_starts(store: &dyn Store, queue: QueueName, group: &Ba
 /// Starts that no crash ended, and that are still to be taken back in the store.
 #[derive(Default)]
 pub(super) struct TakenBack {
-    ids: HashMap<QueueName, Vec<Arc<str>>>,
+    ids: Mutex<HashMap<QueueName, Vec<Arc<str>>>>,
 }
 
 impl TakenBack {
     /// Adds the messages of which this process has counted a start.
-    pub(super) fn add(&mut self, queue: QueueName, batch: &[Incoming]) {
+    pub(super) fn add(&self, queue: QueueName, batch: &[Incoming]) {
         let counted =
             batch.iter().filter(|incoming| incoming.counted.get().is_some() && is_suspect(incoming));
         let ids = ids(counted);
         if !ids.is_empty() {
-            self.ids.entry(queue).or_default().extend(ids);
+            self.lock().entry(queue).or_default().extend(ids);
         }
     }
 
-    /// Writes them to the store. What fails is kept for the next time.
-    pub(super) async fn write(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        while let Some((queue, ids)) = self.ids.iter().next() {
-            let queue = *queue;
-            store.take_back_starts(queue, ids).await?;
-            self.ids.remove(&queue);
+    /// Writes them to the store. What is not written, because this fails or is dropped, stays for the next time. Two that
+    /// write at the same time may take one start too many: fewer starts blame no message.
+    pub(super) async fn write(&self, store: &dyn Store) -> Result<(), StoreError> {
+        while let Some((queue, ids)) = self.next() {
+            store.take_back_starts(queue, &ids).await?;
+            let mut pending = self.lock();
+            if let Some(of_queue) = pending.get_mut(&queue) {
+                of_queue.retain(|id| !ids.contains(id));
+            }
         }
         Ok(())
+    }
+
+    fn next(&self) -> Option<(QueueName, Vec<Arc<str>>)> {
+        let pending = self.lock();
+        pending.iter().find(|(_, ids)| !ids.is_empty()).map(|(queue, ids)| (*queue, ids.clone()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Vec<Arc<str>>>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -48,16 +48,26 @@ pub(super) async fn attempts(
     Ok(keys.iter().map(|key| u32::try_from(of(key)).unwrap_or_default()).collect())
 }
 
-/// Whether copies are current, in the order given; their failed messages are held against operators.
+/// Whether copies are current, in the order given. With `lock` their failed messages are locked against operators until the
+/// end of the transaction; without, the relay and operators do not wait for a transaction that takes its time.
 pub(super) async fn check_retries(
     connection: &mut PgConnection,
     queue: &str,
     marks: &[RetryMark],
+    lock: bool,
 ) -> Result<Vec<RetryCheck>, sqlx::Error> {
     let ids: Vec<_> = marks.iter().map(|mark| mark.failed_message_id).collect();
+    if lock {
+        let locked = sqlx::query!(
+            "select from failed_messages where id = any($1) and queue = $2 order by id for update",
+            &ids,
+            queue,
+        );
+        locked.execute(&mut *connection).await?;
+    }
     let rows = sqlx::query!(
         r#"select id, generation, secret, status = 'retrying' as "is_retrying!"
-           from failed_messages where id = any($1) and queue = $2 order by id for update"#,
+           from failed_messages where id = any($1) and queue = $2"#,
         &ids,
         queue,
     )
@@ -73,7 +83,7 @@ pub(super) async fn check_retries(
 }
 
 /// Records attempts. One of another generation than the row's is recorded already and changes nothing. One of a message
-/// from a sender is recorded unless the row is retrying: it cannot be told from a message that was sent again.
+/// from a sender is recorded unless the row is retrying: it cannot be distinguished from a message that was sent again.
 pub(super) async fn record(
     connection: &mut PgConnection,
     queue: &str,
@@ -106,7 +116,8 @@ async fn record_one(
                  error_pattern = excluded.error_pattern, error_group = excluded.error_group,
                  attempts = excluded.attempts, generation = known.generation + 1, due_at = excluded.due_at,
                  last_failed_at = now(), published_at = null, ended_at = null
-             where known.generation = $15 or ($15 = 0 and known.status <> 'retrying')
+             where case when $15::bigint = 0 then known.status <> 'retrying'
+                   else known.status = 'retrying' and known.generation = $15 end
              returning id, generation
          )
          insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
@@ -280,9 +291,12 @@ pub(super) async fn published(
 ) -> Result<(), sqlx::Error> {
     let (ids, generations) = copies(retries);
     sqlx::query!(
-        "update failed_messages as f set published_at = now(), held_because = null
-         from unnest($1::bigint[], $2::bigint[]) as done (id, generation)
-         where f.id = done.id and f.generation = done.generation and f.status = 'retrying'",
+        "with locked as (
+             select f.id from unnest($1::bigint[], $2::bigint[]) as done (id, generation)
+             join failed_messages f on f.id = done.id and f.generation = done.generation and f.status = 'retrying'
+             order by f.id for update of f
+         )
+         update failed_messages f set published_at = now(), held_because = null from locked where f.id = locked.id",
         &ids,
         &generations,
     )

@@ -101,7 +101,7 @@ async fn act(
     let found = find(connection, ids, selection).await?;
     let matching: HashSet<_> = found.iter().map(|found| found.id).collect();
     let changed = ids.iter().filter(|id| !matching.contains(id));
-    acted.extend(changed.map(|id| (*id, Acted::Skipped("it changed meanwhile and is not meant any more"))));
+    acted.extend(changed.map(|id| (*id, Acted::Skipped("it changed meanwhile and no longer matches"))));
     for found in found {
         let outcome = judge(action, &found);
         match outcome {
@@ -176,7 +176,8 @@ fn judge(action: Action, found: &Found) -> Acted {
 /// Holds the messages, in the order of their ids, so that two operators never wait for each other. Of two at once the
 /// second sees what the first did; its transaction may have begun earlier, so it is the clock that counts.
 ///
-/// Those that the selection does not match any more are left out. Its ids were chosen, and its age only grows less.
+/// Those that the selection no longer matches are left out. Its ids are those given. `since` is not asked again: a message
+/// that fails again only becomes younger.
 async fn find(tx: &mut PgConnection, ids: &[i64], selection: &Selection) -> Result<Vec<Found>, sqlx::Error> {
     sqlx::query_as!(
         Found,

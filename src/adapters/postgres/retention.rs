@@ -42,7 +42,7 @@ pub(super) async fn sweep(connection: &mut PgConnection, retention: Retention) -
     );
     starts.execute(&mut *connection).await?;
     // A copy that is still not handled may have been lost with its queue. Another one does no harm, but where no worker
-    // runs they pile up: each waits twice as long as the one before.
+    // runs they would pile up: they go out after 1, 2, 4, 8 hours.
     let lost = sqlx::query!(
         "update failed_messages set published_at = null
          where status = 'retrying' and published_at < now() - interval '1 hour'

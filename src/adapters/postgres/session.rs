@@ -45,7 +45,7 @@ impl Session {
         within(self.patience, statements(connection)).await
     }
 
-    /// Reads rows, however many, as long as the connection is not silent for too long between two of them.
+    /// Reads rows, as long as the connection is not silent for too long between two of them.
     pub(super) async fn rows<'a, T, U>(
         &'a mut self,
         query: impl FnOnce(&'a mut PgConnection) -> BoxStream<'a, Result<T, sqlx::Error>>,

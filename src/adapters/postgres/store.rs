@@ -36,7 +36,11 @@ impl PgStore {
 #[async_trait]
 impl Store for PgStore {
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let session = Session::begin(&self.pool, self.patience).await?;
+        let mut session = Session::begin(&self.pool, self.patience).await?;
+        if queue == QueueName::Notifications {
+            // A mail server may take longer than other transactions may rest.
+            session.statement("set local idle_in_transaction_session_timeout = '5min'").await?;
+        }
         Ok(Box::new(PgTx { session, queue: queue.as_str(), commits: self.commits.clone() }))
     }
 
@@ -125,7 +129,10 @@ impl Tx for PgTx {
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
         let queue = self.queue;
-        self.session.run(async |connection| failures::check_retries(connection, queue, marks).await).await
+        // A mail is sent in this transaction, and cannot be recalled.
+        let lock = queue != QueueName::Notifications.as_str();
+        let check = async |connection: &mut _| failures::check_retries(connection, queue, marks, lock).await;
+        self.session.run(check).await
     }
 
     async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {

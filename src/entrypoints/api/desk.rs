@@ -98,7 +98,7 @@ impl Lane {
                 Some(away) => database.begins(&away),
                 None => database.ends(),
             }
-            // The others get no answer, and that is one: their senders are dropped.
+            // The senders of the others are dropped, which answers 503.
             for (answer, fate) in answers.into_iter().zip(fates) {
                 let _ = answer.send(fate);
             }

@@ -9,6 +9,10 @@ use allocation::{
     service::{message_bus::Fate, outage::Away, verdict::Failure},
 };
 
+use serde_json::json;
+
+use crate::harness::command;
+
 use super::fakes::{
     Call, Reply, ScriptedStore, awaited, batch, broken, bus, conflict, line, names, rejected, retry,
     unavailable,
@@ -178,6 +182,15 @@ async fn a_copy_is_recorded_with_its_generation_and_an_outdated_one_not_at_all()
         assert!(kept.iter().all(|kept| kept.failures.is_empty() && kept.handled.is_empty()));
         assert_eq!(kept[0].unhandled, ["m1"], "the current copy is not a repeat");
     }
+}
+
+#[tokio::test]
+async fn an_outdated_copy_that_cannot_be_read_is_not_recorded_either() {
+    let store = ScriptedStore::default();
+    let (copy, mark) = retry(command("m1", "no_such_type", &json!({})), 2);
+    store.knows_retry(mark, RetryCheck::Outdated);
+    assert_eq!(names(&bus(&store).handle(ORDERS, &[copy]).await.unwrap()), ["repeat"]);
+    assert_eq!(store.failures(), []);
 }
 
 /// A group is one cause in one queue, with one reason.

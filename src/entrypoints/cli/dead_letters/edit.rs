@@ -56,7 +56,9 @@ pub(super) async fn edit(app: &App, wanted: Wanted, by: Actor, json: bool) -> an
             Ok(Done::NotAll)
         }
         Err(CorrectionError::Store(StoreError::Conflict(_))) => {
-            output::error("another failed message has this id and body already; nothing was changed");
+            output::error(
+                "another failed message has this id, type and body, or this one is being handled; nothing was changed",
+            );
             Ok(Done::NotAll)
         }
         Err(CorrectionError::Store(error)) => Err(error.into()),
