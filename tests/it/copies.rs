@@ -146,6 +146,8 @@ async fn an_outdated_copy_of_a_discarded_message_is_not_handled() {
     for copies in 1..=2 {
         dead_letters(&world, &["retry", "--status", if copies == 1 { "dead" } else { "retrying" }]).await;
         wait_for("a copy is there", DRAINS_WITHIN, &copies, async || world.ready("orders").await).await;
+        let noted = async || world.count("select count(published_at) from failed_messages").await;
+        wait_for("the relay has noted it", DRAINS_WITHIN, &1, noted).await;
         execute(&world, "update failed_messages set published_at = now() - interval '2 minutes'").await;
     }
     // The first copy fails: all that is behind it waits until the product exists.

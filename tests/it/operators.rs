@@ -90,7 +90,7 @@ async fn a_bulk_action_skips_what_its_filter_no_longer_matches() {
 /// Much stock arrives at once: more lines are allocated than the database could write within its patience in one go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_frees_stock_for_very_many_lines_is_handled() {
-    const LINES: i64 = 60_000;
+    const LINES: i64 = 40_000;
     let world = World::new("a_batch_that_frees_stock_for_very_many_lines_is_handled").await;
     let worker = world.worker_with(&[
         ("ALLOCATION__DATABASE__PATIENCE", "2s"),
@@ -99,14 +99,14 @@ async fn a_batch_that_frees_stock_for_very_many_lines_is_handled() {
     world.sender.send(&create_batch("empty", "LAMP", 0)).await;
     world.wait_handled(1).await;
     sqlx::raw_sql(
-        "insert into order_lines (orderid, sku, qty, place) select 'o-' || n, 'LAMP', 1, n from generate_series(1, 60000) n;
-         insert into allocations_view (orderid, sku, qty) select 'o-' || n, 'LAMP', 1 from generate_series(1, 60000) n;
-         update products set backordered = 60000, last_place = 60000, version = version + 1",
+        "insert into order_lines (orderid, sku, qty, place) select 'o-' || n, 'LAMP', 1, n from generate_series(1, 40000) n;
+         insert into allocations_view (orderid, sku, qty) select 'o-' || n, 'LAMP', 1 from generate_series(1, 40000) n;
+         update products set backordered = 40000, last_place = 40000, version = version + 1",
     )
     .execute(&world.pool)
     .await
     .unwrap();
-    world.sender.send(&create_batch("much", "LAMP", 60_000)).await;
+    world.sender.send(&create_batch("much", "LAMP", 40_000)).await;
     let allocated = "select count(*) from order_lines where batchref = 'much'";
     let all = async || world.count(allocated).await;
     wait_for("all lines are allocated", Duration::from_mins(3), &LINES, all).await;

@@ -12,7 +12,7 @@ use crate::harness::Database;
 
 use super::{RETRYING, operator};
 
-const NOT_MEANT: Acted = Acted::Skipped("it changed meanwhile and is not meant any more");
+const NOT_MEANT: Acted = Acted::Skipped("it changed meanwhile and no longer matches");
 
 /// A filter: its name, what it asks for, what a row must have to match, and what another has that does not match.
 struct Filter {

@@ -67,7 +67,7 @@ async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_se
     let db = Database::new().await;
     for (status, columns) in STATUSES {
         for (generation, recorded) in
-            [(4, true), (0, status != "retrying"), (1, false), (3, false), (5, false)]
+            [(4, status == "retrying"), (0, status != "retrying"), (1, false), (3, false), (5, false)]
         {
             for next in [LATER, Next::Dead(Reason::CrashLoop)] {
                 let case = format!("{status}, generation {generation}, {next:?}");
