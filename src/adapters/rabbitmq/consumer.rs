@@ -175,7 +175,7 @@ impl Settler for RabbitSettler {
     }
 }
 
-/// Without a type, the routing key says it: the one it was sent with, for a message that the broker put aside.
+/// Without a type, the routing key says it: of a dead-lettered message, the one it was sent with.
 fn message(delivery: lapin::message::Delivery, stage: Stage) -> Message {
     let properties = delivery.properties;
     let text_of = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);

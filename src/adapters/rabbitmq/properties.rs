@@ -17,8 +17,8 @@ pub(super) const PERSISTENT: u8 = 2;
 pub(super) const TRACEPARENT: &str = "traceparent";
 /// The retry mark: failed message, generation and secret, with dots between.
 const RETRY: &str = "x-allocation-retry";
-/// What brokers and tools write on messages that were put aside, by the beginnings of its names. On a message that is
-/// published again it would be counted, or taken for a cycle.
+/// Headers that brokers and tools write on dead-lettered messages, by the beginnings of their names. On a message that is
+/// published again they would be counted, or taken for a cycle.
 const NOT_PUBLISHED_AGAIN: [&str; 6] =
     ["x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-shovelled"];
 /// These exact names lead a message to further queues.
@@ -145,7 +145,7 @@ pub(super) fn death_reason(properties: &BasicProperties) -> Option<String> {
     lossy_text(newest_death(properties)?.inner().get("reason")?)
 }
 
-/// The routing key with which a message was sent that the broker put aside.
+/// The routing key with which a dead-lettered message was sent.
 pub(super) fn first_routing_key(properties: &BasicProperties) -> Option<String> {
     match newest_death(properties)?.inner().get("routing-keys")? {
         AMQPValue::FieldArray(keys) => lossy_text(keys.as_slice().first()?),
@@ -153,7 +153,7 @@ pub(super) fn first_routing_key(properties: &BasicProperties) -> Option<String> 
     }
 }
 
-/// The broker's newest note on why it put a message aside.
+/// The newest entry of a message's `x-death`.
 fn newest_death(properties: &BasicProperties) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get("x-death")? else {
         return None;
