@@ -71,7 +71,7 @@ pub async fn act_on_all(
         if stop.is_cancelled() {
             break;
         }
-        let acted = match act_patiently(ledger, action, ids, selection, by).await {
+        let acted = match through_conflicts(async || ledger.act(action, ids, selection, by).await).await {
             Ok(acted) => acted,
             Err(error) => {
                 tally.stopped_by = Some(error.to_string());
@@ -87,16 +87,10 @@ pub async fn act_on_all(
 }
 
 /// Tries again at once, a few times, when another transaction was in the way: workers and operators may need the same rows.
-async fn act_patiently(
-    ledger: &dyn Ledger,
-    action: Action,
-    ids: &[i64],
-    selection: &Selection,
-    by: &Actor,
-) -> Result<Vec<(i64, Acted)>, StoreError> {
+async fn through_conflicts<T>(act: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let mut delays = Delays::after_conflict();
     loop {
-        match (ledger.act(action, ids, selection, by).await, delays.next()) {
+        match (act().await, delays.next()) {
             (Err(StoreError::Conflict(_)), Some(delay)) => tokio::time::sleep(delay).await,
             (outcome, _) => return outcome,
         }
@@ -131,13 +125,7 @@ pub async fn correct(
         body: body.to_owned(),
         fingerprint: decode::fingerprint(body),
     };
-    let mut delays = Delays::after_conflict();
-    loop {
-        match (ledger.correct(id, &correction, by).await, delays.next()) {
-            (Err(StoreError::Conflict(_)), Some(delay)) => tokio::time::sleep(delay).await,
-            (outcome, _) => return Ok(outcome?),
-        }
-    }
+    Ok(through_conflicts(async || ledger.correct(id, &correction, by).await).await?)
 }
 
 #[cfg(test)]
