@@ -1,7 +1,7 @@
 //! The composition root: the only place that knows every layer. It builds the parts and starts the roles.
 
-mod in_files;
-mod in_memory;
+mod csv_run;
+mod demo_run;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,36 +15,38 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::{
-        postgres::{self, Access, Commits, PgLedger, PgOutbox, PgReadModel, PgSchema, PgStore},
-        rabbitmq::{Broker, EventPublisher, RabbitQueues, RabbitSender, RabbitTopology},
+        postgres::{
+            self, CommitSignal, PgConfig, PgFailedMessages, PgOutbox, PgReadModel, PgSchema, PgStore,
+        },
+        rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
         smtp::SmtpNotifier,
     },
     config::Settings,
-    entrypoints::{api::Api, vitals::Vitals, worker::Worker},
+    entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
     ports::{
-        ledger::Ledger,
-        operations::{CommandSender, Declared, ReadModel, Schema, SchemaVersion, Topology},
-        outbox::{RefusedEvents, Retention},
-        queue::{QueueName, Stage},
+        admin::{CommandSender, DeclareResult, ReadModel, Schema, SchemaVersion, Topology},
+        failed_messages::FailedMessages,
+        outbox::{ParkedEvents, Retention},
+        queue::{QueueKind, QueueName},
     },
     service::{
+        availability::AvailabilityLog,
+        backoff::{Backoff, RetryPolicy},
         decode::Limits,
-        delays::{Delays, RetryPolicy},
-        message_bus::{MessageBus, Policy},
-        outage::Outage,
+        message_bus::{FailurePolicy, MessageBus},
         relay::Relay,
     },
     views::Views,
 };
 
-pub use in_files::{Allocated, Unreadable, allocate_files};
-pub use in_memory::{Played, play_in_memory};
+pub use csv_run::{CsvErrors, CsvReport, allocate_files};
+pub use demo_run::{DemoReport, play_in_memory};
 
 /// Notifications that this process holds at most: mail takes its time, and others may have less to do.
-const MAILS_IN_HAND: u16 = 20;
+const NOTIFIER_PREFETCH: u16 = 20;
 /// So many times the time that a handler has. A unit of work that breaks over it is handled once more, one by one, and each
 /// command may take its time; one that needs longer than this might as well be stuck.
-const STUCK_AFTER_TIMEOUTS: u32 = 60;
+const STALL_TIMEOUT_FACTOR: u32 = 60;
 
 /// A unit of work has this part of the grace: what is left is for handing back the rest in good order.
 const FINISHES_WITHIN: f64 = 0.8;
@@ -67,14 +69,14 @@ pub enum Role {
 /// The parts, ready to be used. Nothing is connected before it is needed.
 pub struct App {
     settings: Settings,
-    access: Access,
+    access: PgConfig,
     pool: PgPool,
-    broker: Broker,
-    commits: Arc<Commits>,
-    database_outage: Arc<Outage>,
-    broker_outage: Arc<Outage>,
-    mail_outage: Arc<Outage>,
-    vitals: Vitals,
+    broker: RabbitConfig,
+    commits: Arc<CommitSignal>,
+    database_outage: Arc<AvailabilityLog>,
+    broker_outage: Arc<AvailabilityLog>,
+    mail_outage: Arc<AvailabilityLog>,
+    vitals: Watchdog,
     bus: MessageBus,
 }
 
@@ -85,12 +87,12 @@ impl App {
     /// A URL or an address in the settings is none.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
         let Settings { database, broker, smtp, notifications, .. } = &settings;
-        let access = Access::new(database.url.expose(), database.max_connections.get(), database.patience)
+        let access = PgConfig::new(database.url.expose(), database.max_connections.get(), database.patience)
             .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
-        let broker = Broker::new(broker.url.expose(), &settings.namespace)
+        let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
         let notifier = SmtpNotifier::new(smtp.url.expose(), &notifications.from, &notifications.to)?;
-        let (pool, commits) = (access.pool(), Arc::<Commits>::default());
+        let (pool, commits) = (access.pool(), Arc::<CommitSignal>::default());
         let store = PgStore::new(pool.clone(), &access, commits.clone());
         Ok(Self {
             bus: MessageBus::new(Arc::new(store), Arc::new(notifier), policy(&settings)),
@@ -98,10 +100,10 @@ impl App {
             access,
             broker,
             commits,
-            database_outage: Arc::new(Outage::of("the database")),
-            broker_outage: Arc::new(Outage::of("the broker")),
-            mail_outage: Arc::new(Outage::of("the mail server")),
-            vitals: Vitals::default(),
+            database_outage: Arc::new(AvailabilityLog::of("the database")),
+            broker_outage: Arc::new(AvailabilityLog::of("the broker")),
+            mail_outage: Arc::new(AvailabilityLog::of("the mail server")),
+            vitals: Watchdog::default(),
             settings,
         })
     }
@@ -121,19 +123,19 @@ impl App {
     /// A way to enqueue commands.
     #[must_use]
     pub fn sender(&self) -> impl CommandSender + use<> {
-        RabbitSender::new(self.broker.clone())
+        RabbitCommandSender::new(self.broker.clone())
     }
 
     /// The ledger of failures, for operators.
     #[must_use]
-    pub fn ledger(&self) -> impl Ledger + use<> {
-        PgLedger::new(self.pool.clone(), &self.access)
+    pub fn ledger(&self) -> impl FailedMessages + use<> {
+        PgFailedMessages::new(self.pool.clone(), &self.access)
     }
 
     /// Events that were set aside, for operators.
     #[must_use]
-    pub fn refused_events(&self) -> impl RefusedEvents + use<> {
-        PgLedger::new(self.pool.clone(), &self.access)
+    pub fn refused_events(&self) -> impl ParkedEvents + use<> {
+        PgFailedMessages::new(self.pool.clone(), &self.access)
     }
 
     /// What is read of orders.
@@ -179,10 +181,10 @@ impl App {
             let listener = api.bind().await?;
             tasks.spawn(async move { api.run(listener, &stop).await });
         }
-        if !self.schema_fits(stop).await? || !self.topology_stands(stop).await {
+        if !self.wait_for_schema(stop).await? || !self.wait_for_topology(stop).await {
             return self.finish(tasks, stop).await; // Told to stop: there may be requests in hand.
         }
-        background.spawn(postgres::announce_commits(
+        background.spawn(postgres::forward_commits(
             self.pool.clone(),
             self.settings.database.patience,
             self.commits.clone(),
@@ -190,11 +192,13 @@ impl App {
         for role in roles {
             match role {
                 Role::Worker => {
-                    self.consume(&[QueueName::Orders, QueueName::Stock], Stage::Work, stop, &mut tasks);
+                    self.consume(&[QueueName::Orders, QueueName::Stock], QueueKind::Main, stop, &mut tasks);
                 }
-                Role::Notifier => self.consume(&[QueueName::Notifications], Stage::Work, stop, &mut tasks),
+                Role::Notifier => {
+                    self.consume(&[QueueName::Notifications], QueueKind::Main, stop, &mut tasks)
+                }
                 Role::Api => {} // It serves already.
-                Role::Archive => self.consume(&QueueName::ALL, Stage::DeadLetters, stop, &mut tasks),
+                Role::Archive => self.consume(&QueueName::ALL, QueueKind::DeadLetter, stop, &mut tasks),
                 Role::Relay => {
                     let outbox = Arc::new(PgOutbox::new(self.access.clone(), self.commits.clone()));
                     let (relay, stop) = (self.relay(outbox.clone()), stop.clone());
@@ -233,26 +237,32 @@ impl App {
         }
     }
 
-    fn consume(&self, queues: &[QueueName], stage: Stage, stop: &CancellationToken, tasks: &mut JoinSet<()>) {
+    fn consume(
+        &self,
+        queues: &[QueueName],
+        stage: QueueKind,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
         for queue in queues {
             let (worker, stop) = (self.worker(*queue, stage), stop.clone());
             tasks.spawn(async move { worker.run(&stop).await });
         }
     }
 
-    fn worker(&self, queue: QueueName, stage: Stage) -> Worker {
+    fn worker(&self, queue: QueueName, stage: QueueKind) -> Consumer {
         let settings = &self.settings.worker;
         // A mail that was sent is noted at once: a kill in between has it sent again.
-        let mails = queue == QueueName::Notifications && stage == Stage::Work;
+        let mails = queue == QueueName::Notifications && stage == QueueKind::Main;
         let (prefetch, max_batch) =
-            if mails { (MAILS_IN_HAND, 1) } else { (settings.prefetch.get(), settings.max_batch.get()) };
-        Worker {
+            if mails { (NOTIFIER_PREFETCH, 1) } else { (settings.prefetch.get(), settings.max_batch.get()) };
+        Consumer {
             queue,
             stage,
             limits: self.limits(),
             queues: Arc::new(RabbitQueues::new(self.broker.clone(), prefetch)),
             bus: self.bus.clone(),
-            lanes: if stage == Stage::Work { settings.lanes.get() } else { 1 },
+            lanes: if stage == QueueKind::Main { settings.lanes.get() } else { 1 },
             max_batch,
             hold: settings.hold,
             finish_within: settings.grace.mul_f64(FINISHES_WITHIN),
@@ -272,7 +282,7 @@ impl App {
             limits: self.limits(),
             lanes: worker.lanes.get(),
             max_batch: worker.max_batch.get(),
-            stuck_after: worker.handler_timeout * STUCK_AFTER_TIMEOUTS,
+            stuck_after: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
             bus: self.bus.clone(),
             views: self.views(),
             topology: Arc::new(self.topology()),
@@ -294,7 +304,7 @@ impl App {
     fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {
         Relay {
             outbox,
-            publisher: Arc::new(EventPublisher::new(self.broker.clone())),
+            publisher: Arc::new(RabbitPublisher::new(self.broker.clone())),
             window: self.settings.relay.window.get(),
             retention: self.retention(),
             database: self.database_outage.clone(),
@@ -303,9 +313,9 @@ impl App {
     }
 
     /// Waits for the database; false if told to stop before it answered.
-    async fn schema_fits(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
+    async fn wait_for_schema(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
         let ask = || async { self.schema_version().await.map_err(|error| format!("{error:#}")) };
-        match patiently(&self.database_outage, stop, ask).await {
+        match retry_until_available(&self.database_outage, stop, ask).await {
             Some(version) if version.fits() => Ok(true),
             Some(version) => anyhow::bail!("{version}"),
             None => Ok(false),
@@ -313,13 +323,13 @@ impl App {
     }
 
     /// Waits for the broker; false if told to stop before it answered.
-    async fn topology_stands(&self, stop: &CancellationToken) -> bool {
+    async fn wait_for_topology(&self, stop: &CancellationToken) -> bool {
         let topology = self.topology();
-        let Some(declared) = patiently(&self.broker_outage, stop, || topology.declare()).await else {
+        let Some(declared) = retry_until_available(&self.broker_outage, stop, || topology.declare()).await else {
             return false;
         };
         for declared in declared {
-            if let Declared::Different(name, how) = declared {
+            if let DeclareResult::Mismatch(name, how) = declared {
                 warn!(name, how, "exists with other arguments and is used as it is");
             }
         }
@@ -327,9 +337,9 @@ impl App {
     }
 }
 
-fn policy(settings: &Settings) -> Policy {
+fn policy(settings: &Settings) -> FailurePolicy {
     let retry = &settings.retry;
-    Policy {
+    FailurePolicy {
         handler_timeout: settings.worker.handler_timeout,
         retry: RetryPolicy {
             max_attempts: retry.max_attempts.get(),
@@ -343,19 +353,23 @@ fn policy(settings: &Settings) -> Policy {
 }
 
 /// Asks until there is an answer, or until told to stop.
-async fn patiently<T, E, F>(outage: &Outage, stop: &CancellationToken, ask: impl Fn() -> F) -> Option<T>
+async fn retry_until_available<T, E, F>(
+    outage: &AvailabilityLog,
+    stop: &CancellationToken,
+    ask: impl Fn() -> F,
+) -> Option<T>
 where
     F: Future<Output = Result<T, E>>,
     E: std::fmt::Display,
 {
-    let mut delays = Delays::during_outage();
+    let mut delays = Backoff::during_outage();
     loop {
         match stop.run_until_cancelled(ask()).await? {
             Ok(answer) => {
-                outage.ends();
+                outage.up();
                 return Some(answer);
             }
-            Err(error) => outage.begins(&error),
+            Err(error) => outage.down(&error),
         }
         let delay = delays.next().unwrap_or(Duration::from_secs(1));
         stop.run_until_cancelled(tokio::time::sleep(delay)).await?;

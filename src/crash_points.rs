@@ -82,7 +82,7 @@ crash_points! {
 
 /// A mistake made on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlantedBug {
+pub enum SeededBug {
     /// Deliveries are acknowledged before the commit.
     AckBeforeCommit,
     /// What was published is not removed from the outbox.
@@ -93,7 +93,7 @@ pub enum PlantedBug {
     IgnoreInbox,
 }
 
-impl PlantedBug {
+impl SeededBug {
     /// Every mistake there is.
     pub const ALL: &'static [Self] =
         &[Self::AckBeforeCommit, Self::ForgetToRemove, Self::InboxApart, Self::IgnoreInbox];
@@ -117,7 +117,7 @@ pub use unarmed::{here, here_with, planted};
 
 #[cfg(not(feature = "chaos"))]
 mod unarmed {
-    use super::{CrashPoint, PlantedBug};
+    use super::{CrashPoint, SeededBug};
 
     /// Nothing.
     #[inline]
@@ -130,7 +130,7 @@ mod unarmed {
     /// Never.
     #[inline]
     #[must_use]
-    pub const fn planted(_: PlantedBug) -> bool {
+    pub const fn planted(_: SeededBug) -> bool {
         false
     }
 }
@@ -145,17 +145,17 @@ mod armed {
         },
     };
 
-    use super::{CrashPoint, PlantedBug};
+    use super::{CrashPoint, SeededBug};
 
     /// When a process is to end at a point.
-    enum When {
+    enum Trigger {
         /// At this passage, counted from 1.
         Passage(u32),
         /// Whenever it is about this message.
         With(String),
     }
 
-    static ORDERS: LazyLock<Vec<(CrashPoint, When)>> =
+    static ORDERS: LazyLock<Vec<(CrashPoint, Trigger)>> =
         LazyLock::new(|| orders(&std::env::var("CRASH_AT").unwrap_or_default()));
     static PASSED: [AtomicU32; CrashPoint::ALL.len()] = [const { AtomicU32::new(0) }; CrashPoint::ALL.len()];
     static BUG: LazyLock<String> = LazyLock::new(|| std::env::var("PLANTED_BUG").unwrap_or_default());
@@ -172,15 +172,15 @@ mod armed {
 
     /// Whether this process is to make the mistake.
     #[must_use]
-    pub fn planted(bug: PlantedBug) -> bool {
+    pub fn planted(bug: SeededBug) -> bool {
         *BUG == bug.name()
     }
 
     fn pass(point: CrashPoint, message_id: Option<&str>) {
         let passed = PASSED[point as usize].fetch_add(1, Ordering::Relaxed) + 1;
-        let due = |when: &When| match when {
-            When::Passage(nth) => *nth == passed,
-            When::With(id) => Some(id.as_str()) == message_id,
+        let due = |when: &Trigger| match when {
+            Trigger::Passage(nth) => *nth == passed,
+            Trigger::With(id) => Some(id.as_str()) == message_id,
         };
         if ORDERS.iter().any(|(ordered, when)| *ordered == point && due(when)) {
             die(point, passed);
@@ -197,15 +197,15 @@ mod armed {
     }
 
     /// A wrong order would make a test pass that tested nothing, so it ends the process as well.
-    fn orders(text: &str) -> Vec<(CrashPoint, When)> {
+    fn orders(text: &str) -> Vec<(CrashPoint, Trigger)> {
         text.split(',').map(str::trim).filter(|order| !order.is_empty()).map(order).collect()
     }
 
-    fn order(text: &str) -> (CrashPoint, When) {
+    fn order(text: &str) -> (CrashPoint, Trigger) {
         let (name, when) = match (text.split_once('@'), text.split_once(':')) {
-            (Some((name, id)), _) => (name, Some(When::With(id.to_owned()))),
-            (None, Some((name, nth))) => (name, nth.parse().ok().map(When::Passage)),
-            (None, None) => (text, Some(When::Passage(1))),
+            (Some((name, id)), _) => (name, Some(Trigger::With(id.to_owned()))),
+            (None, Some((name, nth))) => (name, nth.parse().ok().map(Trigger::Passage)),
+            (None, None) => (text, Some(Trigger::Passage(1))),
         };
         let point = CrashPoint::ALL.iter().find(|point| point.name() == name);
         let (Some(point), Some(when)) = (point, when) else {

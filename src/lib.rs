@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod bootstrap;
+pub mod cli;
 pub mod config;
 pub mod crash_points;
 pub mod domain;

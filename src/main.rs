@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use allocation::entrypoints::cli::Cli;
+use allocation::cli::Cli;
 use clap::Parser as _;
 
 fn main() -> ExitCode {

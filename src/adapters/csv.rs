@@ -22,7 +22,7 @@ pub struct Row {
 /// Why a row cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {error}")]
-pub struct BadRow {
+pub struct RowError {
     /// The line it begins in.
     pub line: u64,
     /// What is wrong, and in which field.
@@ -35,9 +35,9 @@ pub struct BadRow {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<BadRow>)> {
+pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<RowError>)> {
     let text = fs::read(file)?;
-    let mut lines = Lines { text: &text, at: 0, line: 1 };
+    let mut lines = LineCounter { text: &text, at: 0, line: 1 };
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(&*text);
     let headers = match reader.headers() {
         Ok(headers) => headers.clone(),
@@ -47,10 +47,10 @@ pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<BadRow>)
     };
     let missing = columns.iter().filter(|column| !headers.iter().any(|header| header == **column));
     let mut bad: Vec<_> =
-        missing.map(|name| BadRow { line: 1, error: format!("no column {name}") }).collect();
+        missing.map(|name| RowError { line: 1, error: format!("no column {name}") }).collect();
     let stands_before = |at: usize, name: &str| headers.iter().take(at).any(|other| other == name);
     let twice = headers.iter().enumerate().filter(|(at, name)| stands_before(*at, name));
-    bad.extend(twice.map(|(_, name)| BadRow { line: 1, error: format!("two columns {name}") }));
+    bad.extend(twice.map(|(_, name)| RowError { line: 1, error: format!("two columns {name}") }));
     if !bad.is_empty() {
         return Ok((Vec::new(), bad));
     }
@@ -65,13 +65,13 @@ pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<BadRow>)
 }
 
 /// Counts lines. The reader's own count stands between the two characters that end a line on some systems.
-struct Lines<'a> {
+struct LineCounter<'a> {
     text: &'a [u8],
     at: usize,
     line: u64,
 }
 
-impl Lines<'_> {
+impl LineCounter<'_> {
     /// The line in which the row begins that was read from `position` on; positions only grow.
     fn of(&mut self, position: Option<&Position>) -> u64 {
         let from = position.map_or(0, |position| usize::try_from(position.byte()).unwrap_or(usize::MAX));
@@ -85,7 +85,7 @@ impl Lines<'_> {
     }
 }
 
-fn row(headers: &StringRecord, record: &StringRecord, lines: &mut Lines<'_>) -> Row {
+fn row(headers: &StringRecord, record: &StringRecord, lines: &mut LineCounter<'_>) -> Row {
     let named = headers.iter().zip(record).filter(|(_, text)| !text.is_empty());
     Row {
         line: lines.of(record.position()),
@@ -94,7 +94,7 @@ fn row(headers: &StringRecord, record: &StringRecord, lines: &mut Lines<'_>) -> 
 }
 
 /// What is wrong with a row; any other error is the file's.
-fn bad_row(error: csv::Error, headers: &StringRecord, lines: &mut Lines<'_>) -> io::Result<BadRow> {
+fn bad_row(error: csv::Error, headers: &StringRecord, lines: &mut LineCounter<'_>) -> io::Result<RowError> {
     let name = |field: usize| headers.get(field).unwrap_or("a field without a name").to_owned();
     let position = error.position().cloned();
     let error = match error.kind() {
@@ -108,7 +108,7 @@ fn bad_row(error: csv::Error, headers: &StringRecord, lines: &mut Lines<'_>) -> 
         }
         _ => return Err(error.into()),
     };
-    Ok(BadRow { line: lines.of(position.as_ref()), error })
+    Ok(RowError { line: lines.of(position.as_ref()), error })
 }
 
 /// Writes a file anew: it is there as a whole, on the disk, under its name, or the old one still is.

@@ -10,7 +10,7 @@ use lettre::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::ports::notifier::{Notice, Notifier, NotifierError};
+use crate::ports::notifier::{Notification, Notifier, NotifierError};
 
 /// A mail server that takes longer to answer a call is away.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ const ABOUT_THE_SERVER: [u16; 5] = [454, 530, 534, 535, 538];
 
 /// What is wrong with how mail is to be sent.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidSettings {
+pub enum SmtpConfigError {
     /// The URL is none; it is not repeated, for it may hold a password.
     #[error(
         "smtp.url is not a URL like smtp://host:25, smtp://host:587?tls=required or smtps://user:password@host"
@@ -53,12 +53,12 @@ impl SmtpNotifier {
     /// A notifier that connects when it is first used. `to` is one address or several, separated by commas.
     ///
     /// # Errors
-    /// [`InvalidSettings`] names the setting.
-    pub fn new(url: &str, from: &str, to: &str) -> Result<Self, InvalidSettings> {
-        let server = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| InvalidSettings::Url)?;
+    /// [`SmtpConfigError`] names the setting.
+    pub fn new(url: &str, from: &str, to: &str) -> Result<Self, SmtpConfigError> {
+        let server = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| SmtpConfigError::Url)?;
         let invalid = |key, what, value: &str| {
             let value = value.to_owned();
-            move |error| InvalidSettings::Address { key, value, what, error }
+            move |error| SmtpConfigError::Address { key, value, what, error }
         };
         Ok(Self {
             transport: server.timeout(Some(ANSWERS_WITHIN)).build(),
@@ -67,8 +67,8 @@ impl SmtpNotifier {
         })
     }
 
-    fn mail(&self, notice: &Notice) -> Result<Message, NotifierError> {
-        let unsendable = |error: lettre::error::Error| NotifierError::Refused(error.to_string());
+    fn mail(&self, notice: &Notification) -> Result<Message, NotifierError> {
+        let unsendable = |error: lettre::error::Error| NotifierError::Rejected(error.to_string());
         let id = format!("<{}@{}>", local_part(&notice.event_id), self.from.email.domain());
         MessageBuilder::new()
             .from(self.from.clone())
@@ -85,12 +85,12 @@ impl SmtpNotifier {
     async fn judged(&self, error: smtp::Error) -> NotifierError {
         let code: Option<u16> = error.status().map(Code::into);
         if code.is_some_and(|code| ABOUT_THE_SERVER.contains(&code)) || self.probe().await.is_err() {
-            return NotifierError::Away(error.to_string());
+            return NotifierError::Unavailable(error.to_string());
         }
         if error.is_permanent() {
-            NotifierError::Refused(error.to_string())
+            NotifierError::Rejected(error.to_string())
         } else {
-            NotifierError::PutOff(error.to_string())
+            NotifierError::Deferred(error.to_string())
         }
     }
 }
@@ -109,7 +109,7 @@ fn u128_of(id: &str) -> u128 {
 
 #[async_trait]
 impl Notifier for SmtpNotifier {
-    async fn notify(&self, notice: &Notice) -> Result<(), NotifierError> {
+    async fn notify(&self, notice: &Notification) -> Result<(), NotifierError> {
         let mail = self.mail(notice)?;
         match tokio::time::timeout(TAKES_WITHIN, self.transport.send(mail)).await {
             Ok(Ok(_)) => Ok(()),
@@ -117,7 +117,7 @@ impl Notifier for SmtpNotifier {
             Err(_) => {
                 let silent = format!("not taken within {TAKES_WITHIN:?}");
                 self.probe().await?;
-                Err(NotifierError::PutOff(silent))
+                Err(NotifierError::Deferred(silent))
             }
         }
     }
@@ -125,9 +125,9 @@ impl Notifier for SmtpNotifier {
     async fn probe(&self) -> Result<(), NotifierError> {
         match tokio::time::timeout(ANSWERS_WITHIN, self.transport.test_connection()).await {
             Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(NotifierError::Away("it does not go on".into())),
-            Ok(Err(error)) => Err(NotifierError::Away(error.to_string())),
-            Err(_) => Err(NotifierError::Away(format!("no answer within {ANSWERS_WITHIN:?}"))),
+            Ok(Ok(false)) => Err(NotifierError::Unavailable("it does not go on".into())),
+            Ok(Err(error)) => Err(NotifierError::Unavailable(error.to_string())),
+            Err(_) => Err(NotifierError::Unavailable(format!("no answer within {ANSWERS_WITHIN:?}"))),
         }
     }
 }
@@ -136,7 +136,7 @@ impl Notifier for SmtpNotifier {
 mod tests {
     use super::*;
 
-    fn written(notice: &Notice) -> String {
+    fn written(notice: &Notification) -> String {
         let to = "Stock <stock@example.com>, second@example.com";
         let notifier = SmtpNotifier::new("smtp://127.0.0.1:1", "allocation@shop.example", to).unwrap();
         String::from_utf8(notifier.mail(notice).unwrap().formatted()).unwrap()
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_mail_is_a_valid_message_that_names_its_event() {
-        let mail = written(&Notice {
+        let mail = written(&Notification {
             event_id: "0190-7e2a".into(),
             subject: "Out of stock for LAMPE-GRÜN".into(),
             text: "Out of stock for LAMPE-GRÜN\n".into(),
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_strange_id_and_a_long_name_break_no_header() {
-        let notice = |id: &str| Notice {
+        let notice = |id: &str| Notification {
             event_id: id.into(),
             subject: format!("Out of stock for {}", "ü".repeat(255)),
             text: "x".repeat(5000),

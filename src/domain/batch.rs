@@ -2,7 +2,7 @@
 
 use time::Date;
 
-use super::{Quantity, Reference, Stock};
+use super::{BatchRef, Quantity, StockQuantity};
 
 /// Goods of one SKU that arrive together, or lie in the warehouse already.
 ///
@@ -10,7 +10,7 @@ use super::{Quantity, Reference, Stock};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// What everybody calls this batch; unique over all SKUs.
-    pub reference: Reference,
+    pub reference: BatchRef,
     /// The day it arrives; none when it is in the warehouse.
     pub eta: Option<Date>,
     ordered: u32,
@@ -22,7 +22,7 @@ pub struct Batch {
 impl Batch {
     /// A batch nothing is allocated from yet.
     #[must_use]
-    pub fn new(reference: Reference, ordered: Stock, eta: Option<Date>) -> Self {
+    pub fn new(reference: BatchRef, ordered: StockQuantity, eta: Option<Date>) -> Self {
         Self {
             reference,
             eta,
@@ -38,8 +38,8 @@ impl Batch {
     /// # Panics
     /// If more is allocated than was purchased: no store may hold such a batch.
     #[must_use]
-    pub fn restored(
-        reference: Reference,
+    pub fn from_stored(
+        reference: BatchRef,
         eta: Option<Date>,
         ordered: u32,
         purchased: u32,
@@ -87,7 +87,7 @@ impl Batch {
     }
 
     /// Where it stands among the batches of its SKU: the warehouse first, then by arrival, ties by reference.
-    pub(super) fn preference(&self) -> (Option<Date>, &Reference) {
+    pub(super) fn allocation_order(&self) -> (Option<Date>, &BatchRef) {
         (self.eta, &self.reference)
     }
 
@@ -103,7 +103,7 @@ impl Batch {
 
     /// How many must be deallocated before `purchased` holds what is left.
     #[must_use]
-    pub fn excess(&self, purchased: Stock) -> u32 {
+    pub fn excess(&self, purchased: StockQuantity) -> u32 {
         self.allocated.saturating_sub(purchased.get())
     }
 
@@ -114,7 +114,7 @@ impl Batch {
     }
 
     /// The caller has taken the excess out.
-    pub(super) fn change_purchased(&mut self, purchased: Stock, revision: Option<i64>) {
+    pub(super) fn change_purchased(&mut self, purchased: StockQuantity, revision: Option<i64>) {
         assert_eq!(self.excess(purchased), 0, "batch {} still has an excess", self.reference);
         self.purchased = purchased.get();
         self.revision = revision.or(self.revision);
@@ -127,7 +127,7 @@ mod tests {
     use time::macros::date;
 
     fn batch(purchased: u32) -> Batch {
-        Batch::new(Reference::new("batch-1").unwrap(), Stock::new(purchased).unwrap(), None)
+        Batch::new(BatchRef::new("batch-1").unwrap(), StockQuantity::new(purchased).unwrap(), None)
     }
 
     fn quantity(number: u32) -> Quantity {
@@ -161,15 +161,16 @@ mod tests {
 
     #[test]
     fn the_warehouse_comes_before_any_ship_and_ties_go_by_reference() {
-        let named =
-            |name: &str, eta| Batch::new(Reference::new(name).unwrap(), Stock::new(1u32).unwrap(), eta);
+        let named = |name: &str, eta| {
+            Batch::new(BatchRef::new(name).unwrap(), StockQuantity::new(1u32).unwrap(), eta)
+        };
         let mut batches = [
             named("b", Some(date!(2027 - 01 - 02))),
             named("a", Some(date!(2027 - 01 - 02))),
             named("z", None),
             named("c", Some(date!(2026 - 12 - 31))),
         ];
-        batches.sort_by(|one, other| one.preference().cmp(&other.preference()));
+        batches.sort_by(|one, other| one.allocation_order().cmp(&other.allocation_order()));
         assert_eq!(batches.map(|batch| batch.reference.to_string()), ["z", "c", "a", "b"]);
     }
 
@@ -177,7 +178,7 @@ mod tests {
     fn a_revision_not_above_the_last_one_is_stale() {
         let mut batch = batch(20);
         assert!(!batch.is_stale(Some(1)));
-        batch.change_purchased(Stock::new(10u32).unwrap(), Some(3));
+        batch.change_purchased(StockQuantity::new(10u32).unwrap(), Some(3));
         assert!(batch.is_stale(Some(3)));
         assert!(batch.is_stale(Some(2)));
         assert!(!batch.is_stale(Some(4)));

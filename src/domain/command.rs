@@ -9,18 +9,18 @@ use time::{
     macros::format_description,
 };
 
-use super::{OrderId, Quantity, Reference, Sku, Stock};
+use super::{BatchRef, OrderId, Quantity, Sku, StockQuantity};
 
 /// A batch exists from now on, and its SKU with it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct CreateBatch {
     /// The new batch's reference.
     #[serde(rename = "ref")]
-    pub reference: Reference,
+    pub reference: BatchRef,
     /// What it holds.
     pub sku: Sku,
     /// How many were bought.
-    pub qty: Stock,
+    pub qty: StockQuantity,
     /// When it arrives; absent or null when it is in the warehouse.
     #[serde(default, deserialize_with = "day")]
     pub eta: Option<Date>,
@@ -51,9 +51,9 @@ pub struct Deallocate {
 pub struct ChangeBatchQuantity {
     /// The batch.
     #[serde(rename = "batchref")]
-    pub reference: Reference,
+    pub reference: BatchRef,
     /// What it holds in truth.
-    pub qty: Stock,
+    pub qty: StockQuantity,
     /// The sender's count of such changes: one not above the last is late and skipped.
     #[serde(default, deserialize_with = "revision")]
     pub revision: Option<i64>,

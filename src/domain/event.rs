@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{OrderId, Quantity, Reference, Sku};
+use super::{BatchRef, OrderId, Quantity, Sku};
 
 /// Something that happened to a line. The fields stand in the order in which others read them on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -10,9 +10,9 @@ use super::{OrderId, Quantity, Reference, Sku};
 #[expect(missing_docs, reason = "the fields are the contract's own words, explained at each variant")]
 pub enum Event {
     /// The line now sits in a batch.
-    Allocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: Reference },
+    Allocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: BatchRef },
     /// The line left the batch it sat in.
-    Deallocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: Reference },
+    Deallocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: BatchRef },
     /// The line fits nowhere and waits as a backorder.
     OutOfStock { orderid: OrderId, sku: Sku, qty: Quantity },
     /// A waiting line was taken back by its customer: ours alone to know, it is not published.

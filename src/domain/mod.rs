@@ -16,7 +16,7 @@ pub use command::{
 };
 pub use event::{Event, RecordedEvent};
 pub use product::{Line, Product, ProductChanges};
-pub use values::{InvalidValue, OrderId, Quantity, Reference, Sku, Stock};
+pub use values::{BatchRef, InvalidValue, OrderId, Quantity, Sku, StockQuantity};
 
 /// A rule of the domain that said no to a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,10 +26,10 @@ pub enum Rejection {
     InvalidSku(Sku),
     /// No batch has this reference.
     #[error("Invalid batchref {0}")]
-    InvalidBatchref(Reference),
+    InvalidBatchref(BatchRef),
     /// The line is known, but was asked for with another quantity.
     #[error("order {orderid} already has a line of {known} {sku}; it cannot become {asked}")]
-    OtherQuantity {
+    QuantityMismatch {
         /// The order of the line.
         orderid: OrderId,
         /// The product of the line.
@@ -41,7 +41,7 @@ pub enum Rejection {
     },
     /// The reference belongs to a batch with other content.
     #[error("batch {0} already exists with another sku, quantity or eta")]
-    OtherBatch(Reference),
+    BatchMismatch(BatchRef),
 }
 
 impl Rejection {
@@ -51,8 +51,8 @@ impl Rejection {
         match self {
             Self::InvalidSku(_) => "Invalid sku …",
             Self::InvalidBatchref(_) => "Invalid batchref …",
-            Self::OtherQuantity { .. } => "the line is known with another quantity",
-            Self::OtherBatch(_) => "the batch is known with another sku, quantity or eta",
+            Self::QuantityMismatch { .. } => "the line is known with another quantity",
+            Self::BatchMismatch(_) => "the batch is known with another sku, quantity or eta",
         }
     }
 }

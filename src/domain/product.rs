@@ -2,11 +2,11 @@
 //!
 //! A product in memory knows only what the decisions at hand need: the batches that have something left or are
 //! named, the lines that are asked about, and of the others as many as stock can reach. What it does not know it
-//! must be told first ([`Product::learn_batch`], [`Product::learn_line`]); each method says what.
+//! must be told first ([`Product::attach_batch`], [`Product::attach_line`]); each method says what.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Batch, Event, OrderId, Quantity, RecordedEvent, Reference, Rejection, Sku, Stock};
+use super::{Batch, BatchRef, Event, OrderId, Quantity, RecordedEvent, Rejection, Sku, StockQuantity};
 
 /// One line of an order, as its product knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Line {
     /// When it was first asked for, as a count per SKU: the smaller, the older.
     pub place: i64,
     /// The batch it sits in; none while it waits as a backorder.
-    pub batch: Option<Reference>,
+    pub batch: Option<BatchRef>,
 }
 
 /// What changed since the product was loaded, in the terms of a store.
@@ -49,17 +49,17 @@ pub struct Product {
     batches: Vec<Batch>,
     lines: HashMap<OrderId, Line>,
     events: Vec<RecordedEvent>,
-    changed: Changed,
+    changed: DirtyFields,
 }
 
 /// Names of what differs from the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Changed {
+struct DirtyFields {
     any: bool,
     /// Something came free that was not offered to the waiting lines yet.
     stock: bool,
-    new_batches: BTreeSet<Reference>,
-    batches: BTreeSet<Reference>,
+    new_batches: BTreeSet<BatchRef>,
+    batches: BTreeSet<BatchRef>,
     new_lines: BTreeSet<OrderId>,
     moved_lines: BTreeSet<OrderId>,
     removed_lines: BTreeSet<OrderId>,
@@ -69,7 +69,7 @@ impl Product {
     /// A SKU nobody has heard of: no batch, no line.
     #[must_use]
     pub fn new(sku: Sku) -> Self {
-        Self::restored(sku, 0, 0, 0, 0)
+        Self::from_stored(sku, 0, 0, 0, 0)
     }
 
     /// A product as a store kept it; its batches and lines are to be learnt.
@@ -77,7 +77,7 @@ impl Product {
     /// `version` counts its changes, `sequence` its published events, `last_place` the lines ever asked for, and
     /// `backordered` the units that wait.
     #[must_use]
-    pub fn restored(sku: Sku, version: i64, sequence: i64, last_place: i64, backordered: u64) -> Self {
+    pub fn from_stored(sku: Sku, version: i64, sequence: i64, last_place: i64, backordered: u64) -> Self {
         Self {
             sku,
             version,
@@ -87,7 +87,7 @@ impl Product {
             batches: Vec::new(),
             lines: HashMap::new(),
             events: Vec::new(),
-            changed: Changed::default(),
+            changed: DirtyFields::default(),
         }
     }
 
@@ -129,7 +129,7 @@ impl Product {
 
     /// A batch it knows.
     #[must_use]
-    pub fn batch(&self, reference: &Reference) -> Option<&Batch> {
+    pub fn batch(&self, reference: &BatchRef) -> Option<&Batch> {
         self.batches.iter().find(|batch| batch.reference == *reference)
     }
 
@@ -145,21 +145,21 @@ impl Product {
     }
 
     /// Takes over a batch from the store, unless it is known: what is in memory is newer.
-    pub fn learn_batch(&mut self, batch: Batch) {
+    pub fn attach_batch(&mut self, batch: Batch) {
         if self.batch(&batch.reference).is_none() {
             self.insert(batch);
         }
     }
 
     /// Takes over a line from the store, unless it is known or was removed: what is in memory is newer.
-    pub fn learn_line(&mut self, orderid: OrderId, line: Line) {
+    pub fn attach_line(&mut self, orderid: OrderId, line: Line) {
         if !self.changed.removed_lines.contains(&orderid) {
             self.lines.entry(orderid).or_insert(line);
         }
     }
 
     /// Lines of which the store's word no longer counts: those in memory, and those removed.
-    pub fn settled_lines(&self) -> impl Iterator<Item = &OrderId> {
+    pub fn known_lines(&self) -> impl Iterator<Item = &OrderId> {
         let removed = self.changed.removed_lines.iter();
         self.lines.keys().chain(removed.filter(|orderid| !self.lines.contains_key(*orderid)))
     }
@@ -169,11 +169,11 @@ impl Product {
     /// Afterwards stock may be free: [`Self::allocate_waiting`] is due.
     ///
     /// # Errors
-    /// [`Rejection::OtherBatch`] if the batch was created with another quantity or eta.
+    /// [`Rejection::BatchMismatch`] if the batch was created with another quantity or eta.
     pub fn add_batch(&mut self, batch: Batch) -> Result<(), Rejection> {
         if let Some(known) = self.batch(&batch.reference) {
             let same = known.eta == batch.eta && known.ordered() == batch.ordered();
-            return if same { Ok(()) } else { Err(Rejection::OtherBatch(batch.reference)) };
+            return if same { Ok(()) } else { Err(Rejection::BatchMismatch(batch.reference)) };
         }
         self.changed.new_batches.insert(batch.reference.clone());
         self.changed.any = true;
@@ -187,13 +187,13 @@ impl Product {
     /// The line must have been learnt if it is stored, and the batches that have something available.
     ///
     /// # Errors
-    /// [`Rejection::OtherQuantity`] if the line is known with another quantity.
+    /// [`Rejection::QuantityMismatch`] if the line is known with another quantity.
     pub fn allocate(&mut self, orderid: &OrderId, quantity: Quantity) -> Result<(), Rejection> {
         if let Some(known) = self.lines.get(orderid) {
             return if known.quantity == quantity {
                 Ok(())
             } else {
-                Err(Rejection::OtherQuantity {
+                Err(Rejection::QuantityMismatch {
                     orderid: orderid.clone(),
                     sku: self.sku.clone(),
                     known: known.quantity,
@@ -247,8 +247,8 @@ impl Product {
     /// If too few lines were learnt to take the excess out.
     pub fn change_batch_quantity(
         &mut self,
-        reference: &Reference,
-        purchased: Stock,
+        reference: &BatchRef,
+        purchased: StockQuantity,
         revision: Option<i64>,
     ) -> Result<(), Rejection> {
         let position =
@@ -266,7 +266,7 @@ impl Product {
         while self.batches[position].excess(purchased) > 0 {
             let (_, orderid) =
                 newest_last.pop().expect("the newest lines were learnt as far as the excess reaches");
-            self.displace(&orderid, reference);
+            self.unassign(&orderid, reference);
         }
         self.batches[position].change_purchased(purchased, revision);
         self.changed.stock = true;
@@ -277,7 +277,7 @@ impl Product {
     /// Offers what is available to the lines that wait, the oldest first; one that does not fit is passed over.
     ///
     /// The waiting lines must have been learnt as far as the available stock reaches, if
-    /// [`Self::misses_waiting_lines`] says so.
+    /// [`Self::needs_waiting_lines`] says so.
     pub fn allocate_waiting(&mut self) {
         if !std::mem::take(&mut self.changed.stock) {
             return;
@@ -298,7 +298,7 @@ impl Product {
     }
 
     /// Says of a line that it waits, if it still does after others and it were offered what is available.
-    pub fn report_if_waiting(&mut self, orderid: &OrderId) {
+    pub fn emit_if_backordered(&mut self, orderid: &OrderId) {
         if self.lines.get(orderid).is_some_and(|line| line.batch.is_none()) {
             self.out_of_stock(orderid);
         }
@@ -306,7 +306,7 @@ impl Product {
 
     /// Whether [`Self::allocate_waiting`] is due while lines wait that were not learnt.
     #[must_use]
-    pub fn misses_waiting_lines(&self) -> bool {
+    pub fn needs_waiting_lines(&self) -> bool {
         self.changed.stock && self.unknown_backorders() > 0
     }
 
@@ -346,11 +346,11 @@ impl Product {
     }
 
     fn insert(&mut self, batch: Batch) {
-        let position = self.batches.partition_point(|known| known.preference() < batch.preference());
+        let position = self.batches.partition_point(|known| known.allocation_order() < batch.allocation_order());
         self.batches.insert(position, batch);
     }
 
-    fn position(&self, reference: &Reference) -> Option<usize> {
+    fn position(&self, reference: &BatchRef) -> Option<usize> {
         self.batches.iter().position(|batch| batch.reference == *reference)
     }
 
@@ -381,7 +381,7 @@ impl Product {
     }
 
     /// Takes a line out of its batch; it waits from then on.
-    fn displace(&mut self, orderid: &OrderId, reference: &Reference) {
+    fn unassign(&mut self, orderid: &OrderId, reference: &BatchRef) {
         let line = self.lines.get_mut(orderid).expect("only known lines are displaced");
         line.batch = None;
         let quantity = line.quantity;
@@ -391,7 +391,7 @@ impl Product {
     }
 
     /// Gives back what a line held in its batch.
-    fn release(&mut self, orderid: &OrderId, reference: &Reference, quantity: Quantity) {
+    fn release(&mut self, orderid: &OrderId, reference: &BatchRef, quantity: Quantity) {
         let position = self.position(reference).expect("a line's batch was learnt with it");
         self.batches[position].deallocate(quantity);
         self.changed.stock = true;
@@ -413,7 +413,7 @@ impl Product {
         self.events.push(RecordedEvent { sequence, event });
     }
 
-    fn touch(&mut self, reference: &Reference) {
+    fn touch(&mut self, reference: &BatchRef) {
         self.changed.any = true;
         if !self.changed.new_batches.contains(reference) {
             self.changed.batches.insert(reference.clone());
@@ -439,13 +439,15 @@ mod tests {
     fn product(batches: &[(&str, u32, Option<Date>)]) -> Product {
         let mut product = Product::new(Sku::new("OAK-STOOL").unwrap());
         for (reference, quantity, eta) in batches {
-            product.add_batch(Batch::new(batchref(reference), Stock::new(*quantity).unwrap(), *eta)).unwrap();
+            product
+                .add_batch(Batch::new(batchref(reference), StockQuantity::new(*quantity).unwrap(), *eta))
+                .unwrap();
         }
         product
     }
 
-    fn batchref(name: &str) -> Reference {
-        Reference::new(name).unwrap()
+    fn batchref(name: &str) -> BatchRef {
+        BatchRef::new(name).unwrap()
     }
 
     fn order(name: &str) -> OrderId {
@@ -457,7 +459,9 @@ mod tests {
     }
 
     fn change(product: &mut Product, reference: &str, quantity: u32) {
-        product.change_batch_quantity(&batchref(reference), Stock::new(quantity).unwrap(), None).unwrap();
+        product
+            .change_batch_quantity(&batchref(reference), StockQuantity::new(quantity).unwrap(), None)
+            .unwrap();
         product.allocate_waiting();
     }
 
@@ -618,11 +622,11 @@ mod tests {
         story(&mut product);
         change(&mut product, "b1", 9);
         assert_eq!(story(&mut product), ["-o3@b1", "-o2@b1", "-o1@b1"]);
-        let later = Batch::new(batchref("b2"), Stock::new(20u32).unwrap(), None);
+        let later = Batch::new(batchref("b2"), StockQuantity::new(20u32).unwrap(), None);
         product.add_batch(later).unwrap();
         product.allocate_waiting();
-        product.report_if_waiting(&order("o1"));
-        product.report_if_waiting(&order("o3"));
+        product.emit_if_backordered(&order("o1"));
+        product.emit_if_backordered(&order("o3"));
         assert_eq!(story(&mut product), ["+o1@b2", "+o2@b2", "?o3"]);
     }
 
@@ -640,9 +644,9 @@ mod tests {
     #[test]
     fn a_stale_revision_is_skipped() {
         let mut product = product(&[("b", 10, None)]);
-        product.change_batch_quantity(&batchref("b"), Stock::new(7u32).unwrap(), Some(2)).unwrap();
+        product.change_batch_quantity(&batchref("b"), StockQuantity::new(7u32).unwrap(), Some(2)).unwrap();
         let before = product.clone();
-        product.change_batch_quantity(&batchref("b"), Stock::new(99u32).unwrap(), Some(2)).unwrap();
+        product.change_batch_quantity(&batchref("b"), StockQuantity::new(99u32).unwrap(), Some(2)).unwrap();
         assert_eq!(product, before);
     }
 
@@ -651,26 +655,27 @@ mod tests {
         let mut product = product(&[("b", 10, Some(TODAY))]);
         change(&mut product, "b", 5);
         let before = product.clone();
-        let batch = |quantity: u32, eta| Batch::new(batchref("b"), Stock::new(quantity).unwrap(), eta);
+        let batch =
+            |quantity: u32, eta| Batch::new(batchref("b"), StockQuantity::new(quantity).unwrap(), eta);
         product.add_batch(batch(10, Some(TODAY))).unwrap();
-        assert_eq!(product.add_batch(batch(5, Some(TODAY))), Err(Rejection::OtherBatch(batchref("b"))));
-        assert_eq!(product.add_batch(batch(10, None)), Err(Rejection::OtherBatch(batchref("b"))));
+        assert_eq!(product.add_batch(batch(5, Some(TODAY))), Err(Rejection::BatchMismatch(batchref("b"))));
+        assert_eq!(product.add_batch(batch(10, None)), Err(Rejection::BatchMismatch(batchref("b"))));
         assert_eq!(product, before);
     }
 
     #[test]
     fn what_memory_knows_is_newer_than_what_the_store_says() {
-        let mut product = Product::restored(Sku::new("OAK-STOOL").unwrap(), 3, 7, 2, 0);
+        let mut product = Product::from_stored(Sku::new("OAK-STOOL").unwrap(), 3, 7, 2, 0);
         let in_batch =
             |place| Line { quantity: Quantity::new(5u32).unwrap(), place, batch: Some(batchref("b")) };
-        product.learn_batch(Batch::restored(batchref("b"), None, 10, 10, 10, None));
-        product.learn_line(order("o1"), in_batch(1));
+        product.attach_batch(Batch::from_stored(batchref("b"), None, 10, 10, 10, None));
+        product.attach_line(order("o1"), in_batch(1));
         product.deallocate(&order("o1"));
-        product.learn_line(order("o1"), in_batch(1));
-        product.learn_batch(Batch::restored(batchref("b"), None, 10, 10, 10, None));
+        product.attach_line(order("o1"), in_batch(1));
+        product.attach_batch(Batch::from_stored(batchref("b"), None, 10, 10, 10, None));
         assert_eq!(available(&product, "b"), 5);
         assert!(product.line(&order("o1")).is_none());
         assert_eq!(product.changes().removed_lines, [&order("o1")]);
-        assert_eq!(product.settled_lines().collect::<Vec<_>>(), [&order("o1")]);
+        assert_eq!(product.known_lines().collect::<Vec<_>>(), [&order("o1")]);
     }
 }

@@ -84,7 +84,7 @@ text_value!(
 );
 text_value!(
     /// The unique reference of a batch.
-    Reference
+    BatchRef
 );
 
 fn checked_text(text: &str) -> Result<&str, InvalidValue> {
@@ -119,16 +119,16 @@ macro_rules! number_value {
 
         impl $name {
             /// The smallest one.
-            pub const LEAST: u32 = $least;
+            pub const MIN: u32 = $least;
 
-            /// Takes a number from [`Self::LEAST`] to 2,147,483,647.
+            /// Takes a number from [`Self::MIN`] to 2,147,483,647.
             ///
             /// # Errors
             /// [`InvalidValue::Number`] if it is outside that range.
             pub fn new(number: impl TryInto<u32>) -> Result<Self, InvalidValue> {
                 match number.try_into() {
-                    Ok(number) if (Self::LEAST..=MAX_QUANTITY).contains(&number) => Ok(Self(number)),
-                    _ => Err(InvalidValue::Number { least: Self::LEAST }),
+                    Ok(number) if (Self::MIN..=MAX_QUANTITY).contains(&number) => Ok(Self(number)),
+                    _ => Err(InvalidValue::Number { least: Self::MIN }),
                 }
             }
 
@@ -155,7 +155,7 @@ macro_rules! number_value {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let number = deserializer.deserialize_any(NumberVisitor { least: Self::LEAST })?;
+                let number = deserializer.deserialize_any(NumberVisitor { least: Self::MIN })?;
                 Self::new(number).map_err(de::Error::custom)
             }
         }
@@ -168,7 +168,7 @@ number_value!(
 );
 number_value!(
     /// How many of a SKU a batch was bought with: none is possible.
-    Stock, 0
+    StockQuantity, 0
 );
 
 /// Only digits count: no sign, no blank, no exponent.
@@ -224,6 +224,6 @@ mod tests {
         {
             assert_eq!(read(refused), None, "{refused}");
         }
-        assert_eq!(serde_json::from_str::<Stock>("0").unwrap().get(), 0);
+        assert_eq!(serde_json::from_str::<StockQuantity>("0").unwrap().get(), 0);
     }
 }

@@ -1,6 +1,5 @@
 //! Where the world comes in: queues, HTTP, people at a terminal.
 
 pub mod api;
-pub mod cli;
-pub mod vitals;
-pub mod worker;
+pub mod consumer;
+pub mod watchdog;

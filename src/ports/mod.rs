@@ -4,9 +4,9 @@
 //! [`notifier`] tells people, [`operations`] is for operators. What commands need has two adapters, a real one and one in
 //! memory, and both stores obey the same contract tests.
 
-pub mod ledger;
+pub mod admin;
+pub mod failed_messages;
 pub mod notifier;
-pub mod operations;
 pub mod outbox;
 pub mod queue;
 pub mod store;

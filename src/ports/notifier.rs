@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 /// What is to be said to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct Notification {
     /// The id of the event it tells of: the same at every repeat, so that a repeat is recognisable.
     pub event_id: Arc<str>,
     /// One line, without control characters.
@@ -20,13 +20,13 @@ pub struct Notice {
 pub enum NotifierError {
     /// Nobody can be told now. Nothing is wrong with this notice; whether it got through is unknown.
     #[error("the mail server is away: {0}")]
-    Away(String),
+    Unavailable(String),
     /// This notice cannot get through now.
     #[error("the mail server put the mail off: {0}")]
-    PutOff(String),
+    Deferred(String),
     /// This notice cannot get through as things are.
     #[error("the mail server refused the mail: {0}")]
-    Refused(String),
+    Rejected(String),
 }
 
 /// Tells people.
@@ -36,11 +36,11 @@ pub trait Notifier: Send + Sync {
     ///
     /// # Errors
     /// [`NotifierError`] says whether this notice is to blame.
-    async fn notify(&self, notice: &Notice) -> Result<(), NotifierError>;
+    async fn notify(&self, notice: &Notification) -> Result<(), NotifierError>;
 
     /// Whether anybody could be told now.
     ///
     /// # Errors
-    /// [`NotifierError::Away`] if not.
+    /// [`NotifierError::Unavailable`] if not.
     async fn probe(&self) -> Result<(), NotifierError>;
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{ledger::DueRetry, store::StoreError};
+use super::{failed_messages::DueRetry, store::StoreError};
 
 /// An unpublished event as the outbox keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct OutboxRow {
 
 /// What became of a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Published {
+pub enum PublishOutcome {
     /// The broker has it, and has given it to every queue that wants it.
     Confirmed,
     /// The broker has it, and no queue wanted it.
@@ -52,16 +52,16 @@ pub trait Outbox: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be asked.
-    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError>;
+    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError>;
 
     /// Waits until there may be something to publish, or the lead may be free. Wakes too often rather than never:
     /// it is a hint, and the caller asks the outbox itself now and then.
-    async fn woken(&self);
+    async fn wait_for_wakeup(&self);
 }
 
 /// Events that were set aside, as operators deal with them.
 #[async_trait]
-pub trait RefusedEvents: Send + Sync {
+pub trait ParkedEvents: Send + Sync {
     /// Has events that were set aside published again, those with these ids or all, and says how many.
     ///
     /// # Errors
@@ -71,9 +71,9 @@ pub trait RefusedEvents: Send + Sync {
 
 /// The right to publish. It ends with the session that holds it, so that nothing can be marked after it is lost.
 #[async_trait]
-pub trait Lead: Send {
+pub trait LeaderSession: Send {
     /// What there is to do. Cheap: it is asked every second.
-    async fn look(&mut self) -> Result<Look, StoreError>;
+    async fn pending(&mut self) -> Result<PendingWork, StoreError>;
 
     /// The oldest unpublished rows, in order, except of some products.
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError>;
@@ -83,7 +83,7 @@ pub trait Lead: Send {
 
     /// Sets a row aside with the reason; it and its product's later rows count as unpublished no more, until an
     /// operator says to try again.
-    async fn set_aside(&mut self, id: i64, reason: &str) -> Result<(), StoreError>;
+    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError>;
 
     /// Failed messages whose time for another attempt has come.
     async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError>;
@@ -92,13 +92,13 @@ pub trait Lead: Send {
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;
 
     /// Notes why retries could not be published; they will be tried again soon.
-    async fn hold_retries(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError>;
+    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError>;
 
     /// Notes that a retry can never be published as it is: it is dead.
-    async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;
+    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;
 
     /// Removes a small number of rows that nobody needs any more; true if there may be more.
-    async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError>;
+    async fn purge_expired(&mut self, retention: Retention) -> Result<bool, StoreError>;
 
     /// Lets another relay take over at once.
     async fn release(self: Box<Self>);
@@ -115,7 +115,7 @@ pub struct Retention {
 
 /// What there is to publish.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Look {
+pub struct PendingWork {
     /// Whether events are waiting.
     pub events: bool,
     /// When the next retry is due: zero if one is; none if there is none.
@@ -127,8 +127,8 @@ pub struct Look {
 pub trait Publisher: Send + Sync {
     /// Publishes rows in order, all in flight together, and says what became of each, in the same order. One that
     /// the broker rejects makes those behind it unknown, and is unknown itself unless it is alone.
-    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published>;
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome>;
 
     /// Publishes failed messages back to their queues, as they were, and says what became of each.
-    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published>;
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome>;
 }

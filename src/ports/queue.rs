@@ -33,11 +33,11 @@ impl QueueName {
 
 /// How many deliveries a subscription may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum Prefetch {
     /// As many as the settings say.
-    Full,
+    Configured,
     /// One: what breaks the subscription then is that one, and nobody else is counted as delivered.
-    OneByOne,
+    One,
 }
 
 /// Why the queue's server cannot be used now.
@@ -46,12 +46,12 @@ pub enum Pace {
 pub struct BrokerError(pub String);
 
 /// A message's properties and headers, kept as the client library has them until somebody asks.
-pub trait Original: std::fmt::Debug + Send + Sync {
+pub trait RawProperties: std::fmt::Debug + Send + Sync {
     /// For people: JSON of `properties` and `headers`.
-    fn readable(&self) -> String;
+    fn to_json(&self) -> String;
 
     /// Exactly, for whoever publishes the message again.
-    fn exact(&self) -> Vec<u8>;
+    fn to_bytes(&self) -> Vec<u8>;
 }
 
 /// What the relay puts on a copy of a failed message. A sender cannot guess the secret, so a mark that carries it is
@@ -86,11 +86,11 @@ pub struct Message {
     /// Set on a copy that the relay published for a retry.
     pub retry: Option<RetryMark>,
     /// Why the broker put it aside, if it did.
-    pub broken_off: Option<String>,
+    pub death_reason: Option<String>,
     /// The bytes.
     pub body: Vec<u8>,
     /// Everything it came with.
-    pub original: Option<Arc<dyn Original>>,
+    pub original: Option<Arc<dyn RawProperties>>,
 }
 
 /// A message that was handed to us and is ours until it is settled.
@@ -106,11 +106,11 @@ pub struct Delivery {
 
 /// Where messages of a queue wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum QueueKind {
     /// To be handled.
-    Work,
+    Main,
     /// Put aside by the broker.
-    DeadLetters,
+    DeadLetter,
 }
 
 /// Opens subscriptions.
@@ -123,8 +123,8 @@ pub trait Queues: Send + Sync {
     async fn subscribe(
         &self,
         queue: QueueName,
-        stage: Stage,
-        pace: Pace,
+        stage: QueueKind,
+        pace: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError>;
 }
 
@@ -138,7 +138,7 @@ pub trait Subscription: Send {
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
     /// Through which deliveries are settled, from any task.
-    fn settler(&self) -> Arc<dyn Settler>;
+    fn settler(&self) -> Arc<dyn Acknowledger>;
 
     /// Waits until everything that was settled is with the server, and gives back the rest. It is delivered again in
     /// its order, before anything that came after it.
@@ -147,11 +147,11 @@ pub trait Subscription: Send {
 
 /// Settles deliveries of one subscription.
 #[async_trait]
-pub trait Settler: Send + Sync {
+pub trait Acknowledger: Send + Sync {
     /// Says that deliveries are done with and may be forgotten. If the subscription is over nothing happens: they
     /// are delivered again, and the inbox and the ledger know them.
-    async fn settle(&self, tags: &[u64]);
+    async fn ack(&self, tags: &[u64]);
 
     /// Whether the subscription is over, so that work on its deliveries would be done twice.
-    fn is_over(&self) -> bool;
+    fn is_closed(&self) -> bool;
 }

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::domain::{Command, OrderId, Product, Quantity, Reference, Sku};
+use crate::domain::{BatchRef, Command, OrderId, Product, Quantity, Sku};
 
 use super::{
-    ledger::{FailedAttempt, FailureKey},
+    failed_messages::{FailedMessageKey, NewAttempt},
     queue::{QueueName, RetryMark},
 };
 
@@ -45,28 +45,28 @@ impl StoreError {
 
 /// The hash of a message's body: tells a repeat from another message of the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fingerprint(pub [u8; 16]);
+pub struct BodyHash(pub [u8; 16]);
 
 /// A message as the inbox knows it: its id, unique per queue, its type, and its body's hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
+pub struct MessageKey {
     /// The sender's id of the message.
     pub message_id: Arc<str>,
     /// Its type.
     pub kind: &'static str,
     /// The hash of its body.
-    pub fingerprint: Fingerprint,
+    pub fingerprint: BodyHash,
 }
 
 /// What the inbox says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum InboxCheck {
     /// Not handled before; the inbox has it now, as part of this transaction.
-    First,
+    New,
     /// Handled before, with the same type and body.
-    Repeat,
+    Duplicate,
     /// Its id was handled before, with another type or another body.
-    OtherBody,
+    BodyMismatch,
 }
 
 /// What the ledger says of a copy that carries a retry mark.
@@ -82,16 +82,16 @@ pub enum RetryCheck {
 
 /// What a set of commands is about: what must be loaded before they can be handled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Footprint {
+pub struct WorkingSet {
     /// Products named by their SKU.
     pub skus: BTreeSet<Sku>,
     /// Lines named by order and SKU.
     pub lines: BTreeSet<(Sku, OrderId)>,
     /// Batches named by reference; their products are meant too.
-    pub batches: BTreeSet<Reference>,
+    pub batches: BTreeSet<BatchRef>,
 }
 
-impl Footprint {
+impl WorkingSet {
     /// Adds what `command` is about.
     pub fn cover(&mut self, command: &Command) {
         match command {
@@ -135,33 +135,33 @@ pub struct OutboxEvent {
 
 /// What the read model is to say of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ViewState {
+pub enum ReadModelState {
     /// It sits in a batch.
-    Allocated(Quantity, Reference),
+    Allocated(Quantity, BatchRef),
     /// It waits.
     Backordered(Quantity),
     /// There is no such line.
-    Gone,
+    Removed,
 }
 
 /// One row of the read model, keyed by line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ViewRow {
+pub struct ReadModelRow {
     /// The order.
     pub orderid: OrderId,
     /// The product.
     pub sku: Sku,
     /// What is to be read of the line.
-    pub state: ViewState,
+    pub state: ReadModelState,
 }
 
 /// Everything a unit of work changes, to be kept in one commit.
 #[derive(Debug, Default)]
-pub struct Work {
+pub struct ChangeSet {
     /// Products that changed, each with its changes.
     pub products: Vec<Product>,
     /// The read model's new rows, each line once.
-    pub view: Vec<ViewRow>,
+    pub view: Vec<ReadModelRow>,
     /// Events in the order in which they happened.
     pub events: Vec<OutboxEvent>,
     /// Ids of messages that were handled: what the ledger has of them is resolved.
@@ -169,7 +169,7 @@ pub struct Work {
     /// Ids of messages the inbox took for first deliveries but which were not handled: it is to forget them.
     pub unhandled: Vec<Arc<str>>,
     /// Attempts that failed, for the ledger.
-    pub failures: Vec<FailedAttempt>,
+    pub failures: Vec<NewAttempt>,
     /// Messages whose starts were counted and which have ended, one way or another.
     pub ended: Vec<Arc<str>>,
 }
@@ -190,13 +190,13 @@ pub trait Store: Send + Sync {
     async fn probe(&self) -> Result<(), StoreError>;
 
     /// How often messages were started without an end, in the order given.
-    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError>;
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError>;
 
     /// Counts a start of each of the messages, in a transaction of its own that is over when this returns.
-    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
 
     /// Takes back one start of each of the messages: they are given back by a process that did not crash.
-    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
 }
 
 /// A transaction: reads, and one write that ends it. Dropping it undoes it.
@@ -206,30 +206,30 @@ pub trait Store: Send + Sync {
 pub trait Tx: Send {
     /// Enters messages in the inbox and says which were there. Waits for a concurrent transaction that has entered
     /// one of them. No id may occur twice in `receipts`.
-    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError>;
+    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError>;
 
     /// Whether copies with retry marks are current, in the order given. Holds their failed messages until the end of the
     /// transaction, so that an operator's action comes either before or after it.
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError>;
 
     /// How many failed attempts the ledger counts for messages that are being retried, in the order given.
-    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError>;
+    async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError>;
 
     /// Loads the products in the footprint and holds them against others until the end of the transaction, in SKU
     /// order, so that two transactions never wait for each other. Each knows its batches that have something
     /// available, the named ones, the named lines and their batches. What does not exist is left out.
-    async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError>;
+    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError>;
 
     /// Tells a loaded product of its waiting lines, as far as what is available in its batches may reach: of each
     /// quantity that fits somewhere, the oldest, as many as fit. The cost is bounded by the available stock.
-    async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError>;
+    async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError>;
 
     /// Tells a loaded product of a batch's newest lines, so many that together with the known ones they hold at
     /// least `units`.
-    async fn learn_newest_lines(
+    async fn load_newest_lines(
         &mut self,
         product: &mut Product,
-        batch: &Reference,
+        batch: &BatchRef,
         units: u32,
     ) -> Result<(), StoreError>;
 
@@ -238,7 +238,7 @@ pub trait Tx: Send {
     /// # Errors
     /// [`StoreError::Unavailable`] and [`StoreError::CommitUnknown`] leave open whether it was kept; after any other error
     /// nothing was.
-    async fn commit(self: Box<Self>, work: Work) -> Result<(), StoreError>;
+    async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError>;
 
     /// Ends the transaction at once without a trace.
     async fn rollback(self: Box<Self>);

@@ -8,7 +8,7 @@ use crate::{
     domain::{Command, UnknownCommand},
     ports::{
         queue::Message,
-        store::{Fingerprint, Receipt},
+        store::{BodyHash, MessageKey},
     },
 };
 
@@ -21,7 +21,7 @@ const MAX_MESSAGE_ID: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// What makes a repeat recognisable.
-    pub receipt: Receipt,
+    pub receipt: MessageKey,
     /// What is asked for.
     pub command: Command,
     /// What ties together everything that follows; the message id, unless the sender said otherwise.
@@ -41,7 +41,7 @@ pub struct Limits {
 
 /// Why a message says no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Undecodable {
+pub enum DecodeError {
     /// It has no id.
     #[error("the message has no message id")]
     MissingMessageId,
@@ -72,45 +72,45 @@ pub enum Undecodable {
 /// Reads a message.
 ///
 /// # Errors
-/// [`Undecodable`] names the field that is wrong, and never repeats the body.
-pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, Undecodable> {
+/// [`DecodeError`] names the field that is wrong, and never repeats the body.
+pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, DecodeError> {
     within("headers", message.header_bytes, limits.headers)?;
     within("body", message.body.len(), limits.body)?;
     plain_json(message)?;
     let message_id: Arc<str> = message_id(message)?.into();
     let command = command(&message.kind, &message.body)?;
     let correlation_id =
-        message.correlation_id.as_deref().map_or_else(|| message_id.clone(), |id| keepable(id).into());
+        message.correlation_id.as_deref().map_or_else(|| message_id.clone(), |id| replace_nul(id).into());
     Ok(Envelope {
-        receipt: Receipt { message_id, kind: command.name(), fingerprint: fingerprint(&message.body) },
+        receipt: MessageKey { message_id, kind: command.name(), fingerprint: fingerprint(&message.body) },
         command,
         correlation_id,
-        traceparent: message.traceparent.as_deref().map(|trace| keepable(trace).into()),
+        traceparent: message.traceparent.as_deref().map(|trace| replace_nul(trace).into()),
     })
 }
 
 /// Reads a command's JSON.
 ///
 /// # Errors
-/// [`Undecodable::UnknownCommand`] or [`Undecodable::InvalidBody`], which names the field.
-pub fn command(name: &str, body: &[u8]) -> Result<Command, Undecodable> {
+/// [`DecodeError::UnknownCommand`] or [`DecodeError::InvalidBody`], which names the field.
+pub fn command(name: &str, body: &[u8]) -> Result<Command, DecodeError> {
     if depth(body) > MAX_DEPTH {
-        return Err(Undecodable::InvalidBody(format!("nested deeper than {MAX_DEPTH} levels")));
+        return Err(DecodeError::InvalidBody(format!("nested deeper than {MAX_DEPTH} levels")));
     }
     // Fields without their names would be read by position.
     if !matches!(body.trim_ascii_start().first(), Some(b'{')) && Command::NAMES.contains(&name) {
-        return Err(Undecodable::InvalidBody("the body must be a JSON object".into()));
+        return Err(DecodeError::InvalidBody("the body must be a JSON object".into()));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let unknown = |error: UnknownCommand| Undecodable::UnknownCommand(error.to_string());
+    let unknown = |error: UnknownCommand| DecodeError::UnknownCommand(error.to_string());
     match Command::read(name, &mut json).map_err(unknown)? {
         Ok(command) => match json.end() {
             Ok(()) => Ok(command),
-            Err(error) => Err(Undecodable::InvalidBody(error.to_string())),
+            Err(error) => Err(DecodeError::InvalidBody(error.to_string())),
         },
         // The path to the field costs time, so it is only looked for when something is wrong.
         Err(error) => {
-            Err(Undecodable::InvalidBody(with_field(name, body).unwrap_or_else(|| error.to_string())))
+            Err(DecodeError::InvalidBody(with_field(name, body).unwrap_or_else(|| error.to_string())))
         }
     }
 }
@@ -127,7 +127,7 @@ fn with_field(name: &str, body: &[u8]) -> Option<String> {
 }
 
 /// A store of text cannot keep U+0000.
-pub(super) fn keepable(text: &str) -> String {
+pub(super) fn replace_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
@@ -150,13 +150,13 @@ fn depth(body: &[u8]) -> usize {
     deepest
 }
 
-fn within(what: &'static str, size: usize, limit: usize) -> Result<(), Undecodable> {
-    if size > limit { Err(Undecodable::TooLarge { what, size, limit }) } else { Ok(()) }
+fn within(what: &'static str, size: usize, limit: usize) -> Result<(), DecodeError> {
+    if size > limit { Err(DecodeError::TooLarge { what, size, limit }) } else { Ok(()) }
 }
 
 /// Absent is fine. Nothing is unpacked: a few bytes might become gigabytes.
-fn plain_json(message: &Message) -> Result<(), Undecodable> {
-    let must_be = |what: &str, is: &str| Err(Undecodable::Content(format!("{what} must be {is}")));
+fn plain_json(message: &Message) -> Result<(), DecodeError> {
+    let must_be = |what: &str, is: &str| Err(DecodeError::Content(format!("{what} must be {is}")));
     let content_type = message.content_type.as_deref().unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.is_empty() && !media_type.eq_ignore_ascii_case("application/json") {
@@ -169,32 +169,32 @@ fn plain_json(message: &Message) -> Result<(), Undecodable> {
     must_be("content_encoding", "absent: bodies are plain UTF-8")
 }
 
-fn message_id(message: &Message) -> Result<&str, Undecodable> {
+fn message_id(message: &Message) -> Result<&str, DecodeError> {
     checked_id(message.message_id.as_deref().unwrap_or_default())
 }
 
 /// Takes a message id that can be kept: 1 to 200 printable characters, and no more than AMQP's 255 bytes.
 ///
 /// # Errors
-/// [`Undecodable::MissingMessageId`] if it is empty, [`Undecodable::InvalidMessageId`] if it is anything else.
-pub fn checked_id(id: &str) -> Result<&str, Undecodable> {
+/// [`DecodeError::MissingMessageId`] if it is empty, [`DecodeError::InvalidMessageId`] if it is anything else.
+pub fn checked_id(id: &str) -> Result<&str, DecodeError> {
     if id.is_empty() {
-        return Err(Undecodable::MissingMessageId);
+        return Err(DecodeError::MissingMessageId);
     }
     let printable = id.chars().all(|character| !character.is_control()) && !id.trim().is_empty();
     if printable && id.len() <= 255 && id.chars().count() <= MAX_MESSAGE_ID {
         Ok(id)
     } else {
-        Err(Undecodable::InvalidMessageId)
+        Err(DecodeError::InvalidMessageId)
     }
 }
 
 /// The hash by which a body is known.
 #[must_use]
-pub fn fingerprint(body: &[u8]) -> Fingerprint {
+pub fn fingerprint(body: &[u8]) -> BodyHash {
     let mut short = [0; 16];
     short.copy_from_slice(&Sha256::digest(body)[..16]);
-    Fingerprint(short)
+    BodyHash(short)
 }
 
 #[cfg(test)]
@@ -250,11 +250,11 @@ mod tests {
         };
         assert_eq!(named(Some(&"x".repeat(200))), Ok(()));
         assert_eq!(named(Some(&"é".repeat(127))), Ok(()));
-        assert_eq!(named(None), Err(Undecodable::MissingMessageId));
-        assert_eq!(named(Some("")), Err(Undecodable::MissingMessageId));
+        assert_eq!(named(None), Err(DecodeError::MissingMessageId));
+        assert_eq!(named(Some("")), Err(DecodeError::MissingMessageId));
         // The last one has few enough characters, but 256 bytes; AMQP takes 255.
         for id in [" ", "a\nb", &"x".repeat(201), &"é".repeat(128)] {
-            assert_eq!(named(Some(id)), Err(Undecodable::InvalidMessageId));
+            assert_eq!(named(Some(id)), Err(DecodeError::InvalidMessageId));
         }
     }
 
@@ -263,7 +263,7 @@ mod tests {
         let large = "x".repeat(LIMITS.body + 1);
         assert_eq!(error("allocate", &large), "body: 200001 bytes, and 200000 are allowed (limits.body)");
         let headers = Message { header_bytes: 1001, ..message("allocate", "{}") };
-        assert!(matches!(decode(&headers, LIMITS), Err(Undecodable::TooLarge { what: "headers", .. })));
+        assert!(matches!(decode(&headers, LIMITS), Err(DecodeError::TooLarge { what: "headers", .. })));
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
             assert_eq!(decode(&typed, LIMITS).is_ok(), fine, "{content_type}");
         }
         let packed = Message { content_encoding: Some("gzip".into()), ..line };
-        assert!(matches!(decode(&packed, LIMITS), Err(Undecodable::Content(_))));
+        assert!(matches!(decode(&packed, LIMITS), Err(DecodeError::Content(_))));
     }
 
     #[test]

@@ -11,24 +11,24 @@ use futures_util::FutureExt as _;
 use crate::{
     crash_points::{self, CrashPoint},
     domain::{Command, Event, Rejection},
-    ports::{queue::QueueName, store::ViewState},
+    ports::{queue::QueueName, store::ReadModelState},
 };
 
 use super::{
-    decode::{Envelope, Undecodable},
+    decode::{DecodeError, Envelope},
+    failure::Failure,
     handlers::{self, HandlerError},
     unit_of_work::UnitOfWork,
-    verdict::Failure,
 };
 
 /// Why a unit of work failed.
-pub(super) struct Broken {
+pub(super) struct UnitOfWorkError {
     pub(super) failure: Failure,
     /// How long the command that broke it took, if it was one.
     pub(super) took: Duration,
 }
 
-impl<T: Into<Failure>> From<T> for Broken {
+impl<T: Into<Failure>> From<T> for UnitOfWorkError {
     fn from(failure: T) -> Self {
         Self { failure: failure.into(), took: Duration::ZERO }
     }
@@ -38,14 +38,14 @@ impl<T: Into<Failure>> From<T> for Broken {
 ///
 /// # Errors
 /// Anything but a rejection leaves the unit of work half done: it must be rolled back.
-pub(super) async fn run(
+pub(super) async fn run_handler(
     uow: &mut UnitOfWork,
     envelope: &Envelope,
     at_most: Duration,
-) -> Result<Result<(), Rejection>, Broken> {
+) -> Result<Result<(), Rejection>, UnitOfWorkError> {
     let begin = Instant::now();
-    let broken = |failure| Broken { failure, took: begin.elapsed() };
-    let guarded = AssertUnwindSafe(until_no_event_is_left(uow, envelope)).catch_unwind();
+    let broken = |failure| UnitOfWorkError { failure, took: begin.elapsed() };
+    let guarded = AssertUnwindSafe(dispatch(uow, envelope)).catch_unwind();
     match tokio::time::timeout(at_most, guarded).await {
         Ok(Ok(Ok(()))) => Ok(Ok(())),
         Ok(Ok(Err(HandlerError::Rejected(rejection)))) => Ok(Err(rejection)),
@@ -55,7 +55,7 @@ pub(super) async fn run(
     }
 }
 
-async fn until_no_event_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Result<(), HandlerError> {
+async fn dispatch(uow: &mut UnitOfWork, envelope: &Envelope) -> Result<(), HandlerError> {
     match &envelope.command {
         Command::CreateBatch(command) => handlers::create_batch(uow, command).await?,
         Command::Allocate(command) => handlers::allocate(uow, command)?,
@@ -68,12 +68,14 @@ async fn until_no_event_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Re
     while let Some(recorded) = events.pop_front() {
         match recorded.event {
             Event::Allocated { orderid, sku, qty, batchref } => {
-                uow.show(orderid, sku, ViewState::Allocated(qty, batchref));
+                uow.show(orderid, sku, ReadModelState::Allocated(qty, batchref));
             }
-            Event::OutOfStock { orderid, sku, qty } => uow.show(orderid, sku, ViewState::Backordered(qty)),
-            Event::BackorderCancelled { orderid, sku } => uow.show(orderid, sku, ViewState::Gone),
+            Event::OutOfStock { orderid, sku, qty } => {
+                uow.show(orderid, sku, ReadModelState::Backordered(qty))
+            }
+            Event::BackorderCancelled { orderid, sku } => uow.show(orderid, sku, ReadModelState::Removed),
             Event::Deallocated { orderid, sku, .. } => {
-                uow.show(orderid.clone(), sku.clone(), ViewState::Gone);
+                uow.show(orderid.clone(), sku.clone(), ReadModelState::Removed);
                 handlers::reallocate(uow, &orderid, &sku).await?;
             }
         }
@@ -83,11 +85,11 @@ async fn until_no_event_is_left(uow: &mut UnitOfWork, envelope: &Envelope) -> Re
 }
 
 /// Notifications have a queue of their own, so that no command waits for a mail server.
-pub(super) fn misplaced(queue: QueueName, command: &Command) -> Option<Undecodable> {
+pub(super) fn check_queue(queue: QueueName, command: &Command) -> Option<DecodeError> {
     let is_notification = matches!(command, Command::NotifyOutOfStock(_));
     let (name, queue_name) = (command.name(), queue.as_str());
     (is_notification != (queue == QueueName::Notifications))
-        .then(|| Undecodable::UnknownCommand(format!("{name} does not belong into the queue {queue_name}")))
+        .then(|| DecodeError::UnknownCommand(format!("{name} does not belong into the queue {queue_name}")))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

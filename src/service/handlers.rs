@@ -23,11 +23,11 @@ pub(super) enum HandlerError {
 
 pub(super) async fn create_batch(uow: &mut UnitOfWork, command: &CreateBatch) -> Result<(), HandlerError> {
     if uow.sku_of_batch(&command.reference).is_some_and(|sku| *sku != command.sku) {
-        return Err(Rejection::OtherBatch(command.reference.clone()).into());
+        return Err(Rejection::BatchMismatch(command.reference.clone()).into());
     }
     let batch = Batch::new(command.reference.clone(), command.qty, command.eta);
     uow.product_or_new(&command.sku).add_batch(batch)?;
-    offer_stock(uow, &command.sku).await
+    allocate_backorders(uow, &command.sku).await
 }
 
 pub(super) fn allocate(uow: &mut UnitOfWork, command: &Allocate) -> Result<(), HandlerError> {
@@ -48,12 +48,12 @@ pub(super) async fn change_batch_quantity(
     let sku = uow.sku_of_batch(&command.reference).ok_or_else(invalid)?.clone();
     let batch = uow.product(&sku)?.batch(&command.reference).ok_or_else(invalid)?;
     let excess = if batch.is_stale(command.revision) { 0 } else { batch.excess(command.qty) };
-    uow.reach_newest_lines(&sku, &command.reference, excess).await?;
+    uow.ensure_newest_lines(&sku, &command.reference, excess).await?;
     uow.product(&sku)?.change_batch_quantity(&command.reference, command.qty, command.revision)?;
     if excess > 0 {
         return Ok(()); // The lines that left are told as events, and stock is offered in reaction to them.
     }
-    offer_stock(uow, &sku).await
+    allocate_backorders(uow, &sku).await
 }
 
 /// In reaction to a line that left its batch: whoever waits is offered what came free, the line itself included.
@@ -62,13 +62,13 @@ pub(super) async fn reallocate(
     orderid: &OrderId,
     sku: &Sku,
 ) -> Result<(), HandlerError> {
-    offer_stock(uow, sku).await?;
-    uow.product(sku)?.report_if_waiting(orderid);
+    allocate_backorders(uow, sku).await?;
+    uow.product(sku)?.emit_if_backordered(orderid);
     Ok(())
 }
 
-async fn offer_stock(uow: &mut UnitOfWork, sku: &Sku) -> Result<(), HandlerError> {
-    uow.reach_waiting_lines(sku).await?;
+async fn allocate_backorders(uow: &mut UnitOfWork, sku: &Sku) -> Result<(), HandlerError> {
+    uow.ensure_waiting_lines(sku).await?;
     uow.product(sku)?.allocate_waiting();
     Ok(())
 }

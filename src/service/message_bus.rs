@@ -8,44 +8,44 @@ use crate::{
     crash_points::{self, CrashPoint},
     domain::Command,
     ports::{
-        ledger::Next,
+        failed_messages::RetryDecision,
         notifier::{Notifier, NotifierError},
         queue::QueueName,
-        store::{Footprint, Store, StoreError},
+        store::{Store, StoreError, WorkingSet},
     },
 };
 
 use super::{
-    admission::{self, Admission, Checked},
-    delays::{Delays, RetryPolicy},
-    dispatch::{self, Broken},
-    incoming::{Batch, Incoming},
+    availability::ServerUnavailable,
+    backoff::{Backoff, RetryPolicy},
+    crash_loop::{self, Isolation, RevertedStarts},
+    dispatch::{self, UnitOfWorkError},
+    failure::{Failure, FailureClass, classify},
+    message_check::{self, CheckedMessage, MessageCheck},
     notifications,
-    outage::Away,
-    recording::{self, Judged},
-    suspects::{self, Group, TakenBack},
+    received::ReceivedMessage,
+    recording::{self, HandlingResult},
     unit_of_work::UnitOfWork,
-    verdict::{Failure, Verdict, verdict},
 };
 
 /// Commands of a larger unit of work that broke are handled again so many at a time, and one by one where it breaks again.
-const PORTION: usize = 32;
+const BISECT_SIZE: usize = 32;
 /// What took longer to break is handled one by one at once: it may take its time whenever it is tried.
-const BROKE_SOON: Duration = Duration::from_secs(1);
+const BISECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum CommandOutcome {
     /// It was handled, and what it changed is committed.
     Handled,
     /// It was handled before, or is an outdated copy of a failed message; nothing changed.
-    Repeat,
+    Duplicate,
     /// It was not handled and nothing changed, but the ledger has it.
-    Failed(Failure, Next),
+    Recorded(Failure, RetryDecision),
     /// It was not handled and nothing changed; its sender waits for the answer.
-    Refused(Failure),
+    Reported(Failure),
     /// Whether it was handled is unknown; its sender waits for the answer.
-    InDoubt,
+    Unknown,
 }
 
 /// A server went away before all messages were handled.
@@ -53,15 +53,15 @@ pub enum Fate {
 #[error("{away}")]
 pub struct Interrupted {
     /// The fates of the first messages: they are committed, and can be acknowledged.
-    pub done: Vec<Fate>,
+    pub done: Vec<CommandOutcome>,
     /// Why the others have none. Whether some of them were committed is unknown, so they are to be handled again; inbox and
     /// ledger tell what was done.
-    pub away: Away,
+    pub away: ServerUnavailable,
 }
 
 /// How the bus treats what goes wrong.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct FailurePolicy {
     /// A handler that takes longer has failed.
     pub handler_timeout: Duration,
     /// How failed attempts are tried again.
@@ -75,21 +75,21 @@ pub struct Policy {
 pub struct MessageBus {
     pub(super) store: Arc<dyn Store>,
     notifier: Arc<dyn Notifier>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Arc<FailurePolicy>,
     /// Held for reading while messages are handled, for writing while one must be the only one in this process.
-    company: Arc<RwLock<()>>,
-    taken_back: Arc<TakenBack>,
+    isolation_lock: Arc<RwLock<()>>,
+    taken_back: Arc<RevertedStarts>,
 }
 
 impl MessageBus {
     /// A bus over a store, with somebody who tells people.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, notifier: Arc<dyn Notifier>, policy: Policy) -> Self {
+    pub fn new(store: Arc<dyn Store>, notifier: Arc<dyn Notifier>, policy: FailurePolicy) -> Self {
         Self {
             store,
             notifier,
             policy: Arc::new(policy),
-            company: Arc::default(),
+            isolation_lock: Arc::default(),
             taken_back: Arc::default(),
         }
     }
@@ -97,8 +97,8 @@ impl MessageBus {
     /// Whether the store takes writes; and whether the notifier answers, for a queue that needs it.
     ///
     /// # Errors
-    /// [`Away`] if one does not.
-    pub async fn probe(&self, notifier: bool) -> Result<(), Away> {
+    /// [`ServerUnavailable`] if one does not.
+    pub async fn probe(&self, notifier: bool) -> Result<(), ServerUnavailable> {
         self.store.probe().await?;
         self.taken_back.write(&*self.store).await?;
         if notifier {
@@ -111,7 +111,11 @@ impl MessageBus {
     ///
     /// # Errors
     /// [`Interrupted`], with the fates of those that were handled before.
-    pub async fn handle(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Interrupted> {
+    pub async fn handle(
+        &self,
+        queue: QueueName,
+        batch: &[ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, Interrupted> {
         let mut fates = Vec::with_capacity(batch.len());
         match self.handle_in_order(queue, batch, &mut fates).await {
             Ok(()) => Ok(fates),
@@ -122,9 +126,9 @@ impl MessageBus {
     async fn handle_in_order(
         &self,
         queue: QueueName,
-        batch: &[Incoming],
-        fates: &mut Vec<Fate>,
-    ) -> Result<(), Away> {
+        batch: &[ReceivedMessage],
+        fates: &mut Vec<CommandOutcome>,
+    ) -> Result<(), ServerUnavailable> {
         if queue == QueueName::Notifications {
             for incoming in batch {
                 fates.push(self.handle_notification(queue, incoming).await?);
@@ -136,21 +140,21 @@ impl MessageBus {
             Err(error) => return Err(error.into()),
         }
         // In the order of arrival: commands about one line or batch must not overtake each other.
-        for group in suspects::groups(&*self.store, queue, batch).await? {
+        for group in crash_loop::groups(&*self.store, queue, batch).await? {
             match group {
-                Group::Together(members) => {
-                    let _others_may = self.company.read().await;
+                Isolation::Shared(members) => {
+                    let _others_may = self.isolation_lock.read().await;
                     let together: Vec<_> = batch[members].iter().collect();
                     self.handle_group(queue, &together, fates).await?;
                 }
-                Group::Alone(i) => {
+                Isolation::Exclusive(i) => {
                     // If it kills this process, nothing else was being handled that could be taken for the cause.
-                    let _nothing_else = self.company.write().await;
+                    let _nothing_else = self.isolation_lock.write().await;
                     self.handle_group(queue, &[&batch[i]], fates).await?;
                 }
-                Group::Dead(i, deaths) => {
+                Isolation::GiveUp(i, deaths) => {
                     let failure = Failure::CrashLoop(deaths);
-                    fates.push(self.record_alone(queue, &batch[i], failure.into(), false).await?);
+                    fates.push(self.record_in_own_transaction(queue, &batch[i], failure.into(), false).await?);
                 }
             }
         }
@@ -161,12 +165,16 @@ impl MessageBus {
     ///
     /// # Errors
     /// As [`MessageBus::handle`].
-    pub async fn bury(&self, queue: QueueName, batch: &[Incoming]) -> Result<Vec<Fate>, Interrupted> {
+    pub async fn archive(
+        &self,
+        queue: QueueName,
+        batch: &[ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, Interrupted> {
         let mut done = Vec::with_capacity(batch.len());
         for incoming in batch {
-            let why = incoming.message.broken_off.clone().unwrap_or_else(|| "rejected".into());
-            let failure = Failure::PutAside(why);
-            match self.record_alone(queue, incoming, failure.into(), false).await {
+            let why = incoming.message.death_reason.clone().unwrap_or_else(|| "rejected".into());
+            let failure = Failure::DeadLetteredByBroker(why);
+            match self.record_in_own_transaction(queue, incoming, failure.into(), false).await {
                 Ok(fate) => done.push(fate),
                 Err(away) => return Err(Interrupted { done, away }),
             }
@@ -177,22 +185,26 @@ impl MessageBus {
     /// Takes back the starts that were counted for messages which go back to their queue: this process ends in good order,
     /// or waits for a server, and has not crashed over them. What cannot be written now is written before this process
     /// handles anything again.
-    pub async fn take_back_starts(&self, queue: QueueName, batch: &[Incoming]) {
+    pub async fn revert_starts(&self, queue: QueueName, batch: &[ReceivedMessage]) {
         self.taken_back.add(queue, batch);
         let _ = self.taken_back.write(&*self.store).await;
     }
 
     /// The mail is sent inside the unit of work: its row in the inbox keeps other processes from sending it at the same
     /// time. Starts are not counted, and nothing else waits: a slow mail server holds up no other message.
-    async fn handle_notification(&self, queue: QueueName, incoming: &Incoming) -> Result<Fate, Away> {
-        let mut delays = Delays::during_outage();
+    async fn handle_notification(
+        &self,
+        queue: QueueName,
+        incoming: &ReceivedMessage,
+    ) -> Result<CommandOutcome, ServerUnavailable> {
+        let mut delays = Backoff::during_outage();
         loop {
             let broken = match self.unit_of_work(queue, &[incoming]).await {
                 Ok(mut fates) => return Ok(fates.remove(0)),
                 Err(broken) => self.away(broken).await?,
             };
-            if verdict(&broken.failure) != Verdict::AtOnce {
-                return self.record_alone(queue, incoming, broken, false).await;
+            if classify(&broken.failure) != FailureClass::Conflict {
+                return self.record_in_own_transaction(queue, incoming, broken, false).await;
             }
             // Another process has the row and may be sending the mail.
             tokio::time::sleep(delays.next().unwrap_or_default()).await;
@@ -202,27 +214,27 @@ impl MessageBus {
     async fn handle_group(
         &self,
         queue: QueueName,
-        group: &Batch<'_>,
-        fates: &mut Vec<Fate>,
-    ) -> Result<(), Away> {
-        suspects::count_starts(&*self.store, queue, group).await?;
-        for run in admission::runs(group) {
-            self.handle_run(queue, run, false, fates).await?;
+        group: &[&ReceivedMessage],
+        fates: &mut Vec<CommandOutcome>,
+    ) -> Result<(), ServerUnavailable> {
+        crash_loop::record_starts(&*self.store, queue, group).await?;
+        for run in message_check::runs(group) {
+            self.handle_bisecting(queue, run, false, fates).await?;
         }
         Ok(())
     }
 
     /// All in one unit of work; if that breaks, in smaller ones, and in the end each in its own, so that a failure is the
     /// failure of one command. `in_doubt`: an earlier unit of work with these messages may have been committed.
-    async fn handle_run(
+    async fn handle_bisecting(
         &self,
         queue: QueueName,
-        run: &Batch<'_>,
+        run: &[&ReceivedMessage],
         in_doubt: bool,
-        fates: &mut Vec<Fate>,
-    ) -> Result<(), Away> {
+        fates: &mut Vec<CommandOutcome>,
+    ) -> Result<(), ServerUnavailable> {
         let begin = Instant::now();
-        let broken = match self.handle_together(queue, run).await {
+        let broken = match self.with_conflict_retry(queue, run).await {
             Ok(of_run) => {
                 fates.extend(of_run);
                 return Ok(());
@@ -231,19 +243,19 @@ impl MessageBus {
         };
         let in_doubt = in_doubt || matches!(broken.failure, Failure::Store(StoreError::CommitUnknown(_)));
         if let [incoming] = run {
-            fates.push(self.record_alone(queue, incoming, broken, in_doubt).await?);
+            fates.push(self.record_in_own_transaction(queue, incoming, broken, in_doubt).await?);
             return Ok(());
         }
-        let smaller = if run.len() > PORTION && begin.elapsed() < BROKE_SOON { PORTION } else { 1 };
+        let smaller = if run.len() > BISECT_SIZE && begin.elapsed() < BISECT_WITHIN { BISECT_SIZE } else { 1 };
         for portion in run.chunks(smaller) {
-            Box::pin(self.handle_run(queue, portion, in_doubt, fates)).await?;
+            Box::pin(self.handle_bisecting(queue, portion, in_doubt, fates)).await?;
         }
         Ok(())
     }
 
     /// An outage concerns every message; any other failure is looked at more closely. So is silence, if the store answers
     /// others: then it was what was asked.
-    async fn away(&self, broken: Broken) -> Result<Broken, Away> {
+    async fn away(&self, broken: UnitOfWorkError) -> Result<UnitOfWorkError, ServerUnavailable> {
         match &broken.failure {
             Failure::Store(error @ StoreError::Unavailable(_)) => Err(error.clone().into()),
             Failure::Store(error @ (StoreError::Silent(_) | StoreError::CommitUnknown(_)))
@@ -251,17 +263,21 @@ impl MessageBus {
             {
                 Err(error.clone().into())
             }
-            Failure::NotTold(error @ NotifierError::Away(_)) => Err(error.clone().into()),
+            Failure::Notification(error @ NotifierError::Unavailable(_)) => Err(error.clone().into()),
             _ => Ok(broken),
         }
     }
 
     /// Tries again at once, a few times, when another transaction was in the way.
-    async fn handle_together(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Broken> {
-        let mut delays = Delays::after_conflict();
+    async fn with_conflict_retry(
+        &self,
+        queue: QueueName,
+        batch: &[&ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        let mut delays = Backoff::after_conflict();
         loop {
             match self.unit_of_work(queue, batch).await {
-                Err(broken) if verdict(&broken.failure) == Verdict::AtOnce => match delays.next() {
+                Err(broken) if classify(&broken.failure) == FailureClass::Conflict => match delays.next() {
                     Some(delay) => tokio::time::sleep(delay).await,
                     None => return Err(broken),
                 },
@@ -270,10 +286,14 @@ impl MessageBus {
         }
     }
 
-    async fn unit_of_work(&self, queue: QueueName, batch: &Batch<'_>) -> Result<Vec<Fate>, Broken> {
+    async fn unit_of_work(
+        &self,
+        queue: QueueName,
+        batch: &[&ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
         crash_points::here(CrashPoint::WorkerBegun);
-        match self.fill(&mut uow, queue, batch).await {
+        match self.process(&mut uow, queue, batch).await {
             Ok(fates) => {
                 uow.commit().await?;
                 Ok(fates)
@@ -285,71 +305,73 @@ impl MessageBus {
         }
     }
 
-    async fn fill(
+    async fn process(
         &self,
         uow: &mut UnitOfWork,
         queue: QueueName,
-        batch: &Batch<'_>,
-    ) -> Result<Vec<Fate>, Broken> {
-        let checked = admission::check(uow, queue, batch).await?;
+        batch: &[&ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        let checked = message_check::check(uow, queue, batch).await?;
         crash_points::here(CrashPoint::WorkerInboxWritten);
-        let mut footprint = Footprint::default();
+        let mut footprint = WorkingSet::default();
         for (incoming, checked) in batch.iter().zip(&checked) {
-            if let (Admission::New, Ok(envelope)) = (&checked.admission, &incoming.decoded) {
+            if let (MessageCheck::New, Ok(envelope)) = (&checked.admission, &incoming.decoded) {
                 footprint.cover(&envelope.command);
             }
         }
         uow.load(&footprint).await?;
         let mut judged = Vec::with_capacity(batch.len());
         for (incoming, checked) in batch.iter().zip(&checked) {
-            judged.push(self.judge(uow, incoming, checked).await?);
+            judged.push(self.process_message(uow, incoming, checked).await?);
             if incoming.redelivered
                 && let Some(receipt) = incoming.receipt()
             {
-                uow.ended(receipt);
+                uow.clear_starts(receipt);
             }
         }
         Ok(recording::record_failures(uow, &self.policy, batch, &checked, judged).await?)
     }
 
     /// The error breaks the unit of work; a failure inside is this message's own.
-    async fn judge(
+    async fn process_message(
         &self,
         uow: &mut UnitOfWork,
-        incoming: &Incoming,
-        checked: &Checked,
-    ) -> Result<Judged, Broken> {
-        let failed = |failure| Ok(Judged::Failed(failure, Duration::ZERO));
+        incoming: &ReceivedMessage,
+        checked: &CheckedMessage,
+    ) -> Result<HandlingResult, UnitOfWorkError> {
+        let failed = |failure| Ok(HandlingResult::Failed(failure, Duration::ZERO));
         match (&checked.admission, &incoming.decoded) {
-            (Admission::Outdated, _) => Ok(Judged::Done(Fate::Repeat)),
-            (Admission::Refused(refusal), _) => failed(refusal.clone().into()),
+            (MessageCheck::Outdated, _) => Ok(HandlingResult::Done(CommandOutcome::Duplicate)),
+            (MessageCheck::Rejected(refusal), _) => failed(refusal.clone().into()),
             (_, Err(undecodable)) => failed(undecodable.clone().into()),
-            (Admission::OtherBody, _) => failed(Failure::OtherBody),
-            (Admission::CopyOf(original), _) => Ok(Judged::CopyOf(*original)),
-            (Admission::Repeat, Ok(envelope)) => {
+            (MessageCheck::BodyMismatch, _) => failed(Failure::BodyMismatch),
+            (MessageCheck::CopyOf(original), _) => Ok(HandlingResult::CopyOf(*original)),
+            (MessageCheck::Duplicate, Ok(envelope)) => {
                 // A retry of what was handled by another copy has nothing left to do.
                 if checked.generation > 0 {
-                    uow.handled(&envelope.receipt);
+                    uow.mark_handled(&envelope.receipt);
                 }
-                Ok(Judged::Done(Fate::Repeat))
+                Ok(HandlingResult::Done(CommandOutcome::Duplicate))
             }
-            (Admission::New, Ok(envelope)) => {
+            (MessageCheck::New, Ok(envelope)) => {
                 let begin = Instant::now();
                 let handled = if let Command::NotifyOutOfStock(notification) = &envelope.command {
                     notifications::send(&*self.notifier, incoming, envelope, notification).await
                 } else {
-                    let handled = dispatch::run(uow, envelope, self.policy.handler_timeout).await?;
+                    let handled = dispatch::run_handler(uow, envelope, self.policy.handler_timeout).await?;
                     handled.map_err(Failure::from)
                 };
                 match handled {
                     Ok(()) => {
-                        uow.handled(&envelope.receipt);
-                        Ok(Judged::Done(Fate::Handled))
+                        uow.mark_handled(&envelope.receipt);
+                        Ok(HandlingResult::Done(CommandOutcome::Handled))
                     }
-                    Err(failure @ Failure::NotTold(NotifierError::Away(_))) => Err(failure.into()),
+                    Err(failure @ Failure::Notification(NotifierError::Unavailable(_))) => {
+                        Err(failure.into())
+                    }
                     Err(failure) => {
-                        uow.leave_unhandled(&envelope.receipt);
-                        Ok(Judged::Failed(failure, begin.elapsed()))
+                        uow.forget(&envelope.receipt);
+                        Ok(HandlingResult::Failed(failure, begin.elapsed()))
                     }
                 }
             }

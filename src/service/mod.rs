@@ -1,18 +1,18 @@
 //! What the service does, in the order in which it does it: decode, handle, react, commit, publish.
 
-mod admission;
-pub mod dead_letters;
+pub mod availability;
+pub mod backoff;
+mod crash_loop;
 pub mod decode;
-pub mod delays;
 mod dispatch;
+pub mod failed_messages;
+pub mod failure;
 mod handlers;
-pub mod incoming;
 pub mod message_bus;
+mod message_check;
 mod notifications;
-pub mod outage;
+pub mod received;
 mod recording;
 pub mod relay;
-mod suspects;
 mod throttle;
 pub mod unit_of_work;
-pub mod verdict;

@@ -5,18 +5,18 @@
 
 use crate::{
     domain::NotifyOutOfStock,
-    ports::notifier::{Notice, Notifier, NotifierError},
+    ports::notifier::{Notification, Notifier, NotifierError},
 };
 
-use super::{decode::Envelope, incoming::Incoming, unit_of_work::text, verdict::Failure};
+use super::{decode::Envelope, failure::Failure, received::ReceivedMessage, unit_of_work::sanitize};
 
 /// Sends what a message asks for, once in this process: a unit of work that is tried again does not send it again.
 ///
 /// # Errors
-/// [`NotifierError::Away`] says nothing about the message; any other error is its failure.
+/// [`NotifierError::Unavailable`] says nothing about the message; any other error is its failure.
 pub(super) async fn send(
     notifier: &dyn Notifier,
-    incoming: &Incoming,
+    incoming: &ReceivedMessage,
     envelope: &Envelope,
     notification: &NotifyOutOfStock,
 ) -> Result<(), Failure> {
@@ -24,17 +24,17 @@ pub(super) async fn send(
         return outcome.clone();
     }
     let outcome = match notifier.notify(&notice(envelope, notification)).await {
-        Err(away @ NotifierError::Away(_)) => return Err(away.into()),
+        Err(away @ NotifierError::Unavailable(_)) => return Err(away.into()),
         outcome => outcome.map_err(Failure::from),
     };
     let _ = incoming.notified.set(outcome.clone());
     outcome
 }
 
-fn notice(envelope: &Envelope, notification: &NotifyOutOfStock) -> Notice {
+fn notice(envelope: &Envelope, notification: &NotifyOutOfStock) -> Notification {
     let NotifyOutOfStock { orderid, sku, qty } = notification;
-    let (orderid, sku) = (text(orderid.as_str()), text(sku.as_str()));
-    Notice {
+    let (orderid, sku) = (sanitize(orderid.as_str()), sanitize(sku.as_str()));
+    Notification {
         event_id: envelope.receipt.message_id.clone(),
         subject: format!("Out of stock for {sku}"),
         text: format!(

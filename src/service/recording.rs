@@ -5,19 +5,19 @@ use std::time::Duration;
 use crate::ports::{queue::QueueName, store::StoreError};
 
 use super::{
-    admission::{self, Admission, Checked},
-    delays::Delays,
-    dispatch::Broken,
-    incoming::{Batch, Incoming},
-    message_bus::{Fate, MessageBus, Policy},
-    outage::Away,
-    unit_of_work::{Failed, UnitOfWork},
-    verdict::Failure,
+    availability::ServerUnavailable,
+    backoff::Backoff,
+    dispatch::UnitOfWorkError,
+    failure::Failure,
+    message_bus::{CommandOutcome, FailurePolicy, MessageBus},
+    message_check::{self, CheckedMessage, MessageCheck},
+    received::ReceivedMessage,
+    unit_of_work::{FailureRecord, UnitOfWork},
 };
 
 /// The outcome of a message in its unit of work, before failures are recorded.
-pub(super) enum Judged {
-    Done(Fate),
+pub(super) enum HandlingResult {
+    Done(CommandOutcome),
     Failed(Failure, Duration),
     /// As the message at this place, which is a copy of it.
     CopyOf(usize),
@@ -26,31 +26,31 @@ pub(super) enum Judged {
 /// Puts what failed into the ledger, in the same unit of work; a sender that waits for the answer gets it instead.
 pub(super) async fn record_failures(
     uow: &mut UnitOfWork,
-    policy: &Policy,
-    batch: &Batch<'_>,
-    checked: &[Checked],
-    judged: Vec<Judged>,
-) -> Result<Vec<Fate>, StoreError> {
+    policy: &FailurePolicy,
+    batch: &[&ReceivedMessage],
+    checked: &[CheckedMessage],
+    judged: Vec<HandlingResult>,
+) -> Result<Vec<CommandOutcome>, StoreError> {
     let mut failed = Vec::new();
     for ((incoming, checked), judged) in batch.iter().zip(checked).zip(&judged) {
-        if let Judged::Failed(failure, took) = judged
+        if let HandlingResult::Failed(failure, took) = judged
             && !incoming.awaited
         {
             failed.push(failed_message(incoming, checked.generation, failure, *took));
         }
     }
     let mut next = uow.record_failures(&failed, policy).await?.into_iter();
-    let mut fates: Vec<Fate> = Vec::with_capacity(batch.len());
+    let mut fates: Vec<CommandOutcome> = Vec::with_capacity(batch.len());
     for (incoming, judged) in batch.iter().zip(judged) {
         let fate = match judged {
-            Judged::Done(fate) => fate,
-            Judged::Failed(failure, _) if incoming.awaited => Fate::Refused(failure),
-            Judged::Failed(failure, _) => {
+            HandlingResult::Done(fate) => fate,
+            HandlingResult::Failed(failure, _) if incoming.awaited => CommandOutcome::Reported(failure),
+            HandlingResult::Failed(failure, _) => {
                 let next = next.next().expect("every recorded failure has its next step");
-                Fate::Failed(failure, next)
+                CommandOutcome::Recorded(failure, next)
             }
-            Judged::CopyOf(original) => match &fates[original] {
-                Fate::Handled => Fate::Repeat,
+            HandlingResult::CopyOf(original) => match &fates[original] {
+                CommandOutcome::Handled => CommandOutcome::Duplicate,
                 as_original => as_original.clone(),
             },
         };
@@ -60,28 +60,32 @@ pub(super) async fn record_failures(
 }
 
 fn failed_message<'a>(
-    incoming: &'a Incoming,
+    incoming: &'a ReceivedMessage,
     generation: i64,
     failure: &'a Failure,
     took: Duration,
-) -> Failed<'a> {
-    Failed { key: incoming.key(), message: &incoming.message, generation, failure, took }
+) -> FailureRecord<'a> {
+    FailureRecord { key: incoming.key(), message: &incoming.message, generation, failure, took }
 }
 
 impl MessageBus {
     /// Records one failure in a unit of work of its own, unless the message was handled meanwhile. A sender that waits for
     /// the answer gets it instead: `in_doubt` says that an earlier commit may have handled its command.
-    pub(super) async fn record_alone(
+    pub(super) async fn record_in_own_transaction(
         &self,
         queue: QueueName,
-        incoming: &Incoming,
-        broken: Broken,
+        incoming: &ReceivedMessage,
+        broken: UnitOfWorkError,
         in_doubt: bool,
-    ) -> Result<Fate, Away> {
+    ) -> Result<CommandOutcome, ServerUnavailable> {
         if incoming.awaited {
-            return Ok(if in_doubt { Fate::InDoubt } else { Fate::Refused(broken.failure) });
+            return Ok(if in_doubt {
+                CommandOutcome::Unknown
+            } else {
+                CommandOutcome::Reported(broken.failure)
+            });
         }
-        let mut delays = Delays::after_conflict();
+        let mut delays = Backoff::after_conflict();
         loop {
             match self.try_to_record(queue, incoming, &broken).await {
                 Ok(fate) => return Ok(fate),
@@ -97,29 +101,29 @@ impl MessageBus {
     async fn try_to_record(
         &self,
         queue: QueueName,
-        incoming: &Incoming,
-        broken: &Broken,
-    ) -> Result<Fate, StoreError> {
-        let Broken { failure, took } = broken;
+        incoming: &ReceivedMessage,
+        broken: &UnitOfWorkError,
+    ) -> Result<CommandOutcome, StoreError> {
+        let UnitOfWorkError { failure, took } = broken;
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
-        let mut checked = admission::check(&mut uow, queue, &[incoming]).await?;
-        let Checked { admission, generation } = checked.remove(0);
+        let mut checked = message_check::check(&mut uow, queue, &[incoming]).await?;
+        let CheckedMessage { admission, generation } = checked.remove(0);
         if incoming.redelivered
             && let Some(receipt) = incoming.receipt()
         {
-            uow.ended(receipt);
+            uow.clear_starts(receipt);
         }
         match (admission, incoming.receipt()) {
-            (Admission::Repeat | Admission::Outdated, _) => {
+            (MessageCheck::Duplicate | MessageCheck::Outdated, _) => {
                 uow.commit().await?;
-                return Ok(Fate::Repeat);
+                return Ok(CommandOutcome::Duplicate);
             }
-            (Admission::New, Some(receipt)) => uow.leave_unhandled(receipt),
+            (MessageCheck::New, Some(receipt)) => uow.forget(receipt),
             _ => {}
         }
         let failed = failed_message(incoming, generation, failure, *took);
         let next = uow.record_failures(&[failed], &self.policy).await?;
         uow.commit().await?;
-        Ok(Fate::Failed(failure.clone(), next[0]))
+        Ok(CommandOutcome::Recorded(failure.clone(), next[0]))
     }
 }

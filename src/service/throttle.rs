@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::ports::outbox::{OutboxRow, Published};
+use crate::ports::outbox::{OutboxRow, PublishOutcome};
 
 /// The pause after the first refusal.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
@@ -82,11 +82,17 @@ impl Throttle {
     }
 
     /// Learns from what was published. With `window` events in flight the broker is believed to take everything.
-    pub(super) fn learn(&mut self, rows: &[OutboxRow], outcomes: &[Published], window: u32, now: Instant) {
+    pub(super) fn learn(
+        &mut self,
+        rows: &[OutboxRow],
+        outcomes: &[PublishOutcome],
+        window: u32,
+        now: Instant,
+    ) {
         let (mut refused, mut refused_skus) = (HashSet::new(), HashSet::new());
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
-                Published::Nacked(reason) => {
+                PublishOutcome::Nacked(reason) => {
                     let refusal = self.names.entry(row.name.clone()).or_insert_with(|| {
                         warn!(
                             event = row.name,
@@ -103,22 +109,29 @@ impl Throttle {
                     }
                 }
                 // What was in flight behind a refused event has overtaken it, and goes once more after it.
-                Published::Confirmed | Published::Unroutable if refused_skus.contains(row.sku.as_str()) => {}
-                Published::Confirmed | Published::Unroutable => {
+                PublishOutcome::Confirmed | PublishOutcome::Unroutable
+                    if refused_skus.contains(row.sku.as_str()) => {}
+                PublishOutcome::Confirmed | PublishOutcome::Unroutable => {
                     for refusal in self.names.values_mut() {
                         refusal.skus.remove(&row.sku);
                     }
                 }
-                Published::Rejected(_) | Published::Unknown(_) => {}
+                PublishOutcome::Rejected(_) | PublishOutcome::Unknown(_) => {}
             }
         }
         self.grow(rows, outcomes, &refused, window);
     }
 
     /// Names of which something was taken and nothing refused may send more the next time.
-    fn grow(&mut self, rows: &[OutboxRow], outcomes: &[Published], refused: &HashSet<&str>, window: u32) {
-        let taken = |(_, outcome): &(&OutboxRow, &Published)| {
-            matches!(outcome, Published::Confirmed | Published::Unroutable)
+    fn grow(
+        &mut self,
+        rows: &[OutboxRow],
+        outcomes: &[PublishOutcome],
+        refused: &HashSet<&str>,
+        window: u32,
+    ) {
+        let taken = |(_, outcome): &(&OutboxRow, &PublishOutcome)| {
+            matches!(outcome, PublishOutcome::Confirmed | PublishOutcome::Unroutable)
         };
         let taken: HashSet<_> =
             rows.iter().zip(outcomes).filter(taken).map(|(row, _)| row.name.as_str()).collect();
@@ -157,8 +170,8 @@ mod tests {
         }
     }
 
-    fn nacked() -> Published {
-        Published::Nacked("full".into())
+    fn nacked() -> PublishOutcome {
+        PublishOutcome::Nacked("full".into())
     }
 
     fn ids(rows: &[OutboxRow]) -> Vec<i64> {
@@ -215,7 +228,7 @@ mod tests {
         for _ in 0..5 {
             let selected = throttle.select(rows.clone(), 1000, now);
             sizes.push(selected.len());
-            throttle.learn(&selected, &vec![Published::Confirmed; selected.len()], WINDOW, now);
+            throttle.learn(&selected, &vec![PublishOutcome::Confirmed; selected.len()], WINDOW, now);
         }
         assert_eq!(sizes, [1, 2, 4, 8, 100]);
     }
@@ -235,7 +248,7 @@ mod tests {
         throttle.learn(std::slice::from_ref(&one), &[nacked()], WINDOW, now);
         throttle.learn(&[other], &[nacked()], WINDOW, now + SHORTEST_PAUSE);
         assert_eq!(throttle.next_try(now), Some(now + SHORTEST_PAUSE));
-        throttle.learn(&[one], &[Published::Confirmed], WINDOW, now + SHORTEST_PAUSE);
+        throttle.learn(&[one], &[PublishOutcome::Confirmed], WINDOW, now + SHORTEST_PAUSE);
         assert_eq!(throttle.next_try(now + SHORTEST_PAUSE), Some(now + 2 * SHORTEST_PAUSE));
     }
 
@@ -243,11 +256,11 @@ mod tests {
     fn a_sku_stays_refused_when_what_was_in_flight_behind_its_event_is_taken() {
         let (mut throttle, now) = (Throttle::default(), Instant::now());
         let rows = [row(1, "allocated", "a"), row(2, "deallocated", "a")];
-        throttle.learn(&rows, &[nacked(), Published::Confirmed], WINDOW, now);
+        throttle.learn(&rows, &[nacked(), PublishOutcome::Confirmed], WINDOW, now);
         assert_eq!(throttle.blocked(now), ["a"]);
         let selected = throttle.select(rows.to_vec(), WINDOW, now + SHORTEST_PAUSE);
         assert_eq!(ids(&selected), [1]);
-        throttle.learn(&selected, &[Published::Confirmed], WINDOW, now);
+        throttle.learn(&selected, &[PublishOutcome::Confirmed], WINDOW, now);
         assert_eq!(ids(&throttle.select(rows[1..].to_vec(), WINDOW, now)), [2]);
     }
 }

@@ -8,29 +8,29 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{OrderId, Product, RecordedEvent, Reference, Rejection, Sku},
+    domain::{BatchRef, OrderId, Product, RecordedEvent, Rejection, Sku},
     ports::{
-        ledger::{FailedAttempt, FailureKey, Next},
+        failed_messages::{FailedMessageKey, NewAttempt, RetryDecision},
         queue::{Message, QueueName, RetryMark},
         store::{
-            Footprint, OutboxEvent, Receipt, RetryCheck, Sight, Store, StoreError, Tx, ViewRow, ViewState,
-            Work,
+            ChangeSet, InboxCheck, MessageKey, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store,
+            StoreError, Tx, WorkingSet,
         },
     },
 };
 
 use super::{
     decode::Envelope,
-    message_bus::Policy,
-    verdict::{Failure, next},
+    failure::{Failure, decide},
+    message_bus::FailurePolicy,
 };
 
 /// No error text in the ledger is longer, in characters.
 const LONGEST_ERROR: usize = 2000;
 
 /// A message that failed, and how.
-pub(super) struct Failed<'a> {
-    pub(super) key: FailureKey,
+pub(super) struct FailureRecord<'a> {
+    pub(super) key: FailedMessageKey,
     pub(super) message: &'a Message,
     /// 0 for a message from a sender.
     pub(super) generation: i64,
@@ -46,11 +46,11 @@ pub struct UnitOfWork {
     /// Products handed to a handler since their events were last collected.
     touched: Vec<Sku>,
     /// One row per line: what was said last counts.
-    view: HashMap<(OrderId, Sku), ViewState>,
+    view: HashMap<(OrderId, Sku), ReadModelState>,
     events: Vec<OutboxEvent>,
     handled: Vec<Arc<str>>,
     unhandled: Vec<Arc<str>>,
-    failures: Vec<FailedAttempt>,
+    failures: Vec<NewAttempt>,
     ended: Vec<Arc<str>>,
 }
 
@@ -75,8 +75,11 @@ impl UnitOfWork {
     }
 
     /// Enters messages in the inbox: which of them are new?
-    pub(super) async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
-        if receipts.is_empty() { Ok(Vec::new()) } else { self.tx.first_sights(receipts).await }
+    pub(super) async fn check_inbox(
+        &mut self,
+        receipts: &[MessageKey],
+    ) -> Result<Vec<InboxCheck>, StoreError> {
+        if receipts.is_empty() { Ok(Vec::new()) } else { self.tx.check_inbox(receipts).await }
     }
 
     /// Whether copies with retry marks are current.
@@ -85,8 +88,8 @@ impl UnitOfWork {
     }
 
     /// Loads and holds what commands will need.
-    pub(super) async fn load(&mut self, footprint: &Footprint) -> Result<(), StoreError> {
-        if *footprint == Footprint::default() {
+    pub(super) async fn load(&mut self, footprint: &WorkingSet) -> Result<(), StoreError> {
+        if *footprint == WorkingSet::default() {
             return Ok(());
         }
         let products = self.tx.load_products(footprint).await?;
@@ -107,33 +110,33 @@ impl UnitOfWork {
     }
 
     /// Which product a batch belongs to.
-    pub(super) fn sku_of_batch(&self, reference: &Reference) -> Option<&Sku> {
+    pub(super) fn sku_of_batch(&self, reference: &BatchRef) -> Option<&Sku> {
         self.products.values().find(|product| product.batch(reference).is_some()).map(Product::sku)
     }
 
     /// Sees to it that a product knows all waiting lines which its available stock may reach.
-    pub(super) async fn reach_waiting_lines(&mut self, sku: &Sku) -> Result<(), StoreError> {
+    pub(super) async fn ensure_waiting_lines(&mut self, sku: &Sku) -> Result<(), StoreError> {
         match self.products.get_mut(sku) {
-            Some(product) if product.misses_waiting_lines() => self.tx.learn_waiting_lines(product).await,
+            Some(product) if product.needs_waiting_lines() => self.tx.load_waiting_lines(product).await,
             _ => Ok(()),
         }
     }
 
     /// Sees to it that a product knows a batch's newest lines, as far as `units` reaches.
-    pub(super) async fn reach_newest_lines(
+    pub(super) async fn ensure_newest_lines(
         &mut self,
         sku: &Sku,
-        batch: &Reference,
+        batch: &BatchRef,
         units: u32,
     ) -> Result<(), StoreError> {
         match self.products.get_mut(sku) {
-            Some(product) if units > 0 => self.tx.learn_newest_lines(product, batch, units).await,
+            Some(product) if units > 0 => self.tx.load_newest_lines(product, batch, units).await,
             _ => Ok(()),
         }
     }
 
     /// Says what the read model is to show of a line.
-    pub(super) fn show(&mut self, orderid: OrderId, sku: Sku, state: ViewState) {
+    pub(super) fn show(&mut self, orderid: OrderId, sku: Sku, state: ReadModelState) {
         self.view.insert((orderid, sku), state);
     }
 
@@ -150,26 +153,26 @@ impl UnitOfWork {
     }
 
     /// Notes that a message was handled: what the ledger has of it is resolved.
-    pub(super) fn handled(&mut self, receipt: &Receipt) {
+    pub(super) fn mark_handled(&mut self, receipt: &MessageKey) {
         self.handled.push(receipt.message_id.clone());
     }
 
     /// Has the inbox forget a message that was not handled.
-    pub(super) fn leave_unhandled(&mut self, receipt: &Receipt) {
+    pub(super) fn forget(&mut self, receipt: &MessageKey) {
         self.unhandled.push(receipt.message_id.clone());
     }
 
     /// Notes that a redelivered message did not kill its worker.
-    pub(super) fn ended(&mut self, receipt: &Receipt) {
+    pub(super) fn clear_starts(&mut self, receipt: &MessageKey) {
         self.ended.push(receipt.message_id.clone());
     }
 
     /// Puts failed messages into the ledger and says what follows for each.
     pub(super) async fn record_failures(
         &mut self,
-        failed: &[Failed<'_>],
-        policy: &Policy,
-    ) -> Result<Vec<Next>, StoreError> {
+        failed: &[FailureRecord<'_>],
+        policy: &FailurePolicy,
+    ) -> Result<Vec<RetryDecision>, StoreError> {
         if failed.is_empty() {
             return Ok(Vec::new());
         }
@@ -189,11 +192,14 @@ impl UnitOfWork {
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         let mut products: Vec<_> = self.products.into_values().filter(Product::is_changed).collect();
         products.sort_unstable_by(|one, other| one.sku().cmp(other.sku()));
-        let view =
-            self.view.into_iter().map(|((orderid, sku), state)| ViewRow { orderid, sku, state }).collect();
+        let view = self
+            .view
+            .into_iter()
+            .map(|((orderid, sku), state)| ReadModelRow { orderid, sku, state })
+            .collect();
         let (events, handled, unhandled) = (self.events, self.handled, self.unhandled);
         let (failures, ended) = (self.failures, self.ended);
-        self.tx.commit(Work { products, view, events, handled, unhandled, failures, ended }).await
+        self.tx.commit(ChangeSet { products, view, events, handled, unhandled, failures, ended }).await
     }
 
     /// Ends the transaction at once, without a trace.
@@ -214,22 +220,27 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
     })
 }
 
-fn failed_attempt(queue: QueueName, failed: &Failed<'_>, attempts: u32, policy: &Policy) -> FailedAttempt {
-    let Failed { key, message, generation, failure, took } = failed;
-    let next = next(failure, attempts, &policy.retry);
+fn failed_attempt(
+    queue: QueueName,
+    failed: &FailureRecord<'_>,
+    attempts: u32,
+    policy: &FailurePolicy,
+) -> NewAttempt {
+    let FailureRecord { key, message, generation, failure, took } = failed;
+    let next = decide(failure, attempts, &policy.retry);
     let reason = match next {
-        Next::Dead(reason) => reason.as_str(),
-        Next::Retry(_) => "",
+        RetryDecision::Dead(reason) => reason.as_str(),
+        RetryDecision::Retry(_) => "",
     };
-    let error_pattern = text(&failure.pattern());
-    FailedAttempt {
+    let error_pattern = sanitize(&failure.error_pattern());
+    NewAttempt {
         key: key.clone(),
         generation: *generation,
         error_group: group(&[queue.as_str(), &key.kind, reason, &error_pattern]),
         body: message.body.clone(),
-        properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.readable()),
-        original: message.original.as_ref().map(|original| original.exact()).unwrap_or_default(),
-        error: text(&failure.to_string()),
+        properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.to_json()),
+        original: message.original.as_ref().map(|original| original.to_bytes()).unwrap_or_default(),
+        error: sanitize(&failure.to_string()),
         error_pattern,
         chain: causes(failure),
         attempts,
@@ -247,11 +258,11 @@ fn group(parts: &[&str]) -> String {
 
 fn causes(failure: &Failure) -> Vec<String> {
     let first = std::error::Error::source(failure);
-    std::iter::successors(first, |error| error.source()).map(|error| text(&error.to_string())).collect()
+    std::iter::successors(first, |error| error.source()).map(|error| sanitize(&error.to_string())).collect()
 }
 
 /// Short, and without characters that would break a terminal, a log or a database column.
 #[must_use]
-pub fn text(text: &str) -> String {
+pub fn sanitize(text: &str) -> String {
     text.chars().take(LONGEST_ERROR).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

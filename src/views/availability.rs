@@ -58,8 +58,8 @@ impl Views {
             sku,
             USED_UP_SHOWN,
         );
-        let rows = self.patiently(rows.fetch_all(lent.connection())).await?;
-        lent.give_back();
+        let rows = self.retry_until_available(rows.fetch_all(lent.connection())).await?;
+        lent.release();
         let Some(backordered) = rows.first().map(|row| row.backordered) else {
             return Ok(None);
         };

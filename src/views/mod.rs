@@ -1,20 +1,22 @@
 //! The read side: one question, one query, one struct. Nothing here writes.
 
 mod availability;
-mod dead_letters;
+mod failed_messages;
 mod orders;
 mod outbox;
-mod outcome;
+mod progress;
 
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 pub use availability::{Availability, AvailableBatch};
-pub use dead_letters::{Action, Attempt, DeadLetter, DeadLetterDetail, FailureCounts, Group};
+pub use failed_messages::{
+    ActionRow, AttemptRow, FailedMessageDetail, FailedMessageSummary, FailureCounts, FailureGroup,
+};
 pub use orders::{Allocation, Order, OrderLine};
 pub use outbox::{OutboxDepth, UnpublishedEvent};
-pub use outcome::Outcome;
+pub use progress::SendProgress;
 
 /// Answers questions from a database.
 #[derive(Clone)]
@@ -34,7 +36,7 @@ impl Lent {
         self.0.as_mut().expect("it is there until it is given back")
     }
 
-    fn give_back(mut self) {
+    fn release(mut self) {
         self.0 = None;
     }
 }
@@ -58,7 +60,7 @@ impl Views {
         Ok(Lent(Some(self.pool.acquire().await?)))
     }
 
-    async fn patiently<T>(
+    async fn retry_until_available<T>(
         &self,
         answer: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {

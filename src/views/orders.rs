@@ -48,8 +48,8 @@ impl Views {
                where orderid = $1 and batchref is not null order by sku collate "C""#,
             orderid,
         );
-        let allocations = self.patiently(allocations.fetch_all(lent.connection())).await?;
-        lent.give_back();
+        let allocations = self.retry_until_available(allocations.fetch_all(lent.connection())).await?;
+        lent.release();
         Ok(allocations)
     }
 
@@ -63,8 +63,8 @@ impl Views {
             r#"select sku, qty, batchref from allocations_view where orderid = $1 order by sku collate "C""#,
             orderid,
         );
-        let rows = self.patiently(rows.fetch_all(lent.connection())).await?;
-        lent.give_back();
+        let rows = self.retry_until_available(rows.fetch_all(lent.connection())).await?;
+        lent.release();
         if rows.is_empty() {
             return Ok(None);
         }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use allocation::crash_points::{CrashPoint, PlantedBug};
+use allocation::crash_points::{CrashPoint, SeededBug};
 use tokio::process::Command as Call;
 
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) struct Lab {
     pub(crate) postgres: Postgres,
     pub(crate) rabbit: RabbitMq,
     /// A mistake that every process is to make.
-    planted: Cell<Option<PlantedBug>>,
+    planted: Cell<Option<SeededBug>>,
     worlds: Cell<u32>,
     crashes: RefCell<BTreeMap<CrashPoint, u32>>,
     recoveries: RefCell<BTreeMap<Recovery, Vec<Duration>>>,
@@ -145,7 +145,7 @@ impl Lab {
     }
 
     /// From now on every process makes this mistake, or none.
-    pub(crate) fn plant(&self, bug: Option<PlantedBug>) {
+    pub(crate) fn plant(&self, bug: Option<SeededBug>) {
         self.planted.set(bug);
     }
 

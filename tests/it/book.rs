@@ -53,13 +53,13 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use allocation::{
-    adapters::memory::{MemoryNotices, MemoryStore},
-    domain::{Batch, Product, Reference, Sku, Stock},
+    adapters::memory::{MemoryStore, RecordingNotifier},
+    domain::{Batch, BatchRef, Product, Sku, StockQuantity},
     ports::{
         queue::QueueName,
-        store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Work},
+        store::{BodyHash, ChangeSet, InboxCheck, MessageKey, Store, StoreError, WorkingSet},
     },
-    service::message_bus::{Fate, MessageBus},
+    service::message_bus::{CommandOutcome, MessageBus},
 };
 use serde_json::json;
 use tokio::{sync::Barrier, task::JoinSet};
@@ -72,8 +72,8 @@ fn sku(name: &str) -> Sku {
     Sku::new(name).unwrap()
 }
 
-fn reference(name: &str) -> Reference {
-    Reference::new(name).unwrap()
+fn reference(name: &str) -> BatchRef {
+    BatchRef::new(name).unwrap()
 }
 
 /// A batch that arrives some day.
@@ -82,7 +82,7 @@ fn shipment(reference: &str, sku: &str, qty: u32, eta: &str) -> Command {
 }
 
 /// Has the bus handle a command by itself.
-async fn fate(bus: &MessageBus, given: &Command) -> Fate {
+async fn fate(bus: &MessageBus, given: &Command) -> CommandOutcome {
     let incoming = command(&given.message_id, given.kind, &given.body);
     bus.handle(queue_of(given), &[incoming]).await.expect("the store is there").remove(0)
 }
@@ -90,20 +90,20 @@ async fn fate(bus: &MessageBus, given: &Command) -> Fate {
 /// Has the bus handle commands, one after the other and all of them well.
 async fn handle(bus: &MessageBus, commands: &[Command]) {
     for given in commands {
-        assert_eq!(fate(bus, given).await, Fate::Handled, "{given:?}");
+        assert_eq!(fate(bus, given).await, CommandOutcome::Handled, "{given:?}");
     }
 }
 
 /// The bus with its handlers, over memory.
 struct Shop {
     store: MemoryStore,
-    notices: MemoryNotices,
+    notices: RecordingNotifier,
     bus: MessageBus,
 }
 
 impl Shop {
     async fn after(commands: &[Command]) -> Self {
-        let (store, notices) = (MemoryStore::default(), MemoryNotices::default());
+        let (store, notices) = (MemoryStore::default(), RecordingNotifier::default());
         let bus = bus_that_tells(Arc::new(store.clone()), notices.clone());
         handle(&bus, commands).await;
         Self { store, notices, bus }
@@ -168,7 +168,7 @@ async fn a_handled_line_takes_its_quantity() {
 async fn a_line_of_an_unknown_product_is_refused_by_name() {
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 100)]).await;
     match fate(&shop.bus, &allocate("o-1", "NO-SUCH-LAMP", 10)).await {
-        Fate::Failed(failure, _) => assert_eq!(failure.to_string(), "Invalid sku NO-SUCH-LAMP"),
+        CommandOutcome::Recorded(failure, _) => assert_eq!(failure.to_string(), "Invalid sku NO-SUCH-LAMP"),
         other => panic!("{other:?}"),
     }
     assert_eq!(shop.product("NO-SUCH-LAMP").await, None);
@@ -181,7 +181,7 @@ async fn what_was_handled_is_kept_and_known_as_handled() {
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 100), line.clone()]).await;
     assert_eq!(shop.store.kept().await.view.len(), 1);
     assert_eq!(shop.events().await, ["allocated"]);
-    assert_eq!(fate(&shop.bus, &line).await, Fate::Repeat);
+    assert_eq!(fate(&shop.bus, &line).await, CommandOutcome::Duplicate);
     assert_eq!(shop.available("LAMP", "b-1").await, 90);
 }
 
@@ -191,7 +191,7 @@ async fn a_line_without_stock_is_told_to_people_once() {
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 9), allocate("o-1", "LAMP", 10)]).await;
     let event = shop.store.kept().await.outbox[0].clone();
     let body = serde_json::from_str(&event.body).unwrap();
-    for expected in [Fate::Handled, Fate::Repeat] {
+    for expected in [CommandOutcome::Handled, CommandOutcome::Duplicate] {
         let notification = command(&event.event_id.to_string(), &event.name, &body);
         let fates = shop.bus.handle(QueueName::Notifications, &[notification]).await.unwrap();
         assert_eq!(fates, [expected]);
@@ -266,7 +266,7 @@ async fn a_product_is_found_by_any_of_its_batches() {
     let store = world.store();
     for (batch, product) in [("b-1", "LAMP"), ("b-2", "LAMP"), ("b-3", "VASE")] {
         let mut tx = store.begin(QueueName::Stock).await.unwrap();
-        let footprint = Footprint { batches: [reference(batch)].into(), ..Footprint::default() };
+        let footprint = WorkingSet { batches: [reference(batch)].into(), ..WorkingSet::default() };
         let found = tx.load_products(&footprint).await.unwrap();
         tx.rollback().await;
         let [found] = &found[..] else { panic!("{found:?}") };
@@ -289,7 +289,7 @@ async fn a_committed_line_is_stored_with_its_batch() {
 
 fn product_with(name: &str, batch: &str) -> Product {
     let mut product = Product::new(sku(name));
-    product.add_batch(Batch::new(reference(batch), Stock::new(100u32).unwrap(), None)).unwrap();
+    product.add_batch(Batch::new(reference(batch), StockQuantity::new(100u32).unwrap(), None)).unwrap();
     product
 }
 
@@ -297,10 +297,10 @@ async fn commit(store: &dyn Store, products: Vec<Product>) -> Result<(), StoreEr
     let mut tx = store.begin(QueueName::Stock).await.unwrap();
     let ids = products.iter().map(|product| format!("create {}", product.sku()));
     let receipts: Vec<_> = ids
-        .map(|id| Receipt { message_id: id.into(), kind: "allocate", fingerprint: Fingerprint([1; 16]) })
+        .map(|id| MessageKey { message_id: id.into(), kind: "allocate", fingerprint: BodyHash([1; 16]) })
         .collect();
-    assert_eq!(tx.first_sights(&receipts).await.unwrap(), vec![Sight::First; receipts.len()]);
-    tx.commit(Work { products, ..Work::default() }).await
+    assert_eq!(tx.check_inbox(&receipts).await.unwrap(), vec![InboxCheck::New; receipts.len()]);
+    tx.commit(ChangeSet { products, ..ChangeSet::default() }).await
 }
 
 /// I3.
@@ -310,8 +310,8 @@ async fn without_a_commit_nothing_is_stored() {
     let store = world.store();
     let mut tx = store.begin(QueueName::Stock).await.unwrap();
     let receipt =
-        Receipt { message_id: "create LAMP".into(), kind: "create_batch", fingerprint: Fingerprint([1; 16]) };
-    assert_eq!(tx.first_sights(&[receipt]).await.unwrap(), [Sight::First]);
+        MessageKey { message_id: "create LAMP".into(), kind: "create_batch", fingerprint: BodyHash([1; 16]) };
+    assert_eq!(tx.check_inbox(&[receipt]).await.unwrap(), [InboxCheck::New]);
     drop(tx);
     assert_eq!(rows(&world).await, 0);
     // Had anything been left of it, this would be a repeat.
@@ -346,7 +346,7 @@ async fn two_at_once_for_one_product_come_one_after_the_other() {
             fate(&bus, &allocate(orderid, "LAMP", 10)).await
         });
     }
-    assert_eq!(racing.join_all().await, [Fate::Handled, Fate::Handled]);
+    assert_eq!(racing.join_all().await, [CommandOutcome::Handled, CommandOutcome::Handled]);
     assert_eq!(world.count("select version from products").await, 3);
     assert_eq!(world.count("select allocated::bigint from batches").await, 20);
     assert_eq!(world.allocated_lines().await.len(), 2);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use allocation::service::message_bus::{Fate, MessageBus};
+use allocation::service::message_bus::{CommandOutcome, MessageBus};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
@@ -12,8 +12,8 @@ use tokio::{sync::Barrier, task::JoinSet};
 use uuid::Uuid;
 
 use crate::harness::{
-    Command, Event, Season, World, allocate, allocated_by, bus, change_batch_quantity, command, create_batch,
-    deallocate, properties, queue_of, wait_until,
+    Command, Event, Workload, World, allocate, allocated_by, bus, change_batch_quantity, command,
+    create_batch, deallocate, properties, queue_of, wait_until,
 };
 
 /// How often a race is run.
@@ -26,7 +26,7 @@ const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-
 async fn three_workers_share_5000_commands() {
     let world = World::new("three_workers_share_5000_commands").await;
     let workers = [world.worker(), world.worker(), world.worker()];
-    let season = Season::seeded(1, 4000);
+    let season = Workload::seeded(1, 4000);
     season.open(&world).await;
     world.sender.send_all(&season.commands).await;
     season.assert_all_is_done(&world).await;
@@ -36,7 +36,7 @@ async fn three_workers_share_5000_commands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_what_is_in_hand() {
     let world = World::new("sigterm_finishes_what_is_in_hand").await;
-    let season = Season::seeded(2, 2500);
+    let season = Workload::seeded(2, 2500);
     let mut worker = world.worker();
     season.open(&world).await;
     for part in season.parts(5) {
@@ -53,7 +53,7 @@ async fn sigterm_finishes_what_is_in_hand() {
 async fn a_killed_worker_loses_nothing() {
     let world = World::new("a_killed_worker_loses_nothing").await;
     world.expect_repeats();
-    let season = Season::seeded(3, 4000);
+    let season = Workload::seeded(3, 4000);
     let mut worker = world.worker();
     season.open(&world).await;
     for part in season.parts(3) {
@@ -186,7 +186,7 @@ async fn handle(bus: &MessageBus, commands: &[Command]) {
     let read = |given: &Command| command(&given.message_id, given.kind, &given.body);
     let batch: Vec<_> = commands.iter().map(read).collect();
     let fates = bus.handle(queue_of(&commands[0]), &batch).await.expect("the database is there");
-    let failed = fates.iter().any(|fate| matches!(fate, Fate::Failed(..)));
+    let failed = fates.iter().any(|fate| matches!(fate, CommandOutcome::Recorded(..)));
     assert!(!failed, "{fates:?}");
 }
 

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use allocation::{adapters::memory::MemoryStore, ports::queue::QueueName, service::message_bus::Fate};
+use allocation::{
+    adapters::memory::MemoryStore, ports::queue::QueueName, service::message_bus::CommandOutcome,
+};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
@@ -23,7 +25,7 @@ const CURSED: &str = "CURSED-LAMP";
 const FAULT: &str = "WORKER_WITH_FAULT";
 
 /// Lets it publish and acknowledge what it has done, then ends it; what it still holds may be a repeat.
-async fn ends(world: &World, worker: Child) {
+async fn up(world: &World, worker: Child) {
     wait_until("all is published and acknowledged", Duration::from_secs(10), async || {
         world.count("select count(*) from outbox").await == 0
             && world.ready("orders").await == 0
@@ -83,7 +85,7 @@ async fn a_message_that_kills_its_worker_is_dead_in_the_end_and_its_neighbours_a
     .await;
     assert_eq!(world.count("select count(*) from failed_messages").await, 1, "nobody else is blamed");
     assert_eq!(world.count("select count(*) from message_starts").await, 0, "every start has its end");
-    ends(&world, survivor).await;
+    up(&world, survivor).await;
     world.expect_dead(1);
     world.close().await;
 }
@@ -101,7 +103,7 @@ async fn a_handler_that_fails_twice_and_then_works_leaves_two_attempts_and_one_e
     .await;
     assert_eq!(world.count("select count(*) from failed_attempts").await, 2);
     assert_eq!(world.count("select count(*) from order_lines where orderid = 'o1'").await, 1);
-    ends(&world, worker).await;
+    up(&world, worker).await;
     world.close().await;
 }
 
@@ -132,7 +134,7 @@ async fn handler_meets(fault: Fault, error: &'static str) {
         sqlx::query_scalar("select error from failed_messages").fetch_one(&world.pool).await.unwrap();
     assert!(told.contains(error), "{told}");
     assert!(worker.try_wait().unwrap().is_none(), "the process lives");
-    ends(&world, worker).await;
+    up(&world, worker).await;
     world.expect_dead(1);
     world.close().await;
 }
@@ -147,7 +149,7 @@ async fn what_breaks_a_large_unit_of_work_is_looked_for_in_smaller_ones() {
         batches.map(|batch| command(&batch.message_id, batch.kind, &batch.body)).collect();
     commands[100] = command("unreadable", "create_batch", &json!([]));
     let fates = bus(Arc::new(store.clone())).handle(QueueName::Stock, &commands).await.unwrap();
-    let other: Vec<_> = (0..500).filter(|&i| fates[i] != Fate::Handled).collect();
+    let other: Vec<_> = (0..500).filter(|&i| fates[i] != CommandOutcome::Handled).collect();
     assert_eq!(other, [100], "the third time the cursed one goes well");
     let begun = store.begun.load(Ordering::SeqCst);
     assert!(begun < 60, "{begun} units of work for 500 commands");
@@ -165,7 +167,7 @@ async fn an_outage_in_the_middle_of_a_unit_of_work_is_no_attempt() {
         assert!(outcome.is_err(), "{outcome:?}");
         assert_eq!(memory.kept().await.failures, []);
     }
-    assert_eq!(bus.handle(QueueName::Stock, &commands).await.unwrap(), [Fate::Handled]);
+    assert_eq!(bus.handle(QueueName::Stock, &commands).await.unwrap(), [CommandOutcome::Handled]);
 }
 
 #[tokio::test]
@@ -195,7 +197,7 @@ async fn a_lane_that_panics_is_replaced_and_its_culprit_found() {
     })
     .await;
     assert!(worker.try_wait().unwrap().is_none(), "the process lives");
-    ends(&world, worker).await;
+    up(&world, worker).await;
     world.expect_dead(1);
     world.close().await;
 }
@@ -220,7 +222,7 @@ async fn dying_around_the_commit_makes_no_second_effect_and_no_second_attempt() 
     assert!(attempts <= 1, "{attempts} attempts of one delivery");
     assert_eq!(world.count("select count(*) from failed_attempts").await, 3);
     assert_eq!(world.count("select count(*) from order_lines").await, 1);
-    ends(&world, survivor).await;
+    up(&world, survivor).await;
     world.expect_dead(1);
     world.close().await;
 }
@@ -239,7 +241,7 @@ async fn a_retry_that_is_published_twice_is_one_attempt() {
     })
     .await;
     assert_eq!(world.count("select count(*) from failed_attempts").await, 3);
-    ends(&world, survivor).await;
+    up(&world, survivor).await;
     world.expect_dead(1);
     world.close().await;
 }

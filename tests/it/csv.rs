@@ -44,26 +44,26 @@ impl Folder {
         file.exists().then(|| fs::read_to_string(file).unwrap())
     }
 
-    fn run(&self) -> Said {
+    fn run(&self) -> CliOutput {
         self.call(&["csv"])
     }
 
     /// Without any server in its environment.
-    fn call(&self, arguments: &[&str]) -> Said {
+    fn call(&self, arguments: &[&str]) -> CliOutput {
         let mut program = Command::new(env!("CARGO_BIN_EXE_allocation"));
         program.args(arguments).arg(self.0.path()).env_remove("DATABASE_URL").env_remove("AMQP_URL");
-        Said::of(program.output().unwrap())
+        CliOutput::of(program.output().unwrap())
     }
 }
 
 /// How a call ended, and what it printed.
-struct Said {
+struct CliOutput {
     code: Option<i32>,
     answer: String,
     errors: String,
 }
 
-impl Said {
+impl CliOutput {
     fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: output.status.code(), answer: text(output.stdout), errors: text(output.stderr) }
@@ -220,7 +220,7 @@ fn a_missing_file_or_folder_is_named() {
     let empty = Folder::with(&[]);
     let nowhere = empty.0.path().join("nowhere");
     let output = Command::new(env!("CARGO_BIN_EXE_allocation")).arg("csv").arg(&nowhere).output().unwrap();
-    Said::of(output).exits(1).names(&nowhere.display().to_string());
+    CliOutput::of(output).exits(1).names(&nowhere.display().to_string());
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(crate) use place::{amqp_url, processes_of, unique};
 pub(crate) use process::{Answer, Running};
 pub(crate) use proxy::Proxy;
 pub(crate) use season::{
-    Command, Random, Season, allocate, allocated_by, change_batch_quantity, create_batch, deallocate,
+    Command, Random, Workload, allocate, allocated_by, change_batch_quantity, create_batch, deallocate,
 };
 pub(crate) use smtp::{Mail, MailServer};
 pub(crate) use wait::{DRAINS_WITHIN, SOON, wait_for, wait_until};

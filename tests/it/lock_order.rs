@@ -9,7 +9,7 @@ use allocation::{
     domain::Sku,
     ports::{
         queue::QueueName,
-        store::{Fingerprint, Footprint, Receipt, Store},
+        store::{BodyHash, MessageKey, Store, WorkingSet},
     },
 };
 use serde_json::json;
@@ -50,11 +50,11 @@ async fn messages_enter_the_inbox_in_order_of_their_ids() {
             .await;
     let store = world.store();
     let receipt =
-        |id: &str| Receipt { message_id: id.into(), kind: "allocate", fingerprint: Fingerprint([0; 16]) };
+        |id: &str| MessageKey { message_id: id.into(), kind: "allocate", fingerprint: BodyHash([0; 16]) };
     let receipts = ["m-3", "m-2", "m-1"].map(receipt);
     let work = async move {
         let mut tx = store.begin(QueueName::Orders).await.unwrap();
-        let _ = tx.first_sights(&receipts).await;
+        let _ = tx.check_inbox(&receipts).await;
     };
     let later = "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-2', ''), ('orders', 'm-3', '')";
     assert_only_the_first_is_waited_for(&world, other, work, later).await;
@@ -72,7 +72,7 @@ async fn products_are_locked_in_order_of_their_skus() {
     let other = hold(&world.pool, "select from products where sku = 'SKU-1' for update").await;
     let store = world.store();
     let skus = ["SKU-1", "SKU-2"].map(|sku| Sku::new(sku).unwrap());
-    let footprint = Footprint { skus: skus.into(), ..Footprint::default() };
+    let footprint = WorkingSet { skus: skus.into(), ..WorkingSet::default() };
     let work = async move {
         let mut tx = store.begin(QueueName::Orders).await.unwrap();
         let _ = tx.load_products(&footprint).await;

@@ -16,8 +16,8 @@ mod starts;
 use std::time::Duration;
 
 use allocation::ports::{
-    ledger::{Actor, FailedAttempt, FailureKey, Next},
-    store::{Fingerprint, Receipt},
+    failed_messages::{FailedMessageKey, NewAttempt, Operator, RetryDecision},
+    store::{BodyHash, MessageKey},
 };
 
 /// What a row of each status must have: assignments for [`Database::failed`](crate::harness::Database::failed).
@@ -29,22 +29,22 @@ const STATUSES: [(&str, &str); 4] =
     [("dead", DEAD), ("retrying", RETRYING), ("discarded", DISCARDED), ("resolved", RESOLVED)];
 
 /// A message as the inbox knows it; equal numbers are equal bodies.
-fn receipt(message_id: &str, kind: &'static str, body: u8) -> Receipt {
-    Receipt { message_id: message_id.into(), kind, fingerprint: Fingerprint([body; 16]) }
+fn receipt(message_id: &str, kind: &'static str, body: u8) -> MessageKey {
+    MessageKey { message_id: message_id.into(), kind, fingerprint: BodyHash([body; 16]) }
 }
 
 /// A message as its row in the ledger is known by.
-fn key(message_id: Option<&str>, kind: &str, body: u8) -> FailureKey {
-    FailureKey {
+fn key(message_id: Option<&str>, kind: &str, body: u8) -> FailedMessageKey {
+    FailedMessageKey {
         message_id: message_id.map(Into::into),
         kind: kind.into(),
-        fingerprint: Fingerprint([body; 16]),
+        fingerprint: BodyHash([body; 16]),
     }
 }
 
 /// An attempt that failed.
-fn failure(key: FailureKey, generation: i64, next: Next) -> FailedAttempt {
-    FailedAttempt {
+fn failure(key: FailedMessageKey, generation: i64, next: RetryDecision) -> NewAttempt {
+    NewAttempt {
         key,
         generation,
         body: b"a body".into(),
@@ -61,6 +61,6 @@ fn failure(key: FailureKey, generation: i64, next: Next) -> FailedAttempt {
     }
 }
 
-fn operator() -> Actor {
-    Actor { who: "an operator".into(), why: Some("a reason".into()) }
+fn operator() -> Operator {
+    Operator { who: "an operator".into(), why: Some("a reason".into()) }
 }

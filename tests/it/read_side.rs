@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::harness::{DRAINS_WITHIN, Season, World, allocate, create_batch, deallocate, wait_until};
+use crate::harness::{DRAINS_WITHIN, Workload, World, allocate, create_batch, deallocate, wait_until};
 
 /// Rebuilds the read model, and says how many lines were compared and how many differed.
 async fn rebuild(world: &World) -> (i64, i64) {
@@ -22,7 +22,7 @@ async fn words(world: &World, arguments: &[&str], code: i32) -> String {
 async fn after_5000_random_commands_the_read_side_says_what_the_write_side_knows() {
     let world = World::new("after_5000_random_commands_the_read_side_says_what_the_write_side_knows").await;
     let workers = [world.worker(), world.worker()];
-    let season = Season::seeded(31, 4000);
+    let season = Workload::seeded(31, 4000);
     season.open(&world).await;
     world.sender.send_all(&season.commands).await;
     season.assert_all_is_done(&world).await;
@@ -61,7 +61,7 @@ async fn of_an_order_only_the_line_that_was_taken_back_is_gone() {
 async fn a_rebuild_while_work_goes_on_finds_nothing_that_differs() {
     let world = World::new("a_rebuild_while_work_goes_on_finds_nothing_that_differs").await;
     let workers = [world.worker(), world.worker()];
-    let season = Season::seeded(32, 3000);
+    let season = Workload::seeded(32, 3000);
     season.open(&world).await;
     for part in season.parts(6) {
         world.get_under_way(part, 20).await;

@@ -6,7 +6,7 @@ use lapin::options::QueueDeleteOptions;
 use url::Url;
 
 use crate::harness::{
-    Command, Proxy, Running, SOON, Season, World, allocate, amqp_url, create_batch, wait_for, wait_until,
+    Command, Proxy, Running, SOON, Workload, World, allocate, amqp_url, create_batch, wait_for, wait_until,
 };
 
 /// A server that is available again is found within this time, on a machine that is not too busy.
@@ -22,14 +22,14 @@ enum Server {
 }
 
 /// A worker that reaches one of its servers through a proxy, and a season for it to work on.
-struct Stage {
+struct FaultSetup {
     world: World,
     proxy: Proxy,
     worker: Running,
-    season: Season,
+    season: Workload,
 }
 
-impl Stage {
+impl FaultSetup {
     async fn new(name: &str, fault: Server, environment: &[(&str, &str)]) -> Self {
         let world = World::new(name).await;
         world.expect_repeats();
@@ -39,7 +39,7 @@ impl Stage {
         };
         let proxy = Proxy::to(&url, port).await;
         let worker = world.worker_with(&[environment, &[(variable, proxy.url())]].concat());
-        let season = Season::seeded(7, 1500);
+        let season = Workload::seeded(7, 1500);
         season.open(&world).await;
         Self { world, proxy, worker, season }
     }
@@ -87,7 +87,7 @@ async fn a_deleted_queue_is_survived() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_to_the_broker_are_survived() {
-    let stage = Stage::new("cut_connections_to_the_broker_are_survived", Server::Broker, &[]).await;
+    let stage = FaultSetup::new("cut_connections_to_the_broker_are_survived", Server::Broker, &[]).await;
     for part in stage.season.parts(4) {
         stage.world.get_under_way(part, 50).await;
         stage.proxy.cut();
@@ -97,7 +97,8 @@ async fn cut_connections_to_the_broker_are_survived() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_turns_everybody_away_is_waited_for() {
-    let stage = Stage::new("a_broker_that_turns_everybody_away_is_waited_for", Server::Broker, &[]).await;
+    let stage =
+        FaultSetup::new("a_broker_that_turns_everybody_away_is_waited_for", Server::Broker, &[]).await;
     let (before, meanwhile) = stage.halves();
     stage.world.get_under_way(before, 50).await;
     stage.proxy.refuse(true);
@@ -110,7 +111,7 @@ async fn a_broker_that_turns_everybody_away_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_to_the_database_are_survived() {
-    let stage = Stage::new("cut_connections_to_the_database_are_survived", Server::Database, &[]).await;
+    let stage = FaultSetup::new("cut_connections_to_the_database_are_survived", Server::Database, &[]).await;
     for part in stage.season.parts(4) {
         stage.world.get_under_way(part, 50).await;
         stage.proxy.cut();
@@ -121,7 +122,7 @@ async fn cut_connections_to_the_database_are_survived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_turns_everybody_away_counts_against_nobody() {
     let name = "a_database_that_turns_everybody_away_counts_against_nobody";
-    let stage = Stage::new(name, Server::Database, &[]).await;
+    let stage = FaultSetup::new(name, Server::Database, &[]).await;
     let (before, meanwhile) = stage.halves();
     stage.world.get_under_way(before, 50).await;
     stage.proxy.refuse(true);
@@ -139,7 +140,7 @@ async fn a_database_that_turns_everybody_away_counts_against_nobody() {
 /// A database that does not answer while its connections look alive, until something ends it.
 async fn freeze(name: &str, end: impl FnOnce(&Proxy)) {
     let impatient = [("ALLOCATION__DATABASE__PATIENCE", "2s")];
-    let stage = Stage::new(name, Server::Database, &impatient).await;
+    let stage = FaultSetup::new(name, Server::Database, &impatient).await;
     let (before, meanwhile) = stage.halves();
     stage.world.get_under_way(before, 50).await;
     stage.proxy.freeze();
@@ -171,7 +172,7 @@ async fn a_worker_that_was_stopped_for_a_while_does_no_harm() {
     let mut hasty = Url::parse(&amqp_url()).unwrap();
     hasty.query_pairs_mut().append_pair("heartbeat", "2");
     let sleeper = world.worker_with(&[("AMQP_URL", hasty.as_str())]);
-    let season = Season::seeded(8, 1000);
+    let season = Workload::seeded(8, 1000);
     season.open(&world).await;
     let (before, meanwhile) = season.commands.split_at(season.commands.len() / 2);
     world.get_under_way(before, 50).await;

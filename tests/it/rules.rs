@@ -12,11 +12,11 @@ use allocation::{
     domain::Sku,
     ports::{
         queue::QueueName,
-        store::{Store, ViewState},
+        store::{ReadModelState, Store},
     },
     service::{
-        incoming::Incoming,
-        message_bus::{Fate, MessageBus},
+        message_bus::{CommandOutcome, MessageBus},
+        received::ReceivedMessage,
     },
 };
 use proptest::{
@@ -40,7 +40,7 @@ enum Order {
 }
 
 impl Order {
-    fn message(&self, number: usize) -> Incoming {
+    fn message(&self, number: usize) -> ReceivedMessage {
         let (kind, body) = match self {
             Self::Create { batch, sku, qty, eta } => {
                 let eta = eta.map(|day| format!("2027-01-{day:02}"));
@@ -93,7 +93,7 @@ async fn play(bus: &MessageBus, units: &[Vec<Order>], model: &mut Model) {
             .collect();
         let fates = bus.handle(QueueName::Orders, &messages).await.expect("the store is there");
         for (order, fate) in unit.iter().zip(fates) {
-            assert_eq!(model.handle(order), fate == Fate::Handled, "{order:?}: {fate:?}");
+            assert_eq!(model.handle(order), fate == CommandOutcome::Handled, "{order:?}: {fate:?}");
         }
     }
 }
@@ -150,11 +150,11 @@ async fn compare_in_memory(units: &[Vec<Order>]) {
         }
     }
     let view = kept.view.iter().map(|((orderid, sku), state)| match state {
-        ViewState::Allocated(qty, batch) => {
+        ReadModelState::Allocated(qty, batch) => {
             (orderid.to_string(), sku.as_str(), qty.get(), Some(batch.to_string()))
         }
-        ViewState::Backordered(qty) => (orderid.to_string(), sku.as_str(), qty.get(), None),
-        ViewState::Gone => unreachable!("rows of lines that are gone are removed"),
+        ReadModelState::Backordered(qty) => (orderid.to_string(), sku.as_str(), qty.get(), None),
+        ReadModelState::Removed => unreachable!("rows of lines that are gone are removed"),
     });
     assert_eq!(view.collect::<Vec<_>>(), model.view());
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{Batch, OrderId, Product, Quantity, Reference, Sku, Stock},
+    domain::{Batch, BatchRef, OrderId, Product, Quantity, Sku, StockQuantity},
     ports::{
         queue::QueueName,
-        store::{Fingerprint, Footprint, Receipt, Sight, Store, StoreError, Tx, Work},
+        store::{BodyHash, ChangeSet, InboxCheck, MessageKey, Store, StoreError, Tx, WorkingSet},
     },
 };
 
@@ -59,20 +59,20 @@ fn order(name: &str) -> OrderId {
     OrderId::new(name).unwrap()
 }
 
-fn reference(name: &str) -> Reference {
-    Reference::new(name).unwrap()
+fn reference(name: &str) -> BatchRef {
+    BatchRef::new(name).unwrap()
 }
 
 fn batch(name: &str, quantity: u32) -> Batch {
-    Batch::new(reference(name), Stock::new(quantity).unwrap(), None)
+    Batch::new(reference(name), StockQuantity::new(quantity).unwrap(), None)
 }
 
-fn receipt(id: &str, body: u8) -> Receipt {
-    Receipt { message_id: id.into(), kind: "allocate", fingerprint: Fingerprint([body; 16]) }
+fn receipt(id: &str, body: u8) -> MessageKey {
+    MessageKey { message_id: id.into(), kind: "allocate", fingerprint: BodyHash([body; 16]) }
 }
 
-fn about(sku: Sku, lines: &[&str], batches: &[&str]) -> Footprint {
-    Footprint {
+fn about(sku: Sku, lines: &[&str], batches: &[&str]) -> WorkingSet {
+    WorkingSet {
         lines: lines.iter().map(|line| (sku.clone(), order(line))).collect(),
         batches: batches.iter().map(|name| reference(name)).collect(),
         skus: [sku].into(),
@@ -84,10 +84,10 @@ async fn begin(store: &AnyStore) -> Box<dyn Tx> {
 }
 
 async fn keep(tx: Box<dyn Tx>, product: Product) -> Result<(), StoreError> {
-    tx.commit(Work { products: vec![product], ..Work::default() }).await
+    tx.commit(ChangeSet { products: vec![product], ..ChangeSet::default() }).await
 }
 
-async fn load(tx: &mut Box<dyn Tx>, footprint: &Footprint) -> Product {
+async fn load(tx: &mut Box<dyn Tx>, footprint: &WorkingSet) -> Product {
     let mut products = tx.load_products(footprint).await.unwrap();
     assert_eq!(products.len(), 1);
     products.remove(0)
@@ -136,42 +136,42 @@ async fn a_commit_keeps_the_products(store: AnyStore) {
 /// I3, I4.
 async fn what_is_not_committed_leaves_no_trace(store: AnyStore) {
     let mut tx = begin(&store).await;
-    assert_eq!(tx.first_sights(&[receipt("m1", 1)]).await.unwrap(), [Sight::First]);
+    assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
     drop(tx);
     let mut tx = begin(&store).await;
-    assert_eq!(tx.first_sights(&[receipt("m1", 1)]).await.unwrap(), [Sight::First]);
+    assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
     tx.rollback().await;
     let mut tx = begin(&store).await;
-    assert_eq!(tx.first_sights(&[receipt("m1", 1)]).await.unwrap(), [Sight::First]);
+    assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
     tx.rollback().await;
 }
 
 async fn the_inbox_tells_first_from_repeat_from_other_body(store: AnyStore) {
     let mut tx = begin(&store).await;
-    let sights = tx.first_sights(&[receipt("m2", 1), receipt("m1", 1)]).await.unwrap();
-    assert_eq!(sights, [Sight::First, Sight::First]);
-    tx.commit(Work::default()).await.unwrap();
+    let sights = tx.check_inbox(&[receipt("m2", 1), receipt("m1", 1)]).await.unwrap();
+    assert_eq!(sights, [InboxCheck::New, InboxCheck::New]);
+    tx.commit(ChangeSet::default()).await.unwrap();
     let mut tx = begin(&store).await;
-    let sights = tx.first_sights(&[receipt("m3", 1), receipt("m2", 2), receipt("m1", 1)]).await.unwrap();
-    assert_eq!(sights, [Sight::First, Sight::OtherBody, Sight::Repeat]);
+    let sights = tx.check_inbox(&[receipt("m3", 1), receipt("m2", 2), receipt("m1", 1)]).await.unwrap();
+    assert_eq!(sights, [InboxCheck::New, InboxCheck::BodyMismatch, InboxCheck::Duplicate]);
     tx.rollback().await;
 }
 
 async fn the_inbox_is_per_queue(store: AnyStore) {
     for queue in [QueueName::Orders, QueueName::Stock] {
         let mut tx = store.begin(queue).await.unwrap();
-        assert_eq!(tx.first_sights(&[receipt("m1", 1)]).await.unwrap(), [Sight::First]);
-        tx.commit(Work::default()).await.unwrap();
+        assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
+        tx.commit(ChangeSet::default()).await.unwrap();
     }
 }
 
 async fn an_unhandled_message_is_forgotten(store: AnyStore) {
     let mut tx = begin(&store).await;
-    tx.first_sights(&[receipt("m1", 1), receipt("m2", 1)]).await.unwrap();
-    tx.commit(Work { unhandled: vec!["m1".into()], ..Work::default() }).await.unwrap();
+    tx.check_inbox(&[receipt("m1", 1), receipt("m2", 1)]).await.unwrap();
+    tx.commit(ChangeSet { unhandled: vec!["m1".into()], ..ChangeSet::default() }).await.unwrap();
     let mut tx = begin(&store).await;
-    let sights = tx.first_sights(&[receipt("m1", 1), receipt("m2", 1)]).await.unwrap();
-    assert_eq!(sights, [Sight::First, Sight::Repeat]);
+    let sights = tx.check_inbox(&[receipt("m1", 1), receipt("m2", 1)]).await.unwrap();
+    assert_eq!(sights, [InboxCheck::New, InboxCheck::Duplicate]);
     tx.rollback().await;
 }
 
@@ -235,7 +235,7 @@ async fn waiting_lines_are_learnt_as_far_as_stock_reaches(store: AnyStore) {
     let mut product = load(&mut tx, &about(sku(), &["b3"], &[])).await;
     product.add_batch(batch("b1", 7)).unwrap();
     product.add_batch(batch("b2", 2)).unwrap();
-    tx.learn_waiting_lines(&mut product).await.unwrap();
+    tx.load_waiting_lines(&mut product).await.unwrap();
     // Of threes two fit beside the known one, of fives, sixes and sevens one each; nine fits nowhere.
     assert_eq!(known(&product), ["a3", "b3", "c3", "d5", "g6", "h7"]);
     tx.rollback().await;
@@ -246,7 +246,7 @@ async fn newest_lines_are_learnt_as_far_as_units_reach(store: AnyStore) {
     stored(&store, &[("b1", 25)], &lines).await;
     let mut tx = begin(&store).await;
     let mut product = load(&mut tx, &about(sku(), &["o5"], &["b1"])).await;
-    tx.learn_newest_lines(&mut product, &reference("b1"), 6).await.unwrap();
+    tx.load_newest_lines(&mut product, &reference("b1"), 6).await.unwrap();
     assert_eq!(known(&product), ["o3", "o4", "o5"]);
     tx.rollback().await;
 }
@@ -256,7 +256,7 @@ async fn of_many_small_lines_the_newest_are_learnt(store: AnyStore) {
     stored(&store, &[("b1", 25)], &lines).await;
     let mut tx = begin(&store).await;
     let mut product = load(&mut tx, &about(sku(), &[], &["b1"])).await;
-    tx.learn_newest_lines(&mut product, &reference("b1"), 2).await.unwrap();
+    tx.load_newest_lines(&mut product, &reference("b1"), 2).await.unwrap();
     assert_eq!(known(&product), ["o4", "o5"]);
     tx.rollback().await;
 }
@@ -268,17 +268,17 @@ async fn full_batches_are_only_loaded_when_named(store: AnyStore) {
     let mut tx = begin(&store).await;
     assert_eq!(names(&load(&mut tx, &about(sku(), &[], &[])).await), ["b3"]);
     assert_eq!(names(&load(&mut tx, &about(sku(), &["o1"], &[])).await), ["b1", "b3"]);
-    let by_name = Footprint { skus: [].into(), ..about(sku(), &[], &["b2"]) };
+    let by_name = WorkingSet { skus: [].into(), ..about(sku(), &[], &["b2"]) };
     assert_eq!(names(&load(&mut tx, &by_name).await), ["b2", "b3"]);
     tx.rollback().await;
 }
 
 async fn starts_are_counted_until_they_end(store: AnyStore) {
     let ids = ["m1".into(), "m2".into()];
-    assert_eq!(store.starts(QueueName::Orders, &ids).await.unwrap(), [0, 0]);
-    store.count_starts(QueueName::Orders, &ids).await.unwrap();
-    store.count_starts(QueueName::Orders, &ids[..1]).await.unwrap();
-    assert_eq!(store.starts(QueueName::Orders, &ids).await.unwrap(), [2, 1]);
-    begin(&store).await.commit(Work { ended: vec!["m1".into()], ..Work::default() }).await.unwrap();
-    assert_eq!(store.starts(QueueName::Orders, &ids).await.unwrap(), [0, 1]);
+    assert_eq!(store.unfinished_starts(QueueName::Orders, &ids).await.unwrap(), [0, 0]);
+    store.record_starts(QueueName::Orders, &ids).await.unwrap();
+    store.record_starts(QueueName::Orders, &ids[..1]).await.unwrap();
+    assert_eq!(store.unfinished_starts(QueueName::Orders, &ids).await.unwrap(), [2, 1]);
+    begin(&store).await.commit(ChangeSet { ended: vec!["m1".into()], ..ChangeSet::default() }).await.unwrap();
+    assert_eq!(store.unfinished_starts(QueueName::Orders, &ids).await.unwrap(), [0, 1]);
 }

@@ -1,19 +1,19 @@
 //! Subscriptions on the real broker: how much they take, and what they acknowledge.
 
 use allocation::{
-    adapters::rabbitmq::{Broker, RabbitQueues},
-    ports::queue::{Pace, QueueName, Queues as _, Stage, Subscription},
+    adapters::rabbitmq::{RabbitConfig, RabbitQueues},
+    ports::queue::{Prefetch, QueueKind, QueueName, Queues as _, Subscription},
 };
 use lapin::options::QueuePurgeOptions;
 
 use crate::harness::{SOON, World, allocate, amqp_url, wait_for};
 
 /// A subscription to the orders of a world that holds this many of them.
-async fn subscribe(world: &World, orders: u32, prefetch: u16, pace: Pace) -> Box<dyn Subscription> {
+async fn subscribe(world: &World, orders: u32, prefetch: u16, pace: Prefetch) -> Box<dyn Subscription> {
     let orders: Vec<_> = (0..orders).map(|number| allocate(&format!("o-{number}"), "LAMP", 1)).collect();
     world.sender.send_all(&orders).await;
-    let queues = RabbitQueues::new(Broker::new(&amqp_url(), &world.namespace).unwrap(), prefetch);
-    queues.subscribe(QueueName::Orders, Stage::Work, pace).await.unwrap()
+    let queues = RabbitQueues::new(RabbitConfig::new(&amqp_url(), &world.namespace).unwrap(), prefetch);
+    queues.subscribe(QueueName::Orders, QueueKind::Main, pace).await.unwrap()
 }
 
 /// Takes so many deliveries; their tags.
@@ -36,11 +36,11 @@ async fn assert_left(world: &World, count: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_by_one_means_that_the_broker_keeps_all_but_one() {
     let world = World::new("one_by_one_means_that_the_broker_keeps_all_but_one").await;
-    let mut subscription = subscribe(&world, 3, 100, Pace::OneByOne).await;
+    let mut subscription = subscribe(&world, 3, 100, Prefetch::One).await;
     for left in [2, 1, 0] {
         let tags = take(&mut subscription, 1).await;
         assert_eq!(world.ready("orders").await, left);
-        subscription.settler().settle(&tags).await;
+        subscription.settler().ack(&tags).await;
     }
     subscription.close().await;
     world.close().await;
@@ -51,10 +51,10 @@ async fn one_by_one_means_that_the_broker_keeps_all_but_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_an_old_delivery_not_more_than_half_of_the_prefetch_waits_for_its_acknowledgement() {
     let world = World::new("acknowledgements behind an old delivery").await;
-    let mut subscription = subscribe(&world, 7, 10, Pace::Full).await;
+    let mut subscription = subscribe(&world, 7, 10, Prefetch::Configured).await;
     let tags = take(&mut subscription, 7).await;
     for tag in &tags[1..] {
-        subscription.settler().settle(&[*tag]).await;
+        subscription.settler().ack(&[*tag]).await;
     }
     drop(subscription);
     assert_left(&world, 1).await;
@@ -64,9 +64,9 @@ async fn behind_an_old_delivery_not_more_than_half_of_the_prefetch_waits_for_its
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_is_closed_acknowledges_what_is_finished_behind_an_old_delivery() {
     let world = World::new("acknowledgements at the end").await;
-    let mut subscription = subscribe(&world, 4, 100, Pace::Full).await;
+    let mut subscription = subscribe(&world, 4, 100, Prefetch::Configured).await;
     let tags = take(&mut subscription, 4).await;
-    subscription.settler().settle(&tags[1..]).await;
+    subscription.settler().ack(&tags[1..]).await;
     subscription.close().await;
     assert_left(&world, 1).await;
     world.close().await;

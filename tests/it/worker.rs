@@ -11,12 +11,15 @@ use std::{
 
 use allocation::{
     adapters::memory::MemoryStore,
-    entrypoints::{vitals::Vitals, worker::Worker},
+    entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
-        queue::{BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription},
+        queue::{
+            Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues,
+            Subscription,
+        },
         store::{Store, StoreError, Tx},
     },
-    service::outage::Outage,
+    service::availability::AvailabilityLog,
 };
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -39,7 +42,7 @@ struct State {
     settled: usize,
     last_tag: u64,
     /// The pace of every subscription, in order.
-    paces: Vec<Pace>,
+    paces: Vec<Prefetch>,
     /// So many of the next subscriptions break as soon as they are read.
     broken: usize,
 }
@@ -63,8 +66,8 @@ impl Queues for Queue {
     async fn subscribe(
         &self,
         _queue: QueueName,
-        _stage: Stage,
-        pace: Pace,
+        _stage: QueueKind,
+        pace: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let mut state = self.state();
         state.paces.push(pace);
@@ -100,7 +103,7 @@ impl Subscription for Reader {
         }
     }
 
-    fn settler(&self) -> Arc<dyn Settler> {
+    fn settler(&self) -> Arc<dyn Acknowledger> {
         Arc::new(self.queue.clone())
     }
 
@@ -113,15 +116,15 @@ impl Subscription for Reader {
 }
 
 #[async_trait]
-impl Settler for Queue {
-    async fn settle(&self, tags: &[u64]) {
+impl Acknowledger for Queue {
+    async fn ack(&self, tags: &[u64]) {
         let mut state = self.state();
         for tag in tags {
             state.settled += usize::from(state.delivered.remove(tag).is_some());
         }
     }
 
-    fn is_over(&self) -> bool {
+    fn is_closed(&self) -> bool {
         false
     }
 }
@@ -156,27 +159,27 @@ impl Store for Unreliable {
         probed
     }
 
-    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
         self.available()?;
-        self.inner.starts(queue, ids).await
+        self.inner.unfinished_starts(queue, ids).await
     }
 
-    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         self.available()?;
-        self.inner.count_starts(queue, ids).await
+        self.inner.record_starts(queue, ids).await
     }
 
-    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         self.available()?;
-        self.inner.take_back_starts(queue, ids).await
+        self.inner.revert_starts(queue, ids).await
     }
 }
 
 /// A worker that works until the test ends.
 fn start(queue: &Queue, store: Arc<dyn Store>) {
-    let worker = Worker {
+    let worker = Consumer {
         queue: QueueName::Stock,
-        stage: Stage::Work,
+        stage: QueueKind::Main,
         limits: LIMITS,
         queues: Arc::new(queue.clone()),
         bus: bus(store),
@@ -184,10 +187,10 @@ fn start(queue: &Queue, store: Arc<dyn Store>) {
         max_batch: 100,
         hold: Duration::from_millis(50),
         finish_within: Duration::from_secs(10),
-        vitals: Vitals::default(),
-        database: Arc::new(Outage::of("the database")),
+        vitals: Watchdog::default(),
+        database: Arc::new(AvailabilityLog::of("the database")),
         mail: None,
-        broker: Arc::new(Outage::of("the broker")),
+        broker: Arc::new(AvailabilityLog::of("the broker")),
     };
     tokio::spawn(async move { worker.run(&CancellationToken::new()).await });
 }
@@ -198,7 +201,7 @@ async fn after_a_subscription_that_breaks_at_once_some_messages_are_taken_one_by
     queue.state().broken = 1;
     start(&queue, Arc::new(MemoryStore::default()));
     wait_for("everything is handled", SOON, &30, async || queue.state().settled).await;
-    assert_eq!(queue.state().paces, [Pace::Full, Pace::OneByOne, Pace::Full]);
+    assert_eq!(queue.state().paces, [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
 }
 
 #[tokio::test]

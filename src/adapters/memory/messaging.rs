@@ -9,18 +9,20 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Notify};
 
 use crate::ports::{
-    ledger::DueRetry,
-    outbox::{OutboxRow, Published, Publisher},
-    queue::{BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription},
+    failed_messages::DueRetry,
+    outbox::{OutboxRow, PublishOutcome, Publisher},
+    queue::{
+        Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription,
+    },
 };
 
 /// An exchange that only remembers what was published.
 #[derive(Clone, Default)]
-pub struct MemoryExchange {
+pub struct RecordingPublisher {
     published: Arc<std::sync::Mutex<Vec<OutboxRow>>>,
 }
 
-impl MemoryExchange {
+impl RecordingPublisher {
     /// Everything that was published, in order.
     #[must_use]
     pub fn published(&self) -> Vec<OutboxRow> {
@@ -29,14 +31,14 @@ impl MemoryExchange {
 }
 
 #[async_trait]
-impl Publisher for MemoryExchange {
-    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
+impl Publisher for RecordingPublisher {
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(rows);
-        vec![Published::Confirmed; rows.len()]
+        vec![PublishOutcome::Confirmed; rows.len()]
     }
 
-    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
-        vec![Published::Unknown("nothing comes back in memory".into()); retries.len()]
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
+        vec![PublishOutcome::Unknown("nothing comes back in memory".into()); retries.len()]
     }
 }
 
@@ -73,8 +75,8 @@ impl Queues for MemoryQueues {
     async fn subscribe(
         &self,
         queue: QueueName,
-        _stage: Stage,
-        _pace: Pace,
+        _stage: QueueKind,
+        _pace: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         Ok(Box::new(MemorySubscription { queues: self.clone(), queue, last_tag: 0 }))
     }
@@ -101,7 +103,7 @@ impl Subscription for MemorySubscription {
         }
     }
 
-    fn settler(&self) -> Arc<dyn Settler> {
+    fn settler(&self) -> Arc<dyn Acknowledger> {
         Arc::new(self.queues.clone())
     }
 
@@ -109,13 +111,13 @@ impl Subscription for MemorySubscription {
 }
 
 #[async_trait]
-impl Settler for MemoryQueues {
-    async fn settle(&self, tags: &[u64]) {
+impl Acknowledger for MemoryQueues {
+    async fn ack(&self, tags: &[u64]) {
         *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner) -= tags.len();
         self.changed.notify_waiters();
     }
 
-    fn is_over(&self) -> bool {
+    fn is_closed(&self) -> bool {
         false
     }
 }

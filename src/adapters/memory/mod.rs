@@ -2,9 +2,9 @@
 //! real adapters, so it cannot lie about them.
 
 mod messaging;
-mod notices;
+mod notifier;
 mod store;
 
-pub use messaging::{MemoryExchange, MemoryQueues};
-pub use notices::MemoryNotices;
-pub use store::{Held, Kept, MemoryStore};
+pub use messaging::{MemoryQueues, RecordingPublisher};
+pub use notifier::RecordingNotifier;
+pub use store::{MemoryState, MemoryStore, SeedProduct};

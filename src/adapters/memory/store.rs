@@ -10,33 +10,35 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Batch, Line, OrderId, Product, Reference, Sku},
+    domain::{Batch, BatchRef, Line, OrderId, Product, Sku},
     ports::{
-        ledger::{DueRetry, FailedAttempt, FailureKey},
-        outbox::{Lead, Look, Outbox, OutboxRow, Retention},
+        failed_messages::{DueRetry, FailedMessageKey, NewAttempt},
+        outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
         queue::{QueueName, RetryMark},
-        store::{Footprint, Receipt, RetryCheck, Sight, Store, StoreError, Tx, ViewState, Work},
+        store::{
+            ChangeSet, InboxCheck, MessageKey, ReadModelState, RetryCheck, Store, StoreError, Tx, WorkingSet,
+        },
     },
 };
 
 /// A store whose transactions come one after the other.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<MemoryState>>,
     committed: Arc<Notify>,
 }
 
 /// What is committed.
 #[derive(Default)]
-pub struct Kept {
+pub struct MemoryState {
     products: BTreeMap<Sku, StoredProduct>,
     /// The rows of the read model, in order of line.
-    pub view: BTreeMap<(OrderId, Sku), ViewState>,
+    pub view: BTreeMap<(OrderId, Sku), ReadModelState>,
     /// Failed attempts, in the order in which they were recorded.
-    pub failures: Vec<(QueueName, FailedAttempt)>,
+    pub failures: Vec<(QueueName, NewAttempt)>,
     /// Unpublished events.
     pub outbox: VecDeque<OutboxRow>,
-    inbox: HashMap<(QueueName, Arc<str>), Receipt>,
+    inbox: HashMap<(QueueName, Arc<str>), MessageKey>,
     starts: HashMap<(QueueName, Arc<str>), u32>,
     last_event: i64,
 }
@@ -44,12 +46,12 @@ pub struct Kept {
 struct StoredProduct {
     /// Without batches and lines: those are below.
     bare: Product,
-    batches: BTreeMap<Reference, Batch>,
+    batches: BTreeMap<BatchRef, Batch>,
     lines: HashMap<OrderId, Line>,
 }
 
 /// A product that a store begins with: its batches with what is allocated from them, and the lines that sit in them.
-pub struct Held {
+pub struct SeedProduct {
     /// Which product.
     pub sku: Sku,
     /// Its batches.
@@ -61,35 +63,40 @@ pub struct Held {
 impl MemoryStore {
     /// A store that holds something already.
     #[must_use]
-    pub fn holding(products: Vec<Held>) -> Self {
-        let stored = products.into_iter().map(|Held { sku, batches, lines }| {
+    pub fn holding(products: Vec<SeedProduct>) -> Self {
+        let stored = products.into_iter().map(|SeedProduct { sku, batches, lines }| {
             let last_place = i64::try_from(lines.len()).unwrap_or(i64::MAX);
-            let bare = Product::restored(sku.clone(), 1, 0, last_place, 0);
+            let bare = Product::from_stored(sku.clone(), 1, 0, last_place, 0);
             let batches = batches.into_iter().map(|batch| (batch.reference.clone(), batch)).collect();
             (sku, StoredProduct { bare, batches, lines })
         });
-        let kept = Kept { products: stored.collect(), ..Kept::default() };
+        let kept = MemoryState { products: stored.collect(), ..MemoryState::default() };
         Self { kept: Arc::new(Mutex::new(kept)), committed: Arc::default() }
     }
 
     /// Looks at what is committed.
-    pub async fn kept(&self) -> OwnedMutexGuard<Kept> {
+    pub async fn kept(&self) -> OwnedMutexGuard<MemoryState> {
         self.kept.clone().lock_owned().await
     }
 }
 
-impl Kept {
+impl MemoryState {
     /// A product with all its batches and lines.
     #[must_use]
     pub fn product(&self, sku: &Sku) -> Option<Product> {
         let stored = self.products.get(sku)?;
         let mut product = stored.bare.clone();
-        stored.batches.values().for_each(|batch| product.learn_batch(batch.clone()));
-        stored.lines.iter().for_each(|(orderid, line)| product.learn_line(orderid.clone(), line.clone()));
+        stored.batches.values().for_each(|batch| product.attach_batch(batch.clone()));
+        stored.lines.iter().for_each(|(orderid, line)| product.attach_line(orderid.clone(), line.clone()));
         Some(product)
     }
 
-    fn apply(&mut self, queue: QueueName, receipts: Vec<Receipt>, work: Work) -> Result<(), StoreError> {
+    fn apply(
+        &mut self,
+        queue: QueueName,
+        receipts: Vec<MessageKey>,
+        work: ChangeSet,
+    ) -> Result<(), StoreError> {
         self.check(&work)?;
         let unhandled: HashSet<_> = work.unhandled.iter().collect();
         for receipt in receipts.into_iter().filter(|receipt| !unhandled.contains(&receipt.message_id)) {
@@ -103,7 +110,7 @@ impl Kept {
         }
         for row in work.view {
             match row.state {
-                ViewState::Gone => self.view.remove(&(row.orderid, row.sku)),
+                ReadModelState::Removed => self.view.remove(&(row.orderid, row.sku)),
                 state => self.view.insert((row.orderid, row.sku), state),
             };
         }
@@ -127,8 +134,8 @@ impl Kept {
     }
 
     /// What a database's keys would refuse.
-    fn check(&self, work: &Work) -> Result<(), StoreError> {
-        let taken = |reference: &Reference| {
+    fn check(&self, work: &ChangeSet) -> Result<(), StoreError> {
+        let taken = |reference: &BatchRef| {
             self.products.values().any(|stored| stored.batches.contains_key(reference))
         };
         for product in &work.products {
@@ -147,7 +154,7 @@ impl Kept {
     }
 
     fn store(&mut self, product: &Product) {
-        let bare = Product::restored(
+        let bare = Product::from_stored(
             product.sku().clone(),
             product.version() + 1,
             product.sequence(),
@@ -184,12 +191,12 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
         let kept = self.kept().await;
         Ok(ids.iter().map(|id| kept.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
     }
 
-    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut kept = self.kept().await;
         for id in ids.iter().collect::<HashSet<_>>() {
             *kept.starts.entry((queue, id.clone())).or_default() += 1;
@@ -197,7 +204,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut kept = self.kept().await;
         for id in ids.iter().collect::<HashSet<_>>() {
             if let Some(starts) = kept.starts.get_mut(&(queue, id.clone())) {
@@ -211,24 +218,24 @@ impl Store for MemoryStore {
 
 /// Holds the whole store; nothing is written before the commit.
 struct MemoryTx {
-    kept: OwnedMutexGuard<Kept>,
+    kept: OwnedMutexGuard<MemoryState>,
     queue: QueueName,
-    receipts: Vec<Receipt>,
+    receipts: Vec<MessageKey>,
     committed: Arc<Notify>,
 }
 
 #[async_trait]
 impl Tx for MemoryTx {
-    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
+    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
         let mut sights = Vec::with_capacity(receipts.len());
         for receipt in receipts {
             sights.push(match self.kept.inbox.get(&(self.queue, receipt.message_id.clone())) {
                 None => {
                     self.receipts.push(receipt.clone());
-                    Sight::First
+                    InboxCheck::New
                 }
-                Some(known) if known == receipt => Sight::Repeat,
-                Some(_) => Sight::OtherBody,
+                Some(known) if known == receipt => InboxCheck::Duplicate,
+                Some(_) => InboxCheck::BodyMismatch,
             });
         }
         Ok(sights)
@@ -239,16 +246,16 @@ impl Tx for MemoryTx {
         Ok(vec![RetryCheck::Unknown; marks.len()])
     }
 
-    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
-        let count = |key: &FailureKey| {
+    async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
+        let count = |key: &FailedMessageKey| {
             let of_key =
-                |(queue, failure): &&(QueueName, FailedAttempt)| *queue == self.queue && failure.key == *key;
+                |(queue, failure): &&(QueueName, NewAttempt)| *queue == self.queue && failure.key == *key;
             self.kept.failures.iter().filter(of_key).map(|(_, failure)| failure.attempts).max().unwrap_or(0)
         };
         Ok(keys.iter().map(count).collect())
     }
 
-    async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         let named =
             |stored: &StoredProduct| footprint.batches.iter().any(|name| stored.batches.contains_key(name));
         let mut products = Vec::new();
@@ -261,12 +268,12 @@ impl Tx for MemoryTx {
             for (_, orderid) in footprint.lines.iter().filter(|(of, _)| of == sku) {
                 if let Some(line) = stored.lines.get(orderid) {
                     references.extend(&line.batch);
-                    product.learn_line(orderid.clone(), line.clone());
+                    product.attach_line(orderid.clone(), line.clone());
                 }
             }
             for batch in stored.batches.values() {
                 if batch.available() > 0 || references.contains(&batch.reference) {
-                    product.learn_batch(batch.clone());
+                    product.attach_batch(batch.clone());
                 }
             }
             products.push(product);
@@ -274,11 +281,11 @@ impl Tx for MemoryTx {
         Ok(products)
     }
 
-    async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
+    async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
         let Some(stored) = self.kept.products.get(product.sku()) else {
             return Ok(());
         };
-        let settled: HashSet<_> = product.settled_lines().cloned().collect();
+        let settled: HashSet<_> = product.known_lines().cloned().collect();
         let available: Vec<_> = product.batches().iter().map(Batch::available).collect();
         let mut waiting: Vec<_> = stored.lines.iter().filter(|(_, line)| line.batch.is_none()).collect();
         waiting.sort_unstable_by_key(|(_, line)| line.place);
@@ -289,22 +296,22 @@ impl Tx for MemoryTx {
             let taken = taken.entry(quantity).or_default();
             if *taken < fit {
                 *taken += 1;
-                product.learn_line(orderid.clone(), line.clone());
+                product.attach_line(orderid.clone(), line.clone());
             }
         }
         Ok(())
     }
 
-    async fn learn_newest_lines(
+    async fn load_newest_lines(
         &mut self,
         product: &mut Product,
-        batch: &Reference,
+        batch: &BatchRef,
         units: u32,
     ) -> Result<(), StoreError> {
         let Some(stored) = self.kept.products.get(product.sku()) else {
             return Ok(());
         };
-        let settled: HashSet<_> = product.settled_lines().cloned().collect();
+        let settled: HashSet<_> = product.known_lines().cloned().collect();
         let mut placed: Vec<_> = stored
             .lines
             .iter()
@@ -317,12 +324,12 @@ impl Tx for MemoryTx {
                 break;
             }
             held = held.saturating_add(line.quantity.get());
-            product.learn_line(orderid.clone(), line.clone());
+            product.attach_line(orderid.clone(), line.clone());
         }
         Ok(())
     }
 
-    async fn commit(mut self: Box<Self>, work: Work) -> Result<(), StoreError> {
+    async fn commit(mut self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
         let receipts = std::mem::take(&mut self.receipts);
         let queue = self.queue;
         self.kept.apply(queue, receipts, work)?;
@@ -335,20 +342,20 @@ impl Tx for MemoryTx {
 
 #[async_trait]
 impl Outbox for MemoryStore {
-    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
         Ok(Some(Box::new(self.clone())))
     }
 
-    async fn woken(&self) {
+    async fn wait_for_wakeup(&self) {
         self.committed.notified().await;
     }
 }
 
 /// Retries are not published: in the demo nothing comes back.
 #[async_trait]
-impl Lead for MemoryStore {
-    async fn look(&mut self) -> Result<Look, StoreError> {
-        Ok(Look { events: !self.kept().await.outbox.is_empty(), retry_in: None })
+impl LeaderSession for MemoryStore {
+    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
+        Ok(PendingWork { events: !self.kept().await.outbox.is_empty(), retry_in: None })
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
@@ -370,7 +377,7 @@ impl Lead for MemoryStore {
         Ok(())
     }
 
-    async fn set_aside(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
+    async fn park(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
         self.remove(&[id], 0).await
     }
 
@@ -382,15 +389,15 @@ impl Lead for MemoryStore {
         Ok(())
     }
 
-    async fn hold_retries(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
+    async fn defer(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn refuse_retry(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+    async fn reject(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn sweep(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
         Ok(false)
     }
 

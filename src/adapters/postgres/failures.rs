@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use sqlx::PgConnection;
 
 use crate::ports::{
-    ledger::{DueRetry, FailedAttempt, FailureKey, Next},
+    failed_messages::{DueRetry, FailedMessageKey, NewAttempt, RetryDecision},
     queue::RetryMark,
     store::RetryCheck,
 };
@@ -15,7 +15,7 @@ use crate::ports::{
 pub(super) async fn attempts(
     connection: &mut PgConnection,
     queue: &str,
-    keys: &[FailureKey],
+    keys: &[FailedMessageKey],
 ) -> Result<Vec<u32>, sqlx::Error> {
     let ids: Vec<_> = keys.iter().map(|key| key.message_id.as_deref().unwrap_or_default()).collect();
     let kinds: Vec<_> = keys.iter().map(|key| key.kind.as_str()).collect();
@@ -41,7 +41,7 @@ pub(super) async fn attempts(
         .iter()
         .map(|row| ((row.message_id.as_str(), row.kind.as_str(), &row.fingerprint[..]), row.attempts))
         .collect();
-    let of = |key: &FailureKey| {
+    let of = |key: &FailedMessageKey| {
         let id = key.message_id.as_deref().unwrap_or_default();
         known.get(&(id, key.kind.as_str(), &key.fingerprint.0[..])).copied().unwrap_or(0)
     };
@@ -87,7 +87,7 @@ pub(super) async fn check_retries(
 pub(super) async fn record(
     connection: &mut PgConnection,
     queue: &str,
-    failures: &[FailedAttempt],
+    failures: &[NewAttempt],
 ) -> Result<(), sqlx::Error> {
     for failure in failures {
         record_one(connection, queue, failure).await?;
@@ -98,11 +98,11 @@ pub(super) async fn record(
 async fn record_one(
     connection: &mut PgConnection,
     queue: &str,
-    failure: &FailedAttempt,
+    failure: &NewAttempt,
 ) -> Result<(), sqlx::Error> {
     let (status, reason, delay) = match failure.next {
-        Next::Retry(delay) => ("retrying", None, Some(delay.as_secs_f64())),
-        Next::Dead(reason) => ("dead", Some(reason.as_str()), None),
+        RetryDecision::Retry(delay) => ("retrying", None, Some(delay.as_secs_f64())),
+        RetryDecision::Dead(reason) => ("dead", Some(reason.as_str()), None),
     };
     let attempts = i32::try_from(failure.attempts).unwrap_or(i32::MAX);
     sqlx::query!(
@@ -178,7 +178,7 @@ pub(super) async fn resolve(
 }
 
 /// How often messages were started without an end, in the order given.
-pub(super) async fn starts(
+pub(super) async fn unfinished_starts(
     connection: &mut PgConnection,
     queue: &str,
     ids: &[Arc<str>],
@@ -198,7 +198,7 @@ pub(super) async fn starts(
 }
 
 /// Counts a start of each message.
-pub(super) async fn count_starts(
+pub(super) async fn record_starts(
     connection: &mut PgConnection,
     queue: &str,
     ids: &[Arc<str>],
@@ -216,7 +216,7 @@ pub(super) async fn count_starts(
 }
 
 /// Takes back one start of each message, and forgets those that have none left.
-pub(super) async fn take_back_starts(
+pub(super) async fn revert_starts(
     connection: &mut PgConnection,
     queue: &str,
     ids: &[Arc<str>],

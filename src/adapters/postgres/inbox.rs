@@ -7,29 +7,29 @@ use std::{
 
 use sqlx::PgConnection;
 
-use crate::ports::store::{Receipt, Sight, StoreError};
+use crate::ports::store::{InboxCheck, MessageKey, StoreError};
 
 /// Enters messages; those that were there are compared by type and by the hash of their body. None: one that was there was
 /// removed meanwhile, so that the question must be asked again.
-pub(super) async fn first_sights(
+pub(super) async fn check_inbox(
     connection: &mut PgConnection,
     queue: &str,
-    receipts: &[Receipt],
-) -> Result<Option<Vec<Sight>>, sqlx::Error> {
+    receipts: &[MessageKey],
+) -> Result<Option<Vec<InboxCheck>>, sqlx::Error> {
     let new = enter(connection, queue, receipts).await?;
     if new.len() == receipts.len() {
-        return Ok(Some(vec![Sight::First; receipts.len()]));
+        return Ok(Some(vec![InboxCheck::New; receipts.len()]));
     }
     let new: HashSet<_> = new.iter().map(String::as_str).collect();
     let old: Vec<_> =
         receipts.iter().map(|receipt| &*receipt.message_id).filter(|id| !new.contains(id)).collect();
     let known = known(connection, queue, &old).await?;
-    let sight = |receipt: &Receipt| match known.get(&*receipt.message_id) {
-        None => new.contains(&*receipt.message_id).then_some(Sight::First),
+    let sight = |receipt: &MessageKey| match known.get(&*receipt.message_id) {
+        None => new.contains(&*receipt.message_id).then_some(InboxCheck::New),
         Some((kind, fingerprint)) => {
             let same_kind = kind.as_deref().is_none_or(|kind| kind == receipt.kind);
             let same = same_kind && fingerprint[..] == receipt.fingerprint.0;
-            Some(if same { Sight::Repeat } else { Sight::OtherBody })
+            Some(if same { InboxCheck::Duplicate } else { InboxCheck::BodyMismatch })
         }
     };
     Ok(receipts.iter().map(sight).collect())
@@ -44,7 +44,7 @@ pub(super) fn removed_meanwhile() -> StoreError {
 async fn enter(
     connection: &mut PgConnection,
     queue: &str,
-    receipts: &[Receipt],
+    receipts: &[MessageKey],
 ) -> Result<Vec<String>, sqlx::Error> {
     let mut sorted: Vec<_> = receipts.iter().collect();
     sorted.sort_unstable_by(|one, other| one.message_id.cmp(&other.message_id));

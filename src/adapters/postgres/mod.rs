@@ -1,13 +1,13 @@
 //! PostgreSQL: the store, the outbox, and how its errors are understood.
 
 mod failures;
-mod floor;
 mod inbox;
-mod ledger;
+mod low_water_mark;
+mod operator_actions;
 mod outbox;
 mod products;
+mod purge;
 mod read_model;
-mod retention;
 mod schema;
 mod session;
 mod store;
@@ -21,8 +21,8 @@ use sqlx::{
 
 use crate::ports::store::StoreError;
 
-pub use ledger::PgLedger;
-pub use outbox::{Commits, PgOutbox, announce_commits};
+pub use operator_actions::PgFailedMessages;
+pub use outbox::{CommitSignal, PgOutbox, forward_commits};
 pub use read_model::PgReadModel;
 pub use schema::{PgSchema, migrate};
 pub use store::PgStore;
@@ -42,29 +42,29 @@ pub const PLANNER: [(&str, &str); 5] = [
 
 /// How to reach the database, and how patient to be.
 #[derive(Clone, Debug)]
-pub struct Access {
+pub struct PgConfig {
     options: PgConnectOptions,
     max_connections: u32,
     /// How long to wait for a connection or an answer before the database counts as away.
-    pub(crate) patience: Duration,
+    pub(crate) timeout: Duration,
 }
 
-impl Access {
+impl PgConfig {
     /// Parses a `postgres://` URL; connections made with it bound every statement on the server's side, too, and plan as
     /// [`PLANNER`] says.
     ///
     /// # Errors
     /// The URL is not one; the message does not repeat it, for it may hold a password.
-    pub fn new(url: &str, max_connections: u32, patience: Duration) -> Result<Self, sqlx::Error> {
+    pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, sqlx::Error> {
         // Longer than we wait ourselves: a statement that takes so long is an outage, not the fault of its message.
-        let statement_timeout = format!("{}ms", (patience + Duration::from_secs(5)).as_millis());
+        let statement_timeout = format!("{}ms", (timeout + Duration::from_secs(5)).as_millis());
         let options = PgConnectOptions::from_str(url)?.application_name("allocation").options([
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),
         ]);
         let options = options.options(PLANNER);
-        Ok(Self { options, max_connections, patience })
+        Ok(Self { options, max_connections, timeout })
     }
 
     /// A pool that connects when it is first used.
@@ -89,13 +89,13 @@ impl Access {
 }
 
 /// Runs statements, but not longer than a connection may be silent.
-async fn within<T>(
-    patience: Duration,
+async fn with_timeout<T>(
+    timeout: Duration,
     statements: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {
-    match tokio::time::timeout(patience, statements).await {
+    match tokio::time::timeout(timeout, statements).await {
         Ok(outcome) => outcome.map_err(|error| store_error(&error)),
-        Err(_) => Err(StoreError::Silent(format!("no answer within {patience:?}"))),
+        Err(_) => Err(StoreError::Silent(format!("no answer within {timeout:?}"))),
     }
 }
 

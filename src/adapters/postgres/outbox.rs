@@ -8,12 +8,12 @@ use tokio::sync::{Mutex, Notify};
 use tracing::{debug, warn};
 
 use crate::ports::{
-    ledger::DueRetry,
-    outbox::{Lead, Look, Outbox, OutboxRow, Retention},
+    failed_messages::DueRetry,
+    outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
     store::{OutboxEvent, StoreError},
 };
 
-use super::{Access, failures, floor::Floor, retention, session::Session, within};
+use super::{PgConfig, failures, low_water_mark::LowWaterMark, purge, session::PooledSession, with_timeout};
 
 /// The session that holds this advisory lock is the active relay: "relay" in ASCII.
 const LEAD: i64 = 0x72_65_6c_61_79;
@@ -47,50 +47,50 @@ pub(super) async fn append(connection: &mut PgConnection, events: &[OutboxEvent]
 
 /// Word of commits, for this process's relay and for those of others.
 #[derive(Debug, Default)]
-pub struct Commits {
+pub struct CommitSignal {
     here: Notify,
     elsewhere: Notify,
 }
 
-impl Commits {
+impl CommitSignal {
     /// Events were committed.
-    pub fn happened(&self) {
+    pub fn notify(&self) {
         self.here.notify_one();
         self.elsewhere.notify_one();
     }
 }
 
 /// Tells the relays of other processes of this one's commits. A hint, no more: what fails is not tried again.
-pub async fn announce_commits(pool: PgPool, patience: Duration, commits: Arc<Commits>) {
+pub async fn forward_commits(pool: PgPool, timeout: Duration, commits: Arc<CommitSignal>) {
     loop {
         commits.elsewhere.notified().await;
-        if let Err(error) = announce(&pool, patience).await {
+        if let Err(error) = announce(&pool, timeout).await {
             debug!(%error, "a commit was not announced; the relay looks for itself within a second");
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
 }
 
-async fn announce(pool: &PgPool, patience: Duration) -> Result<(), StoreError> {
-    let mut session = Session::open(pool, patience).await?;
+async fn announce(pool: &PgPool, timeout: Duration) -> Result<(), StoreError> {
+    let mut session = PooledSession::open(pool, timeout).await?;
     let notify = sqlx::query("select pg_notify($1, '')").bind(CHANNEL);
     session.run(async |connection| notify.execute(connection).await).await?;
-    session.give_back();
+    session.release();
     Ok(())
 }
 
 /// The outbox as its relay sees it.
 pub struct PgOutbox {
-    access: Access,
+    access: PgConfig,
     /// Kept between tries to lead, so that a standby does not connect every time.
     standby: Mutex<Option<PgConnection>>,
-    commits: Arc<Commits>,
+    commits: Arc<CommitSignal>,
 }
 
 impl PgOutbox {
     /// The outbox of a database; `commits` tells of this process's own.
     #[must_use]
-    pub fn new(access: Access, commits: Arc<Commits>) -> Self {
+    pub fn new(access: PgConfig, commits: Arc<CommitSignal>) -> Self {
         Self { access, standby: Mutex::new(None), commits }
     }
 
@@ -118,25 +118,29 @@ impl PgOutbox {
 
 #[async_trait]
 impl Outbox for PgOutbox {
-    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
-        let patience = self.access.patience;
+    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
+        let timeout = self.access.timeout;
         let mut standby = self.standby.lock().await;
         let mut connection = match standby.take() {
             Some(connection) => connection,
-            None => within(patience, self.access.options.connect()).await?,
+            None => with_timeout(timeout, self.access.options.connect()).await?,
         };
         let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LEAD);
-        if within(patience, locked.fetch_one(&mut connection)).await? {
-            return Ok(Some(Box::new(PgLead { connection, patience, floor: Floor::default() })));
+        if with_timeout(timeout, locked.fetch_one(&mut connection)).await? {
+            return Ok(Some(Box::new(PgLeaderSession {
+                connection,
+                timeout,
+                floor: LowWaterMark::default(),
+            })));
         }
-        if within(patience, end_frozen_leader(&mut connection)).await? {
+        if with_timeout(timeout, end_frozen_leader(&mut connection)).await? {
             warn!("the leading relay was frozen; its session was ended");
         }
         *standby = Some(connection);
         Ok(None)
     }
 
-    async fn woken(&self) {
+    async fn wait_for_wakeup(&self) {
         self.commits.here.notified().await;
     }
 }
@@ -159,15 +163,15 @@ async fn end_frozen_leader(connection: &mut PgConnection) -> Result<bool, sqlx::
 }
 
 /// All it does it does on the session that holds the lock: losing the session is losing the lead.
-struct PgLead {
+struct PgLeaderSession {
     connection: PgConnection,
-    patience: Duration,
-    floor: Floor,
+    timeout: Duration,
+    floor: LowWaterMark,
 }
 
 #[async_trait]
-impl Lead for PgLead {
-    async fn look(&mut self) -> Result<Look, StoreError> {
+impl LeaderSession for PgLeaderSession {
+    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
         let look = sqlx::query!(
             r#"select exists (select from outbox o where id > $1 and refused is null
                               and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
@@ -177,21 +181,21 @@ impl Lead for PgLead {
                       (select last_value from outbox_id_seq) as "last_id!""#,
             self.floor.id(),
         );
-        let look = within(self.patience, look.fetch_one(&mut self.connection)).await?;
+        let look = with_timeout(self.timeout, look.fetch_one(&mut self.connection)).await?;
         self.floor.must_be_below(look.last_id + 1);
         let retry_in = look.retry_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
-        Ok(Look { events: look.events, retry_in })
+        Ok(PendingWork { events: look.events, retry_in })
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
         // Where it may not look, it stays where it is; if the session is lost, the next question tells.
-        if let Err(error) = within(self.patience, self.floor.rise(&mut self.connection)).await {
+        if let Err(error) = with_timeout(self.timeout, self.floor.advance(&mut self.connection)).await {
             debug!(%error, "reading begins where it began before");
         }
         let rows = sqlx::query_as!(
             OutboxRow,
             r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent,
-                      extract(epoch from committed_at)::bigint as "committed_at!: Seconds"
+                      extract(epoch from committed_at)::bigint as "committed_at!: UnixSeconds"
                from outbox o
                where id > $2 and refused is null and sku <> all($3)
                  and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
@@ -200,7 +204,7 @@ impl Lead for PgLead {
             self.floor.id(),
             except,
         );
-        within(self.patience, rows.fetch_all(&mut self.connection)).await
+        with_timeout(self.timeout, rows.fetch_all(&mut self.connection)).await
     }
 
     async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
@@ -212,43 +216,43 @@ impl Lead for PgLead {
             ids,
             unroutable,
         );
-        within(self.patience, delete.execute(&mut self.connection)).await.map(drop)
+        with_timeout(self.timeout, delete.execute(&mut self.connection)).await.map(drop)
     }
 
-    async fn set_aside(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
+    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
         let update =
             sqlx::query!("update outbox set refused = $2, refused_at = now() where id = $1", id, reason);
-        within(self.patience, update.execute(&mut self.connection)).await.map(drop)
+        with_timeout(self.timeout, update.execute(&mut self.connection)).await.map(drop)
     }
 
     async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        within(self.patience, failures::due(&mut self.connection, at_most)).await
+        with_timeout(self.timeout, failures::due(&mut self.connection, at_most)).await
     }
 
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
-        within(self.patience, failures::published(&mut self.connection, retries)).await
+        with_timeout(self.timeout, failures::published(&mut self.connection, retries)).await
     }
 
-    async fn hold_retries(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
-        within(self.patience, failures::hold(&mut self.connection, retries, reason)).await
+    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
+        with_timeout(self.timeout, failures::hold(&mut self.connection, retries, reason)).await
     }
 
-    async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
-        within(self.patience, failures::refuse(&mut self.connection, retry, reason)).await
+    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        with_timeout(self.timeout, failures::refuse(&mut self.connection, retry, reason)).await
     }
 
-    async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError> {
+    async fn purge_expired(&mut self, retention: Retention) -> Result<bool, StoreError> {
         let oldest = sqlx::query_scalar!("select id from outbox order by id limit 1");
-        if let Some(oldest) = within(self.patience, oldest.fetch_optional(&mut self.connection)).await? {
+        if let Some(oldest) = with_timeout(self.timeout, oldest.fetch_optional(&mut self.connection)).await? {
             self.floor.must_be_below(oldest);
         }
-        within(self.patience, retention::sweep(&mut self.connection, retention)).await
+        with_timeout(self.timeout, purge::purge_expired(&mut self.connection, retention)).await
     }
 
     async fn release(mut self: Box<Self>) {
         let announce =
             sqlx::query("select pg_advisory_unlock($1), pg_notify($2, '')").bind(LEAD).bind(CHANNEL);
-        if within(self.patience, announce.execute(&mut self.connection)).await.is_ok() {
+        if with_timeout(self.timeout, announce.execute(&mut self.connection)).await.is_ok() {
             let _ = self.connection.close().await;
         }
     }
@@ -257,10 +261,10 @@ impl Lead for PgLead {
 /// Seconds since 1970, as the database says them.
 #[derive(sqlx::Type)]
 #[sqlx(transparent)]
-struct Seconds(i64);
+struct UnixSeconds(i64);
 
-impl From<Seconds> for u64 {
-    fn from(seconds: Seconds) -> Self {
+impl From<UnixSeconds> for u64 {
+    fn from(seconds: UnixSeconds) -> Self {
         Self::try_from(seconds.0).unwrap_or_default()
     }
 }

@@ -6,16 +6,16 @@ use sqlx::PgConnection;
 use time::Date;
 
 use crate::{
-    domain::{Batch, Line, OrderId, Product, ProductChanges, Quantity, Reference, Sku},
-    ports::store::{Footprint, StoreError},
+    domain::{Batch, BatchRef, Line, OrderId, Product, ProductChanges, Quantity, Sku},
+    ports::store::{StoreError, WorkingSet},
 };
 
-use super::session::Session;
+use super::session::PooledSession;
 
 /// Loads and holds the products in the footprint.
 pub(super) async fn load(
     connection: &mut PgConnection,
-    footprint: &Footprint,
+    footprint: &WorkingSet,
 ) -> Result<Vec<Product>, sqlx::Error> {
     let mut skus: BTreeSet<_> = footprint.skus.iter().map(|sku| sku.as_str().to_owned()).collect();
     if !footprint.batches.is_empty() {
@@ -23,16 +23,16 @@ pub(super) async fn load(
     }
     let skus: Vec<_> = skus.into_iter().collect();
     let mut products = lock(connection, &skus).await?;
-    let mut batches: BTreeSet<_> = footprint.batches.iter().map(Reference::to_string).collect();
+    let mut batches: BTreeSet<_> = footprint.batches.iter().map(BatchRef::to_string).collect();
     for (sku, orderid, line) in lines(connection, &footprint.lines).await? {
-        batches.extend(line.batch.as_ref().map(Reference::to_string));
+        batches.extend(line.batch.as_ref().map(BatchRef::to_string));
         if let Some(product) = products.get_mut(&sku) {
-            product.learn_line(orderid, line);
+            product.attach_line(orderid, line);
         }
     }
     for (sku, batch) in batches_of(connection, &skus, &batches.into_iter().collect::<Vec<_>>()).await? {
         if let Some(product) = products.get_mut(&sku) {
-            product.learn_batch(batch);
+            product.attach_batch(batch);
         }
     }
     Ok(products.into_values().collect())
@@ -40,9 +40,9 @@ pub(super) async fn load(
 
 async fn skus_of_batches(
     connection: &mut PgConnection,
-    references: &BTreeSet<Reference>,
+    references: &BTreeSet<BatchRef>,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let references: Vec<_> = references.iter().map(Reference::as_str).collect();
+    let references: Vec<_> = references.iter().map(BatchRef::as_str).collect();
     sqlx::query_scalar!("select sku from batches where ref = any($1)", &references as &[&str])
         .fetch_all(connection)
         .await
@@ -62,11 +62,11 @@ async fn lock(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let sku = stored(Sku::new(&row.sku))?;
-            let backordered = stored(u64::try_from(row.backordered))?;
+            let sku = decode(Sku::new(&row.sku))?;
+            let backordered = decode(u64::try_from(row.backordered))?;
             Ok((
                 row.sku,
-                Product::restored(sku, row.version, row.event_sequence, row.last_place, backordered),
+                Product::from_stored(sku, row.version, row.event_sequence, row.last_place, backordered),
             ))
         })
         .collect()
@@ -121,21 +121,21 @@ async fn batches_of(
         .map(|row| {
             let [ordered, purchased, allocated] =
                 [row.ordered, row.purchased, row.allocated].map(u32::try_from);
-            let reference = stored(Reference::new(&row.reference))?;
-            let (ordered, purchased, allocated) = (stored(ordered)?, stored(purchased)?, stored(allocated)?);
-            Ok((row.sku, Batch::restored(reference, row.eta, ordered, purchased, allocated, row.revision)))
+            let reference = decode(BatchRef::new(&row.reference))?;
+            let (ordered, purchased, allocated) = (decode(ordered)?, decode(purchased)?, decode(allocated)?);
+            Ok((row.sku, Batch::from_stored(reference, row.eta, ordered, purchased, allocated, row.revision)))
         })
         .collect()
 }
 
 /// Of each quantity that fits in some batch, the oldest waiting lines, as many as fit. The quantities are found by
 /// jumping from one to the next in the index, so that the cost follows the available stock, not the backorders.
-pub(super) async fn learn_waiting_lines(
-    session: &mut Session,
+pub(super) async fn load_waiting_lines(
+    session: &mut PooledSession,
     product: &mut Product,
 ) -> Result<(), StoreError> {
     let available: Vec<_> = product.batches().iter().map(|batch| integer(batch.available())).collect();
-    let known: Vec<_> = product.settled_lines().map(OrderId::as_str).collect();
+    let known: Vec<_> = product.known_lines().map(OrderId::as_str).collect();
     let waiting = sqlx::query!(
         r#"with recursive quantities as (
                select min(qty) as qty from order_lines where sku = $1 and batchref is null
@@ -161,18 +161,18 @@ pub(super) async fn learn_waiting_lines(
         |connection| waiting.fetch(connection),
         |row| restored_line(&row.orderid, row.qty, row.place, None),
     );
-    line.await?.into_iter().for_each(|(orderid, line)| product.learn_line(orderid, line));
+    line.await?.into_iter().for_each(|(orderid, line)| product.attach_line(orderid, line));
     Ok(())
 }
 
 /// The newest lines until they hold `units`. Every line holds one at least, which bounds what is read.
-pub(super) async fn learn_newest_lines(
-    session: &mut Session,
+pub(super) async fn load_newest_lines(
+    session: &mut PooledSession,
     product: &mut Product,
-    batch: &Reference,
+    batch: &BatchRef,
     units: u32,
 ) -> Result<(), StoreError> {
-    let known: Vec<_> = product.settled_lines().map(OrderId::as_str).collect();
+    let known: Vec<_> = product.known_lines().map(OrderId::as_str).collect();
     let newest = sqlx::query!(
         r#"select orderid as "orderid!", qty as "qty!", place as "place!"
            from (
@@ -192,14 +192,14 @@ pub(super) async fn learn_newest_lines(
         |connection| newest.fetch(connection),
         |row| restored_line(&row.orderid, row.qty, row.place, Some(batch.as_str())),
     );
-    line.await?.into_iter().for_each(|(orderid, line)| product.learn_line(orderid, line));
+    line.await?.into_iter().for_each(|(orderid, line)| product.attach_line(orderid, line));
     Ok(())
 }
 
 /// Whether the products were still as they had been loaded.
-pub(super) enum Versions {
-    AsLoaded,
-    Moved,
+pub(super) enum VersionCheck {
+    Match,
+    Conflict,
 }
 
 /// Lines that one statement writes: so few that a database which works is never taken for one that is silent, however much
@@ -207,15 +207,18 @@ pub(super) enum Versions {
 const LINES_AT_ONCE: usize = 5_000;
 
 /// Writes what changed in products that are held.
-pub(super) async fn write(session: &mut Session, products: &[Product]) -> Result<Versions, StoreError> {
+pub(super) async fn write(
+    session: &mut PooledSession,
+    products: &[Product],
+) -> Result<VersionCheck, StoreError> {
     if products.is_empty() {
-        return Ok(Versions::AsLoaded);
+        return Ok(VersionCheck::Match);
     }
     let (known, new): (Vec<_>, Vec<_>) = products.iter().partition(|product| product.version() > 0);
     session.run(async |connection| insert_products(connection, &new).await).await?;
     let updated = session.run(async |connection| update_products(connection, &known).await).await?;
     if updated != known.len() as u64 {
-        return Ok(Versions::Moved);
+        return Ok(VersionCheck::Conflict);
     }
     let changes: Vec<_> =
         products.iter().map(|product| (product.sku().as_str(), product.changes())).collect();
@@ -230,7 +233,7 @@ pub(super) async fn write(session: &mut Session, products: &[Product]) -> Result
     for moved in lines_of(&changes, |changes| &changes.moved_lines).chunks(LINES_AT_ONCE) {
         session.run(async |connection| move_lines(connection, moved).await).await?;
     }
-    Ok(Versions::AsLoaded)
+    Ok(VersionCheck::Match)
 }
 
 type Changes<'a> = [(&'a str, ProductChanges<'a>)];
@@ -397,7 +400,7 @@ struct LineOf<'a> {
 
 impl<'a> LineOf<'a> {
     fn batch(&self) -> Option<&'a str> {
-        self.line.batch.as_ref().map(Reference::as_str)
+        self.line.batch.as_ref().map(BatchRef::as_str)
     }
 }
 
@@ -422,11 +425,11 @@ fn restored_line(
     batch: Option<&str>,
 ) -> Result<(OrderId, Line), sqlx::Error> {
     let line = Line {
-        quantity: stored(Quantity::new(quantity))?,
+        quantity: decode(Quantity::new(quantity))?,
         place,
-        batch: batch.map(Reference::new).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?,
+        batch: batch.map(BatchRef::new).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?,
     };
-    Ok((stored(OrderId::new(orderid))?, line))
+    Ok((decode(OrderId::new(orderid))?, line))
 }
 
 /// Numbers of the domain end where a Postgres integer does.
@@ -435,6 +438,6 @@ fn integer(number: u32) -> i32 {
 }
 
 /// What the database gives back was valid when it was written.
-fn stored<T, E: std::error::Error + Send + Sync + 'static>(value: Result<T, E>) -> Result<T, sqlx::Error> {
+fn decode<T, E: std::error::Error + Send + Sync + 'static>(value: Result<T, E>) -> Result<T, sqlx::Error> {
     value.map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }

@@ -6,21 +6,23 @@ use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
 
 use crate::ports::{
-    operations::{ReadModel, Rebuilt},
-    store::{StoreError, ViewRow, ViewState},
+    admin::{ReadModel, RebuildReport},
+    store::{ReadModelRow, ReadModelState, StoreError},
 };
 
-use super::{Access, session::Session};
+use super::{PgConfig, session::PooledSession};
 
 /// Writes each line's row, or removes it.
-pub(super) async fn write(connection: &mut PgConnection, rows: &[ViewRow]) -> Result<(), sqlx::Error> {
-    let mut shown = Shown::default();
+pub(super) async fn write(connection: &mut PgConnection, rows: &[ReadModelRow]) -> Result<(), sqlx::Error> {
+    let mut shown = UpsertColumns::default();
     let (mut gone_orderids, mut gone_skus) = (Vec::new(), Vec::new());
     for row in rows {
         match &row.state {
-            ViewState::Allocated(quantity, batch) => shown.push(row, quantity.get(), Some(batch.as_str())),
-            ViewState::Backordered(quantity) => shown.push(row, quantity.get(), None),
-            ViewState::Gone => {
+            ReadModelState::Allocated(quantity, batch) => {
+                shown.push(row, quantity.get(), Some(batch.as_str()))
+            }
+            ReadModelState::Backordered(quantity) => shown.push(row, quantity.get(), None),
+            ReadModelState::Removed => {
                 gone_orderids.push(row.orderid.as_str());
                 gone_skus.push(row.sku.as_str());
             }
@@ -31,15 +33,15 @@ pub(super) async fn write(connection: &mut PgConnection, rows: &[ViewRow]) -> Re
 }
 
 #[derive(Default)]
-struct Shown<'a> {
+struct UpsertColumns<'a> {
     orderids: Vec<&'a str>,
     skus: Vec<&'a str>,
     quantities: Vec<i32>,
     batches: Vec<Option<&'a str>>,
 }
 
-impl<'a> Shown<'a> {
-    fn push(&mut self, row: &'a ViewRow, quantity: u32, batch: Option<&'a str>) {
+impl<'a> UpsertColumns<'a> {
+    fn push(&mut self, row: &'a ReadModelRow, quantity: u32, batch: Option<&'a str>) {
         self.orderids.push(row.orderid.as_str());
         self.skus.push(row.sku.as_str());
         self.quantities.push(i32::try_from(quantity).unwrap_or(i32::MAX));
@@ -47,7 +49,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-async fn upsert(connection: &mut PgConnection, shown: &Shown<'_>) -> Result<(), sqlx::Error> {
+async fn upsert(connection: &mut PgConnection, shown: &UpsertColumns<'_>) -> Result<(), sqlx::Error> {
     if shown.orderids.is_empty() {
         return Ok(());
     }
@@ -89,37 +91,40 @@ const TRIES_IN_CONFLICT: usize = 10;
 /// The read model of one database.
 pub struct PgReadModel {
     pool: PgPool,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// A line, by order and SKU.
-type Key = (String, String);
+type LineKey = (String, String);
 
 impl PgReadModel {
     /// A read model that counts as away when it does not answer for the access's patience.
     #[must_use]
-    pub fn new(pool: PgPool, access: &Access) -> Self {
-        Self { pool, patience: access.patience }
+    pub fn new(pool: PgPool, access: &PgConfig) -> Self {
+        Self { pool, timeout: access.timeout }
     }
 }
 
 #[async_trait]
 impl ReadModel for PgReadModel {
-    async fn rebuild(&self, progress: &(dyn Fn(Rebuilt) + Send + Sync)) -> Result<Rebuilt, StoreError> {
-        let (mut rebuilt, mut after) = (Rebuilt::default(), Key::default());
+    async fn rebuild(
+        &self,
+        progress: &(dyn Fn(RebuildReport) + Send + Sync),
+    ) -> Result<RebuildReport, StoreError> {
+        let (mut rebuilt, mut after) = (RebuildReport::default(), LineKey::default());
         loop {
-            let mut session = Session::open(&self.pool, self.patience).await?;
-            let part = session.run(async |connection| part_after(connection, &after).await).await?;
+            let mut session = PooledSession::open(&self.pool, self.timeout).await?;
+            let part = session.run(async |connection| next_range(connection, &after).await).await?;
             let Some((last, lines)) = part else {
-                session.give_back();
+                session.release();
                 return Ok(rebuilt);
             };
             let differing =
-                session.run(async |connection| differing(connection, &after, &last).await).await?;
-            session.give_back();
+                session.run(async |connection| find_drift(connection, &after, &last).await).await?;
+            session.release();
             rebuilt.lines += lines;
             if !differing.is_empty() {
-                rebuilt.differed += self.put_right_patiently(&differing).await?;
+                rebuilt.differed += self.repair_through_conflicts(&differing).await?;
             }
             progress(rebuilt);
             after = last;
@@ -128,22 +133,22 @@ impl ReadModel for PgReadModel {
 }
 
 impl PgReadModel {
-    async fn put_right_patiently(&self, keys: &[Key]) -> Result<u64, StoreError> {
+    async fn repair_through_conflicts(&self, keys: &[LineKey]) -> Result<u64, StoreError> {
         for _ in 1..TRIES_IN_CONFLICT {
-            match self.put_right(keys).await {
+            match self.repair(keys).await {
                 Err(StoreError::Conflict(_)) => {} // It has waited for the lock already.
                 outcome => return outcome,
             }
         }
-        self.put_right(keys).await
+        self.repair(keys).await
     }
 
     /// Under the locks of their products, so that nobody changes the lines meanwhile; some may be right by now.
-    async fn put_right(&self, keys: &[Key]) -> Result<u64, StoreError> {
-        let mut session = Session::begin(&self.pool, self.patience).await?;
+    async fn repair(&self, keys: &[LineKey]) -> Result<u64, StoreError> {
+        let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
         let put_right = session.run(async |connection| {
-            hold_products(connection, keys).await?;
-            Ok(remove_false(connection, keys).await? + write_true(connection, keys).await?)
+            lock_products(connection, keys).await?;
+            Ok(delete_orphans(connection, keys).await? + upsert_from_lines(connection, keys).await?)
         });
         match put_right.await {
             Ok(count) => session.commit().await.map(|()| count),
@@ -156,10 +161,10 @@ impl PgReadModel {
 }
 
 /// The last of the next lines and how many they are, whether they have a row or there is a row without a line.
-async fn part_after(
+async fn next_range(
     connection: &mut PgConnection,
-    (orderid, sku): &Key,
-) -> Result<Option<(Key, u64)>, sqlx::Error> {
+    (orderid, sku): &LineKey,
+) -> Result<Option<(LineKey, u64)>, sqlx::Error> {
     let part = sqlx::query!(
         r#"with part as (
                (select orderid, sku from order_lines where (orderid, sku) > ($1, $2) order by orderid, sku limit $3)
@@ -179,11 +184,11 @@ async fn part_after(
 }
 
 /// One statement sees lines and rows as one commit left them: what differs in it is wrong.
-async fn differing(
+async fn find_drift(
     connection: &mut PgConnection,
-    (after_orderid, after_sku): &Key,
-    (last_orderid, last_sku): &Key,
-) -> Result<Vec<Key>, sqlx::Error> {
+    (after_orderid, after_sku): &LineKey,
+    (last_orderid, last_sku): &LineKey,
+) -> Result<Vec<LineKey>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select coalesce(l.orderid, v.orderid) as "orderid!", coalesce(l.sku, v.sku) as "sku!"
            from (select orderid, sku, qty, batchref from order_lines
@@ -203,11 +208,11 @@ async fn differing(
 }
 
 /// As statements take them: orders and SKUs, side by side.
-fn columns(keys: &[Key]) -> (Vec<&str>, Vec<&str>) {
+fn columns(keys: &[LineKey]) -> (Vec<&str>, Vec<&str>) {
     keys.iter().map(|(orderid, sku)| (orderid.as_str(), sku.as_str())).unzip()
 }
 
-async fn hold_products(connection: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Error> {
+async fn lock_products(connection: &mut PgConnection, keys: &[LineKey]) -> Result<(), sqlx::Error> {
     let (_, skus) = columns(keys);
     sqlx::query!(
         "select sku from products where sku = any($1) order by sku for no key update",
@@ -218,7 +223,7 @@ async fn hold_products(connection: &mut PgConnection, keys: &[Key]) -> Result<()
     Ok(())
 }
 
-async fn remove_false(connection: &mut PgConnection, keys: &[Key]) -> Result<u64, sqlx::Error> {
+async fn delete_orphans(connection: &mut PgConnection, keys: &[LineKey]) -> Result<u64, sqlx::Error> {
     let (orderids, skus) = columns(keys);
     let removed = sqlx::query!(
         "delete from allocations_view as v using unnest($1::text[], $2::text[]) as k (orderid, sku)
@@ -232,7 +237,7 @@ async fn remove_false(connection: &mut PgConnection, keys: &[Key]) -> Result<u64
     Ok(removed.rows_affected())
 }
 
-async fn write_true(connection: &mut PgConnection, keys: &[Key]) -> Result<u64, sqlx::Error> {
+async fn upsert_from_lines(connection: &mut PgConnection, keys: &[LineKey]) -> Result<u64, sqlx::Error> {
     let (orderids, skus) = columns(keys);
     let written = sqlx::query!(
         "insert into allocations_view as v (orderid, sku, qty, batchref)

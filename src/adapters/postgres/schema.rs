@@ -10,11 +10,11 @@ use sqlx::{
 };
 
 use crate::ports::{
-    operations::{Schema, SchemaVersion},
+    admin::{Schema, SchemaVersion},
     store::StoreError,
 };
 
-use super::{Access, session::Session};
+use super::{PgConfig, session::PooledSession};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -39,23 +39,23 @@ pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateE
 /// The schema of one database.
 pub struct PgSchema {
     pool: PgPool,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl PgSchema {
     /// The schema of the pool's database, which counts as away when it does not answer for the access's patience.
     #[must_use]
-    pub fn new(pool: PgPool, access: &Access) -> Self {
-        Self { pool, patience: access.patience }
+    pub fn new(pool: PgPool, access: &PgConfig) -> Self {
+        Self { pool, timeout: access.timeout }
     }
 }
 
 #[async_trait]
 impl Schema for PgSchema {
     async fn version(&self) -> Result<SchemaVersion, StoreError> {
-        let mut session = Session::open(&self.pool, self.patience).await?;
+        let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let version = session.run(async |connection| version(connection).await).await?;
-        session.give_back();
+        session.release();
         Ok(version)
     }
 }

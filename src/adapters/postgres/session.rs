@@ -7,25 +7,25 @@ use sqlx::{Executor as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 use crate::ports::store::StoreError;
 
-use super::within;
+use super::with_timeout;
 
 /// A connection that is either given back in order, or closed: whatever was cut off half-way on it, an open
 /// transaction above all, nobody will find in the pool.
-pub(super) struct Session {
+pub(super) struct PooledSession {
     connection: Option<PoolConnection<Postgres>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-impl Session {
+impl PooledSession {
     /// Takes a connection.
-    pub(super) async fn open(pool: &PgPool, patience: Duration) -> Result<Self, StoreError> {
+    pub(super) async fn open(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
         let connection = pool.acquire().await.map_err(|error| super::store_error(&error))?;
-        Ok(Self { connection: Some(connection), patience })
+        Ok(Self { connection: Some(connection), timeout })
     }
 
     /// Takes a connection and begins a transaction on it.
-    pub(super) async fn begin(pool: &PgPool, patience: Duration) -> Result<Self, StoreError> {
-        let mut session = Self::open(pool, patience).await?;
+    pub(super) async fn begin(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
+        let mut session = Self::open(pool, timeout).await?;
         session.statement("begin").await?;
         Ok(session)
     }
@@ -33,7 +33,7 @@ impl Session {
     /// Runs one plain statement.
     pub(super) async fn statement(&mut self, sql: &'static str) -> Result<(), StoreError> {
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
-        within(self.patience, connection.execute(sql)).await.map(drop)
+        with_timeout(self.timeout, connection.execute(sql)).await.map(drop)
     }
 
     /// Runs statements, as long as the connection is not silent for too long.
@@ -42,7 +42,7 @@ impl Session {
         statements: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
-        within(self.patience, statements(connection)).await
+        with_timeout(self.timeout, statements(connection)).await
     }
 
     /// Reads rows, as long as the connection is not silent for too long between two of them.
@@ -51,11 +51,11 @@ impl Session {
         query: impl FnOnce(&'a mut PgConnection) -> BoxStream<'a, Result<T, sqlx::Error>>,
         mut map: impl FnMut(T) -> Result<U, sqlx::Error>,
     ) -> Result<Vec<U>, StoreError> {
-        let patience = self.patience;
+        let timeout = self.timeout;
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
         let mut rows = query(connection);
         let mut mapped = Vec::new();
-        while let Some(row) = within(patience, rows.try_next()).await? {
+        while let Some(row) = with_timeout(timeout, rows.try_next()).await? {
             mapped.push(map(row).map_err(|error| super::store_error(&error))?);
         }
         Ok(mapped)
@@ -65,7 +65,7 @@ impl Session {
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
         match self.statement("commit").await {
             Ok(()) => {
-                self.give_back();
+                self.release();
                 Ok(())
             }
             Err(StoreError::Silent(silence)) => Err(StoreError::CommitUnknown(silence)),
@@ -76,17 +76,17 @@ impl Session {
     /// Undoes what was done and gives the connection back.
     pub(super) async fn rollback(mut self) {
         if self.statement("rollback").await.is_ok() {
-            self.give_back();
+            self.release();
         }
     }
 
     /// Gives the connection back; only where no transaction is open on it.
-    pub(super) fn give_back(mut self) {
+    pub(super) fn release(mut self) {
         self.connection = None;
     }
 }
 
-impl Drop for Session {
+impl Drop for PooledSession {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
             drop(connection.detach());

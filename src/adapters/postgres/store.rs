@@ -6,37 +6,37 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 
 use crate::{
-    crash_points::{self, CrashPoint, PlantedBug},
-    domain::{Product, Reference},
+    crash_points::{self, CrashPoint, SeededBug},
+    domain::{BatchRef, Product},
     ports::{
-        ledger::FailureKey,
+        failed_messages::FailedMessageKey,
         queue::{QueueName, RetryMark},
-        store::{Footprint, Receipt, RetryCheck, Sight, Store, StoreError, Tx, Work},
+        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
     },
 };
 
-use super::{Access, Commits, failures, inbox, outbox, products, read_model, session::Session};
+use super::{CommitSignal, PgConfig, failures, inbox, outbox, products, read_model, session::PooledSession};
 
 /// Keeps everything in one database.
 #[derive(Clone)]
 pub struct PgStore {
     pool: PgPool,
-    patience: Duration,
-    commits: Arc<Commits>,
+    timeout: Duration,
+    commits: Arc<CommitSignal>,
 }
 
 impl PgStore {
     /// A store over `pool`; `commits` is told when there is something for the relay.
     #[must_use]
-    pub fn new(pool: PgPool, access: &Access, commits: Arc<Commits>) -> Self {
-        Self { pool, patience: access.patience, commits }
+    pub fn new(pool: PgPool, access: &PgConfig, commits: Arc<CommitSignal>) -> Self {
+        Self { pool, timeout: access.timeout, commits }
     }
 }
 
 #[async_trait]
 impl Store for PgStore {
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let mut session = Session::begin(&self.pool, self.patience).await?;
+        let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
         if queue == QueueName::Notifications {
             // A mail server may take longer than other transactions may rest.
             session.statement("set local idle_in_transaction_session_timeout = '5min'").await?;
@@ -45,32 +45,32 @@ impl Store for PgStore {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        let mut session = Session::begin(&self.pool, self.patience).await?;
+        let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
         session.run(async |connection| inbox::write_and_remove(connection).await).await?;
         session.commit().await
     }
 
-    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        let mut session = Session::open(&self.pool, self.patience).await?;
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let starts =
-            session.run(async |connection| failures::starts(connection, queue.as_str(), ids).await).await?;
-        session.give_back();
+            session.run(async |connection| failures::unfinished_starts(connection, queue.as_str(), ids).await).await?;
+        session.release();
         Ok(starts)
     }
 
-    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut session = Session::open(&self.pool, self.patience).await?;
-        session.run(async |connection| failures::count_starts(connection, queue.as_str(), ids).await).await?;
-        session.give_back();
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut session = PooledSession::open(&self.pool, self.timeout).await?;
+        session.run(async |connection| failures::record_starts(connection, queue.as_str(), ids).await).await?;
+        session.release();
         Ok(())
     }
 
-    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut session = Session::open(&self.pool, self.patience).await?;
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let taken_back =
-            session.run(async |connection| failures::take_back_starts(connection, queue.as_str(), ids).await);
+            session.run(async |connection| failures::revert_starts(connection, queue.as_str(), ids).await);
         taken_back.await?;
-        session.give_back();
+        session.release();
         Ok(())
     }
 }
@@ -79,13 +79,13 @@ impl Store for PgStore {
 const ROWS_AT_ONCE: usize = 5_000;
 
 struct PgTx {
-    session: Session,
+    session: PooledSession,
     queue: &'static str,
-    commits: Arc<Commits>,
+    commits: Arc<CommitSignal>,
 }
 
 impl PgTx {
-    async fn write(&mut self, work: &Work) -> Result<(), StoreError> {
+    async fn write(&mut self, work: &ChangeSet) -> Result<(), StoreError> {
         let queue = self.queue;
         let session = &mut self.session;
         let settled = session.run(async |connection| {
@@ -95,7 +95,7 @@ impl PgTx {
             failures::forget_starts(connection, queue, &work.ended).await
         });
         settled.await?;
-        if let products::Versions::Moved = products::write(session, &work.products).await? {
+        if let products::VersionCheck::Conflict = products::write(session, &work.products).await? {
             return Err(StoreError::Conflict("a product changed under its lock".into()));
         }
         crash_points::here(CrashPoint::WorkerMidWrite);
@@ -111,18 +111,18 @@ impl PgTx {
 
 #[async_trait]
 impl Tx for PgTx {
-    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
+    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
         let queue = self.queue;
         let sights = self
             .session
-            .run(async |connection| inbox::first_sights(connection, queue, receipts).await)
+            .run(async |connection| inbox::check_inbox(connection, queue, receipts).await)
             .await?
             .ok_or_else(inbox::removed_meanwhile)?;
-        if crash_points::planted(PlantedBug::InboxApart) {
+        if crash_points::planted(SeededBug::InboxApart) {
             self.session.statement("commit; begin").await?;
         }
-        if crash_points::planted(PlantedBug::IgnoreInbox) {
-            return Ok(vec![Sight::First; sights.len()]);
+        if crash_points::planted(SeededBug::IgnoreInbox) {
+            return Ok(vec![InboxCheck::New; sights.len()]);
         }
         Ok(sights)
     }
@@ -135,29 +135,29 @@ impl Tx for PgTx {
         self.session.run(check).await
     }
 
-    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
+    async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
         let queue = self.queue;
         self.session.run(async |connection| failures::attempts(connection, queue, keys).await).await
     }
 
-    async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         self.session.run(async |connection| products::load(connection, footprint).await).await
     }
 
-    async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
-        products::learn_waiting_lines(&mut self.session, product).await
+    async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
+        products::load_waiting_lines(&mut self.session, product).await
     }
 
-    async fn learn_newest_lines(
+    async fn load_newest_lines(
         &mut self,
         product: &mut Product,
-        batch: &Reference,
+        batch: &BatchRef,
         units: u32,
     ) -> Result<(), StoreError> {
-        products::learn_newest_lines(&mut self.session, product, batch, units).await
+        products::load_newest_lines(&mut self.session, product, batch, units).await
     }
 
-    async fn commit(mut self: Box<Self>, work: Work) -> Result<(), StoreError> {
+    async fn commit(mut self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
         if let Err(error) = self.write(&work).await {
             self.session.rollback().await;
             return Err(error);
@@ -172,7 +172,7 @@ impl Tx for PgTx {
             crash_points::here(CrashPoint::FailureAfterCommit);
         }
         if !(work.events.is_empty() && work.failures.is_empty()) {
-            self.commits.happened();
+            self.commits.notify();
         }
         Ok(())
     }

@@ -13,24 +13,24 @@ use tokio::sync::Mutex;
 use tracing::debug;
 
 use crate::ports::queue::{
-    BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription,
+    Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription,
 };
 
-use super::{Broker, CONNECT_WITHIN, answer, channel, properties};
+use super::{CONNECT_WITHIN, RabbitConfig, with_timeout, channel, properties};
 
 /// Dead letters may be of any size, and there is no hurry.
 const DEAD_LETTERS_AT_ONCE: u16 = 20;
 
 /// Opens subscriptions on a broker.
 pub struct RabbitQueues {
-    broker: Broker,
+    broker: RabbitConfig,
     prefetch: u16,
 }
 
 impl RabbitQueues {
     /// Every subscription is handed at most `prefetch` messages before it settles some.
     #[must_use]
-    pub fn new(broker: Broker, prefetch: u16) -> Self {
+    pub fn new(broker: RabbitConfig, prefetch: u16) -> Self {
         Self { broker, prefetch }
     }
 }
@@ -40,25 +40,25 @@ impl Queues for RabbitQueues {
     async fn subscribe(
         &self,
         queue: QueueName,
-        stage: Stage,
-        pace: Pace,
+        stage: QueueKind,
+        pace: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let connection = self.broker.connect(&format!("consumes {}", queue.as_str())).await?;
         let channel = channel(&connection).await?;
         let prefetch = match (pace, stage) {
-            (Pace::Full, Stage::Work) => self.prefetch,
-            (Pace::Full, Stage::DeadLetters) => self.prefetch.min(DEAD_LETTERS_AT_ONCE),
-            (Pace::OneByOne, _) => 1,
+            (Prefetch::Configured, QueueKind::Main) => self.prefetch,
+            (Prefetch::Configured, QueueKind::DeadLetter) => self.prefetch.min(DEAD_LETTERS_AT_ONCE),
+            (Prefetch::One, _) => 1,
         };
-        answer(CONNECT_WITHIN, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        with_timeout(CONNECT_WITHIN, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let name = match stage {
-            Stage::Work => self.broker.queue(queue),
-            Stage::DeadLetters => self.broker.dead_letter_queue(queue),
+            QueueKind::Main => self.broker.queue(queue),
+            QueueKind::DeadLetter => self.broker.dead_letter_queue(queue),
         };
         let consume = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
-        let consumer = answer(CONNECT_WITHIN, consumer).await?;
-        let settler = Arc::new(RabbitSettler {
+        let consumer = with_timeout(CONNECT_WITHIN, consumer).await?;
+        let settler = Arc::new(RabbitAcknowledger {
             channel,
             tags: Mutex::default(),
             hold_at_most: usize::from(prefetch) / 2,
@@ -69,23 +69,23 @@ impl Queues for RabbitQueues {
 
 struct RabbitSubscription {
     connection: Connection,
-    stage: Stage,
+    stage: QueueKind,
     consumer: lapin::Consumer,
-    settler: Arc<RabbitSettler>,
+    settler: Arc<RabbitAcknowledger>,
 }
 
 #[async_trait]
 impl Subscription for RabbitSubscription {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(self.settler.took(delivery, self.stage).await),
-            Some(Err(error)) => Err(BrokerError(super::said(&error))),
+            Some(Ok(delivery)) => Ok(self.settler.register(delivery, self.stage).await),
+            Some(Err(error)) => Err(BrokerError(super::error_text(&error))),
             // The server cancels a consumer whose queue is deleted or moved, and says so only by silence.
             None => Err(BrokerError("the server cancelled the subscription".into())),
         }
     }
 
-    fn settler(&self) -> Arc<dyn Settler> {
+    fn settler(&self) -> Arc<dyn Acknowledger> {
         self.settler.clone()
     }
 
@@ -96,31 +96,31 @@ impl Subscription for RabbitSubscription {
             self.settler.acknowledge_held().await?;
             self.connection.close(200, "stopped".into()).await
         };
-        if let Err(error) = answer(CONNECT_WITHIN, ended).await {
+        if let Err(error) = with_timeout(CONNECT_WITHIN, ended).await {
             debug!(%error, "a subscription did not end in order; the broker takes back what is left");
         }
     }
 }
 
 /// Acknowledges in as few frames as order allows.
-struct RabbitSettler {
+struct RabbitAcknowledger {
     channel: Channel,
-    tags: Mutex<Tags>,
+    tags: Mutex<AckTracker>,
     /// So many finished deliveries may wait for an older one before each is acknowledged by itself.
     hold_at_most: usize,
 }
 
 #[derive(Default)]
-struct Tags {
+struct AckTracker {
     /// Deliveries in somebody's hands.
     open: BTreeSet<u64>,
     /// Finished ones that an older open one keeps from being acknowledged together.
     held: BTreeSet<u64>,
 }
 
-impl Tags {
+impl AckTracker {
     /// The tag up to which everything is finished, if that says anything new.
-    fn finished_up_to(&mut self) -> Option<u64> {
+    fn contiguous_ack(&mut self) -> Option<u64> {
         let last = match self.open.first() {
             Some(oldest_open) => self.held.range(..oldest_open).next_back().copied()?,
             None => self.held.last().copied()?,
@@ -130,8 +130,8 @@ impl Tags {
     }
 }
 
-impl RabbitSettler {
-    async fn took(&self, delivery: lapin::message::Delivery, stage: Stage) -> Delivery {
+impl RabbitAcknowledger {
+    async fn register(&self, delivery: lapin::message::Delivery, stage: QueueKind) -> Delivery {
         let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
         self.tags.lock().await.open.insert(tag);
         Delivery { tag, redelivered, message: message(delivery, stage) }
@@ -144,7 +144,7 @@ impl RabbitSettler {
             tags.open.remove(tag);
             tags.held.insert(*tag);
         }
-        if let Some(tag) = tags.finished_up_to() {
+        if let Some(tag) = tags.contiguous_ack() {
             self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }
         if tags.held.len() > self.hold_at_most {
@@ -163,25 +163,25 @@ impl RabbitSettler {
 }
 
 #[async_trait]
-impl Settler for RabbitSettler {
-    async fn settle(&self, tags: &[u64]) {
+impl Acknowledger for RabbitAcknowledger {
+    async fn ack(&self, tags: &[u64]) {
         if let Err(error) = self.write(tags).await {
             debug!(%error, count = tags.len(), "not settled; they will be delivered again");
         }
     }
 
-    fn is_over(&self) -> bool {
+    fn is_closed(&self) -> bool {
         !self.channel.status().connected()
     }
 }
 
 /// Without a type, the routing key says it: of a dead-lettered message, the one it was sent with.
-fn message(delivery: lapin::message::Delivery, stage: Stage) -> Message {
+fn message(delivery: lapin::message::Delivery, stage: QueueKind) -> Message {
     let properties = delivery.properties;
     let text_of = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let sent_with = || match stage {
-        Stage::Work => None,
-        Stage::DeadLetters => properties::first_routing_key(&properties),
+        QueueKind::Main => None,
+        QueueKind::DeadLetter => properties::first_routing_key(&properties),
     };
     let kind = text_of(properties.kind()).or_else(sent_with);
     Message {
@@ -193,9 +193,9 @@ fn message(delivery: lapin::message::Delivery, stage: Stage) -> Message {
         content_encoding: text_of(properties.content_encoding()),
         header_bytes: properties::size(&properties),
         retry: properties::retry_mark(&properties),
-        broken_off: properties::death_reason(&properties),
+        death_reason: properties::death_reason(&properties),
         body: delivery.data,
-        original: Some(Arc::new(properties::Kept(properties))),
+        original: Some(Arc::new(properties::AmqpProperties(properties))),
     }
 }
 
@@ -203,18 +203,18 @@ fn message(delivery: lapin::message::Delivery, stage: Stage) -> Message {
 mod tests {
     use super::*;
 
-    fn tags(open: &[u64], held: &[u64]) -> Tags {
-        Tags { open: open.iter().copied().collect(), held: held.iter().copied().collect() }
+    fn tags(open: &[u64], held: &[u64]) -> AckTracker {
+        AckTracker { open: open.iter().copied().collect(), held: held.iter().copied().collect() }
     }
 
     #[test]
     fn only_what_is_older_than_every_open_delivery_is_acknowledged_together() {
         let mut some = tags(&[3, 7], &[1, 2, 4, 5]);
-        assert_eq!(some.finished_up_to(), Some(2));
-        assert_eq!(some.finished_up_to(), None);
+        assert_eq!(some.contiguous_ack(), Some(2));
+        assert_eq!(some.contiguous_ack(), None);
         some.open.remove(&3);
-        assert_eq!(some.finished_up_to(), Some(5));
-        assert_eq!(tags(&[], &[4, 9]).finished_up_to(), Some(9));
-        assert_eq!(tags(&[1], &[2]).finished_up_to(), None);
+        assert_eq!(some.contiguous_ack(), Some(5));
+        assert_eq!(tags(&[], &[4, 9]).contiguous_ack(), Some(9));
+        assert_eq!(tags(&[1], &[2]).contiguous_ack(), None);
     }
 }

@@ -19,7 +19,7 @@ use url::Url;
 use crate::ports::queue::{BrokerError, QueueName};
 
 pub use consumer::RabbitQueues;
-pub use publisher::{EventPublisher, RabbitSender};
+pub use publisher::{RabbitCommandSender, RabbitPublisher};
 pub use topology::RabbitTopology;
 
 /// A broker that needs longer to answer a handshake counts as away.
@@ -29,12 +29,12 @@ const HEARTBEAT_SECONDS: &str = "10";
 
 /// Which broker, and under which namespace.
 #[derive(Clone, Debug)]
-pub struct Broker {
+pub struct RabbitConfig {
     url: SecretString,
     namespace: String,
 }
 
-impl Broker {
+impl RabbitConfig {
     /// Parses an `amqp://` or `amqps://` URL.
     ///
     /// # Errors
@@ -82,28 +82,28 @@ impl Broker {
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
         let name = format!("{} {purpose}", self.namespace);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        answer(CONNECT_WITHIN, Connection::connect(self.url.expose_secret(), properties)).await
+        with_timeout(CONNECT_WITHIN, Connection::connect(self.url.expose_secret(), properties)).await
     }
 }
 
 /// Opens a channel.
 async fn channel(connection: &Connection) -> Result<Channel, BrokerError> {
-    answer(CONNECT_WITHIN, connection.create_channel()).await
+    with_timeout(CONNECT_WITHIN, connection.create_channel()).await
 }
 
 /// Waits for the broker, but not for ever.
-async fn answer<T>(
+async fn with_timeout<T>(
     patience: Duration,
     question: impl Future<Output = Result<T, lapin::Error>>,
 ) -> Result<T, BrokerError> {
     match timeout(patience, question).await {
-        Ok(outcome) => outcome.map_err(|error| BrokerError(said(&error))),
+        Ok(outcome) => outcome.map_err(|error| BrokerError(error_text(&error))),
         Err(_) => Err(BrokerError(format!("no answer within {patience:?}"))),
     }
 }
 
 /// What the broker said, in its own words where it said something.
-fn said(error: &lapin::Error) -> String {
+fn error_text(error: &lapin::Error) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         _ => error.to_string(),

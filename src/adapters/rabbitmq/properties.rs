@@ -7,8 +7,8 @@ use lapin::{
 use serde_json::{Map, Value, json};
 
 use crate::ports::{
-    ledger::DueRetry,
-    queue::{Original, RetryMark},
+    failed_messages::DueRetry,
+    queue::{RawProperties, RetryMark},
 };
 
 /// Survives a restart of the broker.
@@ -36,11 +36,11 @@ pub(super) fn short(text: &str) -> ShortString {
 
 /// A message's properties, as the client library has them.
 #[derive(Debug)]
-pub(super) struct Kept(pub(super) BasicProperties);
+pub(super) struct AmqpProperties(pub(super) BasicProperties);
 
-impl Original for Kept {
-    fn readable(&self) -> String {
-        let Kept(properties) = self;
+impl RawProperties for AmqpProperties {
+    fn to_json(&self) -> String {
+        let AmqpProperties(properties) = self;
         let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
         let entries = [
             ("type", json!(text(properties.kind()))),
@@ -61,18 +61,18 @@ impl Original for Kept {
         json!({ "properties": present, "headers": properties.headers().as_ref().map(|headers| table(headers, READABLE_DEPTH)) }).to_string()
     }
 
-    fn exact(&self) -> Vec<u8> {
+    fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(&self.0).unwrap_or_default()
     }
 }
 
 fn table(table: &FieldTable, depth: usize) -> Value {
-    let entry = |(name, value): (&ShortString, &AMQPValue)| (name.to_string(), readable(value, depth));
+    let entry = |(name, value): (&ShortString, &AMQPValue)| (name.to_string(), to_json(value, depth));
     table.inner().iter().map(entry).collect::<Map<_, _>>().into()
 }
 
 /// The nearest that JSON has.
-fn readable(value: &AMQPValue, depth: usize) -> Value {
+fn to_json(value: &AMQPValue, depth: usize) -> Value {
     match value {
         AMQPValue::Boolean(value) => json!(value),
         AMQPValue::ShortShortInt(value) => json!(value),
@@ -90,7 +90,7 @@ fn readable(value: &AMQPValue, depth: usize) -> Value {
         AMQPValue::ByteArray(value) => json!(String::from_utf8_lossy(value.as_slice())),
         AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth == 0 => json!("…"),
         AMQPValue::FieldArray(values) => {
-            values.as_slice().iter().map(|value| readable(value, depth - 1)).collect()
+            values.as_slice().iter().map(|value| to_json(value, depth - 1)).collect()
         }
         AMQPValue::FieldTable(values) => table(values, depth - 1),
         AMQPValue::DecimalValue(value) => json!(format!("{value:?}")),
@@ -266,7 +266,7 @@ mod tests {
             message_id: Some("m".into()),
             kind: "allocate".into(),
             body: Vec::new(),
-            original: Kept(original).exact(),
+            original: AmqpProperties(original).to_bytes(),
             edited: false,
             secret: Uuid::from_u128(7),
         };
@@ -294,7 +294,7 @@ mod tests {
         let deep = (0..1000).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()));
         let mut table = FieldTable::default();
         table.insert("deep".into(), deep);
-        let readable = Kept(BasicProperties::default().with_headers(table)).readable();
+        let readable = AmqpProperties(BasicProperties::default().with_headers(table)).to_json();
         assert_eq!(readable.matches('[').count(), READABLE_DEPTH);
     }
 
@@ -313,10 +313,10 @@ mod tests {
         {
             table.insert(format!("h{i}").into(), value);
         }
-        let kept = Kept(BasicProperties::default().with_headers(table));
-        let readable: Value = serde_json::from_str(&kept.readable()).unwrap();
+        let kept = AmqpProperties(BasicProperties::default().with_headers(table));
+        let readable: Value = serde_json::from_str(&kept.to_json()).unwrap();
         assert_eq!(readable["headers"]["h4"], json!({ "inner": "x" }));
-        let again: BasicProperties = serde_json::from_slice(&kept.exact()).unwrap();
+        let again: BasicProperties = serde_json::from_slice(&kept.to_bytes()).unwrap();
         assert_eq!(again, kept.0);
         assert!(size(&kept.0) > 20);
     }

@@ -19,15 +19,15 @@ use tracing::warn;
 use crate::{
     crash_points::{self, CrashPoint},
     ports::{
-        ledger::DueRetry,
-        operations::{CommandSender, OutgoingCommand},
-        outbox::{OutboxRow, Published, Publisher},
+        admin::{CommandSender, OutboundCommand},
+        failed_messages::DueRetry,
+        outbox::{OutboxRow, PublishOutcome, Publisher},
         queue::BrokerError,
     },
 };
 
 use super::{
-    Broker, CONNECT_WITHIN, answer, channel,
+    CONNECT_WITHIN, RabbitConfig, with_timeout, channel,
     properties::{self, PERSISTENT, TRACEPARENT, short},
 };
 
@@ -38,7 +38,7 @@ const WRITTEN_TOGETHER: usize = 100;
 
 /// A message on its way to an exchange.
 #[derive(Clone, Debug)]
-struct Outgoing {
+struct OutboundMessage {
     /// The exchange's full name.
     exchange: String,
     /// The routing key.
@@ -50,41 +50,41 @@ struct Outgoing {
 }
 
 /// What came of handing a message over: its confirmation is to come; or an error, none if it took too long.
-type Written = Result<PublisherConfirm, Option<lapin::Error>>;
+type SendResult = Result<PublisherConfirm, Option<lapin::Error>>;
 
 /// A channel in confirm mode on a connection of its own.
-struct PublishingChannel {
+struct ConfirmChannel {
     connection: Connection,
     channel: Channel,
     /// Where it is once everything is written and nothing confirmed.
     written: CrashPoint,
 }
 
-impl PublishingChannel {
+impl ConfirmChannel {
     /// Connects.
     ///
     /// # Errors
     /// The broker is away or refuses.
-    async fn open(broker: &Broker, purpose: &str, written: CrashPoint) -> Result<Self, BrokerError> {
+    async fn open(broker: &RabbitConfig, purpose: &str, written: CrashPoint) -> Result<Self, BrokerError> {
         let connection = broker.connect(purpose).await?;
         let channel = channel(&connection).await?;
-        answer(CONNECT_WITHIN, channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        with_timeout(CONNECT_WITHIN, channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(Self { connection, channel, written })
     }
 
     /// Publishes in order, all in flight together. After an unknown outcome the channel is of no more use.
-    async fn publish(&self, messages: &[Outgoing]) -> Vec<Published> {
+    async fn publish(&self, messages: &[OutboundMessage]) -> Vec<PublishOutcome> {
         let mut deadline = Instant::now() + CONFIRM_WITHIN;
         let mut confirms = Vec::with_capacity(messages.len());
         for together in messages.chunks(WRITTEN_TOGETHER) {
-            confirms.extend(self.write_together(&mut deadline, together).await);
+            confirms.extend(self.write_batch(&mut deadline, together).await);
         }
         crash_points::here(self.written);
         let mut returned = HashSet::new();
         let mut outcomes = Vec::with_capacity(messages.len());
         for confirm in confirms {
             let confirmation = match confirm {
-                Ok(confirm) => self.in_time(&mut deadline, confirm).await,
+                Ok(confirm) => self.with_deadline(&mut deadline, confirm).await,
                 Err(unknown) => Err(unknown),
             };
             outcomes.push(match confirmation {
@@ -92,16 +92,16 @@ impl PublishingChannel {
                     let confirmed = confirmation.is_ack();
                     returned.extend(returned_message(confirmation));
                     if confirmed {
-                        Published::Confirmed
+                        PublishOutcome::Confirmed
                     } else {
-                        Published::Nacked("a queue did not take it".into())
+                        PublishOutcome::Nacked("a queue did not take it".into())
                     }
                 }
-                Err(Some(error)) if messages.len() == 1 && is_about_the_message(&error) => {
-                    Published::Rejected(super::said(&error))
+                Err(Some(error)) if messages.len() == 1 && concerns_the_message(&error) => {
+                    PublishOutcome::Rejected(super::error_text(&error))
                 }
-                Err(Some(error)) => Published::Unknown(super::said(&error)),
-                Err(None) => Published::Unknown(format!("not confirmed within {CONFIRM_WITHIN:?}")),
+                Err(Some(error)) => PublishOutcome::Unknown(super::error_text(&error)),
+                Err(None) => PublishOutcome::Unknown(format!("not confirmed within {CONFIRM_WITHIN:?}")),
             });
         }
         mark_returned(&mut outcomes, messages, &returned);
@@ -110,7 +110,7 @@ impl PublishingChannel {
 
     /// Hands messages to the client, in order, before it waits for any of them to be written: so the client writes them
     /// at once, instead of one by one and waking us after each.
-    async fn write_together(&self, deadline: &mut Instant, messages: &[Outgoing]) -> Vec<Written> {
+    async fn write_batch(&self, deadline: &mut Instant, messages: &[OutboundMessage]) -> Vec<SendResult> {
         let mut writes: Vec<_> =
             messages.iter().map(|message| Box::pin(maybe_done(self.write(message)))).collect();
         poll_fn(|context| {
@@ -122,7 +122,7 @@ impl PublishingChannel {
         .await;
         let mut written = Vec::with_capacity(messages.len());
         for mut write in writes {
-            let finished = self.in_time(deadline, async {
+            let finished = self.with_deadline(deadline, async {
                 write.as_mut().await;
                 write.as_mut().take_output().expect("it has ended, and nobody else took what came of it")
             });
@@ -133,7 +133,7 @@ impl PublishingChannel {
 
     /// Waits until the deadline. A broker in alarm stops reading and says so: then there is no deadline, for whatever
     /// was handed to the connection would be published all the same when the alarm ends.
-    async fn in_time<T>(
+    async fn with_deadline<T>(
         &self,
         deadline: &mut Instant,
         answer: impl Future<Output = Result<T, lapin::Error>>,
@@ -151,7 +151,7 @@ impl PublishingChannel {
         }
     }
 
-    async fn write(&self, message: &Outgoing) -> Result<PublisherConfirm, lapin::Error> {
+    async fn write(&self, message: &OutboundMessage) -> Result<PublisherConfirm, lapin::Error> {
         self.channel
             .basic_publish(
                 message.exchange.as_str().into(),
@@ -167,56 +167,63 @@ impl PublishingChannel {
 /// Whether the broker closed the channel or connection over what the message is, rather than over anything around it:
 /// content too large, a property it does not accept, a header that fills more than a frame, a frame it cannot read.
 /// A missing exchange or right is no fault of the message: everything waits until it is there.
-fn is_about_the_message(error: &lapin::Error) -> bool {
+fn concerns_the_message(error: &lapin::Error) -> bool {
     matches!(super::reply_code(error), Some(311 | 406 | 501 | 502 | 505))
 }
 
 /// The client may hand a returned message to another publish's confirmation: only what it carries tells whose it is. Those
 /// of one routing key and one id, or none, have the same fate.
-fn returned_message(confirmation: Confirmation) -> Option<ReturnedId> {
+fn returned_message(confirmation: Confirmation) -> Option<ReturnedMessageId> {
     let returned = confirmation.take_message()?;
     Some((returned.routing_key.to_string(), returned.properties.message_id().clone()))
 }
 
 /// The routing key of a message that no queue took, and its id, if it has one.
-type ReturnedId = (String, Option<ShortString>);
+type ReturnedMessageId = (String, Option<ShortString>);
 
-fn mark_returned(outcomes: &mut [Published], messages: &[Outgoing], returned: &HashSet<ReturnedId>) {
+fn mark_returned(
+    outcomes: &mut [PublishOutcome],
+    messages: &[OutboundMessage],
+    returned: &HashSet<ReturnedMessageId>,
+) {
     if returned.is_empty() {
         return;
     }
     for (outcome, message) in outcomes.iter_mut().zip(messages) {
         let id = (short(&message.routing_key).to_string(), message.properties.message_id().clone());
-        if *outcome == Published::Confirmed && returned.contains(&id) {
-            *outcome = Published::Unroutable;
+        if *outcome == PublishOutcome::Confirmed && returned.contains(&id) {
+            *outcome = PublishOutcome::Unroutable;
         }
     }
 }
 
 /// A channel that is made anew, with its connection, after any trouble.
-struct LastingChannel {
-    broker: Broker,
+struct ReconnectingPublisher {
+    broker: RabbitConfig,
     purpose: &'static str,
     written: CrashPoint,
-    open: Mutex<Option<PublishingChannel>>,
+    open: Mutex<Option<ConfirmChannel>>,
 }
 
-impl LastingChannel {
-    fn new(broker: Broker, purpose: &'static str, written: CrashPoint) -> Self {
+impl ReconnectingPublisher {
+    fn new(broker: RabbitConfig, purpose: &'static str, written: CrashPoint) -> Self {
         Self { broker, purpose, written, open: Mutex::new(None) }
     }
 
-    async fn publish(&self, messages: &[Outgoing]) -> Vec<Published> {
+    async fn publish(&self, messages: &[OutboundMessage]) -> Vec<PublishOutcome> {
         let mut open = self.open.lock().await;
         let channel = match open.take() {
             Some(channel) => channel,
-            None => match PublishingChannel::open(&self.broker, self.purpose, self.written).await {
+            None => match ConfirmChannel::open(&self.broker, self.purpose, self.written).await {
                 Ok(channel) => channel,
-                Err(error) => return vec![Published::Unknown(error.to_string()); messages.len()],
+                Err(error) => return vec![PublishOutcome::Unknown(error.to_string()); messages.len()],
             },
         };
         let outcomes = channel.publish(messages).await;
-        if !outcomes.iter().any(|outcome| matches!(outcome, Published::Unknown(_) | Published::Rejected(_))) {
+        if !outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, PublishOutcome::Unknown(_) | PublishOutcome::Rejected(_)))
+        {
             *open = Some(channel);
         }
         outcomes
@@ -224,25 +231,33 @@ impl LastingChannel {
 }
 
 /// Publishes events, and retries of commands.
-pub struct EventPublisher {
-    broker: Broker,
-    events: LastingChannel,
+pub struct RabbitPublisher {
+    broker: RabbitConfig,
+    events: ReconnectingPublisher,
     /// Their own: what goes wrong with one kind does not take the other's channel away.
-    retries: LastingChannel,
+    retries: ReconnectingPublisher,
 }
 
-impl EventPublisher {
+impl RabbitPublisher {
     /// A publisher that connects when it is first used.
     #[must_use]
-    pub fn new(broker: Broker) -> Self {
+    pub fn new(broker: RabbitConfig) -> Self {
         Self {
-            events: LastingChannel::new(broker.clone(), "publishes events", CrashPoint::RelayPublished),
-            retries: LastingChannel::new(broker.clone(), "publishes retries", CrashPoint::RetryPublished),
+            events: ReconnectingPublisher::new(
+                broker.clone(),
+                "publishes events",
+                CrashPoint::RelayPublished,
+            ),
+            retries: ReconnectingPublisher::new(
+                broker.clone(),
+                "publishes retries",
+                CrashPoint::RetryPublished,
+            ),
             broker,
         }
     }
 
-    fn event(&self, row: &OutboxRow) -> Outgoing {
+    fn event(&self, row: &OutboxRow) -> OutboundMessage {
         let mut headers = FieldTable::default();
         headers.insert("causation_id".into(), AMQPValue::LongString(row.causation_id.as_str().into()));
         headers.insert("aggregate_id".into(), AMQPValue::LongString(row.sku.as_str().into()));
@@ -250,7 +265,7 @@ impl EventPublisher {
         if let Some(traceparent) = &row.traceparent {
             headers.insert(TRACEPARENT.into(), AMQPValue::LongString(traceparent.as_str().into()));
         }
-        Outgoing {
+        OutboundMessage {
             exchange: self.broker.named("events"),
             routing_key: row.name.clone(),
             body: row.body.clone().into_bytes(),
@@ -263,8 +278,8 @@ impl EventPublisher {
     }
 
     /// Back to its queue by the default exchange: a binding that changed meanwhile leads nowhere else.
-    fn retry(&self, retry: &DueRetry) -> Outgoing {
-        Outgoing {
+    fn retry(&self, retry: &DueRetry) -> OutboundMessage {
+        OutboundMessage {
             exchange: String::new(),
             routing_key: self.broker.named(&retry.queue),
             body: retry.body.clone(),
@@ -274,36 +289,36 @@ impl EventPublisher {
 }
 
 #[async_trait]
-impl Publisher for EventPublisher {
-    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
+impl Publisher for RabbitPublisher {
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
         let events: Vec<_> = rows.iter().map(|row| self.event(row)).collect();
         self.events.publish(&events).await
     }
 
-    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
         let retries: Vec<_> = retries.iter().map(|retry| self.retry(retry)).collect();
         self.retries.publish(&retries).await
     }
 }
 
 /// Publishes commands for whoever has no client of their own.
-pub struct RabbitSender {
+pub struct RabbitCommandSender {
     exchange: String,
-    channel: LastingChannel,
+    channel: ReconnectingPublisher,
 }
 
-impl RabbitSender {
+impl RabbitCommandSender {
     /// A sender that connects when it is first used.
     #[must_use]
-    pub fn new(broker: Broker) -> Self {
+    pub fn new(broker: RabbitConfig) -> Self {
         Self {
             exchange: broker.named("commands"),
-            channel: LastingChannel::new(broker, "sends commands", CrashPoint::SenderPublished),
+            channel: ReconnectingPublisher::new(broker, "sends commands", CrashPoint::SenderPublished),
         }
     }
 
-    fn command(&self, command: &OutgoingCommand) -> Outgoing {
-        Outgoing {
+    fn command(&self, command: &OutboundCommand) -> OutboundMessage {
+        OutboundMessage {
             exchange: self.exchange.clone(),
             routing_key: command.kind.clone(),
             body: command.body.clone(),
@@ -313,8 +328,8 @@ impl RabbitSender {
 }
 
 #[async_trait]
-impl CommandSender for RabbitSender {
-    async fn send(&self, commands: &[OutgoingCommand]) -> Vec<Published> {
+impl CommandSender for RabbitCommandSender {
+    async fn send(&self, commands: &[OutboundCommand]) -> Vec<PublishOutcome> {
         let commands: Vec<_> = commands.iter().map(|command| self.command(command)).collect();
         self.channel.publish(&commands).await
     }
@@ -341,10 +356,10 @@ mod tests {
             lapin::Error::from(ErrorKind::ProtocolError(error))
         };
         for code in [311, 406, 501, 502, 505] {
-            assert!(is_about_the_message(&closed(code)), "{code}");
+            assert!(concerns_the_message(&closed(code)), "{code}");
         }
         for code in [312, 313, 320, 402, 403, 404, 405, 503, 504, 506, 530, 540, 541] {
-            assert!(!is_about_the_message(&closed(code)), "{code}");
+            assert!(!concerns_the_message(&closed(code)), "{code}");
         }
     }
 }

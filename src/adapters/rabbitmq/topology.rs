@@ -8,11 +8,11 @@ use lapin::{
 };
 
 use crate::ports::{
-    operations::{Declared, QueueDepth, Topology},
+    admin::{DeclareResult, QueueDepth, Topology},
     queue::{BrokerError, QueueName},
 };
 
-use super::{Broker, CONNECT_WITHIN, answer, channel};
+use super::{CONNECT_WITHIN, RabbitConfig, with_timeout, channel};
 
 /// The last resort against a message that breaks whoever is handed it. Every crash counts for everything that was
 /// prefetched, so it is far above what an innocent message may see.
@@ -27,11 +27,11 @@ const BINDINGS: [(QueueName, &str, &[&str]); 3] = [
 ];
 
 /// Exchanges and queues on a broker.
-pub struct RabbitTopology(pub Broker);
+pub struct RabbitTopology(pub RabbitConfig);
 
 #[async_trait]
 impl Topology for RabbitTopology {
-    async fn declare(&self) -> Result<Vec<Declared>, BrokerError> {
+    async fn declare(&self) -> Result<Vec<DeclareResult>, BrokerError> {
         declare(&self.0).await
     }
 
@@ -40,29 +40,29 @@ impl Topology for RabbitTopology {
     }
 }
 
-async fn declare(broker: &Broker) -> Result<Vec<Declared>, BrokerError> {
+async fn declare(broker: &RabbitConfig) -> Result<Vec<DeclareResult>, BrokerError> {
     let connection = broker.connect("topology").await?;
     let mut declared = Vec::new();
     for exchange in ["commands", "events", "dead-letters"] {
-        declared.push(declare_one(&connection, &broker.named(exchange), &Thing::Exchange).await?);
+        declared.push(declare_one(&connection, &broker.named(exchange), &Declaration::Exchange).await?);
     }
     for (queue, exchange, keys) in BINDINGS {
         let name = broker.queue(queue);
         let dead = broker.dead_letter_queue(queue);
-        declared.push(declare_one(&connection, &dead, &Thing::Queue(dead_letter_arguments())).await?);
+        declared.push(declare_one(&connection, &dead, &Declaration::Queue(dead_letter_arguments())).await?);
         bind(&connection, &dead, &broker.named("dead-letters"), &dead).await?;
-        declared.push(declare_one(&connection, &name, &Thing::Queue(arguments(broker, &dead))).await?);
+        declared.push(declare_one(&connection, &name, &Declaration::Queue(arguments(broker, &dead))).await?);
         for key in keys {
             if !bind(&connection, &name, &broker.named(exchange), key).await? {
-                declared.push(Declared::Unchecked(format!("binding of {name} to {key}")));
+                declared.push(DeclareResult::NotPermitted(format!("binding of {name} to {key}")));
             }
         }
     }
-    leave(&connection).await;
+    close(&connection).await;
     Ok(declared)
 }
 
-async fn queue_depths(broker: &Broker) -> Result<Vec<QueueDepth>, BrokerError> {
+async fn queue_depths(broker: &RabbitConfig) -> Result<Vec<QueueDepth>, BrokerError> {
     let connection = broker.connect("status").await?;
     let mut depths = Vec::new();
     for queue in QueueName::ALL {
@@ -70,24 +70,24 @@ async fn queue_depths(broker: &Broker) -> Result<Vec<QueueDepth>, BrokerError> {
             depths.push(depth(&connection, name).await?);
         }
     }
-    leave(&connection).await;
+    close(&connection).await;
     Ok(depths)
 }
 
 /// Ends a connection in order, if it still is one: the client would wait for ever for the answer of a broker that is gone.
-async fn leave(connection: &Connection) {
-    let _ = answer(CONNECT_WITHIN, connection.close(200, "done".into())).await;
+async fn close(connection: &Connection) {
+    let _ = with_timeout(CONNECT_WITHIN, connection.close(200, "done".into())).await;
 }
 
 async fn depth(connection: &Connection, name: String) -> Result<QueueDepth, BrokerError> {
     let channel = channel(connection).await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let state = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
-    let state = answer(CONNECT_WITHIN, state).await?;
+    let state = with_timeout(CONNECT_WITHIN, state).await?;
     Ok(QueueDepth { name, ready: state.message_count(), consumers: state.consumer_count() })
 }
 
-fn arguments(broker: &Broker, dead: &str) -> FieldTable {
+fn arguments(broker: &RabbitConfig, dead: &str) -> FieldTable {
     table([
         ("x-queue-type", text("quorum")),
         ("x-dead-letter-exchange", text(&broker.named("dead-letters"))),
@@ -117,23 +117,28 @@ fn text(text: &str) -> AMQPValue {
 }
 
 /// What can be declared.
-enum Thing {
+enum Declaration {
     Exchange,
     Queue(FieldTable),
 }
 
 /// A refused declaration closes its channel, so each has its own.
-async fn ask(connection: &Connection, name: &str, thing: &Thing, passive: bool) -> Result<(), lapin::Error> {
+async fn declare_with_timeout(
+    connection: &Connection,
+    name: &str,
+    thing: &Declaration,
+    passive: bool,
+) -> Result<(), lapin::Error> {
     let channel = connection.create_channel().await?;
     match thing {
-        Thing::Exchange => {
+        Declaration::Exchange => {
             let options =
                 ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
             channel
                 .exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default())
                 .await?;
         }
-        Thing::Queue(arguments) => {
+        Declaration::Queue(arguments) => {
             let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
             channel.queue_declare(name.into(), options, arguments.clone()).await?;
         }
@@ -141,22 +146,26 @@ async fn ask(connection: &Connection, name: &str, thing: &Thing, passive: bool) 
     channel.close(200, "done".into()).await
 }
 
-async fn declare_one(connection: &Connection, name: &str, thing: &Thing) -> Result<Declared, BrokerError> {
-    let refused = match tokio::time::timeout(CONNECT_WITHIN, ask(connection, name, thing, false)).await {
-        Ok(Ok(())) => return Ok(Declared::AsWanted(name.to_owned())),
+async fn declare_one(
+    connection: &Connection,
+    name: &str,
+    thing: &Declaration,
+) -> Result<DeclareResult, BrokerError> {
+    let refused = match tokio::time::timeout(CONNECT_WITHIN, declare_with_timeout(connection, name, thing, false)).await {
+        Ok(Ok(())) => return Ok(DeclareResult::Matches(name.to_owned())),
         Ok(Err(error)) => error,
         Err(_) => {
             return Err(BrokerError(format!("{name} was not declared within {CONNECT_WITHIN:?}")));
         }
     };
     match super::reply_code(&refused) {
-        Some(406) => Ok(Declared::Different(name.to_owned(), super::said(&refused))),
+        Some(406) => Ok(DeclareResult::Mismatch(name.to_owned(), super::error_text(&refused))),
         // A worker's user need not have the right to declare: it is enough that it is there.
         Some(403) => {
-            let there = answer(CONNECT_WITHIN, ask(connection, name, thing, true)).await;
-            there.map(|()| Declared::Unchecked(name.to_owned()))
+            let there = with_timeout(CONNECT_WITHIN, declare_with_timeout(connection, name, thing, true)).await;
+            there.map(|()| DeclareResult::NotPermitted(name.to_owned()))
         }
-        _ => Err(BrokerError(super::said(&refused))),
+        _ => Err(BrokerError(super::error_text(&refused))),
     }
 }
 
@@ -168,7 +177,7 @@ async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -
     match tokio::time::timeout(CONNECT_WITHIN, bound).await {
         Ok(Ok(())) => Ok(true),
         Ok(Err(error)) if super::reply_code(&error) == Some(403) => Ok(false),
-        Ok(Err(error)) => Err(BrokerError(super::said(&error))),
+        Ok(Err(error)) => Err(BrokerError(super::error_text(&error))),
         Err(_) => Err(BrokerError(format!("a binding was not made within {CONNECT_WITHIN:?}"))),
     }
 }

@@ -10,9 +10,9 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use crate::ports::operations::{Schema, Topology};
+use crate::ports::admin::{Schema, Topology};
 
-use super::{Shared, answers};
+use super::{ApiState, responses};
 
 /// Who asks more often is told what the last one was told: every look is a new connection to the broker.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -21,21 +21,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Consumers that wait for a server are alive; those that do nothing with what they hold are not.
-pub(super) async fn live(State(shared): State<Arc<Shared>>) -> Response {
-    let stuck = shared.api.vitals.stuck_for(shared.api.stuck_after);
+pub(super) async fn live(State(shared): State<Arc<ApiState>>) -> Response {
+    let stuck = shared.api.vitals.stalled_lanes(shared.api.stuck_after);
     let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answers::json(status, &json!({ "live": stuck.is_empty(), "stuck": stuck }))
+    responses::json(status, &json!({ "live": stuck.is_empty(), "stuck": stuck }))
 }
 
-pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn ready(State(shared): State<Arc<ApiState>>) -> Response {
     let answer = shared.readiness.look().await;
     let status = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answers::json(status, &answer)
+    responses::json(status, &answer)
 }
 
 /// What is ready. Reasons are for `allocation status`: anybody may ask here.
 #[derive(Clone, Copy, Serialize)]
-struct Answer {
+struct ReadinessReport {
     ready: bool,
     database: &'static str,
     schema: &'static str,
@@ -46,7 +46,7 @@ struct Answer {
 pub(super) struct Readiness {
     schema: Arc<dyn Schema>,
     topology: Arc<dyn Topology>,
-    last: Mutex<Option<(Instant, Answer)>>,
+    last: Mutex<Option<(Instant, ReadinessReport)>>,
 }
 
 impl Readiness {
@@ -54,7 +54,7 @@ impl Readiness {
         Self { schema, topology, last: Mutex::new(None) }
     }
 
-    async fn look(&self) -> Answer {
+    async fn look(&self) -> ReadinessReport {
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = *last
             && at.elapsed() < LOOK_EVERY
@@ -71,7 +71,7 @@ impl Readiness {
             Ok(Err(_)) | Err(_) => ("away", "unknown"),
         };
         let broker = if matches!(queues, Ok(Ok(_))) { "ok" } else { "away, or lacks a queue" };
-        let answer = Answer { ready: schema == "ok" && broker == "ok", database, schema, broker };
+        let answer = ReadinessReport { ready: schema == "ok" && broker == "ok", database, schema, broker };
         *last = Some((Instant::now(), answer));
         answer
     }

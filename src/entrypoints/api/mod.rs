@@ -1,9 +1,9 @@
 //! HTTP: the book's API and a little more, handled through the same bus and units of work as messages.
 
-mod answers;
-mod desk;
-mod guard;
+mod auth;
+mod batcher;
 mod health;
+mod responses;
 mod routes;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -23,14 +23,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::{
-    ports::operations::{Schema, Topology},
-    service::{decode::Limits, delays::Delays, message_bus::MessageBus, outage::Outage},
+    ports::admin::{Schema, Topology},
+    service::{availability::AvailabilityLog, backoff::Backoff, decode::Limits, message_bus::MessageBus},
     views::Views,
 };
 
-use super::vitals::Vitals;
+use super::watchdog::Watchdog;
 
-use desk::Desk;
+use batcher::CommandBatcher;
 use health::Readiness;
 
 /// Connections that are served at a time; further ones wait.
@@ -65,15 +65,15 @@ pub struct Api {
     /// Whether the database is.
     pub schema: Arc<dyn Schema>,
     /// How the consumers of this process are.
-    pub vitals: Vitals,
+    pub vitals: Watchdog,
     /// What is told when the database is away.
-    pub database: Arc<Outage>,
+    pub database: Arc<AvailabilityLog>,
 }
 
 /// What every request is answered from.
-struct Shared {
+struct ApiState {
     api: Api,
-    desk: Desk,
+    desk: CommandBatcher,
     readiness: Readiness,
 }
 
@@ -96,13 +96,13 @@ impl Api {
     pub async fn run(self, listener: Option<TcpListener>, stop: &CancellationToken) {
         let listener = match listener {
             Some(listener) => Some(listener),
-            None => self.wait_for_the_address(stop).await,
+            None => self.bind_with_retries(stop).await,
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");
-        let (desk, mut at_work) = Desk::open(&self);
+        let (desk, mut at_work) = CommandBatcher::open(&self);
         let readiness = Readiness::new(self.schema.clone(), self.topology.clone());
-        let service = TowerToHyperService::new(routes::router(Shared { api: self, desk, readiness }));
+        let service = TowerToHyperService::new(routes::router(ApiState { api: self, desk, readiness }));
         let connections = GracefulShutdown::new();
         tokio::select! {
             () = serve(&listener, &service, &connections, stop) => {}
@@ -114,15 +114,15 @@ impl Api {
         at_work.join_all().await;
     }
 
-    async fn wait_for_the_address(&self, stop: &CancellationToken) -> Option<TcpListener> {
-        let taken = Outage::of("the address of api.listen");
-        for delay in Delays::during_outage() {
+    async fn bind_with_retries(&self, stop: &CancellationToken) -> Option<TcpListener> {
+        let taken = AvailabilityLog::of("the address of api.listen");
+        for delay in Backoff::during_outage() {
             match TcpListener::bind(self.listen).await {
                 Ok(listener) => {
-                    taken.ends();
+                    taken.up();
                     return Some(listener);
                 }
-                Err(error) => taken.begins(&format_args!("{}: {error}", self.listen)),
+                Err(error) => taken.down(&format_args!("{}: {error}", self.listen)),
             }
             stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
         }

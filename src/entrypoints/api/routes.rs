@@ -1,4 +1,4 @@
-//! Requests and their answers: the table of contents.
+//! Requests and their responses: the table of contents.
 
 use std::sync::Arc;
 
@@ -18,18 +18,18 @@ use uuid::Uuid;
 
 use crate::{
     ports::queue::{Message, QueueName},
-    service::{decode::checked_id, incoming::Incoming},
+    service::{decode::checked_id, received::ReceivedMessage},
 };
 
-use super::{Shared, answers, guard, health};
+use super::{ApiState, auth, health, responses};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// A body that is too large is read on to so many times its limit, and thrown away: a client that is still writing
 /// would not read the answer.
-const READ_ON: usize = 64;
+const DRAIN_FACTOR: usize = 64;
 
-pub(super) fn router(shared: Shared) -> Router {
+pub(super) fn router(shared: ApiState) -> Router {
     let shared = Arc::new(shared);
     Router::new()
         .route("/add_batch", post(add_batch))
@@ -39,30 +39,30 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/allocations/{orderid}", get(allocations))
         .route("/orders/{orderid}", get(order))
         .route("/availability/{sku}", get(availability))
-        .route_layer(middleware::from_fn_with_state(shared.clone(), guard::guard))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), auth::guard))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .fallback(async || answers::message(StatusCode::NOT_FOUND, "there is nothing here"))
+        .fallback(async || responses::message(StatusCode::NOT_FOUND, "there is nothing here"))
         .method_not_allowed_fallback(async || {
-            answers::message(StatusCode::METHOD_NOT_ALLOWED, "this method is not allowed here; see Allow")
+            responses::message(StatusCode::METHOD_NOT_ALLOWED, "this method is not allowed here; see Allow")
         })
         .with_state(shared)
 }
 
-async fn add_batch(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
+async fn add_batch(State(shared): State<Arc<ApiState>>, headers: HeaderMap, body: Body) -> Response {
     command(&shared, QueueName::Stock, "create_batch", StatusCode::CREATED, &headers, body).await
 }
 
-async fn allocate(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
+async fn allocate(State(shared): State<Arc<ApiState>>, headers: HeaderMap, body: Body) -> Response {
     command(&shared, QueueName::Orders, "allocate", StatusCode::ACCEPTED, &headers, body).await
 }
 
-async fn deallocate(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
+async fn deallocate(State(shared): State<Arc<ApiState>>, headers: HeaderMap, body: Body) -> Response {
     command(&shared, QueueName::Orders, "deallocate", StatusCode::ACCEPTED, &headers, body).await
 }
 
 async fn change_batch_quantity(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ApiState>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -70,38 +70,38 @@ async fn change_batch_quantity(
 }
 
 /// As the book's API says it: only what sits in a batch, and two words when nothing does.
-async fn allocations(State(shared): State<Arc<Shared>>, Named(orderid): Named) -> Response {
-    match in_time(&shared, shared.api.views.allocations(&orderid)).await {
+async fn allocations(State(shared): State<Arc<ApiState>>, PathParam(orderid): PathParam) -> Response {
+    match with_timeout(&shared, shared.api.views.allocations(&orderid)).await {
         Ok(allocations) if allocations.is_empty() => (StatusCode::NOT_FOUND, "not found").into_response(),
-        Ok(allocations) => answers::json(StatusCode::OK, &allocations),
+        Ok(allocations) => responses::json(StatusCode::OK, &allocations),
         Err(error) => unanswered(&error),
     }
 }
 
-async fn order(State(shared): State<Arc<Shared>>, Named(orderid): Named) -> Response {
-    match in_time(&shared, shared.api.views.order(&orderid)).await {
-        Ok(Some(order)) => answers::json(StatusCode::OK, &order),
-        Ok(None) => answers::message(StatusCode::NOT_FOUND, "no line of this order is known"),
+async fn order(State(shared): State<Arc<ApiState>>, PathParam(orderid): PathParam) -> Response {
+    match with_timeout(&shared, shared.api.views.order(&orderid)).await {
+        Ok(Some(order)) => responses::json(StatusCode::OK, &order),
+        Ok(None) => responses::message(StatusCode::NOT_FOUND, "no line of this order is known"),
         Err(error) => unanswered(&error),
     }
 }
 
-async fn availability(State(shared): State<Arc<Shared>>, Named(sku): Named) -> Response {
-    match in_time(&shared, shared.api.views.availability(&sku)).await {
-        Ok(Some(availability)) => answers::json(StatusCode::OK, &availability),
-        Ok(None) => answers::message(StatusCode::NOT_FOUND, "no batch of this SKU was ever known"),
+async fn availability(State(shared): State<Arc<ApiState>>, PathParam(sku): PathParam) -> Response {
+    match with_timeout(&shared, shared.api.views.availability(&sku)).await {
+        Ok(Some(availability)) => responses::json(StatusCode::OK, &availability),
+        Ok(None) => responses::message(StatusCode::NOT_FOUND, "no batch of this SKU was ever known"),
         Err(error) => unanswered(&error),
     }
 }
 
 /// The name at the end of a path.
-struct Named(String);
+struct PathParam(String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Named {
+impl<S: Send + Sync> FromRequestParts<S> for PathParam {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let bad = |text: &str| answers::message(StatusCode::BAD_REQUEST, text);
+        let bad = |text: &str| responses::message(StatusCode::BAD_REQUEST, text);
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(name)) if name.contains('\0') => Err(bad("no name contains a NUL character")),
             Ok(Path(name)) => Ok(Self(name)),
@@ -110,8 +110,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-async fn in_time<T, E: std::fmt::Display>(
-    shared: &Shared,
+async fn with_timeout<T, E: std::fmt::Display>(
+    shared: &ApiState,
     question: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
     match tokio::time::timeout(shared.api.timeout, question).await {
@@ -122,12 +122,12 @@ async fn in_time<T, E: std::fmt::Display>(
 
 fn unanswered(error: &str) -> Response {
     warn!(error, "a question was not answered");
-    answers::no_answer()
+    responses::outcome_unknown()
 }
 
 /// From a request to a command, as a message would have brought it, and back.
 async fn command(
-    shared: &Shared,
+    shared: &ApiState,
     queue: QueueName,
     kind: &str,
     done: StatusCode,
@@ -140,24 +140,27 @@ async fn command(
     let content_type = text(&header::CONTENT_TYPE);
     if content_type.as_deref().unwrap_or_default().trim().is_empty() {
         // Whoever must say what they send cannot be a form on somebody's page.
-        return answers::message(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
+        return responses::message(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Content-Type must be application/json",
+        );
     }
     let message_id = text(&IDEMPOTENCY_KEY).unwrap_or_else(new_id);
     if checked_id(&message_id).is_err() {
         let must_be = "Idempotency-Key must be 1 to 200 printable characters";
-        return answers::message(StatusCode::BAD_REQUEST, must_be);
+        return responses::message(StatusCode::BAD_REQUEST, must_be);
     }
     let (deadline, limit) = (Instant::now() + shared.api.timeout, shared.api.limits.body);
     let body = timeout_at(deadline, read(body.into_data_stream(), limit));
     let body = match body.await {
         Ok(Some(body)) if body.len() > limit => {
             let too_large = format!("the body has more than {limit} bytes (limits.body)");
-            return answers::message(StatusCode::PAYLOAD_TOO_LARGE, &too_large);
+            return responses::message(StatusCode::PAYLOAD_TOO_LARGE, &too_large);
         }
         Ok(Some(body)) => body,
-        Ok(None) => return answers::message(StatusCode::BAD_REQUEST, "the body broke off"),
+        Ok(None) => return responses::message(StatusCode::BAD_REQUEST, "the body broke off"),
         Err(_) => {
-            return answers::message(StatusCode::REQUEST_TIMEOUT, "the body took too long (api.timeout)");
+            return responses::message(StatusCode::REQUEST_TIMEOUT, "the body took too long (api.timeout)");
         }
     };
     let message = Message {
@@ -169,10 +172,10 @@ async fn command(
         body,
         ..Message::default()
     };
-    let asked = shared.desk.ask(queue, Incoming::read_awaited(message, shared.api.limits));
+    let asked = shared.desk.ask(queue, ReceivedMessage::read_awaited(message, shared.api.limits));
     match timeout_at(deadline, asked).await {
-        Ok(outcome) => answers::command(outcome, done),
-        Err(_) => answers::away(),
+        Ok(outcome) => responses::command(outcome, done),
+        Err(_) => responses::unavailable(),
     }
 }
 
@@ -186,7 +189,7 @@ async fn read(mut body: BodyDataStream, limit: usize) -> Option<Vec<u8>> {
         } else {
             thrown_away += part.len();
         }
-        if thrown_away > READ_ON * limit {
+        if thrown_away > DRAIN_FACTOR * limit {
             break;
         }
     }

@@ -1,6 +1,6 @@
 //! Would the checker notice? The program makes four mistakes on purpose, and each must be found for what it is.
 
-use allocation::crash_points::PlantedBug;
+use allocation::crash_points::SeededBug;
 
 use super::{bystanders, relay_deaths, worker_deaths};
 use crate::{lab::Lab, verdict::Verdict, world::World};
@@ -11,13 +11,13 @@ const EVENTS: usize = 40;
 /// For each mistake a scenario plays that holds without it.
 pub(super) async fn planted_bugs(lab: &Lab) -> anyhow::Result<Verdict> {
     let world = World::new(lab, "planted_bugs").await?;
-    for bug in PlantedBug::ALL {
+    for bug in SeededBug::ALL {
         lab.plant(Some(*bug));
         let played = match bug {
-            PlantedBug::AckBeforeCommit => worker_deaths::killed_before_commit(lab).await,
-            PlantedBug::ForgetToRemove => relay_deaths::relay_killed_before_removal(lab).await,
-            PlantedBug::InboxApart => worker_deaths::killed_mid_handler(lab).await,
-            PlantedBug::IgnoreInbox => bystanders::duplicates(lab).await,
+            SeededBug::AckBeforeCommit => worker_deaths::killed_before_commit(lab).await,
+            SeededBug::ForgetToRemove => relay_deaths::relay_killed_before_removal(lab).await,
+            SeededBug::InboxApart => worker_deaths::killed_mid_handler(lab).await,
+            SeededBug::IgnoreInbox => bystanders::duplicates(lab).await,
         };
         lab.plant(None);
         let found = match played {
@@ -36,17 +36,17 @@ pub(super) async fn planted_bugs(lab: &Lab) -> anyhow::Result<Verdict> {
 }
 
 /// How a verdict shows a mistake; if it does not, what it says instead. Waits that took too long are no proof.
-fn found(bug: PlantedBug, verdict: &Verdict) -> Result<String, String> {
+fn found(bug: SeededBug, verdict: &Verdict) -> Result<String, String> {
     let Verdict { scenario, lost, double, duplicates, complaints, .. } = verdict;
     let left = complaints.iter().any(|complaint| complaint.ends_with(" events in the outbox"));
     let proof = match bug {
-        PlantedBug::AckBeforeCommit | PlantedBug::InboxApart => {
+        SeededBug::AckBeforeCommit | SeededBug::InboxApart => {
             (!lost.is_empty()).then(|| format!("{} lost", lost.len()))
         }
-        PlantedBug::ForgetToRemove => {
+        SeededBug::ForgetToRemove => {
             (*duplicates > EVENTS && left).then(|| format!("{duplicates} published again"))
         }
-        PlantedBug::IgnoreInbox => (!double.is_empty()).then(|| format!("{} double", double.len())),
+        SeededBug::IgnoreInbox => (!double.is_empty()).then(|| format!("{} double", double.len())),
     };
     match proof {
         Some(proof) => Ok(format!("{scenario} says {proof}")),

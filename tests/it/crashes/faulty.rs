@@ -10,22 +10,25 @@ use std::{
 
 use allocation::{
     adapters::{
-        memory::MemoryNotices,
-        postgres::{Access, Commits, PgOutbox, PgStore},
-        rabbitmq::{Broker, EventPublisher, RabbitQueues},
+        memory::RecordingNotifier,
+        postgres::{CommitSignal, PgConfig, PgOutbox, PgStore},
+        rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
-    domain::{Product, Reference},
-    entrypoints::{vitals::Vitals, worker::Worker},
+    domain::{BatchRef, Product},
+    entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
-        ledger::{DueRetry, FailureKey},
-        outbox::{Lead, Look, Outbox, OutboxRow, Retention},
-        queue::{BrokerError, Delivery, Pace, QueueName, Queues, RetryMark, Settler, Stage, Subscription},
-        store::{Footprint, Receipt, RetryCheck, Sight, Store, StoreError, Tx, Work},
+        failed_messages::{DueRetry, FailedMessageKey},
+        outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
+        queue::{
+            Acknowledger, BrokerError, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark,
+            Subscription,
+        },
+        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
     },
     service::{
-        delays::RetryPolicy,
-        message_bus::{MessageBus, Policy},
-        outage::Outage,
+        availability::AvailabilityLog,
+        backoff::RetryPolicy,
+        message_bus::{FailurePolicy, MessageBus},
         relay::Relay,
     },
 };
@@ -113,34 +116,34 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.probe().await
     }
 
-    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        self.inner.starts(queue, ids).await
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        self.inner.unfinished_starts(queue, ids).await
     }
 
-    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.inner.count_starts(queue, ids).await
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        self.inner.record_starts(queue, ids).await
     }
 
-    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.inner.take_back_starts(queue, ids).await
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        self.inner.revert_starts(queue, ids).await
     }
 }
 
 #[async_trait]
 impl Tx for Faulty<Box<dyn Tx>> {
-    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
-        self.inner.first_sights(receipts).await
+    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        self.inner.check_inbox(receipts).await
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
         self.inner.check_retries(marks).await
     }
 
-    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
+    async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         if footprint.skus.iter().any(|sku| sku.as_str() == CURSED) {
             self.die_if(Fault::DiesLoading);
             assert!(self.fault != Fault::LanePanics, "a lane panics");
@@ -156,26 +159,26 @@ impl Tx for Faulty<Box<dyn Tx>> {
         self.inner.load_products(footprint).await
     }
 
-    async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
+    async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
         if product.sku().as_str() == CURSED {
             assert!(self.fault != Fault::Panics, "the lamp is cursed");
             if self.fault == Fault::Hangs {
                 std::future::pending::<()>().await;
             }
         }
-        self.inner.learn_waiting_lines(product).await
+        self.inner.load_waiting_lines(product).await
     }
 
-    async fn learn_newest_lines(
+    async fn load_newest_lines(
         &mut self,
         product: &mut Product,
-        batch: &Reference,
+        batch: &BatchRef,
         units: u32,
     ) -> Result<(), StoreError> {
-        self.inner.learn_newest_lines(product, batch, units).await
+        self.inner.load_newest_lines(product, batch, units).await
     }
 
-    async fn commit(self: Box<Self>, work: Work) -> Result<(), StoreError> {
+    async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
         self.die_if(Fault::DiesBeforeCommit);
         self.inner.commit(work).await
     }
@@ -190,8 +193,8 @@ impl Queues for Faulty<RabbitQueues> {
     async fn subscribe(
         &self,
         queue: QueueName,
-        stage: Stage,
-        pace: Pace,
+        stage: QueueKind,
+        pace: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let inner = self.inner.subscribe(queue, stage, pace).await?;
         Ok(Box::new(Faulty::around(inner, self.fault)))
@@ -204,7 +207,7 @@ impl Subscription for Faulty<Box<dyn Subscription>> {
         self.inner.next().await
     }
 
-    fn settler(&self) -> Arc<dyn Settler> {
+    fn settler(&self) -> Arc<dyn Acknowledger> {
         Arc::new(Faulty::around(self.inner.settler(), self.fault))
     }
 
@@ -214,33 +217,33 @@ impl Subscription for Faulty<Box<dyn Subscription>> {
 }
 
 #[async_trait]
-impl Settler for Faulty<Arc<dyn Settler>> {
-    async fn settle(&self, tags: &[u64]) {
+impl Acknowledger for Faulty<Arc<dyn Acknowledger>> {
+    async fn ack(&self, tags: &[u64]) {
         self.die_if(Fault::DiesBeforeSettling);
-        self.inner.settle(tags).await;
+        self.inner.ack(tags).await;
     }
 
-    fn is_over(&self) -> bool {
-        self.inner.is_over()
+    fn is_closed(&self) -> bool {
+        self.inner.is_closed()
     }
 }
 
 #[async_trait]
 impl Outbox for Faulty<PgOutbox> {
-    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
-        let inner = self.inner.lead().await?;
-        Ok(inner.map(|inner| Box::new(Faulty::around(inner, self.fault)) as Box<dyn Lead>))
+    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
+        let inner = self.inner.try_lead().await?;
+        Ok(inner.map(|inner| Box::new(Faulty::around(inner, self.fault)) as Box<dyn LeaderSession>))
     }
 
-    async fn woken(&self) {
-        self.inner.woken().await;
+    async fn wait_for_wakeup(&self) {
+        self.inner.wait_for_wakeup().await;
     }
 }
 
 #[async_trait]
-impl Lead for Faulty<Box<dyn Lead>> {
-    async fn look(&mut self) -> Result<Look, StoreError> {
-        self.inner.look().await
+impl LeaderSession for Faulty<Box<dyn LeaderSession>> {
+    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
+        self.inner.pending().await
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
@@ -251,16 +254,16 @@ impl Lead for Faulty<Box<dyn Lead>> {
         self.inner.remove(ids, unroutable).await
     }
 
-    async fn set_aside(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
-        self.inner.set_aside(id, reason).await
+    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
+        self.inner.park(id, reason).await
     }
 
-    async fn hold_retries(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
-        self.inner.hold_retries(retries, reason).await
+    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
+        self.inner.defer(retries, reason).await
     }
 
-    async fn refuse_retry(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
-        self.inner.refuse_retry(retry, reason).await
+    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        self.inner.reject(retry, reason).await
     }
 
     async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
@@ -272,8 +275,8 @@ impl Lead for Faulty<Box<dyn Lead>> {
         self.inner.retries_published(retries).await
     }
 
-    async fn sweep(&mut self, retention: Retention) -> Result<bool, StoreError> {
-        self.inner.sweep(retention).await
+    async fn purge_expired(&mut self, retention: Retention) -> Result<bool, StoreError> {
+        self.inner.purge_expired(retention).await
     }
 
     async fn release(self: Box<Self>) {
@@ -288,9 +291,9 @@ async fn a_worker_with_a_fault() {
     let name = std::env::var(FAULT).expect("a story starts it with a fault");
     let fault = FAULTS.into_iter().find(|fault| format!("{fault:?}") == name).unwrap();
     let variable = |name: &str| std::env::var(name).unwrap();
-    let access = Access::new(&variable("DATABASE_URL"), 10, Duration::from_secs(5)).unwrap();
-    let broker = Broker::new(&amqp_url(), &variable("ALLOCATION__NAMESPACE")).unwrap();
-    let commits = Arc::<Commits>::default();
+    let access = PgConfig::new(&variable("DATABASE_URL"), 10, Duration::from_secs(5)).unwrap();
+    let broker = RabbitConfig::new(&amqp_url(), &variable("ALLOCATION__NAMESPACE")).unwrap();
+    let commits = Arc::<CommitSignal>::default();
     let store = Faulty::around(PgStore::new(access.pool(), &access, commits.clone()), fault);
     let retry = RetryPolicy {
         max_attempts: 3,
@@ -298,27 +301,27 @@ async fn a_worker_with_a_fault() {
         multiplier: 1.0,
         ..RetryPolicy::default()
     };
-    let policy = Policy { handler_timeout: Duration::from_millis(300), retry, host: "cursed".into() };
+    let policy = FailurePolicy { handler_timeout: Duration::from_millis(300), retry, host: "cursed".into() };
     let (database, broker_outage) =
-        (Arc::new(Outage::of("the database")), Arc::new(Outage::of("the broker")));
-    let worker = |queue| Worker {
+        (Arc::new(AvailabilityLog::of("the database")), Arc::new(AvailabilityLog::of("the broker")));
+    let worker = |queue| Consumer {
         queue,
-        stage: Stage::Work,
+        stage: QueueKind::Main,
         limits: LIMITS,
         queues: Arc::new(Faulty::around(RabbitQueues::new(broker.clone(), 100), fault)),
-        bus: MessageBus::new(Arc::new(store.clone()), Arc::new(MemoryNotices::default()), policy.clone()),
+        bus: MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy.clone()),
         lanes: 2,
         max_batch: 100,
         hold: Duration::from_mins(1),
         finish_within: Duration::from_secs(10),
-        vitals: Vitals::default(),
+        vitals: Watchdog::default(),
         database: database.clone(),
         mail: None,
         broker: broker_outage.clone(),
     };
     let relay = Relay {
         outbox: Arc::new(Faulty::around(PgOutbox::new(access, commits), fault)),
-        publisher: Arc::new(EventPublisher::new(broker.clone())),
+        publisher: Arc::new(RabbitPublisher::new(broker.clone())),
         window: 100,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
         database: database.clone(),

@@ -6,11 +6,11 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{Access, PgLedger, PgOutbox, PgStore, migrate},
+    adapters::postgres::{PgConfig, PgFailedMessages, PgOutbox, PgStore, migrate},
     ports::{
-        outbox::{Lead, Outbox as _},
+        outbox::{LeaderSession, Outbox as _},
         queue::QueueName,
-        store::{Receipt, Store, Tx, Work},
+        store::{ChangeSet, MessageKey, Store, Tx},
     },
 };
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ pub(crate) struct Database {
     /// For questions.
     pub(crate) pool: PgPool,
     store: Arc<dyn Store>,
-    ledger: Arc<PgLedger>,
+    ledger: Arc<PgFailedMessages>,
     name: String,
     /// Login roles of the server that were made for it.
     roles: Mutex<Vec<String>>,
@@ -50,14 +50,14 @@ impl Database {
         Self {
             pool: pool.expect("the database was made"),
             store: Arc::new(PgStore::new(access.pool(), &access, Arc::default())),
-            ledger: Arc::new(PgLedger::new(access.pool(), &access)),
+            ledger: Arc::new(PgFailedMessages::new(access.pool(), &access)),
             name,
             roles: Mutex::default(),
         }
     }
 
     /// How the program reaches it as another role.
-    pub(crate) fn access_as(&self, role: &str) -> Access {
+    pub(crate) fn access_as(&self, role: &str) -> PgConfig {
         let mut url = url::Url::parse(&database_url(&self.name)).expect("it is a URL");
         url.set_username(role).expect("the URL has a host");
         access(url.as_str())
@@ -85,7 +85,7 @@ impl Database {
     }
 
     /// The operators' side of the failed messages.
-    pub(crate) fn ledger(&self) -> Arc<PgLedger> {
+    pub(crate) fn ledger(&self) -> Arc<PgFailedMessages> {
         self.ledger.clone()
     }
 
@@ -95,8 +95,8 @@ impl Database {
     }
 
     /// The session of the active relay.
-    pub(crate) async fn lead(&self) -> Box<dyn Lead> {
-        self.outbox().lead().await.expect("the database answers").expect("no other relay leads")
+    pub(crate) async fn lead(&self) -> Box<dyn LeaderSession> {
+        self.outbox().try_lead().await.expect("the database answers").expect("no other relay leads")
     }
 
     /// Begins a unit of work about `orders`.
@@ -105,9 +105,9 @@ impl Database {
     }
 
     /// Commits `work` in a transaction about `queue`, after the inbox was asked about `receipts`.
-    pub(crate) async fn commit(&self, queue: QueueName, receipts: &[Receipt], work: Work) {
+    pub(crate) async fn commit(&self, queue: QueueName, receipts: &[MessageKey], work: ChangeSet) {
         let mut tx = self.store.begin(queue).await.expect("the database answers");
-        tx.first_sights(receipts).await.expect("the inbox answers");
+        tx.check_inbox(receipts).await.expect("the inbox answers");
         tx.commit(work).await.expect("the commit succeeds");
     }
 
@@ -283,6 +283,6 @@ impl Row {
     }
 }
 
-fn access(url: &str) -> Access {
-    Access::new(url, 10, Duration::from_secs(10)).expect("the database's URL is one")
+fn access(url: &str) -> PgConfig {
+    PgConfig::new(url, 10, Duration::from_secs(10)).expect("the database's URL is one")
 }

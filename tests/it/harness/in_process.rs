@@ -3,16 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use allocation::{
-    adapters::memory::MemoryNotices,
+    adapters::memory::RecordingNotifier,
     ports::{
         queue::{Message, QueueName},
         store::Store,
     },
     service::{
+        backoff::RetryPolicy,
         decode::Limits,
-        delays::RetryPolicy,
-        incoming::Incoming,
-        message_bus::{MessageBus, Policy},
+        message_bus::{FailurePolicy, MessageBus},
+        received::ReceivedMessage,
     },
 };
 use serde_json::Value;
@@ -24,12 +24,12 @@ pub(crate) const LIMITS: Limits = Limits { body: 262_144, headers: 65_536 };
 
 /// A bus over a store, in this process; its notices are dropped.
 pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
-    bus_that_tells(store, MemoryNotices::default())
+    bus_that_tells(store, RecordingNotifier::default())
 }
 
 /// A bus over a store, in this process.
-pub(crate) fn bus_that_tells(store: Arc<dyn Store>, notices: MemoryNotices) -> MessageBus {
-    let policy = Policy {
+pub(crate) fn bus_that_tells(store: Arc<dyn Store>, notices: RecordingNotifier) -> MessageBus {
+    let policy = FailurePolicy {
         handler_timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),
         host: "test".into(),
@@ -48,8 +48,8 @@ pub(crate) fn message(message_id: &str, kind: &str, body: &Value) -> Message {
 }
 
 /// A command as the bus takes it.
-pub(crate) fn command(message_id: &str, kind: &str, body: &Value) -> Incoming {
-    Incoming::read(message(message_id, kind, body), false, LIMITS)
+pub(crate) fn command(message_id: &str, kind: &str, body: &Value) -> ReceivedMessage {
+    ReceivedMessage::read(message(message_id, kind, body), false, LIMITS)
 }
 
 /// The queue of a command.

@@ -101,14 +101,14 @@ impl Random {
 
 /// Batches, and what is asked for afterwards: a bit more than is in stock, some of it taken back, some batches
 /// recounted, and every tenth command sent twice.
-pub(crate) struct Season {
+pub(crate) struct Workload {
     pub(crate) batches: Vec<Command>,
     pub(crate) commands: Vec<Command>,
     /// The lines nobody takes back, by order and SKU, with their quantities.
     pub(crate) kept: BTreeMap<(String, String), i32>,
 }
 
-impl Season {
+impl Workload {
     /// A season of so many lines, with a batch for twenty and a SKU for a hundred of them.
     pub(crate) fn seeded(seed: u64, lines: u32) -> Self {
         let mut random = Random::seeded(seed);

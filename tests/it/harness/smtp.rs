@@ -44,7 +44,7 @@ impl Mail {
 
 /// What the server has taken, and what it is told not to take.
 #[derive(Default)]
-pub(crate) struct Desk {
+pub(crate) struct SmtpScript {
     pub(crate) taken: Vec<Mail>,
     /// No recipient whose address contains this.
     pub(crate) refused_recipient: Option<&'static str>,
@@ -54,7 +54,7 @@ pub(crate) struct Desk {
     pub(crate) put_off: u32,
 }
 
-impl Desk {
+impl SmtpScript {
     fn recipient(&mut self, mail: &mut Mail, address: String) -> &'static str {
         if self.put_off > 0 {
             self.put_off -= 1;
@@ -79,7 +79,7 @@ impl Desk {
 /// Listens on a port of its own.
 pub(crate) struct MailServer {
     address: SocketAddr,
-    desk: Arc<Mutex<Desk>>,
+    desk: Arc<Mutex<SmtpScript>>,
     serving: JoinHandle<()>,
 }
 
@@ -87,7 +87,7 @@ impl MailServer {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let address = listener.local_addr().expect("a listener has an address");
-        let desk = Arc::<Mutex<Desk>>::default();
+        let desk = Arc::<Mutex<SmtpScript>>::default();
         Self { address, serving: tokio::spawn(serve(listener, desk.clone())), desk }
     }
 
@@ -104,13 +104,13 @@ impl MailServer {
     }
 
     /// Not to be held while anything is waited for.
-    pub(crate) fn desk(&self) -> MutexGuard<'_, Desk> {
+    pub(crate) fn desk(&self) -> MutexGuard<'_, SmtpScript> {
         self.desk.lock().expect("nobody panics at the desk")
     }
 }
 
 /// Its connections end with it.
-async fn serve(listener: TcpListener, desk: Arc<Mutex<Desk>>) {
+async fn serve(listener: TcpListener, desk: Arc<Mutex<SmtpScript>>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let desk = desk.clone();
@@ -118,7 +118,7 @@ async fn serve(listener: TcpListener, desk: Arc<Mutex<Desk>>) {
     }
 }
 
-async fn converse(client: TcpStream, desk: &Mutex<Desk>) -> io::Result<()> {
+async fn converse(client: TcpStream, desk: &Mutex<SmtpScript>) -> io::Result<()> {
     let (reader, mut writer) = client.into_split();
     let mut lines = BufReader::new(reader).lines();
     writer.write_all(b"220 mail.test ESMTP\r\n").await?;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{Access, PgStore},
+    adapters::postgres::{PgConfig, PgStore},
     ports::store::Store,
     views::Views,
 };
@@ -88,7 +88,7 @@ impl World {
 
     /// The real store over the database.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
-        let access = Access::new(&self.database_url(), 10, Duration::from_secs(10));
+        let access = PgConfig::new(&self.database_url(), 10, Duration::from_secs(10));
         let access = access.expect("the database's URL is one");
         Arc::new(PgStore::new(access.pool(), &access, Arc::default()))
     }

@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use allocation::{
     adapters::memory::MemoryStore,
-    entrypoints::{api::Api, vitals::Vitals},
+    entrypoints::{api::Api, watchdog::Watchdog},
     ports::{
-        operations::{Declared, QueueDepth, Schema, SchemaVersion, Topology},
+        admin::{DeclareResult, QueueDepth, Schema, SchemaVersion, Topology},
         queue::{BrokerError, QueueName},
         store::{Store, StoreError, Tx},
     },
-    service::{decode::Limits, outage::Outage},
+    service::{availability::AvailabilityLog, decode::Limits},
     views::Views,
 };
 use async_trait::async_trait;
@@ -41,16 +41,16 @@ impl Store for Gated {
         self.inner.probe().await
     }
 
-    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        self.inner.starts(queue, ids).await
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        self.inner.unfinished_starts(queue, ids).await
     }
 
-    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.inner.count_starts(queue, ids).await
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        self.inner.record_starts(queue, ids).await
     }
 
-    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.inner.take_back_starts(queue, ids).await
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        self.inner.revert_starts(queue, ids).await
     }
 }
 
@@ -66,7 +66,7 @@ impl Schema for Ready {
 
 #[async_trait]
 impl Topology for Ready {
-    async fn declare(&self) -> Result<Vec<Declared>, BrokerError> {
+    async fn declare(&self) -> Result<Vec<DeclareResult>, BrokerError> {
         Ok(Vec::new())
     }
 
@@ -112,8 +112,8 @@ async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
         views: Views::new(nowhere, "test".into(), Duration::from_secs(1)),
         topology: Arc::new(Ready),
         schema: Arc::new(Ready),
-        vitals: Vitals::default(),
-        database: Arc::new(Outage::of("the database")),
+        vitals: Watchdog::default(),
+        database: Arc::new(AvailabilityLog::of("the database")),
     };
     let listener = api.bind().await.unwrap();
     let address = listener.as_ref().unwrap().local_addr().unwrap();

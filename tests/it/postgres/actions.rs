@@ -1,9 +1,9 @@
 //! An operator's action on a failed message: what it does depends on the status, on the inbox, and on the copy on its way.
 
 use allocation::ports::{
-    ledger::{Acted, Action, Ledger as _, Selection},
+    failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _, OperatorAction},
     queue::RetryMark,
-    store::Work,
+    store::ChangeSet,
 };
 use serde_json::{Value, json};
 
@@ -11,12 +11,12 @@ use crate::harness::Database;
 
 use super::{RETRYING, STATUSES, operator, receipt};
 
-const HANDLED: Acted = Acted::Skipped("it was handled meanwhile");
-const ON_ITS_WAY: Acted = Acted::Skipped("it is on its way already");
-const IS_DISCARDED: Acted = Acted::Skipped("it is discarded; restore it first");
-const IS_RESOLVED: Acted = Acted::Skipped("it is resolved");
-const NOT_DEAD: Acted = Acted::Skipped("it is not dead");
-const NOT_DISCARDED: Acted = Acted::Skipped("it is not discarded");
+const HANDLED: ActionResult = ActionResult::Skipped("it was handled meanwhile");
+const ON_ITS_WAY: ActionResult = ActionResult::Skipped("it is on its way already");
+const IS_DISCARDED: ActionResult = ActionResult::Skipped("it is discarded; restore it first");
+const IS_RESOLVED: ActionResult = ActionResult::Skipped("it is resolved");
+const NOT_DEAD: ActionResult = ActionResult::Skipped("it is not dead");
+const NOT_DISCARDED: ActionResult = ActionResult::Skipped("it is not discarded");
 
 /// What an action changes in a row.
 #[derive(Clone, Copy)]
@@ -33,29 +33,29 @@ enum Change {
 
 /// The action, the status, whether the message was handled, whether a copy is on its way (if it matters), the outcome,
 /// and the change of the row.
-type Case = (Action, &'static str, bool, Option<bool>, Acted, Change);
+type Case = (OperatorAction, &'static str, bool, Option<bool>, ActionResult, Change);
 
 const CASES: [Case; 20] = [
-    (Action::Retry, "dead", false, None, Acted::Done, Change::Revived),
-    (Action::Retry, "dead", true, None, HANDLED, Change::Resolved),
-    (Action::Retry, "retrying", false, Some(false), Acted::Done, Change::Hastened),
-    (Action::Retry, "retrying", false, Some(true), ON_ITS_WAY, Change::None),
-    (Action::Retry, "retrying", true, None, HANDLED, Change::Resolved),
-    (Action::Retry, "discarded", false, None, IS_DISCARDED, Change::None),
-    (Action::Retry, "discarded", true, None, HANDLED, Change::None),
-    (Action::Retry, "resolved", false, None, IS_RESOLVED, Change::None),
-    (Action::Retry, "resolved", true, None, HANDLED, Change::None),
-    (Action::Discard, "dead", false, None, Acted::Done, Change::Discarded),
-    (Action::Discard, "dead", true, None, Acted::Done, Change::Discarded),
-    (Action::Discard, "discarded", false, None, NOT_DEAD, Change::None),
-    (Action::Discard, "discarded", true, None, NOT_DEAD, Change::None),
-    (Action::Discard, "resolved", false, None, NOT_DEAD, Change::None),
-    (Action::Discard, "resolved", true, None, NOT_DEAD, Change::None),
-    (Action::Restore, "dead", false, None, NOT_DISCARDED, Change::None),
-    (Action::Restore, "retrying", false, None, NOT_DISCARDED, Change::None),
-    (Action::Restore, "discarded", false, None, Acted::Done, Change::Restored),
-    (Action::Restore, "discarded", true, None, Acted::Done, Change::Restored),
-    (Action::Restore, "resolved", false, None, NOT_DISCARDED, Change::None),
+    (OperatorAction::Retry, "dead", false, None, ActionResult::Applied, Change::Revived),
+    (OperatorAction::Retry, "dead", true, None, HANDLED, Change::Resolved),
+    (OperatorAction::Retry, "retrying", false, Some(false), ActionResult::Applied, Change::Hastened),
+    (OperatorAction::Retry, "retrying", false, Some(true), ON_ITS_WAY, Change::None),
+    (OperatorAction::Retry, "retrying", true, None, HANDLED, Change::Resolved),
+    (OperatorAction::Retry, "discarded", false, None, IS_DISCARDED, Change::None),
+    (OperatorAction::Retry, "discarded", true, None, HANDLED, Change::None),
+    (OperatorAction::Retry, "resolved", false, None, IS_RESOLVED, Change::None),
+    (OperatorAction::Retry, "resolved", true, None, HANDLED, Change::None),
+    (OperatorAction::Discard, "dead", false, None, ActionResult::Applied, Change::Discarded),
+    (OperatorAction::Discard, "dead", true, None, ActionResult::Applied, Change::Discarded),
+    (OperatorAction::Discard, "discarded", false, None, NOT_DEAD, Change::None),
+    (OperatorAction::Discard, "discarded", true, None, NOT_DEAD, Change::None),
+    (OperatorAction::Discard, "resolved", false, None, NOT_DEAD, Change::None),
+    (OperatorAction::Discard, "resolved", true, None, NOT_DEAD, Change::None),
+    (OperatorAction::Restore, "dead", false, None, NOT_DISCARDED, Change::None),
+    (OperatorAction::Restore, "retrying", false, None, NOT_DISCARDED, Change::None),
+    (OperatorAction::Restore, "discarded", false, None, ActionResult::Applied, Change::Restored),
+    (OperatorAction::Restore, "discarded", true, None, ActionResult::Applied, Change::Restored),
+    (OperatorAction::Restore, "resolved", false, None, NOT_DISCARDED, Change::None),
 ];
 
 /// A row on which each column has a value that an action might have to change.
@@ -107,12 +107,17 @@ async fn every_action_on_every_status_has_its_outcome_and_changes_nothing_else()
             let case = format!("{action:?}, {status}, handled: {handled}, on its way: {on_its_way}");
             let id = row_of(&db, status, handled, on_its_way).await;
             let before = db.row(id).await;
-            let acted = ledger.act(action, &[id], &Selection::default(), &operator()).await.unwrap();
+            let acted =
+                ledger.act(action, &[id], &FailedMessageFilter::default(), &operator()).await.unwrap();
             assert_eq!(acted, [(id, outcome.clone())], "{case}");
             assert_eq!(db.row(id).await.changes_since(&before), expected(change, status), "{case}");
             let name = format!("{action:?}").to_lowercase();
             let done = format!("an operator, {name}, a reason");
-            assert_eq!(recorded(&db).await, if outcome == Acted::Done { &done } else { "" }, "{case}");
+            assert_eq!(
+                recorded(&db).await,
+                if outcome == ActionResult::Applied { &done } else { "" },
+                "{case}"
+            );
             db.execute("delete from failed_messages; delete from inbox").await;
         }
     }
@@ -125,11 +130,11 @@ async fn a_copy_is_on_its_way_for_one_minute() {
     let db = Database::new().await;
     let cases = [
         ("'-1 day'", "'-50 seconds'", ON_ITS_WAY),
-        ("'-1 day'", "'-70 seconds'", Acted::Done),
+        ("'-1 day'", "'-70 seconds'", ActionResult::Applied),
         ("'-50 seconds'", "null", ON_ITS_WAY),
-        ("'-50 seconds'", "'-70 seconds'", Acted::Done),
-        ("'-70 seconds'", "null", Acted::Done),
-        ("'50 seconds'", "null", Acted::Done),
+        ("'-50 seconds'", "'-70 seconds'", ActionResult::Applied),
+        ("'-70 seconds'", "null", ActionResult::Applied),
+        ("'50 seconds'", "null", ActionResult::Applied),
     ];
     for (number, (due, published, outcome)) in cases.into_iter().enumerate() {
         let columns = format!(
@@ -137,7 +142,11 @@ async fn a_copy_is_on_its_way_for_one_minute() {
              published_at = now() + {published}::interval"
         );
         let id = db.failed(&format!("m{number}"), &columns).await;
-        let acted = db.ledger().act(Action::Retry, &[id], &Selection::default(), &operator()).await.unwrap();
+        let acted = db
+            .ledger()
+            .act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator())
+            .await
+            .unwrap();
         assert_eq!(acted, [(id, outcome)], "due: {due}, published: {published}");
     }
 }
@@ -149,11 +158,11 @@ async fn a_retry_is_skipped_only_for_the_message_that_was_handled() {
     let cases = [
         ("'orders', 'm1', 'allocate', '01'", HANDLED),
         ("'orders', 'm1', null, '01'", HANDLED),
-        ("'stock', 'm1', 'allocate', '01'", Acted::Done),
-        ("'orders', 'm2', 'allocate', '01'", Acted::Done),
-        ("'orders', 'm1', 'deallocate', '01'", Acted::Done),
-        ("'orders', 'm1', 'allocate', '02'", Acted::Done),
-        ("'orders', 'm1', null, '02'", Acted::Done),
+        ("'stock', 'm1', 'allocate', '01'", ActionResult::Applied),
+        ("'orders', 'm2', 'allocate', '01'", ActionResult::Applied),
+        ("'orders', 'm1', 'deallocate', '01'", ActionResult::Applied),
+        ("'orders', 'm1', 'allocate', '02'", ActionResult::Applied),
+        ("'orders', 'm1', null, '02'", ActionResult::Applied),
     ];
     for (handled, outcome) in cases {
         let id = db.failed("m1", "").await;
@@ -163,8 +172,12 @@ async fn a_retry_is_skipped_only_for_the_message_that_was_handled() {
              from (values ({handled})) as handled (queue, message_id, type, body)"
         ))
         .await;
-        let acted = db.ledger().act(Action::Retry, &[id], &Selection::default(), &operator()).await.unwrap();
-        let status = if outcome == Acted::Done { "retrying" } else { "resolved" };
+        let acted = db
+            .ledger()
+            .act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator())
+            .await
+            .unwrap();
+        let status = if outcome == ActionResult::Applied { "retrying" } else { "resolved" };
         assert_eq!(acted, [(id, outcome)], "{handled}");
         assert_eq!(db.row(id).await.column("status"), status, "{handled}");
         db.execute("delete from failed_messages; delete from inbox").await;
@@ -180,14 +193,13 @@ async fn an_action_waits_for_the_copy_that_is_being_handled() {
     let mark = RetryMark { failed_message_id: id, generation: 4, secret };
     let mut handling = db.begin().await;
     handling.check_retries(&[mark]).await.unwrap();
-    handling.first_sights(&[receipt("m1", "allocate", 1)]).await.unwrap();
+    handling.check_inbox(&[receipt("m1", "allocate", 1)]).await.unwrap();
     let ledger = db.ledger();
-    let action =
-        tokio::spawn(
-            async move { ledger.act(Action::Retry, &[id], &Selection::default(), &operator()).await },
-        );
+    let action = tokio::spawn(async move {
+        ledger.act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator()).await
+    });
     db.wait_until_blocked(1).await;
-    let handled = Work { handled: vec!["m1".into()], ..Work::default() };
+    let handled = ChangeSet { handled: vec!["m1".into()], ..ChangeSet::default() };
     handling.commit(handled).await.unwrap();
     assert_eq!(action.await.unwrap().unwrap(), [(id, IS_RESOLVED)]);
     assert_eq!(db.row(id).await.column("status"), "resolved");

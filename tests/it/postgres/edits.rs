@@ -1,9 +1,9 @@
 //! An operator replaces the body of a dead message, while other operators and copies of the message are about.
 
 use allocation::ports::{
-    ledger::{Acted, Correction, FailedAttempt, Ledger as _, Next, Reason},
+    failed_messages::{ActionResult, Edit, FailedMessages as _, NewAttempt, Reason, RetryDecision},
     queue::RetryMark,
-    store::{Fingerprint, RetryCheck, Work},
+    store::{BodyHash, ChangeSet, RetryCheck},
 };
 use serde_json::json;
 
@@ -11,17 +11,17 @@ use crate::harness::Database;
 
 use super::{RETRYING, STATUSES, failure, key, operator, receipt};
 
-const NOT_DEAD: Acted = Acted::Skipped("it is not dead");
-const CHANGED: Acted = Acted::Skipped("it changed meanwhile; look at it again");
+const NOT_DEAD: ActionResult = ActionResult::Skipped("it is not dead");
+const CHANGED: ActionResult = ActionResult::Skipped("it changed meanwhile; look at it again");
 
 /// The type, the id and the body change.
-fn correction(shown_generation: i64) -> Correction {
-    Correction {
+fn correction(shown_generation: i64) -> Edit {
+    Edit {
         shown_generation,
         kind: "deallocate".into(),
         message_id: "m1-edited".into(),
         body: b"two".into(),
-        fingerprint: Fingerprint([2; 16]),
+        fingerprint: BodyHash([2; 16]),
     }
 }
 
@@ -31,7 +31,7 @@ async fn an_edit_replaces_what_the_copy_is_made_of_and_tries_again() {
     let columns = "published_at = now() - interval '1 hour', held_because = 'no queue'";
     let (id, other) = (db.failed("m1", columns).await, db.failed("m2", "").await);
     let before = (db.row(id).await, db.row(other).await);
-    assert_eq!(db.ledger().correct(id, &correction(4), &operator()).await.unwrap(), Acted::Done);
+    assert_eq!(db.ledger().correct(id, &correction(4), &operator()).await.unwrap(), ActionResult::Applied);
     let expected = json!({
         "type": "deallocate", "message_id": "m1-edited", "body": "\\x74776f", "edited": true,
         "fingerprint": format!("\\x{}", "02".repeat(16)), "status": "retrying", "reason": null, "attempts": 0,
@@ -52,22 +52,21 @@ async fn an_edit_replaces_what_the_copy_is_made_of_and_tries_again() {
 async fn an_edit_is_refused_unless_the_message_is_dead_and_is_the_one_that_was_shown() {
     let db = Database::new().await;
     for (number, (status, columns)) in STATUSES.into_iter().enumerate() {
-        for (shown, if_dead) in [(3, CHANGED), (5, CHANGED), (4, Acted::Done)] {
+        for (shown, if_dead) in [(3, CHANGED), (5, CHANGED), (4, ActionResult::Applied)] {
             let id = db.failed(&format!("m{number}-{shown}"), columns).await;
             let before = db.row(id).await;
-            let correction =
-                Correction { message_id: format!("edited-{number}-{shown}"), ..correction(shown) };
+            let correction = Edit { message_id: format!("edited-{number}-{shown}"), ..correction(shown) };
             let outcome = db.ledger().correct(id, &correction, &operator()).await.unwrap();
             let expected = if status == "dead" { if_dead } else { NOT_DEAD };
             assert_eq!(outcome, expected, "{status}, shown: {shown}");
-            if outcome != Acted::Done {
+            if outcome != ActionResult::Applied {
                 assert_eq!(db.row(id).await.changes_since(&before), json!({}), "{status}, shown: {shown}");
             }
         }
     }
     assert_eq!(db.count("select count(*) from failed_actions").await, 1);
     let missing = db.ledger().correct(-1, &correction(1), &operator()).await.unwrap();
-    assert_eq!(missing, Acted::Skipped("there is none"));
+    assert_eq!(missing, ActionResult::Skipped("there is none"));
 }
 
 /// Two operators were shown the same message, and both save.
@@ -77,7 +76,7 @@ async fn of_two_edits_at_once_the_second_is_refused() {
     let id = db.failed("m1", "").await;
     let gate = db.gate_after_inserts("failed_actions").await;
     let edit = |body: &[u8]| {
-        let (ledger, correction) = (db.ledger(), Correction { body: body.into(), ..correction(4) });
+        let (ledger, correction) = (db.ledger(), Edit { body: body.into(), ..correction(4) });
         tokio::spawn(async move { ledger.correct(id, &correction, &operator()).await.unwrap() })
     };
     let first = edit(b"first");
@@ -85,23 +84,23 @@ async fn of_two_edits_at_once_the_second_is_refused() {
     let second = edit(b"second");
     db.wait_until_blocked(2).await;
     gate.open().await;
-    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Acted::Done, NOT_DEAD));
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (ActionResult::Applied, NOT_DEAD));
     assert_eq!(db.row(id).await.column("body"), "\\x6669727374");
 }
 
 /// How a unit of work ends that handles a copy of a message, and what an edit comes to that waited for it.
 struct Ending {
     name: &'static str,
-    failures: Option<Next>,
+    failures: Option<RetryDecision>,
     commits: bool,
-    edit: Acted,
+    edit: ActionResult,
     status: &'static str,
 }
 
 /// An operator was shown generation 3. A copy of generation 4, from a retry since then, is being handled.
 #[tokio::test]
 async fn an_edit_waits_for_the_copy_that_is_being_handled() {
-    let dead = Some(Next::Dead(Reason::Rejected));
+    let dead = Some(RetryDecision::Dead(Reason::Rejected));
     let endings = [
         Ending { name: "handled", failures: None, commits: true, edit: NOT_DEAD, status: "resolved" },
         Ending { name: "failed", failures: dead, commits: true, edit: CHANGED, status: "dead" },
@@ -114,21 +113,24 @@ async fn an_edit_waits_for_the_copy_that_is_being_handled() {
         let mut handling = db.begin().await;
         let mark = RetryMark { failed_message_id: id, generation: 4, secret };
         assert_eq!(handling.check_retries(&[mark]).await.unwrap(), [RetryCheck::Current]);
-        handling.first_sights(&[receipt("m1", "allocate", 1)]).await.unwrap();
+        handling.check_inbox(&[receipt("m1", "allocate", 1)]).await.unwrap();
         let ledger = db.ledger();
         let edit =
             tokio::spawn(async move { ledger.correct(id, &correction(3), &operator()).await.unwrap() });
         db.wait_until_blocked(1).await;
         let failures = ending.failures.map(|next| failure(key(Some("m1"), "allocate", 1), 4, next));
-        let failures: Vec<FailedAttempt> = failures.into_iter().collect();
+        let failures: Vec<NewAttempt> = failures.into_iter().collect();
         match (ending.commits, failures.is_empty()) {
             (false, _) => handling.rollback().await,
             (true, true) => {
-                handling.commit(Work { handled: vec!["m1".into()], ..Work::default() }).await.unwrap();
+                handling
+                    .commit(ChangeSet { handled: vec!["m1".into()], ..ChangeSet::default() })
+                    .await
+                    .unwrap();
             }
             (true, false) => {
                 let unhandled = vec!["m1".into()];
-                handling.commit(Work { unhandled, failures, ..Work::default() }).await.unwrap();
+                handling.commit(ChangeSet { unhandled, failures, ..ChangeSet::default() }).await.unwrap();
             }
         }
         assert_eq!(edit.await.unwrap(), ending.edit, "{}", ending.name);
@@ -145,18 +147,19 @@ async fn a_success_of_the_old_body_does_not_resolve_a_message_that_is_being_edit
     let db = Database::new().await;
     let id = db.failed("m1", "").await;
     let mut handling = db.begin().await;
-    handling.first_sights(&[receipt("m1", "allocate", 1)]).await.unwrap();
+    handling.check_inbox(&[receipt("m1", "allocate", 1)]).await.unwrap();
     let gate = db.gate_after_inserts("failed_actions").await;
     let ledger = db.ledger();
     let edit = tokio::spawn(async move {
-        let correction = Correction { message_id: "m1".into(), ..correction(4) };
+        let correction = Edit { message_id: "m1".into(), ..correction(4) };
         ledger.correct(id, &correction, &operator()).await.unwrap()
     });
     db.wait_until_blocked(1).await;
-    let success = tokio::spawn(handling.commit(Work { handled: vec!["m1".into()], ..Work::default() }));
+    let success =
+        tokio::spawn(handling.commit(ChangeSet { handled: vec!["m1".into()], ..ChangeSet::default() }));
     db.wait_until_blocked(2).await;
     gate.open().await;
-    assert_eq!(edit.await.unwrap(), Acted::Done);
+    assert_eq!(edit.await.unwrap(), ActionResult::Applied);
     success.await.unwrap().unwrap();
     let row = db.row(id).await;
     assert_eq!((row.column("status"), row.column("generation")), (&json!("retrying"), &json!(5)));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use allocation::{
-    ports::ledger::{Acted, Action, Ledger as _, Selection},
-    service::dead_letters::{Tally, act_on_all},
+    ports::failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _, OperatorAction},
+    service::failed_messages::{BulkReport, act_on_all},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -12,12 +12,12 @@ use crate::harness::Database;
 
 use super::{RETRYING, operator};
 
-const NOT_MEANT: Acted = Acted::Skipped("it changed meanwhile and no longer matches");
+const NOT_MEANT: ActionResult = ActionResult::Skipped("it changed meanwhile and no longer matches");
 
 /// A filter: its name, what it asks for, what a row must have to match, and what another has that does not match.
 struct Filter {
     name: &'static str,
-    set: fn(&mut Selection, i64),
+    set: fn(&mut FailedMessageFilter, i64),
     matching: &'static str,
     other: &'static str,
 }
@@ -69,7 +69,7 @@ const FILTERS: [Filter; 8] = [
 ];
 
 /// Two rows that differ in what the filter asks for, and the filter.
-async fn two_rows(db: &Database, filter: &Filter, status: &str) -> (i64, i64, Selection) {
+async fn two_rows(db: &Database, filter: &Filter, status: &str) -> (i64, i64, FailedMessageFilter) {
     db.execute("delete from failed_messages").await;
     let columns = |columns: &str| {
         let comma = if columns.is_empty() { "" } else { ", " };
@@ -77,14 +77,17 @@ async fn two_rows(db: &Database, filter: &Filter, status: &str) -> (i64, i64, Se
     };
     let matching = db.failed("it-does-match", &columns(filter.matching)).await;
     let other = db.failed("another", &columns(filter.other)).await;
-    let mut selection = Selection::default();
+    let mut selection = FailedMessageFilter::default();
     (filter.set)(&mut selection, matching);
     (matching, other, selection)
 }
 
 /// The actions, each with a status in which it does something.
-const ACTIONS: [(Action, &str); 3] =
-    [(Action::Retry, "dead"), (Action::Discard, "dead"), (Action::Restore, "discarded")];
+const ACTIONS: [(OperatorAction, &str); 3] = [
+    (OperatorAction::Retry, "dead"),
+    (OperatorAction::Discard, "dead"),
+    (OperatorAction::Restore, "discarded"),
+];
 
 #[tokio::test]
 async fn every_filter_keeps_every_action_from_what_it_does_not_match() {
@@ -98,7 +101,7 @@ async fn every_filter_keeps_every_action_from_what_it_does_not_match() {
             let before = (db.row(matching).await, db.row(other).await);
             let by = operator();
             let all = act_on_all(&*ledger, action, &selection, &by, None, &stop, |_, _| ());
-            let done = Tally { matched: 1, done: 1, ..Tally::default() };
+            let done = BulkReport { matched: 1, done: 1, ..BulkReport::default() };
             assert_eq!(all.await.unwrap(), done, "{case}");
             assert_ne!(db.row(matching).await.column("status"), before.0.column("status"), "{case}");
             assert_eq!(db.row(other).await.changes_since(&before.1), serde_json::json!({}), "{case}");
@@ -118,18 +121,21 @@ async fn an_action_skips_what_its_filter_does_not_match_any_more() {
             let (matching, other, selection) = two_rows(&db, filter, status).await;
             let before = db.row(other).await;
             let acted = ledger.act(action, &[other, matching], &selection, &operator()).await.unwrap();
-            assert_eq!(acted, [(other, NOT_MEANT), (matching, Acted::Done)], "{case}");
+            assert_eq!(acted, [(other, NOT_MEANT), (matching, ActionResult::Applied)], "{case}");
             assert_eq!(db.row(other).await.changes_since(&before), serde_json::json!({}), "{case}");
         }
     }
     let (dead, retrying) = (db.failed("dead", "").await, db.failed("waits", RETRYING).await);
-    let selection = Selection { status: Some("dead".into()), ..Selection::default() };
+    let selection = FailedMessageFilter { status: Some("dead".into()), ..FailedMessageFilter::default() };
     assert_eq!(
-        ledger.matching(&Selection { ids: Some(vec![dead, retrying]), ..selection.clone() }).await.unwrap(),
+        ledger
+            .matching(&FailedMessageFilter { ids: Some(vec![dead, retrying]), ..selection.clone() })
+            .await
+            .unwrap(),
         [dead]
     );
-    let acted = ledger.act(Action::Retry, &[dead, retrying], &selection, &operator()).await.unwrap();
-    assert_eq!(acted, [(retrying, NOT_MEANT), (dead, Acted::Done)]);
+    let acted = ledger.act(OperatorAction::Retry, &[dead, retrying], &selection, &operator()).await.unwrap();
+    assert_eq!(acted, [(retrying, NOT_MEANT), (dead, ActionResult::Applied)]);
     assert_eq!(db.row(retrying).await.column("attempts"), 3);
 }
 
@@ -143,8 +149,9 @@ async fn an_action_looks_at_the_row_as_it_is_when_its_turn_comes() {
     change.execute(&mut *other).await.unwrap();
     let ledger = db.ledger();
     let action = tokio::spawn(async move {
-        let rejected = Selection { reason: Some("rejected".into()), ..Selection::default() };
-        ledger.act(Action::Retry, &[id], &rejected, &operator()).await
+        let rejected =
+            FailedMessageFilter { reason: Some("rejected".into()), ..FailedMessageFilter::default() };
+        ledger.act(OperatorAction::Retry, &[id], &rejected, &operator()).await
     });
     db.wait_until_blocked(1).await;
     other.commit().await.unwrap();
@@ -162,5 +169,5 @@ async fn actions_begin_with_the_longest_dead() {
     }
     expected.sort_unstable();
     let expected: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
-    assert_eq!(db.ledger().matching(&Selection::default()).await.unwrap(), expected);
+    assert_eq!(db.ledger().matching(&FailedMessageFilter::default()).await.unwrap(), expected);
 }

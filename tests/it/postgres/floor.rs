@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use allocation::ports::outbox::{Lead, Retention};
+use allocation::ports::outbox::{LeaderSession, Retention};
 
 use crate::harness::{Database, wait_until};
 
@@ -15,7 +15,7 @@ const THREE_LOOKS: Duration = Duration::from_millis(2500);
 const YEAR: Duration = Duration::from_hours(24 * 365);
 
 /// Publishes everything, again and again, long enough for the floor to rise.
-async fn publish_for_three_looks(lead: &mut dyn Lead) {
+async fn publish_for_three_looks(lead: &mut dyn LeaderSession) {
     let begin = Instant::now();
     while begin.elapsed() < THREE_LOOKS {
         let ids = unpublished(lead).await;
@@ -25,7 +25,7 @@ async fn publish_for_three_looks(lead: &mut dyn Lead) {
 }
 
 /// Publishes `events` events and waits until the floor is above them: until an event with an id below is not seen.
-async fn lead_with_a_floor(db: &Database, events: usize) -> Box<dyn Lead> {
+async fn lead_with_a_floor(db: &Database, events: usize) -> Box<dyn LeaderSession> {
     commit_events(db, &vec!["A"; events]).await;
     let mut lead = db.lead().await;
     let ids = unpublished(&mut *lead).await;
@@ -107,7 +107,7 @@ async fn after_a_truncate_with_restart_reading_begins_at_the_beginning() {
     let db = Database::new().await;
     let mut lead = lead_with_a_floor(&db, 5).await;
     db.execute("truncate outbox restart identity").await;
-    lead.look().await.unwrap();
+    lead.pending().await.unwrap();
     commit_events(&db, &["A", "B"]).await;
     assert_eq!(unpublished(&mut *lead).await, [1, 2]);
 }
@@ -121,8 +121,8 @@ async fn events_that_come_with_smaller_ids_are_found_by_the_next_sweep() {
     restore(&db, 2).await;
     restore(&db, 5).await;
     let next = db.count("select last_value from outbox_id_seq").await;
-    lead.look().await.unwrap();
+    lead.pending().await.unwrap();
     assert_eq!(unpublished(&mut *lead).await, [next]);
-    lead.sweep(Retention { inbox: YEAR, failures: YEAR }).await.unwrap();
+    lead.purge_expired(Retention { inbox: YEAR, failures: YEAR }).await.unwrap();
     assert_eq!(unpublished(&mut *lead).await, [2, 5, next]);
 }

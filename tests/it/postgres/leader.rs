@@ -26,11 +26,11 @@ async fn a_leader_whose_session_is_idle_for_too_long_is_replaced() {
     let db = Database::new().await;
     let mut frozen = db.lead().await;
     let standby = db.outbox();
-    assert!(standby.lead().await.unwrap().is_none(), "it is not idle for long");
+    assert!(standby.try_lead().await.unwrap().is_none(), "it is not idle for long");
     wait_for_one("the leader is frozen", FROZEN, &db).await;
-    let takes_over = async || standby.lead().await.unwrap().is_some();
+    let takes_over = async || standby.try_lead().await.unwrap().is_some();
     wait_until("the standby leads", Duration::from_secs(5), takes_over).await;
-    assert!(frozen.look().await.is_err(), "the session of the frozen leader has ended");
+    assert!(frozen.pending().await.is_err(), "the session of the frozen leader has ended");
 }
 
 /// It is the server that takes its time.
@@ -40,9 +40,9 @@ async fn a_leader_that_waits_for_an_answer_is_not_taken_for_frozen() {
     db.before_the_last_id("perform pg_sleep(4.5)").await;
     let mut busy = db.lead().await;
     let standby = db.outbox();
-    let asked = tokio::spawn(async move { busy.look().await });
+    let asked = tokio::spawn(async move { busy.pending().await });
     wait_for_one("the leader waits for long", BUSY, &db).await;
-    assert!(standby.lead().await.unwrap().is_none());
+    assert!(standby.try_lead().await.unwrap().is_none());
     let look = asked.await.unwrap();
     assert!(look.is_ok(), "its session was ended: {look:?}");
 }
@@ -58,15 +58,15 @@ async fn a_frozen_leader_of_another_role_is_replaced_only_by_a_member_of_its_rol
     let stranger = role(&db.create_role("").await);
     let observer = role(&db.create_role("grant pg_read_all_stats to ROLE").await);
     let member = role(&db.create_role(&format!("grant {old} to ROLE")).await);
-    let mut frozen = role(&old).lead().await.unwrap().expect("no other relay leads");
+    let mut frozen = role(&old).try_lead().await.unwrap().expect("no other relay leads");
     wait_for_one("the leader is frozen", FROZEN, &db).await;
 
-    assert!(stranger.lead().await.unwrap().is_none(), "it does not see the state of the leader");
-    let refused = observer.lead().await.map(|lead| lead.is_some());
+    assert!(stranger.try_lead().await.unwrap().is_none(), "it does not see the state of the leader");
+    let refused = observer.try_lead().await.map(|lead| lead.is_some());
     assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("42501")), "{refused:?}");
     assert_eq!(db.count(FROZEN).await, 1, "the leader is as it was");
 
-    let takes_over = async || member.lead().await.unwrap().is_some();
+    let takes_over = async || member.try_lead().await.unwrap().is_some();
     wait_until("the member leads", Duration::from_secs(5), takes_over).await;
-    assert!(frozen.look().await.is_err());
+    assert!(frozen.pending().await.is_err());
 }

@@ -1,6 +1,6 @@
 //! Which events a relay is given, and what becomes of those that were set aside.
 
-use allocation::ports::outbox::{Lead, RefusedEvents as _};
+use allocation::ports::outbox::{LeaderSession, ParkedEvents as _};
 
 use crate::harness::Database;
 
@@ -14,11 +14,11 @@ pub(super) async fn commit_events(db: &Database, skus: &[&str]) {
     }
 }
 
-pub(super) async fn unpublished(lead: &mut dyn Lead) -> Vec<i64> {
+pub(super) async fn unpublished(lead: &mut dyn LeaderSession) -> Vec<i64> {
     window(lead, 100, &[]).await
 }
 
-async fn window(lead: &mut dyn Lead, at_most: u32, except: &[&str]) -> Vec<i64> {
+async fn window(lead: &mut dyn LeaderSession, at_most: u32, except: &[&str]) -> Vec<i64> {
     let except: Vec<_> = except.iter().map(ToString::to_string).collect();
     lead.unpublished(at_most, &except).await.unwrap().iter().map(|row| row.id).collect()
 }
@@ -42,11 +42,11 @@ async fn what_is_behind_an_event_that_was_set_aside_does_not_fill_the_window() {
     commit_events(&db, &["A", "A", "A", "B", "A", "B"]).await;
     let mut lead = db.lead().await;
     lead.remove(&[1], 0).await.unwrap();
-    lead.set_aside(2, "too large").await.unwrap();
+    lead.park(2, "too large").await.unwrap();
     assert_eq!(window(&mut *lead, 2, &[]).await, [4, 6]);
-    assert!(lead.look().await.unwrap().events);
+    assert!(lead.pending().await.unwrap().events);
     lead.remove(&[4, 6], 0).await.unwrap();
-    assert!(!lead.look().await.unwrap().events, "what is left waits for an operator");
+    assert!(!lead.pending().await.unwrap().events, "what is left waits for an operator");
     assert_eq!(db.count("select count(*) from outbox").await, 3);
     assert_eq!(db.text("select refused from outbox where id = 2").await, "too large");
 }
@@ -57,7 +57,7 @@ async fn only_the_named_events_are_tried_again() {
     commit_events(&db, &["A", "B", "C", "D"]).await;
     let mut lead = db.lead().await;
     for id in [1, 2, 3] {
-        lead.set_aside(id, "too large").await.unwrap();
+        lead.park(id, "too large").await.unwrap();
     }
     assert_eq!(unpublished(&mut *lead).await, [4]);
     let ledger = db.ledger();

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use allocation::ports::{
-    ledger::{FailedAttempt, Next, Reason},
+    failed_messages::{NewAttempt, Reason, RetryDecision},
     queue::QueueName,
-    store::Work,
+    store::ChangeSet,
 };
 use serde_json::{Value, json};
 
@@ -13,10 +13,10 @@ use crate::harness::Database;
 
 use super::{RETRYING, STATUSES, failure, key, receipt};
 
-const LATER: Next = Next::Retry(Duration::from_hours(1));
+const LATER: RetryDecision = RetryDecision::Retry(Duration::from_hours(1));
 
-async fn record(db: &Database, failure: FailedAttempt) {
-    let work = Work { failures: vec![failure], ..Work::default() };
+async fn record(db: &Database, failure: NewAttempt) {
+    let work = ChangeSet { failures: vec![failure], ..ChangeSet::default() };
     db.commit(QueueName::Orders, &[], work).await;
 }
 
@@ -69,7 +69,7 @@ async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_se
         for (generation, recorded) in
             [(4, status == "retrying"), (0, status != "retrying"), (1, false), (3, false), (5, false)]
         {
-            for next in [LATER, Next::Dead(Reason::CrashLoop)] {
+            for next in [LATER, RetryDecision::Dead(Reason::CrashLoop)] {
                 let case = format!("{status}, generation {generation}, {next:?}");
                 let columns =
                     format!("{columns}, published_at = now() - interval '1 hour', held_because = 'x'");
@@ -79,10 +79,10 @@ async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_se
                 let after = db.row(id).await;
                 let expected = match (recorded, next) {
                     (false, _) => json!({}),
-                    (true, Next::Retry(_)) => {
+                    (true, RetryDecision::Retry(_)) => {
                         another_attempt(&before.columns(), "retrying", None, Some("in 3600 s"))
                     }
-                    (true, Next::Dead(_)) => {
+                    (true, RetryDecision::Dead(_)) => {
                         another_attempt(&before.columns(), "dead", Some("crash_loop"), None)
                     }
                 };
@@ -109,9 +109,9 @@ async fn another_message_is_another_row() {
         key(None, "allocate", 2),
         key(None, "deallocate", 1),
     ];
-    let work = |generation| Work {
+    let work = |generation| ChangeSet {
         failures: keys.iter().map(|key| failure(key.clone(), generation, LATER)).collect(),
-        ..Work::default()
+        ..ChangeSet::default()
     };
     for queue in [QueueName::Orders, QueueName::Stock] {
         db.commit(queue, &[], work(0)).await;
@@ -153,7 +153,7 @@ async fn a_success_resolves_what_the_ledger_has_of_this_message_and_nothing_else
     }
     let receipts = STATUSES.map(|(status, _)| receipt(&format!("was-{status}"), "allocate", 1));
     let handled = receipts.iter().map(|receipt| receipt.message_id.clone()).collect();
-    db.commit(QueueName::Orders, &receipts, Work { handled, ..Work::default() }).await;
+    db.commit(QueueName::Orders, &receipts, ChangeSet { handled, ..ChangeSet::default() }).await;
     for (status, place, before, id) in rows {
         let expected = match (place, status) {
             // A discarded one, too: its sender sent it again, and it was handled.
@@ -215,7 +215,7 @@ async fn who_counts_the_attempts_of_a_message_holds_it() {
         attempts
     });
     db.wait_until_blocked(1).await;
-    let failure = FailedAttempt { attempts: 4, ..failure(key(Some("m1"), "allocate", 1), 4, LATER) };
-    first.commit(Work { failures: vec![failure], ..Work::default() }).await.unwrap();
+    let failure = NewAttempt { attempts: 4, ..failure(key(Some("m1"), "allocate", 1), 4, LATER) };
+    first.commit(ChangeSet { failures: vec![failure], ..ChangeSet::default() }).await.unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), [4]);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allocation::ports::outbox::{Lead, Retention};
+use allocation::ports::outbox::{LeaderSession, Retention};
 use serde_json::json;
 
 use crate::harness::Database;
@@ -12,8 +12,8 @@ use super::STATUSES;
 const DAY: Duration = Duration::from_hours(24);
 const RETENTION: Retention = Retention { inbox: DAY, failures: DAY.saturating_mul(3) };
 
-async fn sweep(lead: &mut dyn Lead) {
-    assert!(!lead.sweep(RETENTION).await.unwrap(), "there is nothing more to remove");
+async fn purge_expired(lead: &mut dyn LeaderSession) {
+    assert!(!lead.purge_expired(RETENTION).await.unwrap(), "there is nothing more to remove");
 }
 
 /// Whatever its times say, a message that is dead or is being retried is never removed.
@@ -32,7 +32,7 @@ async fn only_what_has_ended_long_enough_ago_is_removed() {
             }
         }
     }
-    sweep(&mut *db.lead().await).await;
+    purge_expired(&mut *db.lead().await).await;
     let left = "select string_agg(id::text, ' ' order by id) from failed_messages";
     assert_eq!(db.text(left).await, expected.join(" "));
 }
@@ -48,7 +48,7 @@ async fn handled_messages_and_starts_are_removed_after_their_retention() {
          select queue, message_id, 2, handled_at from inbox",
     )
     .await;
-    sweep(&mut *db.lead().await).await;
+    purge_expired(&mut *db.lead().await).await;
     for table in ["inbox", "message_starts"] {
         let left = format!(
             "select string_agg(concat(queue, message_id), ' ' order by queue, message_id) from {table}"
@@ -85,7 +85,7 @@ async fn copies_are_published_again_at_distances_that_double() {
             ))
             .await;
             let before = db.row(id).await;
-            sweep(&mut *lead).await;
+            purge_expired(&mut *lead).await;
             let is_due = again && status == "retrying";
             let expected = if is_due { json!({ "published_at": null }) } else { json!({}) };
             assert_eq!(db.row(id).await.changes_since(&before), expected, "{case}");
@@ -103,7 +103,7 @@ async fn in_two_days_without_a_worker_few_copies_are_published() {
     db.failed("m1", "status = 'retrying', reason = null, due_at = now() - interval '1 minute'").await;
     let mut published_at = Vec::new();
     for half_hour in 0..=96 {
-        sweep(&mut *lead).await;
+        purge_expired(&mut *lead).await;
         for retry in lead.due_retries(1).await.unwrap() {
             lead.retries_published(&[&retry]).await.unwrap();
             published_at.push(half_hour);

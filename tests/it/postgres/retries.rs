@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use allocation::ports::{
-    ledger::{DueRetry, Next},
-    outbox::Lead,
+    failed_messages::{DueRetry, RetryDecision},
+    outbox::LeaderSession,
     queue::QueueName,
-    store::Work,
+    store::ChangeSet,
 };
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn due(in_seconds: i64) -> String {
     format!("status = 'retrying', reason = null, due_at = now() + interval '{in_seconds} seconds'")
 }
 
-async fn due_ids(lead: &mut dyn Lead, at_most: u32) -> Vec<i64> {
+async fn due_ids(lead: &mut dyn LeaderSession, at_most: u32) -> Vec<i64> {
     lead.due_retries(at_most).await.unwrap().iter().map(|retry| retry.id).collect()
 }
 
@@ -90,11 +90,11 @@ enum Outcome {
 impl Outcome {
     const ALL: [Self; 3] = [Self::Published, Self::Held, Self::Refused];
 
-    async fn note(self, lead: &mut dyn Lead, retry: &DueRetry) {
+    async fn update_broker_health(self, lead: &mut dyn LeaderSession, retry: &DueRetry) {
         match self {
             Self::Published => lead.retries_published(&[retry]).await,
-            Self::Held => lead.hold_retries(&[retry], "no queue").await,
-            Self::Refused => lead.refuse_retry(retry, "too large").await,
+            Self::Held => lead.defer(&[retry], "no queue").await,
+            Self::Refused => lead.reject(retry, "too large").await,
         }
         .unwrap();
     }
@@ -129,7 +129,7 @@ async fn the_outcome_of_a_copy_is_noted_on_its_own_row() {
         let (id, other) = (db.failed("m1", &held).await, db.failed("m2", &held).await);
         let before = (db.row(id).await, db.row(other).await);
         let retries = lead.due_retries(10).await.unwrap();
-        outcome.note(&mut *lead, &retries[0]).await;
+        outcome.update_broker_health(&mut *lead, &retries[0]).await;
         assert_eq!(changes(&db.row(id).await, &before.0), outcome.changes(), "{outcome:?}");
         assert_eq!(db.row(other).await.changes_since(&before.1), json!({}), "{outcome:?}");
         assert_eq!(due_ids(&mut *lead, 10).await, [other], "{outcome:?}");
@@ -148,7 +148,7 @@ async fn the_outcome_of_an_old_copy_changes_nothing() {
             let retry = lead.due_retries(10).await.unwrap().remove(0);
             db.execute(&format!("update failed_messages set {meanwhile}")).await;
             let before = db.row(id).await;
-            outcome.note(&mut *lead, &retry).await;
+            outcome.update_broker_health(&mut *lead, &retry).await;
             assert_eq!(db.row(id).await.changes_since(&before), json!({}), "{outcome:?}, {meanwhile}");
             db.execute("delete from failed_messages").await;
         }
@@ -164,13 +164,13 @@ async fn the_relay_learns_when_the_next_retry_is_due() {
     for (status, columns) in STATUSES.into_iter().filter(|(status, _)| *status != "retrying") {
         db.failed(status, &format!("{columns}, due_at = now() + interval '1 minute'")).await;
     }
-    assert_eq!(lead.look().await.unwrap().retry_in, None);
+    assert_eq!(lead.pending().await.unwrap().retry_in, None);
     db.failed("last", &due(3600)).await;
     db.failed("next", &due(600)).await;
-    let soon = lead.look().await.unwrap().retry_in.unwrap();
+    let soon = lead.pending().await.unwrap().retry_in.unwrap();
     assert!((Duration::from_mins(9)..=Duration::from_mins(10)).contains(&soon), "{soon:?}");
     db.failed("now", &due(-1)).await;
-    assert_eq!(lead.look().await.unwrap().retry_in, Some(Duration::ZERO));
+    assert_eq!(lead.pending().await.unwrap().retry_in, Some(Duration::ZERO));
 }
 
 /// The delay that the unit of work asked for is the one the relay waits.
@@ -178,12 +178,12 @@ async fn the_relay_learns_when_the_next_retry_is_due() {
 async fn a_failure_is_due_after_its_delay() {
     let db = Database::new().await;
     let mut lead = db.lead().await;
-    let later = failure(key(Some("m1"), "allocate", 1), 0, Next::Retry(Duration::from_hours(1)));
-    let now = failure(key(Some("m2"), "allocate", 1), 0, Next::Retry(Duration::ZERO));
-    db.commit(QueueName::Orders, &[], Work { failures: vec![later, now], ..Work::default() }).await;
+    let later = failure(key(Some("m1"), "allocate", 1), 0, RetryDecision::Retry(Duration::from_hours(1)));
+    let now = failure(key(Some("m2"), "allocate", 1), 0, RetryDecision::Retry(Duration::ZERO));
+    db.commit(QueueName::Orders, &[], ChangeSet { failures: vec![later, now], ..ChangeSet::default() }).await;
     let retries = lead.due_retries(10).await.unwrap();
     assert_eq!(retries.iter().map(|retry| retry.message_id.as_deref()).collect::<Vec<_>>(), [Some("m2")]);
     lead.retries_published(&[&retries[0]]).await.unwrap();
-    let soon = lead.look().await.unwrap().retry_in.unwrap();
+    let soon = lead.pending().await.unwrap().retry_in.unwrap();
     assert!((Duration::from_mins(59)..=Duration::from_hours(1)).contains(&soon), "{soon:?}");
 }

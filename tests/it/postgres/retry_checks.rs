@@ -1,7 +1,7 @@
 //! Whether a copy with a retry mark may be handled: only the current one of a message that is being retried.
 
 use allocation::ports::{
-    ledger::{Acted, Action, Ledger as _, Selection},
+    failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _, OperatorAction},
     queue::{QueueName, RetryMark},
     store::RetryCheck,
 };
@@ -79,11 +79,10 @@ async fn a_message_whose_copy_was_checked_is_held_against_operators() {
     let mut tx = db.begin().await;
     assert_eq!(tx.check_retries(&[current]).await.unwrap(), [RetryCheck::Current]);
     let ledger = db.ledger();
-    let action =
-        tokio::spawn(
-            async move { ledger.act(Action::Retry, &[id], &Selection::default(), &operator()).await },
-        );
+    let action = tokio::spawn(async move {
+        ledger.act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator()).await
+    });
     db.wait_until_blocked(1).await;
     tx.rollback().await;
-    assert_eq!(action.await.unwrap().unwrap(), [(id, Acted::Done)]);
+    assert_eq!(action.await.unwrap().unwrap(), [(id, ActionResult::Applied)]);
 }

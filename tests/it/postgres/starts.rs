@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use allocation::ports::{
     queue::QueueName,
-    store::{Store, Work},
+    store::{ChangeSet, Store},
 };
 
 use crate::harness::Database;
@@ -19,15 +19,15 @@ fn ids(ids: &[&str]) -> Vec<Arc<str>> {
 async fn counted(store: &dyn Store) {
     for (queue, times) in QUEUES.into_iter().zip([2, 3]) {
         for _ in 0..times {
-            store.count_starts(queue, &ids(&["m1", "m2", "m1"])).await.unwrap();
+            store.record_starts(queue, &ids(&["m1", "m2", "m1"])).await.unwrap();
         }
     }
 }
 
-async fn starts(store: &dyn Store) -> [Vec<u32>; 2] {
+async fn unfinished_starts(store: &dyn Store) -> [Vec<u32>; 2] {
     let asked = ids(&["m2", "unknown", "m1"]);
-    let orders = store.starts(QueueName::Orders, &asked).await.unwrap();
-    [orders, store.starts(QueueName::Stock, &asked).await.unwrap()]
+    let orders = store.unfinished_starts(QueueName::Orders, &asked).await.unwrap();
+    [orders, store.unfinished_starts(QueueName::Stock, &asked).await.unwrap()]
 }
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn starts_are_counted_per_queue_and_once_per_message() {
     let db = Database::new().await;
     let store = db.store();
     counted(&*store).await;
-    assert_eq!(starts(&*store).await, [[2, 0, 2], [3, 0, 3]]);
+    assert_eq!(unfinished_starts(&*store).await, [[2, 0, 2], [3, 0, 3]]);
 }
 
 #[tokio::test]
@@ -43,8 +43,8 @@ async fn starts_are_forgotten_only_in_the_queue_where_the_message_ended() {
     let db = Database::new().await;
     let store = db.store();
     counted(&*store).await;
-    db.commit(QueueName::Orders, &[], Work { ended: ids(&["m1"]), ..Work::default() }).await;
-    assert_eq!(starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
+    db.commit(QueueName::Orders, &[], ChangeSet { ended: ids(&["m1"]), ..ChangeSet::default() }).await;
+    assert_eq!(unfinished_starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
 }
 
 #[tokio::test]
@@ -53,14 +53,14 @@ async fn one_start_is_taken_back_per_message_and_none_is_below_zero() {
     let store = db.store();
     counted(&*store).await;
     let back = ids(&["m1", "never-started", "m1"]);
-    store.take_back_starts(QueueName::Orders, &back).await.unwrap();
-    assert_eq!(starts(&*store).await, [[2, 0, 1], [3, 0, 3]]);
-    store.take_back_starts(QueueName::Orders, &back).await.unwrap();
-    assert_eq!(starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
+    store.revert_starts(QueueName::Orders, &back).await.unwrap();
+    assert_eq!(unfinished_starts(&*store).await, [[2, 0, 1], [3, 0, 3]]);
+    store.revert_starts(QueueName::Orders, &back).await.unwrap();
+    assert_eq!(unfinished_starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
     let rows = "select count(*) from message_starts where queue = 'orders'";
     assert_eq!(db.count(rows).await, 1, "what has no start left has no row");
-    store.take_back_starts(QueueName::Orders, &back).await.unwrap();
-    assert_eq!(starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
-    store.count_starts(QueueName::Orders, &ids(&["m1"])).await.unwrap();
-    assert_eq!(starts(&*store).await, [[2, 0, 1], [3, 0, 3]]);
+    store.revert_starts(QueueName::Orders, &back).await.unwrap();
+    assert_eq!(unfinished_starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
+    store.record_starts(QueueName::Orders, &ids(&["m1"])).await.unwrap();
+    assert_eq!(unfinished_starts(&*store).await, [[2, 0, 1], [3, 0, 3]]);
 }

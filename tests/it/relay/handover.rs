@@ -9,13 +9,13 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{Access, PgOutbox},
+    adapters::postgres::{PgConfig, PgOutbox},
     ports::{
-        ledger::DueRetry,
-        outbox::{Lead, Look, Outbox, OutboxRow, Published, Publisher, Retention},
+        failed_messages::DueRetry,
+        outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, PublishOutcome, Publisher, Retention},
         store::StoreError,
     },
-    service::{outage::Outage, relay::Relay},
+    service::{availability::AvailabilityLog, relay::Relay},
 };
 use async_trait::async_trait;
 use sqlx::postgres::PgListener;
@@ -53,20 +53,20 @@ async fn a_clean_stop_announces_that_the_lead_is_free() {
 async fn a_standby_wakes_when_the_lead_is_free() {
     let world = World::new("a_standby_wakes_when_the_lead_is_free").await;
     let outbox = || {
-        let access = Access::new(&world.database_url(), 2, SOON).unwrap();
+        let access = PgConfig::new(&world.database_url(), 2, SOON).unwrap();
         Arc::new(PgOutbox::new(access, Arc::default()))
     };
     let (first, standby) = (outbox(), outbox());
-    let lead = first.lead().await.unwrap().expect("the lead is free");
-    assert!(standby.lead().await.unwrap().is_none());
+    let lead = first.try_lead().await.unwrap().expect("the lead is free");
+    assert!(standby.try_lead().await.unwrap().is_none());
     let _listening = AbortOnDropHandle::new(tokio::spawn({
         let standby = standby.clone();
         async move { standby.listen().await }
     }));
     wait_for("the standby listens", SOON, &1, async || world.count(LISTENING).await).await;
     lead.release().await;
-    timeout(SOON, standby.woken()).await.expect("the standby wakes");
-    let lead = standby.lead().await.unwrap().expect("the lead is free");
+    timeout(SOON, standby.wait_for_wakeup()).await.expect("the standby wakes");
+    let lead = standby.try_lead().await.unwrap().expect("the lead is free");
     lead.release().await;
     world.close().await;
 }
@@ -80,14 +80,14 @@ struct LostSession {
 
 #[async_trait]
 impl Outbox for LostSession {
-    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
+    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
         match self.leads.fetch_add(1, Ordering::SeqCst) {
             0 => Ok(Some(Box::new(self.clone()))),
             _ => Ok(None),
         }
     }
 
-    async fn woken(&self) {
+    async fn wait_for_wakeup(&self) {
         std::future::pending::<()>().await;
     }
 }
@@ -97,10 +97,10 @@ fn lost<T>() -> Result<T, StoreError> {
 }
 
 #[async_trait]
-impl Lead for LostSession {
-    async fn look(&mut self) -> Result<Look, StoreError> {
+impl LeaderSession for LostSession {
+    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
         match self.looks.fetch_add(1, Ordering::SeqCst) {
-            0 => Ok(Look { events: true, retry_in: None }),
+            0 => Ok(PendingWork { events: true, retry_in: None }),
             _ => lost(),
         }
     }
@@ -124,7 +124,7 @@ impl Lead for LostSession {
         lost()
     }
 
-    async fn set_aside(&mut self, _id: i64, _reason: &str) -> Result<(), StoreError> {
+    async fn park(&mut self, _id: i64, _reason: &str) -> Result<(), StoreError> {
         lost()
     }
 
@@ -136,15 +136,15 @@ impl Lead for LostSession {
         lost()
     }
 
-    async fn hold_retries(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
+    async fn defer(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
         lost()
     }
 
-    async fn refuse_retry(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+    async fn reject(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
         lost()
     }
 
-    async fn sweep(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
         Ok(false)
     }
 
@@ -156,11 +156,11 @@ struct Silent;
 
 #[async_trait]
 impl Publisher for Silent {
-    async fn publish(&self, _rows: &[OutboxRow]) -> Vec<Published> {
+    async fn publish(&self, _rows: &[OutboxRow]) -> Vec<PublishOutcome> {
         std::future::pending().await
     }
 
-    async fn publish_retries(&self, _retries: &[DueRetry]) -> Vec<Published> {
+    async fn publish_retries(&self, _retries: &[DueRetry]) -> Vec<PublishOutcome> {
         std::future::pending().await
     }
 }
@@ -174,8 +174,8 @@ async fn a_relay_that_loses_its_session_drops_what_it_publishes() {
         publisher: Arc::new(Silent),
         window: 100,
         retention: Retention { inbox: hour, failures: hour },
-        database: Arc::new(Outage::of("the database")),
-        broker: Arc::new(Outage::of("the broker")),
+        database: Arc::new(AvailabilityLog::of("the database")),
+        broker: Arc::new(AvailabilityLog::of("the broker")),
     };
     let _running = AbortOnDropHandle::new(tokio::spawn(async move {
         relay.run(&CancellationToken::new()).await;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{Access, PgOutbox},
+    adapters::postgres::{PgConfig, PgOutbox},
     ports::outbox::Outbox as _,
 };
 
@@ -28,8 +28,8 @@ async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
     .execute(&mut *late)
     .await
     .unwrap();
-    let outbox = PgOutbox::new(Access::new(&world.database_url(), 2, SOON).unwrap(), Arc::default());
-    let mut lead = outbox.lead().await.unwrap().expect("the lead is free");
+    let outbox = PgOutbox::new(PgConfig::new(&world.database_url(), 2, SOON).unwrap(), Arc::default());
+    let mut lead = outbox.try_lead().await.unwrap().expect("the lead is free");
     let begin = Instant::now();
     let mut sequence = 0;
     while begin.elapsed() < CHECKED_TWICE {
@@ -41,7 +41,7 @@ async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
         lead.remove(&ids, 0).await.unwrap();
     }
     late.commit().await.unwrap();
-    assert!(lead.look().await.unwrap().events);
+    assert!(lead.pending().await.unwrap().events);
     let rows = lead.unpublished(100, &[]).await.unwrap();
     let skus: Vec<_> = rows.iter().map(|row| row.sku.as_str()).collect();
     assert_eq!(skus, ["SKU-LATE"]);

@@ -2,11 +2,11 @@
 
 use allocation::{
     ports::{
-        ledger::{Next, Reason},
+        failed_messages::{Reason, RetryDecision},
         queue::QueueName,
         store::{RetryCheck, StoreError},
     },
-    service::{message_bus::Fate, outage::Away, verdict::Failure},
+    service::{availability::ServerUnavailable, failure::Failure, message_bus::CommandOutcome},
 };
 
 use serde_json::json;
@@ -28,7 +28,7 @@ async fn an_outage_counts_against_no_message_wherever_it_begins() {
         let (bus, messages) = (bus(&store), [batch("m1", "LAMP"), rejected("m2")]);
         let interrupted = bus.handle(ORDERS, &messages).await.unwrap_err();
         assert!(
-            matches!(interrupted.away, Away::Store(StoreError::Unavailable(_))),
+            matches!(interrupted.away, ServerUnavailable::Store(StoreError::Unavailable(_))),
             "{call:?}: {interrupted}"
         );
         assert_eq!(interrupted.done, []);
@@ -66,7 +66,7 @@ async fn a_conflict_is_tried_again_and_an_attempt_only_if_it_lasts() {
         assert_eq!(store.failures().last().unwrap().attempts, attempt);
     }
     let last = store.failures().pop().unwrap();
-    assert_eq!(last.next, Next::Dead(Reason::AttemptsExhausted));
+    assert_eq!(last.next, RetryDecision::Dead(Reason::AttemptsExhausted));
 }
 
 /// The client asks again, and the command must not be done twice.
@@ -79,8 +79,8 @@ async fn a_command_that_broke_is_refused_if_its_sender_waits_and_never_in_the_le
     let before = store.kept().len();
     store.always(Call::WaitingLines, Reply::Panics);
     let fates = bus.handle(ORDERS, &[awaited(batch("m3", "LAMP")), awaited(rejected("m4"))]).await.unwrap();
-    assert_eq!(fates[0], Fate::Refused(Failure::Panicked("the store panics".into())));
-    assert!(matches!(fates[1], Fate::Refused(Failure::Rejected(_))), "{fates:?}");
+    assert_eq!(fates[0], CommandOutcome::Reported(Failure::Panicked("the store panics".into())));
+    assert!(matches!(fates[1], CommandOutcome::Reported(Failure::Rejected(_))), "{fates:?}");
     assert_eq!(store.failures(), []);
     assert_eq!(store.kept().len(), before + 1, "the rejected one has its unit of work");
     let fates = bus.handle(ORDERS, &[batch("m3", "LAMP")]).await.unwrap();
@@ -102,7 +102,7 @@ async fn a_failure_that_cannot_be_recorded_leaves_the_message_where_it_is() {
     let store = ScriptedStore::default();
     store.always(Call::Commit, Reply::Fails(broken()));
     let interrupted = bus(&store).handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap_err();
-    assert!(matches!(interrupted.away, Away::Store(StoreError::Failed(_))), "{interrupted}");
+    assert!(matches!(interrupted.away, ServerUnavailable::Store(StoreError::Failed(_))), "{interrupted}");
     assert_eq!(store.asked(Call::Commit), 1 + 7, "recording was tried a few times");
 }
 
@@ -127,10 +127,12 @@ async fn what_the_broker_dead_letters_is_dead_for_the_brokers_reason() {
     for (why, reason) in cases {
         let store = ScriptedStore::default();
         let mut message = batch("m1", "LAMP");
-        message.message.broken_off = why.map(Into::into);
-        let fates = bus(&store).bury(ORDERS, &[message]).await.unwrap();
-        assert!(matches!(fates[0], Fate::Failed(Failure::PutAside(_), Next::Dead(is)) if is == reason));
-        assert_eq!(store.failures()[0].next, Next::Dead(reason), "{why:?}");
+        message.message.death_reason = why.map(Into::into);
+        let fates = bus(&store).archive(ORDERS, &[message]).await.unwrap();
+        assert!(
+            matches!(fates[0], CommandOutcome::Recorded(Failure::DeadLetteredByBroker(_), RetryDecision::Dead(is)) if is == reason)
+        );
+        assert_eq!(store.failures()[0].next, RetryDecision::Dead(reason), "{why:?}");
         assert_eq!(store.kept()[0].unhandled, ["m1"], "the inbox does not take it for handled");
     }
 }
@@ -140,7 +142,7 @@ async fn what_the_broker_dead_letters_after_it_was_handled_is_left_alone() {
     let store = ScriptedStore::default();
     let bus = bus(&store);
     bus.handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap();
-    let fates = bus.bury(ORDERS, &[batch("m1", "LAMP"), batch("m2", "LAMP")]).await.unwrap();
+    let fates = bus.archive(ORDERS, &[batch("m1", "LAMP"), batch("m2", "LAMP")]).await.unwrap();
     assert_eq!(names(&fates), ["repeat", "dead"]);
     assert_eq!(store.failures().len(), 1);
 }
@@ -177,7 +179,7 @@ async fn a_copy_is_recorded_with_its_generation_and_an_outdated_one_not_at_all()
             names(&bus(&store).handle(ORDERS, std::slice::from_ref(&copy)).await.unwrap()),
             ["repeat"]
         );
-        assert_eq!(names(&bus(&store).bury(ORDERS, &[copy]).await.unwrap()), ["repeat"]);
+        assert_eq!(names(&bus(&store).archive(ORDERS, &[copy]).await.unwrap()), ["repeat"]);
         let kept = store.kept();
         assert!(kept.iter().all(|kept| kept.failures.is_empty() && kept.handled.is_empty()));
         assert_eq!(kept[0].unhandled, ["m1"], "the current copy is not a repeat");

@@ -2,7 +2,7 @@
 
 use allocation::{
     ports::{queue::QueueName, store::StoreError},
-    service::{message_bus::Fate, verdict::Failure},
+    service::{failure::Failure, message_bus::CommandOutcome},
 };
 
 use super::fakes::{
@@ -26,7 +26,7 @@ async fn a_sender_that_waits_learns_that_the_outcome_is_unknown() {
         let store = ScriptedStore::default();
         store.next(Call::Commit, [commit]);
         let fates = bus(&store).handle(ORDERS, &[awaited(batch("m1", "LAMP"))]).await.unwrap();
-        assert_eq!(fates, [Fate::InDoubt]);
+        assert_eq!(fates, [CommandOutcome::Unknown]);
         assert_eq!(store.failures(), []);
         assert_eq!(store.asked(Call::Begin), 1, "it is not tried again behind the client's back");
     }
@@ -77,7 +77,7 @@ async fn doubt_about_a_first_unit_of_work_stays_when_a_second_breaks() {
     store.next(Call::Load, [Reply::Does, Reply::Fails(broken())]);
     let messages = [awaited(batch("m1", "LAMP")), awaited(batch("m2", "LAMP"))];
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(fates, [Fate::InDoubt, Fate::Handled]);
+    assert_eq!(fates, [CommandOutcome::Unknown, CommandOutcome::Handled]);
 }
 
 /// Through portions of 32 down to one message.
@@ -89,8 +89,8 @@ async fn doubt_about_a_large_unit_of_work_reaches_every_message_in_it() {
     store.next(Call::Load, [Reply::Does, Reply::Fails(broken()), Reply::Does, Reply::Fails(broken())]);
     let messages: Vec<_> = (0..40).map(|i| awaited(batch(&format!("m{i}"), "LAMP"))).collect();
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    let other: Vec<_> = (0..40).filter(|&i| fates[i] != Fate::Handled).collect();
-    assert_eq!((other, &fates[1]), (vec![1], &Fate::InDoubt));
+    let other: Vec<_> = (0..40).filter(|&i| fates[i] != CommandOutcome::Handled).collect();
+    assert_eq!((other, &fates[1]), (vec![1], &CommandOutcome::Unknown));
 }
 
 /// Nothing was committed before: what broke was not done, and that is known.
@@ -101,5 +101,12 @@ async fn without_an_unanswered_commit_there_is_no_doubt() {
     let messages =
         [awaited(batch("m1", "LAMP")), awaited(batch("m2", "CURSED")), awaited(line("m3", "LAMP", 1))];
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(fates, [Fate::Handled, Fate::Refused(Failure::Store(broken())), Fate::Handled]);
+    assert_eq!(
+        fates,
+        [
+            CommandOutcome::Handled,
+            CommandOutcome::Reported(Failure::Store(broken())),
+            CommandOutcome::Handled
+        ]
+    );
 }

@@ -10,15 +10,15 @@ use std::{sync::Arc, time::Duration};
 
 use allocation::{
     ports::{
-        ledger::Next,
+        failed_messages::RetryDecision,
         queue::RetryMark,
         store::{Store, StoreError},
     },
     service::{
+        backoff::RetryPolicy,
         decode::Limits,
-        delays::RetryPolicy,
-        incoming::Incoming,
-        message_bus::{Fate, MessageBus, Policy},
+        message_bus::{CommandOutcome, FailurePolicy, MessageBus},
+        received::ReceivedMessage,
     },
 };
 use serde_json::json;
@@ -48,7 +48,7 @@ pub(super) fn broken() -> StoreError {
 
 /// A handler may take ten seconds; a command has three attempts.
 pub(super) fn bus_with(store: &ScriptedStore, notifier: &ScriptedNotifier) -> MessageBus {
-    let policy = Policy {
+    let policy = FailurePolicy {
         handler_timeout: Duration::from_secs(10),
         retry: RetryPolicy { max_attempts: 3, ..RetryPolicy::default() },
         host: "test".into(),
@@ -61,50 +61,50 @@ pub(super) fn bus(store: &ScriptedStore) -> MessageBus {
 }
 
 /// A command that is handled: a batch of its own.
-pub(super) fn batch(id: &str, sku: &str) -> Incoming {
+pub(super) fn batch(id: &str, sku: &str) -> ReceivedMessage {
     command(id, "create_batch", &json!({ "ref": format!("b-{id}"), "sku": sku, "qty": 10 }))
 }
 
 /// A command that is rejected: a line of a SKU without batches.
-pub(super) fn rejected(id: &str) -> Incoming {
+pub(super) fn rejected(id: &str) -> ReceivedMessage {
     line(id, "NO-SUCH-LAMP", 1)
 }
 
-pub(super) fn line(id: &str, sku: &str, qty: u32) -> Incoming {
+pub(super) fn line(id: &str, sku: &str, qty: u32) -> ReceivedMessage {
     command(id, "allocate", &json!({ "orderid": format!("o-{id}"), "sku": sku, "qty": qty }))
 }
 
 /// An event that asks for a mail.
-pub(super) fn out_of_stock(id: &str) -> Incoming {
+pub(super) fn out_of_stock(id: &str) -> ReceivedMessage {
     command(id, "out_of_stock", &json!({ "orderid": format!("o-{id}"), "sku": "LAMP", "qty": 1 }))
 }
 
-pub(super) fn redelivered(mut incoming: Incoming) -> Incoming {
+pub(super) fn redelivered(mut incoming: ReceivedMessage) -> ReceivedMessage {
     incoming.redelivered = true;
     incoming
 }
 
-pub(super) fn awaited(mut incoming: Incoming) -> Incoming {
+pub(super) fn awaited(mut incoming: ReceivedMessage) -> ReceivedMessage {
     incoming.awaited = true;
     incoming
 }
 
 /// A copy that the relay published.
-pub(super) fn retry(mut incoming: Incoming, generation: i64) -> (Incoming, RetryMark) {
+pub(super) fn retry(mut incoming: ReceivedMessage, generation: i64) -> (ReceivedMessage, RetryMark) {
     let mark = RetryMark { failed_message_id: 1, generation, secret: Uuid::from_u128(7) };
     incoming.message.retry = Some(mark);
     (incoming, mark)
 }
 
 /// Short names of fates.
-pub(super) fn names(fates: &[Fate]) -> Vec<&'static str> {
-    let name = |fate: &Fate| match fate {
-        Fate::Handled => "handled",
-        Fate::Repeat => "repeat",
-        Fate::Failed(_, Next::Retry(_)) => "retry",
-        Fate::Failed(_, Next::Dead(_)) => "dead",
-        Fate::Refused(_) => "refused",
-        Fate::InDoubt => "in doubt",
+pub(super) fn names(fates: &[CommandOutcome]) -> Vec<&'static str> {
+    let name = |fate: &CommandOutcome| match fate {
+        CommandOutcome::Handled => "handled",
+        CommandOutcome::Duplicate => "repeat",
+        CommandOutcome::Recorded(_, RetryDecision::Retry(_)) => "retry",
+        CommandOutcome::Recorded(_, RetryDecision::Dead(_)) => "dead",
+        CommandOutcome::Reported(_) => "refused",
+        CommandOutcome::Unknown => "in doubt",
     };
     fates.iter().map(name).collect()
 }

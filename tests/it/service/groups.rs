@@ -2,10 +2,10 @@
 
 use allocation::{
     ports::{
-        ledger::{Next, Reason},
+        failed_messages::{Reason, RetryDecision},
         queue::QueueName,
     },
-    service::{incoming::Incoming, message_bus::Fate, verdict::Failure},
+    service::{failure::Failure, message_bus::CommandOutcome, received::ReceivedMessage},
 };
 
 use super::fakes::{Call, Reply, ScriptedStore, awaited, batch, broken, bus, line, names, rejected, retry};
@@ -22,8 +22,9 @@ async fn of_two_messages_of_one_id_the_second_is_a_repeat_or_a_conflict() {
     let store = ScriptedStore::default();
     let messages = [batch("m1", "LAMP"), batch("m1", "LAMP"), batch("m2", "LAMP"), batch("m1", "VASE")];
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    let dead = Fate::Failed(Failure::OtherBody, Next::Dead(Reason::MessageIdConflict));
-    assert_eq!(fates, [Fate::Handled, Fate::Repeat, Fate::Handled, dead]);
+    let dead =
+        CommandOutcome::Recorded(Failure::BodyMismatch, RetryDecision::Dead(Reason::MessageIdConflict));
+    assert_eq!(fates, [CommandOutcome::Handled, CommandOutcome::Duplicate, CommandOutcome::Handled, dead]);
     let skus: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.skus).collect();
     assert_eq!(skus, ["LAMP"], "nothing was done for the last one");
     assert_eq!(handled(&store), ["m1", "m2"]);
@@ -36,7 +37,7 @@ async fn another_type_under_the_same_id_is_another_message() {
     let mut cancelled = line("m1", "LAMP", 1);
     let mut message = cancelled.message.clone();
     message.kind = "deallocate".into();
-    cancelled = Incoming::read(message, false, super::fakes::LIMITS);
+    cancelled = ReceivedMessage::read(message, false, super::fakes::LIMITS);
     let messages = [batch("m0", "LAMP"), line("m1", "LAMP", 1), cancelled];
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
     assert_eq!(names(&fates), ["handled", "handled", "dead"]);
@@ -76,7 +77,7 @@ async fn unreadable_messages_are_no_copies_of_each_other() {
     let unreadable = || {
         let mut message = batch("m1", "LAMP").message;
         message.body = b"{".to_vec();
-        Incoming::read(message, false, super::fakes::LIMITS)
+        ReceivedMessage::read(message, false, super::fakes::LIMITS)
     };
     let fates = bus(&store).handle(ORDERS, &[unreadable(), batch("m1", "LAMP"), unreadable()]).await.unwrap();
     assert_eq!(names(&fates), ["dead", "handled", "dead"]);
@@ -91,7 +92,7 @@ async fn what_is_behind_a_broken_command_stays_in_its_order() {
     let id = |i: usize| format!("m{i:03}");
     let messages: Vec<_> = (0..200).map(|i| batch(&id(i), if i == 70 { "CURSED" } else { "LAMP" })).collect();
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!((0..200).filter(|&i| fates[i] != Fate::Handled).collect::<Vec<_>>(), [70]);
+    assert_eq!((0..200).filter(|&i| fates[i] != CommandOutcome::Handled).collect::<Vec<_>>(), [70]);
     assert_eq!(handled(&store), (0..200).filter(|&i| i != 70).map(id).collect::<Vec<_>>());
     // All, seven portions, the thirty-two of the third portion, and one to record the failure.
     assert_eq!(store.asked(Call::Begin), 1 + 7 + 32 + 1);
@@ -106,6 +107,6 @@ async fn copies_in_different_portions_have_one_effect() {
     let mut messages: Vec<_> = (0..40).map(|i| batch(&format!("m{i}"), "LAMP")).collect();
     messages[39] = batch("m0", "LAMP");
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!((0..40).filter(|&i| fates[i] != Fate::Handled).collect::<Vec<_>>(), [39]);
-    assert_eq!(fates[39], Fate::Repeat);
+    assert_eq!((0..40).filter(|&i| fates[i] != CommandOutcome::Handled).collect::<Vec<_>>(), [39]);
+    assert_eq!(fates[39], CommandOutcome::Duplicate);
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use allocation::{
-    entrypoints::worker::Worker,
-    ports::{ledger::Next, queue::QueueName, store::StoreError},
+    entrypoints::consumer::Consumer,
+    ports::{failed_messages::RetryDecision, queue::QueueName, store::StoreError},
 };
 
 use super::fakes::{Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, broken, unavailable, worker};
@@ -35,7 +35,7 @@ async fn messages_go_back_after_the_hold_and_nothing_is_taken_until_the_server_i
     let working = Working::start(worker);
     tokio::time::sleep(seconds(2)).await;
     assert!(queues.ready().is_empty(), "held");
-    assert!(database.is_on());
+    assert!(database.is_down());
     tokio::time::sleep(seconds(60)).await;
     assert_eq!(queues.ready(), three());
     assert_eq!((queues.paces().len(), queues.delivered()), (1, 3), "each delivery counts at the broker");
@@ -44,7 +44,7 @@ async fn messages_go_back_after_the_hold_and_nothing_is_taken_until_the_server_i
     store.always(Call::Probe, Reply::Does);
     tokio::time::sleep(seconds(3)).await;
     assert_eq!(queues.settled(), three());
-    assert!(!database.is_on());
+    assert!(!database.is_down());
     working.stop().await;
 }
 
@@ -59,10 +59,10 @@ async fn an_outage_is_over_when_the_server_answers_although_nothing_is_left_to_d
     let working = Working::start(worker);
     tokio::time::sleep(seconds(30)).await;
     queues.are_taken_by_another();
-    assert!(database.is_on());
+    assert!(database.is_down());
     store.always(Call::Probe, Reply::Does);
     tokio::time::sleep(seconds(3)).await;
-    assert!(!database.is_on());
+    assert!(!database.is_down());
     working.stop().await;
 }
 
@@ -91,7 +91,7 @@ async fn while_anything_is_handled_messages_are_taken_again_soon() {
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     queues.put([batch("away", "AWAY").message]);
     store.loading("AWAY", Reply::Fails(unavailable()));
-    let working = Working::start(Worker { lanes: 4, ..worker(&queues, &store) });
+    let working = Working::start(Consumer { lanes: 4, ..worker(&queues, &store) });
     for i in 0..600 {
         queues.put([batch(&format!("m{i}"), "LAMP").message]);
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -118,7 +118,8 @@ async fn a_start_is_no_crash_when_the_message_is_handed_back() {
         store.always(Call::Commit, Reply::Does);
         tokio::time::sleep(seconds(400)).await;
         assert_eq!(queues.settled(), three(), "{error}");
-        let dead = store.failures().into_iter().find(|failure| matches!(failure.next, Next::Dead(_)));
+        let dead =
+            store.failures().into_iter().find(|failure| matches!(failure.next, RetryDecision::Dead(_)));
         assert_eq!(dead, None, "{error}: at most an attempt, if it was being recorded at that time");
         assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
         working.stop().await;

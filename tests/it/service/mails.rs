@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use allocation::{
     ports::{
-        ledger::{Next, Reason},
+        failed_messages::{Reason, RetryDecision},
         notifier::NotifierError,
         queue::QueueName,
     },
-    service::{incoming::Incoming, outage::Away},
+    service::{availability::ServerUnavailable, received::ReceivedMessage},
 };
 use tokio::time::Instant;
 
@@ -44,7 +44,7 @@ async fn a_mail_is_sent_once_although_its_commit_fails_twice() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_mail_is_tried_once_although_its_commit_fails() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    notifier.fails([NotifierError::Refused("550".into())]);
+    notifier.fails([NotifierError::Rejected("550".into())]);
     store.next(Call::Commit, [Reply::Fails(conflict())]);
     let fates = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
     assert_eq!(names(&fates), ["retry"]);
@@ -68,9 +68,9 @@ async fn a_conflict_over_a_mail_is_waited_out_and_counts_nothing() {
 async fn an_outage_of_the_mail_server_counts_nothing_and_the_mail_is_sent_after_it() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let (bus, messages) = (bus_with(&store, &notifier), [out_of_stock("e1")]);
-    notifier.fails([NotifierError::Away("connection refused".into())]);
+    notifier.fails([NotifierError::Unavailable("connection refused".into())]);
     let interrupted = bus.handle(NOTIFICATIONS, &messages).await.unwrap_err();
-    assert!(matches!(interrupted.away, Away::Notifier(_)), "{interrupted}");
+    assert!(matches!(interrupted.away, ServerUnavailable::Notifier(_)), "{interrupted}");
     assert_eq!(store.kept(), []);
     assert_eq!(names(&bus.handle(NOTIFICATIONS, &messages).await.unwrap()), ["handled"]);
     assert_eq!(notifier.asked(), ["e1", "e1"]);
@@ -80,12 +80,12 @@ async fn an_outage_of_the_mail_server_counts_nothing_and_the_mail_is_sent_after_
 async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let bus = bus_with(&store, &notifier);
-    notifier.fails(vec![NotifierError::PutOff("451".into()); 3]);
+    notifier.fails(vec![NotifierError::Deferred("451".into()); 3]);
     for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
         let fates = bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
         assert_eq!((names(&fates)[0], store.failures().len()), (then, attempt));
     }
-    assert_eq!(store.failures()[2].next, Next::Dead(Reason::AttemptsExhausted));
+    assert_eq!(store.failures()[2].next, RetryDecision::Dead(Reason::AttemptsExhausted));
     assert_eq!(names(&bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap()), ["handled"]);
 }
 
@@ -104,7 +104,7 @@ async fn a_redelivered_notification_is_no_suspect() {
 async fn a_command_among_notifications_is_dead_and_a_notification_among_commands_too() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let bus = bus_with(&store, &notifier);
-    let misplaced: [(QueueName, Incoming); 3] = [
+    let misplaced: [(QueueName, ReceivedMessage); 3] = [
         (NOTIFICATIONS, batch("m1", "LAMP")),
         (QueueName::Orders, out_of_stock("e1")),
         (QueueName::Stock, out_of_stock("e2")),
@@ -113,7 +113,7 @@ async fn a_command_among_notifications_is_dead_and_a_notification_among_commands
         let fates = bus.handle(queue, &[message]).await.unwrap();
         assert_eq!(names(&fates), ["dead"], "{queue:?}");
         let kept = store.kept().pop().unwrap();
-        assert_eq!(kept.failures[0].next, Next::Dead(Reason::UnknownCommand));
+        assert_eq!(kept.failures[0].next, RetryDecision::Dead(Reason::UnknownCommand));
         assert_eq!((kept.unhandled.len(), kept.handled.len()), (1, 0), "the inbox forgets it");
     }
     assert!(notifier.asked().is_empty());

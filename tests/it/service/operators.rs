@@ -4,12 +4,14 @@ use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use allocation::{
     ports::{
-        ledger::{Acted, Action, Actor, Correction, Ledger, Selection},
+        failed_messages::{
+            ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction,
+        },
         store::StoreError,
     },
     service::{
-        dead_letters::{CorrectionError, Tally, act_on_all, correct},
-        decode::Undecodable,
+        decode::DecodeError,
+        failed_messages::{BulkReport, EditError, act_on_all, correct},
     },
 };
 use async_trait::async_trait;
@@ -24,7 +26,7 @@ struct ScriptedLedger {
     messages: i64,
     errors: Mutex<VecDeque<StoreError>>,
     acted: Mutex<Vec<(Instant, usize)>>,
-    corrected: Mutex<Vec<Correction>>,
+    corrected: Mutex<Vec<Edit>>,
 }
 
 impl ScriptedLedger {
@@ -43,52 +45,55 @@ impl ScriptedLedger {
 }
 
 #[async_trait]
-impl Ledger for ScriptedLedger {
-    async fn matching(&self, _selection: &Selection) -> Result<Vec<i64>, StoreError> {
+impl FailedMessages for ScriptedLedger {
+    async fn matching(&self, _selection: &FailedMessageFilter) -> Result<Vec<i64>, StoreError> {
         Ok((1..=self.messages).collect())
     }
 
     async fn act(
         &self,
-        _action: Action,
+        _action: OperatorAction,
         ids: &[i64],
-        _selection: &Selection,
-        _by: &Actor,
-    ) -> Result<Vec<(i64, Acted)>, StoreError> {
+        _selection: &FailedMessageFilter,
+        _by: &Operator,
+    ) -> Result<Vec<(i64, ActionResult)>, StoreError> {
         self.acted.lock().unwrap().push((Instant::now(), ids.len()));
         self.error()?;
-        let acted = |id: i64| if id % 10 == 0 { Acted::Skipped("it is on its way") } else { Acted::Done };
+        let acted = |id: i64| {
+            if id % 10 == 0 { ActionResult::Skipped("it is on its way") } else { ActionResult::Applied }
+        };
         Ok(ids.iter().map(|id| (*id, acted(*id))).collect())
     }
 
-    async fn correct(&self, _id: i64, correction: &Correction, _by: &Actor) -> Result<Acted, StoreError> {
+    async fn correct(&self, _id: i64, correction: &Edit, _by: &Operator) -> Result<ActionResult, StoreError> {
         self.corrected.lock().unwrap().push(correction.clone());
         self.error()?;
-        Ok(Acted::Done)
+        Ok(ActionResult::Applied)
     }
 }
 
-fn operator() -> Actor {
-    Actor { who: "kim".into(), why: None }
+fn operator() -> Operator {
+    Operator { who: "kim".into(), why: None }
 }
 
 async fn discard_all(
     ledger: &ScriptedLedger,
     per_second: Option<u32>,
     stop: &CancellationToken,
-    report: impl FnMut(&Tally, &[(i64, Acted)]),
-) -> Tally {
-    let (by, selection) = (operator(), Selection::default());
-    act_on_all(ledger, Action::Discard, &selection, &by, per_second, stop, report).await.unwrap()
+    report: impl FnMut(&BulkReport, &[(i64, ActionResult)]),
+) -> BulkReport {
+    let (by, selection) = (operator(), FailedMessageFilter::default());
+    act_on_all(ledger, OperatorAction::Discard, &selection, &by, per_second, stop, report).await.unwrap()
 }
 
 #[tokio::test]
 async fn an_action_on_many_goes_through_them_in_portions() {
     let ledger = ScriptedLedger::of(1200, Vec::new());
     let mut reports = Vec::new();
-    let report = |tally: &Tally, portion: &[(i64, Acted)]| reports.push((tally.done, portion.len()));
+    let report =
+        |tally: &BulkReport, portion: &[(i64, ActionResult)]| reports.push((tally.done, portion.len()));
     let tally = discard_all(&ledger, None, &CancellationToken::new(), report).await;
-    assert_eq!(tally, Tally { matched: 1200, done: 1080, skipped: 120, failed: 0, stopped_by: None });
+    assert_eq!(tally, BulkReport { matched: 1200, done: 1080, skipped: 120, failed: 0, stopped_by: None });
     assert_eq!(ledger.portions(), [500, 500, 200]);
     assert_eq!(reports, [(450, 500), (900, 500), (1080, 200)]);
 }
@@ -97,7 +102,7 @@ async fn an_action_on_many_goes_through_them_in_portions() {
 async fn a_stop_ends_an_action_between_two_portions() {
     let (ledger, stop) = (ScriptedLedger::of(1200, Vec::new()), CancellationToken::new());
     let tally = discard_all(&ledger, None, &stop, |_, _| stop.cancel()).await;
-    assert_eq!(tally, Tally { matched: 1200, done: 450, skipped: 50, failed: 700, stopped_by: None });
+    assert_eq!(tally, BulkReport { matched: 1200, done: 450, skipped: 50, failed: 700, stopped_by: None });
     assert_eq!(ledger.portions(), [500]);
     let ledger = ScriptedLedger::of(5, Vec::new());
     assert_eq!(discard_all(&ledger, None, &stop, |_, _| ()).await.done, 0, "stopped before it began");
@@ -118,7 +123,7 @@ async fn a_conflict_that_lasts_and_any_other_error_stop_an_action_and_are_report
         let ledger = ScriptedLedger::of(600, errors);
         let tally = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
         let stopped_by = Some(expected);
-        assert_eq!(tally, Tally { matched: 600, done: 0, skipped: 0, failed: 600, stopped_by });
+        assert_eq!(tally, BulkReport { matched: 600, done: 0, skipped: 0, failed: 600, stopped_by });
         assert_eq!(ledger.portions().len(), asked);
     }
 }
@@ -141,7 +146,7 @@ async fn edit(
     kind: &str,
     message_id: &str,
     body: &str,
-) -> Result<Acted, CorrectionError> {
+) -> Result<ActionResult, EditError> {
     correct(ledger, 1, 3, kind, message_id, body.as_bytes(), &operator()).await
 }
 
@@ -150,29 +155,29 @@ async fn an_edit_that_makes_no_valid_command_is_refused_before_the_ledger_is_ask
     let ledger = ScriptedLedger::default();
     let long = "x".repeat(201);
     let cases = [
-        ("allocate", "", LINE, Undecodable::MissingMessageId),
-        ("allocate", "  ", LINE, Undecodable::InvalidMessageId),
-        ("allocate", "m\u{7}", LINE, Undecodable::InvalidMessageId),
-        ("allocate", &long, LINE, Undecodable::InvalidMessageId),
-        ("allocate", "m1", "[]", Undecodable::InvalidBody("the body must be a JSON object".into())),
+        ("allocate", "", LINE, DecodeError::MissingMessageId),
+        ("allocate", "  ", LINE, DecodeError::InvalidMessageId),
+        ("allocate", "m\u{7}", LINE, DecodeError::InvalidMessageId),
+        ("allocate", &long, LINE, DecodeError::InvalidMessageId),
+        ("allocate", "m1", "[]", DecodeError::InvalidBody("the body must be a JSON object".into())),
     ];
     for (kind, message_id, body, expected) in cases {
         let refused = edit(&ledger, kind, message_id, body).await;
-        assert!(matches!(&refused, Err(CorrectionError::Invalid(is)) if *is == expected), "{refused:?}");
+        assert!(matches!(&refused, Err(EditError::Invalid(is)) if *is == expected), "{refused:?}");
     }
     let refused = edit(&ledger, "order", "m1", LINE).await;
-    assert!(matches!(refused, Err(CorrectionError::Invalid(Undecodable::UnknownCommand(_)))), "{refused:?}");
+    assert!(matches!(refused, Err(EditError::Invalid(DecodeError::UnknownCommand(_)))), "{refused:?}");
     assert!(ledger.corrected.lock().unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_edit_is_tried_again_after_a_conflict_and_says_what_it_is_about() {
     let ledger = ScriptedLedger::of(1, vec![conflict(); 6]);
-    assert_eq!(edit(&ledger, "allocate", "m1", LINE).await.unwrap(), Acted::Done);
+    assert_eq!(edit(&ledger, "allocate", "m1", LINE).await.unwrap(), ActionResult::Applied);
     let asked = ledger.corrected.lock().unwrap().clone();
     assert_eq!(asked.len(), 7);
     assert_eq!((asked[6].shown_generation, &*asked[6].message_id, &*asked[6].kind), (3, "m1", "allocate"));
     let lasting = ScriptedLedger::of(1, vec![conflict(); 7]);
     let reported = edit(&lasting, "allocate", "m1", LINE).await;
-    assert!(matches!(reported, Err(CorrectionError::Store(StoreError::Conflict(_)))), "{reported:?}");
+    assert!(matches!(reported, Err(EditError::Store(StoreError::Conflict(_)))), "{reported:?}");
 }

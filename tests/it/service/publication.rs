@@ -9,7 +9,7 @@ use std::{
 };
 
 use allocation::ports::{
-    outbox::{Published, Retention},
+    outbox::{PublishOutcome, Retention},
     store::StoreError,
 };
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ async fn an_event_that_closes_the_channel_is_tried_alone_and_set_aside() {
         Note::Released,
     ];
     assert_eq!(outbox.notes(), expected);
-    assert!(!relay.broker.is_on() && !publisher.saw_an_outage(), "nothing is wrong with the broker");
+    assert!(!relay.broker.is_down() && !publisher.saw_an_outage(), "nothing is wrong with the broker");
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,20 +46,20 @@ async fn while_the_broker_is_away_it_is_asked_less_and_less_often() {
     let away = Arc::new(AtomicBool::new(true));
     let is_away = away.clone();
     let publisher = ScriptedPublisher::new(move |ids| {
-        let unknown = || Published::Unknown("no connection".into());
-        let one = if is_away.load(Ordering::Relaxed) { unknown() } else { Published::Confirmed };
+        let unknown = || PublishOutcome::Unknown("no connection".into());
+        let one = if is_away.load(Ordering::Relaxed) { unknown() } else { PublishOutcome::Confirmed };
         Some(vec![one; ids.len()])
     });
     let outbox = ScriptedOutbox::of_events(&THREE);
     let relay = relay(&outbox, &publisher);
     run_for(&relay, seconds(30.0)).await;
-    assert!(relay.broker.is_on());
+    assert!(relay.broker.is_down());
     assert!((10..60).contains(&publisher.times().len()), "{} tries", publisher.times().len());
     assert_eq!(outbox.left().0, [1, 2, 3]);
     away.store(false, Ordering::Relaxed);
     run_for(&relay, seconds(3.0)).await;
     assert!(outbox.left().0.is_empty());
-    assert!(!relay.broker.is_on());
+    assert!(!relay.broker.is_down());
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +67,7 @@ async fn a_relay_that_lost_its_session_gives_up_its_publication() {
     let first = AtomicBool::new(true);
     let publisher = ScriptedPublisher::new(move |ids| {
         let hangs = first.swap(false, Ordering::Relaxed);
-        (!hangs).then(|| vec![Published::Confirmed; ids.len()])
+        (!hangs).then(|| vec![PublishOutcome::Confirmed; ids.len()])
     });
     let outbox = ScriptedOutbox::of_events(&THREE);
     outbox.looks([Ok(()), Ok(()), Err(unavailable())]);
@@ -144,8 +144,8 @@ async fn old_rows_are_swept_soon_again_while_there_are_many_and_a_failure_costs_
     assert_eq!(gaps(&outbox.times(&Note::Swept)), [5, 5, 5], "what is kept for 5 s is swept every 5 s");
 }
 
-fn full_queue() -> Published {
-    Published::Nacked("full".into())
+fn full_queue() -> PublishOutcome {
+    PublishOutcome::Nacked("full".into())
 }
 
 /// Refuses some events until the test says otherwise.
@@ -154,7 +154,7 @@ fn full_for(refused: &'static [i64], until: usize) -> ScriptedPublisher {
     ScriptedPublisher::new(move |ids| {
         let full = tries.fetch_add(1, Ordering::Relaxed) < until;
         let nacked = |id| full && refused.contains(id);
-        Some(ids.iter().map(|id| if nacked(id) { full_queue() } else { Published::Confirmed }).collect())
+        Some(ids.iter().map(|id| if nacked(id) { full_queue() } else { PublishOutcome::Confirmed }).collect())
     })
 }
 
@@ -180,7 +180,7 @@ async fn a_relay_that_has_only_refused_events_left_waits_for_their_time() {
         let first = tries.fetch_add(1, Ordering::Relaxed) == 0;
         Some(
             ids.iter()
-                .map(|id| if first || *id == 1 { full_queue() } else { Published::Confirmed })
+                .map(|id| if first || *id == 1 { full_queue() } else { PublishOutcome::Confirmed })
                 .collect(),
         )
     });
@@ -194,7 +194,11 @@ async fn a_relay_that_has_only_refused_events_left_waits_for_their_time() {
 async fn an_event_leaves_at_once_although_others_are_refused_and_retries_are_held() {
     for outbox in [ScriptedOutbox::of_events(&[("allocated", "a")]), ScriptedOutbox::of_retries(1)] {
         let publisher = ScriptedPublisher::new(|ids| {
-            Some(ids.iter().map(|id| if *id == 1 { full_queue() } else { Published::Confirmed }).collect())
+            Some(
+                ids.iter()
+                    .map(|id| if *id == 1 { full_queue() } else { PublishOutcome::Confirmed })
+                    .collect(),
+            )
         });
         let relay = relay(&outbox, &publisher);
         let commits = async {

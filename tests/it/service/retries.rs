@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allocation::ports::outbox::Published;
+use allocation::ports::outbox::PublishOutcome;
 use tokio::time::Instant;
 
 use super::fakes::{Note, ScriptedOutbox, ScriptedPublisher, relay, run_for};
@@ -13,9 +13,9 @@ const SOON: Duration = Duration::from_millis(500);
 async fn a_retry_that_no_queue_took_or_a_full_one_refused_is_held() {
     let publisher = ScriptedPublisher::new(|ids| {
         let outcome = |id: &i64| match id {
-            1 => Published::Confirmed,
-            2 => Published::Unroutable,
-            _ => Published::Nacked("full".into()),
+            1 => PublishOutcome::Confirmed,
+            2 => PublishOutcome::Unroutable,
+            _ => PublishOutcome::Nacked("full".into()),
         };
         Some(ids.iter().map(outcome).collect())
     });
@@ -46,7 +46,7 @@ async fn a_retry_that_closes_the_channel_is_tried_alone_and_refused() {
         assert_eq!(publisher.published(), expected);
         assert_eq!(outbox.times(&Note::RetryRefused(culprit)).len(), 1);
         assert!(outbox.left().1.is_empty(), "the others have left");
-        assert!(!relay.broker.is_on() && !publisher.saw_an_outage(), "nothing is wrong with the broker");
+        assert!(!relay.broker.is_down() && !publisher.saw_an_outage(), "nothing is wrong with the broker");
     }
 }
 
@@ -58,18 +58,18 @@ async fn a_retry_that_cannot_be_published_is_no_outage_of_the_broker() {
     let relay = relay(&outbox, &publisher);
     run_for(&relay, SOON).await;
     assert_eq!(publisher.published(), [vec![1, 2], vec![1], vec![2]]);
-    assert!(!relay.broker.is_on());
+    assert!(!relay.broker.is_down());
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_the_broker_is_away_retries_wait() {
-    let publisher = ScriptedPublisher::new(|ids| Some(vec![Published::Unknown("no".into()); ids.len()]));
+    let publisher = ScriptedPublisher::new(|ids| Some(vec![PublishOutcome::Unknown("no".into()); ids.len()]));
     let outbox = ScriptedOutbox::of_retries(3);
     let relay = relay(&outbox, &publisher);
     run_for(&relay, Duration::from_secs(30)).await;
     assert_eq!(outbox.notes(), [Note::Asked, Note::Led, Note::Released]);
     assert!((10..60).contains(&publisher.published().len()), "{}", publisher.published().len());
-    assert!(relay.broker.is_on());
+    assert!(relay.broker.is_down());
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use allocation::ports::{
-    ledger::{Next, Reason},
+    failed_messages::{Reason, RetryDecision},
     queue::QueueName,
     store::StoreError,
 };
@@ -14,7 +14,7 @@ use super::fakes::{Call, Reply, ScriptedStore, batch, bus, names, redelivered, r
 const ORDERS: QueueName = QueueName::Orders;
 
 /// Everything that can go on without time has gone on.
-async fn settle() {
+async fn ack() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
@@ -80,7 +80,7 @@ async fn a_message_that_was_started_four_times_is_dead_and_its_starts_forgotten(
     let messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
     let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
     assert_eq!(names(&fates), ["handled", "dead", "handled"]);
-    assert_eq!(store.failures()[0].next, Next::Dead(Reason::CrashLoop));
+    assert_eq!(store.failures()[0].next, RetryDecision::Dead(Reason::CrashLoop));
     assert_eq!(store.unfinished_starts(ORDERS, "m2").await, 0, "a retry by an operator begins from zero");
 }
 
@@ -94,7 +94,7 @@ async fn suspect_before_a_gate() -> (ScriptedStore, Arc<Semaphore>) {
 
 fn lane(
     bus: &allocation::service::message_bus::MessageBus,
-    message: allocation::service::incoming::Incoming,
+    message: allocation::service::received::ReceivedMessage,
 ) -> JoinHandle<()> {
     let bus = bus.clone();
     tokio::spawn(async move {
@@ -108,19 +108,19 @@ async fn a_suspect_waits_for_a_slow_lane_and_others_wait_for_the_suspect() {
     let (store, gate) = suspect_before_a_gate().await;
     let bus = bus(&store);
     let slow = lane(&bus, batch("slow", "LAMP"));
-    settle().await;
+    ack().await;
     let suspect = lane(&bus, redelivered(batch("suspect", "LAMP")));
-    settle().await;
+    ack().await;
     assert_eq!(store.asked(Call::Begin), 1, "the suspect waits for the slow one");
     assert_eq!(store.unfinished_starts(ORDERS, "suspect").await, 2, "and is not started");
     let other = lane(&bus, batch("other", "LAMP"));
     gate.add_permits(1);
-    settle().await;
+    ack().await;
     assert!(slow.is_finished());
     assert_eq!(store.asked(Call::Begin), 2, "the other one waits for the suspect");
     assert_eq!(store.unfinished_starts(ORDERS, "suspect").await, 3);
     gate.add_permits(1);
-    settle().await;
+    ack().await;
     assert!(suspect.is_finished());
     assert_eq!(store.asked(Call::Begin), 3);
     gate.add_permits(1);
@@ -132,7 +132,7 @@ async fn messages_without_suspicion_are_handled_side_by_side() {
     let (store, gate) = suspect_before_a_gate().await;
     let bus = bus(&store);
     let lanes = [lane(&bus, batch("m1", "LAMP")), lane(&bus, redelivered(batch("m2", "LAMP")))];
-    settle().await;
+    ack().await;
     assert_eq!(store.asked(Call::Begin), 2);
     gate.add_permits(2);
     for lane in lanes {
@@ -150,8 +150,8 @@ async fn starts_that_this_process_has_counted_can_be_taken_back() {
     let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP")), batch("m2", "LAMP")]);
     assert!(bus.handle(ORDERS, &messages).await.is_err());
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 2);
-    bus.take_back_starts(ORDERS, &messages).await;
-    bus.take_back_starts(ORDERS, &[redelivered(batch("not begun", "LAMP"))]).await;
+    bus.revert_starts(ORDERS, &messages).await;
+    bus.revert_starts(ORDERS, &[redelivered(batch("not begun", "LAMP"))]).await;
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
     assert_eq!(store.unfinished_starts(ORDERS, "not begun").await, 1, "it was another process that crashed");
     assert_eq!(store.asked(Call::TakeBackStarts), 1);
@@ -164,7 +164,7 @@ async fn what_cannot_be_taken_back_now_is_taken_back_before_work_goes_on() {
     let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
     assert!(bus.handle(ORDERS, &messages).await.is_err());
     store.next(Call::TakeBackStarts, [Reply::Fails(unavailable()), Reply::Fails(unavailable())]);
-    bus.take_back_starts(ORDERS, &messages).await;
+    bus.revert_starts(ORDERS, &messages).await;
     assert!(bus.probe(false).await.is_err(), "as long as it cannot be written, the database is away");
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
     bus.probe(false).await.unwrap();

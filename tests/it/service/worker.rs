@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use allocation::{
-    entrypoints::worker::Worker,
+    entrypoints::consumer::Consumer,
     ports::{
-        ledger::{Next, Reason},
-        queue::{Message, Pace, QueueName, Stage},
+        failed_messages::{Reason, RetryDecision},
+        queue::{Message, Prefetch, QueueKind, QueueName},
     },
 };
 use tokio::sync::Semaphore;
@@ -41,11 +41,11 @@ async fn after_a_subscription_that_was_lost_at_once_twenty_deliveries_are_taken_
     queues.breaks([Some(3)]);
     let working = Working::start(worker(&queues, &store));
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(queues.paces(), [Pace::Full, Pace::OneByOne, Pace::Full]);
+    assert_eq!(queues.paces(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
     assert_eq!(queues.settled(), ids(30));
     queues.break_now();
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(queues.paces()[3..], [Pace::Full], "that one had lasted");
+    assert_eq!(queues.paces()[3..], [Prefetch::Configured], "that one had lasted");
     working.stop().await;
 }
 
@@ -56,26 +56,26 @@ async fn one_by_one_means_nineteen_are_settled_before_the_full_pace() {
     queues.breaks([Some(0)]);
     let working = Working::start(worker(&queues, &store));
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(queues.paces(), [Pace::Full, Pace::OneByOne]);
+    assert_eq!(queues.paces(), [Prefetch::Configured, Prefetch::One]);
     queues.put([batch("last", "LAMP").message]);
     tokio::time::sleep(seconds(1)).await;
-    assert_eq!(queues.paces(), [Pace::Full, Pace::OneByOne, Pace::Full]);
+    assert_eq!(queues.paces(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
     working.stop().await;
 }
 
 /// There the broker has no limit of deliveries, and what breaks the subscription breaks it for ever.
 #[tokio::test(start_paused = true)]
 async fn subscriptions_to_dead_letters_that_are_lost_at_once_are_renewed_less_and_less_often() {
-    for (stage, slow) in [(Stage::Work, false), (Stage::DeadLetters, true)] {
+    for (stage, slow) in [(QueueKind::Main, false), (QueueKind::DeadLetter, true)] {
         let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
         queues.breaks([Some(0); 12]);
-        let working = Working::start(Worker { stage, ..worker(&queues, &store) });
+        let working = Working::start(Consumer { stage, ..worker(&queues, &store) });
         tokio::time::sleep(seconds(60)).await;
         let gaps = queues.gaps();
         assert_eq!(gaps.len(), 12);
         assert!(gaps[0] < 0.2, "{gaps:?}");
         assert_eq!(gaps[11] > 1.5, slow, "{gaps:?}");
-        assert!(queues.paces()[1..].iter().all(|pace| *pace == Pace::OneByOne));
+        assert!(queues.paces()[1..].iter().all(|pace| *pace == Prefetch::One));
         working.stop().await;
     }
 }
@@ -96,7 +96,7 @@ async fn a_stop_finishes_and_settles_what_has_begun_and_begins_nothing() {
     assert_eq!(took.as_secs(), 2);
     assert_eq!((queues.settled(), queues.ready()), (ids(1), ids(3)[1..].to_vec()));
     assert_eq!((store.asked(Call::Begin), queues.delivered()), (1, 3));
-    assert_eq!(queues.paces(), [Pace::Full], "no subscription is opened after a stop");
+    assert_eq!(queues.paces(), [Prefetch::Configured], "no subscription is opened after a stop");
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,9 +121,9 @@ async fn only_what_was_handled_or_recorded_is_settled() {
     messages[10] = batch(&id(10), "AWAY").message;
     messages[11] = rejected(&id(11)).message;
     queues.put(messages);
-    let working = Working::start(Worker { lanes: 2, hold: seconds(600), ..worker(&queues, &store) });
+    let working = Working::start(Consumer { lanes: 2, hold: seconds(600), ..worker(&queues, &store) });
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(queues.paces(), [Pace::Full]);
+    assert_eq!(queues.paces(), [Prefetch::Configured]);
     working.stop().await;
     let (settled, ready) = (queues.settled(), queues.ready());
     assert!(ready.contains(&id(10)) && settled.len() > 8, "settled {settled:?}, ready {ready:?}");
@@ -143,12 +143,12 @@ async fn a_message_that_kills_its_lane_is_dead_in_the_end() {
     let mut messages = batches(5);
     messages[2] = batch(&id(2), "CURSED").message;
     queues.put(messages);
-    let working = Working::start(Worker { max_batch: 50, ..worker(&queues, &store) });
+    let working = Working::start(Consumer { max_batch: 50, ..worker(&queues, &store) });
     tokio::time::sleep(seconds(60)).await;
     assert!(queues.ready().is_empty());
     let failures = store.failures();
     assert_eq!(failures.len(), 1);
-    assert_eq!((failures[0].next, failures[0].attempts), (Next::Dead(Reason::CrashLoop), 1));
+    assert_eq!((failures[0].next, failures[0].attempts), (RetryDecision::Dead(Reason::CrashLoop), 1));
     assert_eq!(failures[0].key.message_id.as_deref(), Some(&*id(2)));
     let mut handled: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();
     handled.sort_unstable();
@@ -162,7 +162,7 @@ async fn lines_of_one_sku_are_handled_in_their_order_beside_other_lanes() {
     let skus = ["LAMP", "VASE", "SOFA"];
     let stock = skus.map(|sku| batch(&format!("stock of {sku}"), sku).message);
     let lines = (0..60).map(|i| line(&id(i), skus[i % 3], 1).message);
-    let working = Working::start(Worker { lanes: 8, max_batch: 3, ..worker(&queues, &store) });
+    let working = Working::start(Consumer { lanes: 8, max_batch: 3, ..worker(&queues, &store) });
     queues.put(stock);
     tokio::time::sleep(seconds(1)).await;
     queues.put(lines);

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use allocation::ports::notifier::{Notice, Notifier, NotifierError};
+use allocation::ports::notifier::{Notification, Notifier, NotifierError};
 use async_trait::async_trait;
 
 /// Takes every notice unless it has an error for it. Clones are one notifier.
@@ -29,7 +29,7 @@ impl ScriptedNotifier {
 
 #[async_trait]
 impl Notifier for ScriptedNotifier {
-    async fn notify(&self, notice: &Notice) -> Result<(), NotifierError> {
+    async fn notify(&self, notice: &Notification) -> Result<(), NotifierError> {
         self.asked.lock().unwrap().push(notice.event_id.to_string());
         self.errors.lock().unwrap().pop_front().map_or(Ok(()), Err)
     }

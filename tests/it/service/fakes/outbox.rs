@@ -7,8 +7,8 @@ use std::{
 };
 
 use allocation::ports::{
-    ledger::DueRetry,
-    outbox::{Lead, Look, Outbox, OutboxRow, Retention},
+    failed_messages::DueRetry,
+    outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
     store::StoreError,
 };
 use async_trait::async_trait;
@@ -77,7 +77,7 @@ impl ScriptedOutbox {
         self.state.lock().unwrap()
     }
 
-    fn note(&self, note: Note) {
+    fn update_broker_health(&self, note: Note) {
         self.state().notes.push((Instant::now(), note));
     }
 
@@ -172,30 +172,30 @@ fn ids(retries: &[&DueRetry]) -> Vec<i64> {
 
 #[async_trait]
 impl Outbox for ScriptedOutbox {
-    async fn lead(&self) -> Result<Option<Box<dyn Lead>>, StoreError> {
-        self.note(Note::Asked);
+    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
+        self.update_broker_health(Note::Asked);
         if self.state().held_by_other {
             return Ok(None);
         }
-        self.note(Note::Led);
+        self.update_broker_health(Note::Led);
         Ok(Some(Box::new(self.clone())))
     }
 
-    async fn woken(&self) {
+    async fn wait_for_wakeup(&self) {
         self.commits.notified().await;
     }
 }
 
 #[async_trait]
-impl Lead for ScriptedOutbox {
-    async fn look(&mut self) -> Result<Look, StoreError> {
+impl LeaderSession for ScriptedOutbox {
+    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
         let mut state = self.state();
         state.looked += 1;
         assert!(state.looked < MANY_LOOKS, "the relay does not wait");
         state.looks.pop_front().unwrap_or(Ok(()))?;
         let due = state.retries.iter().map(|(due, _)| due.saturating_duration_since(Instant::now()));
         let retry_in = due.min();
-        Ok(Look { events: !state.events.is_empty(), retry_in })
+        Ok(PendingWork { events: !state.events.is_empty(), retry_in })
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
@@ -206,13 +206,13 @@ impl Lead for ScriptedOutbox {
 
     async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
         self.state().events.retain(|row| !ids.contains(&row.id));
-        self.note(Note::Removed(ids.to_vec(), unroutable));
+        self.update_broker_health(Note::Removed(ids.to_vec(), unroutable));
         Ok(())
     }
 
-    async fn set_aside(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
+    async fn park(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
         self.state().events.retain(|row| row.id != id);
-        self.note(Note::SetAside(id));
+        self.update_broker_health(Note::SetAside(id));
         Ok(())
     }
 
@@ -225,32 +225,32 @@ impl Lead for ScriptedOutbox {
     async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
         let published = ids(retries);
         self.state().retries.retain(|(_, retry)| !published.contains(&retry.id));
-        self.note(Note::RetriesPublished(published));
+        self.update_broker_health(Note::RetriesPublished(published));
         Ok(())
     }
 
-    async fn hold_retries(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
+    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
         let (held, again) = (ids(retries), Instant::now() + HELD);
         let mut state = self.state();
         let waiting = state.retries.iter_mut().filter(|(_, retry)| held.contains(&retry.id));
         waiting.for_each(|(due, _)| *due = again);
         drop(state);
-        self.note(Note::RetriesHeld(held, reason.into()));
+        self.update_broker_health(Note::RetriesHeld(held, reason.into()));
         Ok(())
     }
 
-    async fn refuse_retry(&mut self, retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+    async fn reject(&mut self, retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
         self.state().retries.retain(|(_, waiting)| waiting.id != retry.id);
-        self.note(Note::RetryRefused(retry.id));
+        self.update_broker_health(Note::RetryRefused(retry.id));
         Ok(())
     }
 
-    async fn sweep(&mut self, _retention: Retention) -> Result<bool, StoreError> {
-        self.note(Note::Swept);
+    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+        self.update_broker_health(Note::Swept);
         self.state().sweeps.pop_front().unwrap_or(Ok(false))
     }
 
     async fn release(self: Box<Self>) {
-        self.note(Note::Released);
+        self.update_broker_health(Note::Released);
     }
 }

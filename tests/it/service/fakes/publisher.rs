@@ -7,10 +7,10 @@ use std::{
 
 use allocation::{
     ports::{
-        ledger::DueRetry,
-        outbox::{OutboxRow, Published, Publisher, Retention},
+        failed_messages::DueRetry,
+        outbox::{OutboxRow, PublishOutcome, Publisher, Retention},
     },
-    service::{outage::Outage, relay::Relay},
+    service::{availability::AvailabilityLog, relay::Relay},
 };
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use super::ScriptedOutbox;
 const STOPS_WITHIN: Duration = Duration::from_mins(1);
 
 /// What became of each of the publications with these ids; none if the broker never answers.
-type Answer = dyn Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync;
+type Answer = dyn Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync;
 
 struct Publication {
     time: Instant,
@@ -36,12 +36,14 @@ pub(crate) struct ScriptedPublisher {
     answer: Arc<Answer>,
     published: Arc<Mutex<Vec<Publication>>>,
     /// Of the broker, as the relay sees it.
-    outage: Arc<Mutex<Option<Arc<Outage>>>>,
+    outage: Arc<Mutex<Option<Arc<AvailabilityLog>>>>,
     given_up: Arc<Mutex<usize>>,
 }
 
 impl ScriptedPublisher {
-    pub(crate) fn new(answer: impl Fn(&[i64]) -> Option<Vec<Published>> + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(
+        answer: impl Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             answer: Arc::new(answer),
             published: Arc::default(),
@@ -51,16 +53,18 @@ impl ScriptedPublisher {
     }
 
     pub(crate) fn confirms() -> Self {
-        Self::new(|ids| Some(vec![Published::Confirmed; ids.len()]))
+        Self::new(|ids| Some(vec![PublishOutcome::Confirmed; ids.len()]))
     }
 
     /// The channel is closed under everything that is in flight beside the culprit.
     pub(crate) fn closes_the_channel_over(culprit: i64) -> Self {
         Self::new(move |ids| {
             Some(match ids {
-                [id] if *id == culprit => vec![Published::Rejected("too large".into())],
-                ids if ids.contains(&culprit) => vec![Published::Unknown("channel closed".into()); ids.len()],
-                ids => vec![Published::Confirmed; ids.len()],
+                [id] if *id == culprit => vec![PublishOutcome::Rejected("too large".into())],
+                ids if ids.contains(&culprit) => {
+                    vec![PublishOutcome::Unknown("channel closed".into()); ids.len()]
+                }
+                ids => vec![PublishOutcome::Confirmed; ids.len()],
             })
         })
     }
@@ -85,9 +89,9 @@ impl ScriptedPublisher {
         *self.given_up.lock().unwrap()
     }
 
-    async fn answer(&self, ids: Vec<i64>) -> Vec<Published> {
+    async fn answer(&self, ids: Vec<i64>) -> Vec<PublishOutcome> {
         let mut dropped = CountsDrop(Some(self.given_up.clone()));
-        let in_an_outage = self.outage.lock().unwrap().as_ref().is_some_and(|outage| outage.is_on());
+        let in_an_outage = self.outage.lock().unwrap().as_ref().is_some_and(|outage| outage.is_down());
         let publication = Publication { time: Instant::now(), ids: ids.clone(), in_an_outage };
         self.published.lock().unwrap().push(publication);
         let answer = (self.answer)(&ids);
@@ -109,25 +113,25 @@ impl Drop for CountsDrop {
 
 #[async_trait]
 impl Publisher for ScriptedPublisher {
-    async fn publish(&self, rows: &[OutboxRow]) -> Vec<Published> {
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
         self.answer(rows.iter().map(|row| row.id).collect()).await
     }
 
-    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<Published> {
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
         self.answer(retries.iter().map(|retry| retry.id).collect()).await
     }
 }
 
 /// A relay that takes eight at once.
 pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> Relay {
-    let broker = Arc::new(Outage::of("the broker"));
+    let broker = Arc::new(AvailabilityLog::of("the broker"));
     *publisher.outage.lock().unwrap() = Some(broker.clone());
     Relay {
         outbox: Arc::new(outbox.clone()),
         publisher: Arc::new(publisher.clone()),
         window: 8,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
-        database: Arc::new(Outage::of("the database")),
+        database: Arc::new(AvailabilityLog::of("the database")),
         broker,
     }
 }

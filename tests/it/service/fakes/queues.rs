@@ -7,9 +7,11 @@ use std::{
 };
 
 use allocation::{
-    entrypoints::{vitals::Vitals, worker::Worker},
-    ports::queue::{BrokerError, Delivery, Message, Pace, QueueName, Queues, Settler, Stage, Subscription},
-    service::outage::Outage,
+    entrypoints::{consumer::Consumer, watchdog::Watchdog},
+    ports::queue::{
+        Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription,
+    },
+    service::availability::AvailabilityLog,
 };
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
@@ -25,7 +27,7 @@ struct State {
     ready: VecDeque<(Message, bool)>,
     /// Deliveries that are not settled, by subscription and tag.
     out: BTreeMap<(usize, u64), Message>,
-    subscriptions: Vec<(Instant, Pace)>,
+    subscriptions: Vec<(Instant, Prefetch)>,
     delivered: usize,
     settled: Vec<String>,
     /// After how many deliveries the next subscriptions break; none if they last.
@@ -91,7 +93,7 @@ impl ScriptedQueues {
     }
 
     /// The pace of each subscription.
-    pub(crate) fn paces(&self) -> Vec<Pace> {
+    pub(crate) fn paces(&self) -> Vec<Prefetch> {
         self.state().subscriptions.iter().map(|(_, pace)| *pace).collect()
     }
 
@@ -108,8 +110,8 @@ impl Queues for ScriptedQueues {
     async fn subscribe(
         &self,
         _queue: QueueName,
-        _stage: Stage,
-        pace: Pace,
+        _stage: QueueKind,
+        pace: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let mut state = self.state();
         state.subscriptions.push((Instant::now(), pace));
@@ -123,7 +125,7 @@ impl Queues for ScriptedQueues {
 struct ScriptedSubscription {
     queues: ScriptedQueues,
     number: usize,
-    pace: Pace,
+    pace: Prefetch,
     breaks_after: Option<usize>,
     last_tag: u64,
 }
@@ -134,7 +136,7 @@ impl ScriptedSubscription {
         if std::mem::take(&mut state.break_now) || self.breaks_after == Some(0) {
             return Some(Err(BrokerError("connection lost".into())));
         }
-        if self.pace == Pace::OneByOne && !state.out.is_empty() {
+        if self.pace == Prefetch::One && !state.out.is_empty() {
             return None;
         }
         let (message, redelivered) = state.ready.pop_front()?;
@@ -157,7 +159,7 @@ impl Subscription for ScriptedSubscription {
         }
     }
 
-    fn settler(&self) -> Arc<dyn Settler> {
+    fn settler(&self) -> Arc<dyn Acknowledger> {
         Arc::new(ScriptedSettler { queues: self.queues.clone(), subscription: self.number })
     }
 
@@ -180,8 +182,8 @@ struct ScriptedSettler {
 }
 
 #[async_trait]
-impl Settler for ScriptedSettler {
-    async fn settle(&self, tags: &[u64]) {
+impl Acknowledger for ScriptedSettler {
+    async fn ack(&self, tags: &[u64]) {
         let mut state = self.queues.state();
         for tag in tags {
             let settled = state.out.remove(&(self.subscription, *tag)).expect("it was not settled before");
@@ -190,16 +192,16 @@ impl Settler for ScriptedSettler {
         self.queues.changed.notify_one();
     }
 
-    fn is_over(&self) -> bool {
+    fn is_closed(&self) -> bool {
         false
     }
 }
 
 /// A worker with one lane and one message in a unit of work, which holds messages for three seconds and has eight to stop.
-pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Worker {
-    Worker {
+pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer {
+    Consumer {
         queue: QueueName::Orders,
-        stage: Stage::Work,
+        stage: QueueKind::Main,
         limits: LIMITS,
         queues: Arc::new(queues.clone()),
         bus: bus(store),
@@ -207,10 +209,10 @@ pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Worker {
         max_batch: 1,
         hold: Duration::from_secs(3),
         finish_within: Duration::from_secs(8),
-        vitals: Vitals::default(),
-        database: Arc::new(Outage::of("the database")),
+        vitals: Watchdog::default(),
+        database: Arc::new(AvailabilityLog::of("the database")),
         mail: None,
-        broker: Arc::new(Outage::of("the broker")),
+        broker: Arc::new(AvailabilityLog::of("the broker")),
     }
 }
 
@@ -221,7 +223,7 @@ pub(crate) struct Working {
 }
 
 impl Working {
-    pub(crate) fn start(worker: Worker) -> Self {
+    pub(crate) fn start(worker: Consumer) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         Self { stop, run: tokio::spawn(async move { worker.run(&stopped).await }) }

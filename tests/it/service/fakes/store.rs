@@ -7,11 +7,11 @@ use std::{
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{Product, Reference},
+    domain::{BatchRef, Product},
     ports::{
-        ledger::{FailedAttempt, FailureKey},
+        failed_messages::{FailedMessageKey, NewAttempt},
         queue::{QueueName, RetryMark},
-        store::{Footprint, Receipt, RetryCheck, Sight, Store, StoreError, Tx, Work},
+        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
     },
 };
 use async_trait::async_trait;
@@ -52,7 +52,7 @@ pub(crate) struct Kept {
     pub(crate) handled: Vec<String>,
     pub(crate) unhandled: Vec<String>,
     pub(crate) ended: Vec<String>,
-    pub(crate) failures: Vec<FailedAttempt>,
+    pub(crate) failures: Vec<NewAttempt>,
 }
 
 #[derive(Default)]
@@ -109,19 +109,19 @@ impl ScriptedStore {
     }
 
     /// Attempts that failed, in the order in which they were recorded.
-    pub(crate) fn failures(&self) -> Vec<FailedAttempt> {
+    pub(crate) fn failures(&self) -> Vec<NewAttempt> {
         self.kept().into_iter().flat_map(|kept| kept.failures).collect()
     }
 
     /// How often a message was started without an end.
     pub(crate) async fn unfinished_starts(&self, queue: QueueName, id: &str) -> u32 {
-        self.memory.starts(queue, &[id.into()]).await.unwrap()[0]
+        self.memory.unfinished_starts(queue, &[id.into()]).await.unwrap()[0]
     }
 
     /// Earlier workers have started a message so often without an end.
     pub(crate) async fn was_started(&self, queue: QueueName, id: &str, starts: u32) {
         for _ in 0..starts {
-            self.memory.count_starts(queue, &[id.into()]).await.unwrap();
+            self.memory.record_starts(queue, &[id.into()]).await.unwrap();
         }
     }
 
@@ -161,19 +161,19 @@ impl Store for ScriptedStore {
         self.ask(Call::Probe).await.map(drop)
     }
 
-    async fn starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
         self.ask(Call::Starts).await?;
-        self.memory.starts(queue, ids).await
+        self.memory.unfinished_starts(queue, ids).await
     }
 
-    async fn count_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         self.ask(Call::CountStarts).await?;
-        self.memory.count_starts(queue, ids).await
+        self.memory.record_starts(queue, ids).await
     }
 
-    async fn take_back_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         self.ask(Call::TakeBackStarts).await?;
-        self.memory.take_back_starts(queue, ids).await
+        self.memory.revert_starts(queue, ids).await
     }
 }
 
@@ -188,8 +188,8 @@ fn texts(ids: &[Arc<str>]) -> Vec<String> {
 
 #[async_trait]
 impl Tx for ScriptedTx {
-    async fn first_sights(&mut self, receipts: &[Receipt]) -> Result<Vec<Sight>, StoreError> {
-        self.inner.first_sights(receipts).await
+    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        self.inner.check_inbox(receipts).await
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
@@ -198,11 +198,11 @@ impl Tx for ScriptedTx {
         Ok(marks.iter().map(check).collect())
     }
 
-    async fn failed_attempts(&mut self, keys: &[FailureKey]) -> Result<Vec<u32>, StoreError> {
+    async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, footprint: &Footprint) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         self.store.ask(Call::Load).await?;
         let of_sku = {
             let script = self.store.script();
@@ -212,21 +212,21 @@ impl Tx for ScriptedTx {
         self.inner.load_products(footprint).await
     }
 
-    async fn learn_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
+    async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
         self.store.ask(Call::WaitingLines).await?;
-        self.inner.learn_waiting_lines(product).await
+        self.inner.load_waiting_lines(product).await
     }
 
-    async fn learn_newest_lines(
+    async fn load_newest_lines(
         &mut self,
         product: &mut Product,
-        batch: &Reference,
+        batch: &BatchRef,
         units: u32,
     ) -> Result<(), StoreError> {
-        self.inner.learn_newest_lines(product, batch, units).await
+        self.inner.load_newest_lines(product, batch, units).await
     }
 
-    async fn commit(self: Box<Self>, work: Work) -> Result<(), StoreError> {
+    async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
         let fails = self.store.ask(Call::Commit).await?;
         let kept = Kept {
             skus: work.products.iter().map(|product| product.sku().to_string()).collect(),

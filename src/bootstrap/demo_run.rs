@@ -1,0 +1,95 @@
+//! The same worker, bus and relay, over memory.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adapters::memory::{MemoryQueues, MemoryStore, RecordingNotifier, RecordingPublisher},
+    entrypoints::{consumer::Consumer, watchdog::Watchdog},
+    ports::{
+        outbox::Retention,
+        queue::{Message, QueueKind, QueueName},
+        store::ReadModelState,
+    },
+    service::{
+        availability::AvailabilityLog,
+        backoff::RetryPolicy,
+        decode::Limits,
+        message_bus::{FailurePolicy, MessageBus},
+        relay::Relay,
+    },
+};
+
+/// What a day in memory came to.
+#[derive(Debug, Default)]
+pub struct DemoReport {
+    /// The names of the published events, in order.
+    pub events: Vec<String>,
+    /// Lines that sit in a batch.
+    pub allocated: usize,
+    /// Lines that wait.
+    pub backordered: usize,
+    /// Commands that failed.
+    pub failed: usize,
+}
+
+/// Plays commands through the same worker, bus and relay, over queues, a store and an exchange in memory.
+pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
+    let (store, queues, exchange) =
+        (MemoryStore::default(), MemoryQueues::default(), RecordingPublisher::default());
+    // One queue, so that nothing comes before what it needs: nothing is tried again here.
+    for command in commands {
+        queues.put(QueueName::Orders, command).await;
+    }
+    let policy = FailurePolicy {
+        handler_timeout: Duration::from_secs(30),
+        retry: RetryPolicy::default(),
+        host: "demo".into(),
+    };
+    let (database, broker) =
+        (Arc::new(AvailabilityLog::of("the store")), Arc::new(AvailabilityLog::of("the exchange")));
+    let worker = Consumer {
+        queue: QueueName::Orders,
+        stage: QueueKind::Main,
+        limits: Limits { body: usize::MAX, headers: usize::MAX },
+        queues: Arc::new(queues.clone()),
+        bus: MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy),
+        lanes: 1,
+        max_batch: 50,
+        hold: Duration::MAX,
+        finish_within: Duration::MAX,
+        database: database.clone(),
+        vitals: Watchdog::default(),
+        mail: None,
+        broker: broker.clone(),
+    };
+    let relay = Relay {
+        outbox: Arc::new(store.clone()),
+        publisher: Arc::new(exchange.clone()),
+        window: 100,
+        retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
+        database,
+        broker,
+    };
+    let stop = CancellationToken::new();
+    let published = async {
+        queues.drained().await;
+        while !store.kept().await.outbox.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(worker.run(&stop), relay.run(&stop), published);
+    let kept = store.kept().await;
+    DemoReport {
+        events: exchange.published().into_iter().map(|row| row.name).collect(),
+        allocated: kept.view.values().filter(|state| matches!(state, ReadModelState::Allocated(..))).count(),
+        backordered: kept
+            .view
+            .values()
+            .filter(|state| matches!(state, ReadModelState::Backordered(_)))
+            .count(),
+        failed: kept.failures.len(),
+    }
+}

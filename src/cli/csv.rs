@@ -1,0 +1,74 @@
+//! `allocation csv`: a folder of files in place of servers.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::bootstrap::{self, CsvErrors, CsvReport};
+
+use super::{ExitStatus, output};
+
+#[derive(Debug, Args)]
+pub(super) struct Csv {
+    /// Has batches.csv (ref,sku,qty,eta), orders.csv (orderid,sku,qty) and maybe allocations.csv
+    /// (orderid,sku,qty,batchref), which is written anew.
+    dir: PathBuf,
+}
+
+impl Csv {
+    /// Exits 1 if a row could not be read, and nothing was written then; or if a rule said no to an order. A line
+    /// without stock is no failure.
+    pub(super) async fn execute(self, json: bool) -> anyhow::Result<ExitStatus> {
+        let progress = ProgressBar::no_length()
+            .with_style(ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len} orders")?);
+        let allocated = bootstrap::allocate_files(&self.dir, |done, of| {
+            progress.set_length(of as u64);
+            progress.set_position(done as u64);
+        });
+        let allocated = allocated.await;
+        progress.finish_and_clear();
+        match allocated {
+            Ok(allocated) => {
+                report(&allocated, json)?;
+                Ok(if allocated.rejected.is_empty() { ExitStatus::Success } else { ExitStatus::Incomplete })
+            }
+            Err(error) => match error.downcast::<CsvErrors>() {
+                Ok(CsvErrors(rows)) => {
+                    for row in &rows {
+                        output::error(&output::sanitize(row));
+                    }
+                    output::error("nothing was written");
+                    Ok(ExitStatus::Incomplete)
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+fn report(allocated: &CsvReport, json: bool) -> anyhow::Result<()> {
+    let CsvReport { orders, kept, placed, without_stock, rejected } = allocated;
+    for row in rejected {
+        output::error(&output::sanitize(row));
+    }
+    if json {
+        let waiting = without_stock
+            .iter()
+            .map(|(orderid, sku, qty)| json!({ "orderid": orderid, "sku": sku, "qty": qty }));
+        return output::json(&json!({
+            "orders": orders, "kept": kept, "placed": placed,
+            "without_stock": waiting.collect::<Vec<_>>(), "rejected": rejected,
+        }));
+    }
+    for (orderid, sku, qty) in without_stock {
+        output::line(&output::sanitize(&format!("Out of stock for {sku}: {qty} for order {orderid}")));
+    }
+    output::line(&format!(
+        "{orders} orders: {placed} lines placed, {} without stock, {} rejected; {kept} allocations kept",
+        without_stock.len(),
+        rejected.len(),
+    ));
+    Ok(())
+}

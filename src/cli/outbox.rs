@@ -1,0 +1,121 @@
+//! `allocation outbox`: events that are committed and not yet published, and those the broker refused.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::{bootstrap::App, ports::outbox::ParkedEvents as _, views::UnpublishedEvent};
+
+use super::{ExitStatus, output};
+
+/// Look at events that are not published yet, and try those again that were set aside.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "An event that the broker refuses even alone is set aside with the reason; the later events of \
+    its SKU wait behind it, those of other SKUs go on. Mend the cause, then `retry`: the SKU follows in order."
+)]
+pub(super) struct Outbox {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Events that were set aside, the oldest first.
+    List {
+        /// Those that merely wait, too.
+        #[arg(long)]
+        all: bool,
+        /// How many at most.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+    },
+    /// All that is known of one event.
+    Show {
+        /// The id in the first column of `list`.
+        id: i64,
+    },
+    /// Publish again what was set aside.
+    Retry {
+        /// These events.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        ids: Vec<i64>,
+        /// All of them.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+impl Outbox {
+    pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
+        match self.command {
+            Command::List { all, limit } => list(app, all, limit, json).await,
+            Command::Show { id } => show(app, id, json).await,
+            Command::Retry { ids, .. } => retry(app, ids, json).await,
+        }
+    }
+}
+
+async fn list(app: &App, all: bool, limit: i64, json: bool) -> anyhow::Result<ExitStatus> {
+    let events = app.views().unpublished_events(None, all, limit).await?;
+    if json {
+        output::json(&events)?;
+    } else if events.is_empty() {
+        output::line("none");
+    } else {
+        let mut table = output::table(&["id", "type", "sku", "sequence", "behind", "since", "refused"]);
+        for event in &events {
+            let UnpublishedEvent { id, name, sku, sequence, behind, committed_at, refused, .. } = event;
+            table.add_row(vec![
+                id.to_string(),
+                name.clone(),
+                output::sanitize(sku),
+                sequence.to_string(),
+                behind.to_string(),
+                output::short_time(*committed_at),
+                output::sanitize(refused.as_deref().unwrap_or("no")),
+            ]);
+        }
+        output::line(&table.to_string());
+    }
+    Ok(ExitStatus::Success)
+}
+
+async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
+    let Some(event) = app.views().unpublished_events(Some(id), true, 1).await?.pop() else {
+        output::error(&format!("there is no unpublished event {id}; perhaps it is published by now"));
+        return Ok(ExitStatus::Incomplete);
+    };
+    if json {
+        output::json(&event)?;
+        return Ok(ExitStatus::Success);
+    }
+    output::line(&format!(
+        "event      {} {} of {}",
+        event.name,
+        event.sequence,
+        output::sanitize(&event.sku)
+    ));
+    output::line(&format!("message id {}", event.message_id));
+    output::line(&format!("happened   {}", output::long_time(event.committed_at)));
+    if let (Some(reason), Some(at)) = (&event.refused, event.refused_at) {
+        output::line(&format!("refused    {}: {}", output::long_time(at), output::sanitize(reason)));
+        output::line(&format!("behind it  {} events of the same SKU", event.behind));
+    }
+    output::line(&format!("caused by  {}", output::sanitize(&event.causation_id)));
+    output::line(&format!("body       {}", output::sanitize(event.body.get())));
+    Ok(ExitStatus::Success)
+}
+
+async fn retry(app: &App, ids: Vec<i64>, json: bool) -> anyhow::Result<ExitStatus> {
+    let asked = ids.len();
+    let which = (asked > 0).then_some(ids);
+    let done = app.refused_events().try_again(which.as_deref()).await?;
+    let skipped = asked.saturating_sub(done);
+    if json {
+        let matched = asked.max(done);
+        output::json(&json!({ "matched": matched, "done": done, "skipped": skipped, "failed": 0 }))?;
+    } else {
+        output::line(&format!("{done} to be published again, {skipped} were not set aside"));
+    }
+    Ok(if skipped == 0 { ExitStatus::Success } else { ExitStatus::Incomplete })
+}

@@ -1,0 +1,77 @@
+//! `allocation status`: is everything there, and is anything piling up?
+
+use serde::Serialize;
+
+use crate::{
+    bootstrap::App,
+    ports::admin::{QueueDepth, Topology as _},
+    views::{FailureCounts, OutboxDepth},
+};
+
+use super::{ExitStatus, output};
+
+#[derive(Serialize)]
+struct Status {
+    database: String,
+    broker: String,
+    schema_version: Option<i64>,
+    queues: Vec<QueueDepth>,
+    outbox: Option<OutboxDepth>,
+    failures: Option<FailureCounts>,
+}
+
+/// Exits 1 when a server does not answer or the schema does not fit.
+pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
+    let topology = app.topology();
+    let (schema, queues) = tokio::join!(app.schema_version(), topology.queue_depths());
+    let fits = schema.as_ref().is_ok_and(|version| version.fits());
+    let (outbox, failures) = if fits {
+        (Some(app.views().outbox_depth().await?), Some(app.views().failure_counts().await?))
+    } else {
+        (None, None)
+    };
+    let status = Status {
+        database: match &schema {
+            Ok(version) if version.fits() => "ok".into(),
+            Ok(version) => version.to_string(),
+            Err(error) => format!("{error:#}"),
+        },
+        broker: queues.as_ref().map_or_else(ToString::to_string, |_| "ok".into()),
+        schema_version: schema.ok().and_then(|version| version.found),
+        queues: queues.unwrap_or_default(),
+        outbox,
+        failures,
+    };
+    if json {
+        output::json(&status)?;
+    } else {
+        print(&status);
+    }
+    Ok(if status.database == "ok" && status.broker == "ok" {
+        ExitStatus::Success
+    } else {
+        ExitStatus::Incomplete
+    })
+}
+
+fn print(status: &Status) {
+    let version =
+        status.schema_version.map(|version| format!(", schema version {version}")).unwrap_or_default();
+    output::line(&format!("database   {}{version}", status.database));
+    output::line(&format!("broker     {}", status.broker));
+    if let Some(outbox) = &status.outbox {
+        let oldest =
+            outbox.oldest_seconds.map(|age| format!(", the oldest for {age:.1} s")).unwrap_or_default();
+        let OutboxDepth { pending, set_aside, unroutable, .. } = outbox;
+        output::line(&format!(
+            "outbox     {pending} pending{oldest}; {set_aside} set aside; {unroutable} ever unwanted"
+        ));
+    }
+    if let Some(FailureCounts { retrying, dead, discarded }) = &status.failures {
+        output::line(&format!("failures   {retrying} retrying, {dead} dead, {discarded} discarded"));
+    }
+    for queue in &status.queues {
+        let QueueDepth { name, ready, consumers } = queue;
+        output::line(&format!("queue      {name}: {ready} ready, {consumers} consumers"));
+    }
+}

@@ -1,0 +1,239 @@
+//! From an error to what follows: section 3 of the contract as one pure function.
+
+use std::time::Duration;
+
+use crate::{
+    domain::Rejection,
+    ports::{
+        failed_messages::{Reason, RetryDecision},
+        notifier::NotifierError,
+        store::StoreError,
+    },
+};
+
+use super::{backoff::RetryPolicy, decode::DecodeError};
+
+/// Why a command was not handled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It cannot be read.
+    #[error(transparent)]
+    DecodeError(#[from] DecodeError),
+    /// Its message id belongs to a message with another type or body, which was handled.
+    #[error("a message of this id was handled before, with another type or body")]
+    BodyMismatch,
+    /// A rule of the domain said no.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The store did not do its part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody was told.
+    #[error(transparent)]
+    Notification(#[from] NotifierError),
+    /// The handler panicked.
+    #[error("the handler panicked: {0}")]
+    Panicked(String),
+    /// The handler took too long.
+    #[error("the handler took longer than {} (worker.handler_timeout)", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// Its worker died each time it was handled.
+    #[error("its worker died {0} times while it was being handled")]
+    CrashLoop(u32),
+    /// The broker put it aside.
+    #[error("the broker put it aside: {0}")]
+    DeadLetteredByBroker(String),
+}
+
+/// What follows a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureClass {
+    /// Again at once, a few times, with jitter; not an attempt.
+    Conflict,
+    /// Nothing counts until the server is back.
+    Outage,
+    /// An attempt; the reason is for the last one.
+    Retryable(Reason),
+    /// No retry can mend it.
+    Permanent(Reason),
+}
+
+/// Judges a failure.
+#[must_use]
+pub fn classify(failure: &Failure) -> FailureClass {
+    match failure {
+        Failure::Store(StoreError::Unavailable(_)) | Failure::Notification(NotifierError::Unavailable(_)) => {
+            FailureClass::Outage
+        }
+        Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
+        // Silence counts only once the store has answered a probe.
+        Failure::Store(StoreError::Failed(_) | StoreError::Silent(_) | StoreError::CommitUnknown(_))
+        | Failure::Notification(NotifierError::Deferred(_))
+        | Failure::Panicked(_)
+        | Failure::TimedOut(_) => FailureClass::Retryable(Reason::AttemptsExhausted),
+        Failure::Rejected(_) | Failure::Notification(NotifierError::Rejected(_)) => {
+            FailureClass::Retryable(Reason::Rejected)
+        }
+        Failure::Store(StoreError::BadData(_)) => FailureClass::Permanent(Reason::InvalidMessage),
+        Failure::BodyMismatch => FailureClass::Permanent(Reason::MessageIdConflict),
+        Failure::CrashLoop(_) => FailureClass::Permanent(Reason::CrashLoop),
+        Failure::DeadLetteredByBroker(why) if why == "delivery_limit" => {
+            FailureClass::Permanent(Reason::DeliveryLimit)
+        }
+        Failure::DeadLetteredByBroker(_) => FailureClass::Permanent(Reason::Rejected),
+        Failure::DecodeError(undecodable) => FailureClass::Permanent(match undecodable {
+            DecodeError::MissingMessageId => Reason::MissingMessageId,
+            DecodeError::UnknownCommand(_) => Reason::UnknownCommand,
+            DecodeError::TooLarge { .. } => Reason::TooLarge,
+            DecodeError::InvalidMessageId | DecodeError::Content(_) | DecodeError::InvalidBody(_) => {
+                Reason::InvalidMessage
+            }
+        }),
+    }
+}
+
+/// What follows the attempt that makes `attempts` of them. A conflict that outlasted its tries at once is an attempt
+/// like any other.
+#[must_use]
+pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
+    match classify(failure) {
+        FailureClass::Permanent(reason) => RetryDecision::Dead(reason),
+        FailureClass::Retryable(reason) if attempts >= policy.max_attempts => RetryDecision::Dead(reason),
+        FailureClass::Conflict | FailureClass::Outage if attempts >= policy.max_attempts => {
+            RetryDecision::Dead(Reason::AttemptsExhausted)
+        }
+        FailureClass::Retryable(_) | FailureClass::Conflict | FailureClass::Outage => {
+            RetryDecision::Retry(policy.delay(attempts))
+        }
+    }
+}
+
+impl Failure {
+    /// The error without its variable values: what failures of one cause have in common.
+    #[must_use]
+    pub fn error_pattern(&self) -> String {
+        match self {
+            Self::Rejected(rejection) => rejection.rule().to_owned(),
+            other => without_values(&other.to_string()),
+        }
+    }
+}
+
+/// Replaces numbers and quoted text by "…".
+fn without_values(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '"' | '`' | '\'' => {
+                let quote = character;
+                pattern.push('…');
+                for inside in rest.by_ref() {
+                    if inside == quote {
+                        break;
+                    }
+                }
+            }
+            '0'..='9' => {
+                pattern.push('…');
+                while rest.peek().is_some_and(char::is_ascii_digit) {
+                    rest.next();
+                }
+            }
+            other => pattern.push(other),
+        }
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BatchRef, Sku};
+
+    fn store(error: fn(String) -> StoreError) -> Failure {
+        error(String::new()).into()
+    }
+
+    /// Section 3 of the contract, row by row.
+    #[test]
+    fn every_failure_has_its_verdict() {
+        let invalid_sku = || Failure::Rejected(Rejection::InvalidSku(Sku::new("s").unwrap()));
+        let too_large = DecodeError::TooLarge { what: "body", size: 2, limit: 1 };
+        let table = [
+            (store(StoreError::Conflict), FailureClass::Conflict),
+            (store(StoreError::Unavailable), FailureClass::Outage),
+            (store(StoreError::Failed), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (store(StoreError::Silent), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (store(StoreError::CommitUnknown), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (NotifierError::Unavailable(String::new()).into(), FailureClass::Outage),
+            (
+                NotifierError::Deferred(String::new()).into(),
+                FailureClass::Retryable(Reason::AttemptsExhausted),
+            ),
+            (NotifierError::Rejected(String::new()).into(), FailureClass::Retryable(Reason::Rejected)),
+            (invalid_sku(), FailureClass::Retryable(Reason::Rejected)),
+            (Failure::TimedOut(Duration::ZERO), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (Failure::Panicked(String::new()), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (DecodeError::InvalidBody(String::new()).into(), FailureClass::Permanent(Reason::InvalidMessage)),
+            (DecodeError::InvalidMessageId.into(), FailureClass::Permanent(Reason::InvalidMessage)),
+            (DecodeError::Content(String::new()).into(), FailureClass::Permanent(Reason::InvalidMessage)),
+            (
+                DecodeError::UnknownCommand(String::new()).into(),
+                FailureClass::Permanent(Reason::UnknownCommand),
+            ),
+            (DecodeError::MissingMessageId.into(), FailureClass::Permanent(Reason::MissingMessageId)),
+            (too_large.into(), FailureClass::Permanent(Reason::TooLarge)),
+            (Failure::BodyMismatch, FailureClass::Permanent(Reason::MessageIdConflict)),
+            (store(StoreError::BadData), FailureClass::Permanent(Reason::InvalidMessage)),
+            (Failure::CrashLoop(4), FailureClass::Permanent(Reason::CrashLoop)),
+            (
+                Failure::DeadLetteredByBroker("delivery_limit".into()),
+                FailureClass::Permanent(Reason::DeliveryLimit),
+            ),
+            (Failure::DeadLetteredByBroker("rejected".into()), FailureClass::Permanent(Reason::Rejected)),
+        ];
+        for (failure, expected) in table {
+            assert_eq!(classify(&failure), expected, "{failure}");
+        }
+    }
+
+    #[test]
+    fn the_last_attempt_is_followed_by_death() {
+        let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
+        let panicked = Failure::Panicked(String::new());
+        assert!(matches!(decide(&panicked, 2, &policy), RetryDecision::Retry(_)));
+        assert_eq!(decide(&panicked, 3, &policy), RetryDecision::Dead(Reason::AttemptsExhausted));
+        assert_eq!(decide(&Failure::BodyMismatch, 1, &policy), RetryDecision::Dead(Reason::MessageIdConflict));
+        for lasting in [store(StoreError::Conflict), store(StoreError::Unavailable)] {
+            assert!(matches!(decide(&lasting, 2, &policy), RetryDecision::Retry(_)), "{lasting}");
+            assert_eq!(
+                decide(&lasting, 3, &policy),
+                RetryDecision::Dead(Reason::AttemptsExhausted),
+                "{lasting}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_conflict_that_outlasts_every_attempt_is_dead() {
+        let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
+        let conflict = store(StoreError::Conflict);
+        assert!(matches!(decide(&conflict, 2, &policy), RetryDecision::Retry(_)));
+        for attempts in [3, 4] {
+            assert_eq!(decide(&conflict, attempts, &policy), RetryDecision::Dead(Reason::AttemptsExhausted));
+        }
+    }
+
+    #[test]
+    fn failures_of_one_cause_have_one_pattern() {
+        let missing =
+            |name: &str| Failure::Rejected(Rejection::InvalidBatchref(BatchRef::new(name).unwrap()));
+        assert_eq!(missing("b-1").error_pattern(), missing("b-2").error_pattern());
+        assert_eq!(
+            without_values("at line 3 column 17: unknown \"abc 1\", x='y'"),
+            "at line … column …: unknown …, x=…"
+        );
+        assert_eq!(without_values("an open \"quote"), "an open …");
+    }
+}

@@ -1,0 +1,81 @@
+//! A message on its way through the bus.
+
+use std::sync::OnceLock;
+
+use crate::ports::{failed_messages::FailedMessageKey, queue::Message, store::MessageKey};
+
+use super::{
+    decode::{DecodeError, Envelope, Limits, decode, fingerprint, replace_nul},
+    failure::Failure,
+    unit_of_work::sanitize,
+};
+
+/// A message, read.
+#[derive(Clone, Debug)]
+pub struct ReceivedMessage {
+    /// As it came.
+    pub message: Message,
+    /// What it asks for.
+    pub decoded: Result<Envelope, DecodeError>,
+    /// Whether somebody may have begun with it before.
+    pub redelivered: bool,
+    /// Whether its sender waits for the answer: a failure is told to them then, and not kept for another attempt.
+    pub awaited: bool,
+    /// How often it was started without an end before this process had it.
+    pub(super) starts_before: OnceLock<u32>,
+    /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
+    /// no crash.
+    pub(super) counted: OnceLock<()>,
+    /// What became of the mail it asked for, once this process has sent it.
+    pub(super) notified: OnceLock<Result<(), Failure>>,
+}
+
+impl ReceivedMessage {
+    /// Reads a message.
+    #[must_use]
+    pub fn read(message: Message, redelivered: bool, limits: Limits) -> Self {
+        Self {
+            decoded: decode(&message, limits),
+            message,
+            redelivered,
+            awaited: false,
+            starts_before: OnceLock::new(),
+            counted: OnceLock::new(),
+            notified: OnceLock::new(),
+        }
+    }
+
+    /// Reads a message whose sender waits for the answer.
+    #[must_use]
+    pub fn read_awaited(message: Message, limits: Limits) -> Self {
+        Self { awaited: true, ..Self::read(message, false, limits) }
+    }
+
+    /// By what its repeats are recognised; none if it cannot be read.
+    pub(super) fn receipt(&self) -> Option<&MessageKey> {
+        self.decoded.as_ref().ok().map(|envelope| &envelope.receipt)
+    }
+
+    pub(super) fn unfinished_starts(&self) -> u32 {
+        self.starts_before.get().copied().unwrap_or(0)
+    }
+
+    pub(super) fn key(&self) -> FailedMessageKey {
+        let kind = sanitize(&self.message.kind);
+        match self.receipt() {
+            Some(MessageKey { message_id, fingerprint, .. }) => {
+                FailedMessageKey { message_id: Some(message_id.clone()), kind, fingerprint: *fingerprint }
+            }
+            None => FailedMessageKey {
+                message_id: self.message.message_id.as_deref().map(|id| replace_nul(id).into()),
+                kind,
+                fingerprint: fingerprint(&self.message.body),
+            },
+        }
+    }
+
+    /// Whether handling `other` in the same unit of work could do nothing that handling this does not.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
+        self.receipt() == other.receipt() && self.message.retry == other.message.retry
+    }
+}
