@@ -72,11 +72,11 @@ pub struct App {
     access: PgConfig,
     pool: PgPool,
     broker: RabbitConfig,
-    commits: Arc<CommitSignal>,
+    commit_signal: Arc<CommitSignal>,
     database_outage: Arc<AvailabilityLog>,
     broker_outage: Arc<AvailabilityLog>,
     mail_outage: Arc<AvailabilityLog>,
-    vitals: Watchdog,
+    watchdog: Watchdog,
     bus: MessageBus,
 }
 
@@ -92,18 +92,18 @@ impl App {
         let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
         let notifier = SmtpNotifier::new(smtp.url.expose(), &notifications.from, &notifications.to)?;
-        let (pool, commits) = (access.pool(), Arc::<CommitSignal>::default());
-        let store = PgStore::new(pool.clone(), &access, commits.clone());
+        let (pool, commit_signal) = (access.pool(), Arc::<CommitSignal>::default());
+        let store = PgStore::new(pool.clone(), &access, commit_signal.clone());
         Ok(Self {
             bus: MessageBus::new(Arc::new(store), Arc::new(notifier), policy(&settings)),
             pool,
             access,
             broker,
-            commits,
+            commit_signal,
             database_outage: Arc::new(AvailabilityLog::of("the database")),
             broker_outage: Arc::new(AvailabilityLog::of("the broker")),
             mail_outage: Arc::new(AvailabilityLog::of("the mail server")),
-            vitals: Watchdog::default(),
+            watchdog: Watchdog::default(),
             settings,
         })
     }
@@ -187,7 +187,7 @@ impl App {
         background.spawn(postgres::forward_commits(
             self.pool.clone(),
             self.settings.database.patience,
-            self.commits.clone(),
+            self.commit_signal.clone(),
         ));
         for role in roles {
             match role {
@@ -200,7 +200,7 @@ impl App {
                 Role::Api => {} // It serves already.
                 Role::Archive => self.consume(&QueueName::ALL, QueueKind::DeadLetter, stop, &mut tasks),
                 Role::Relay => {
-                    let outbox = Arc::new(PgOutbox::new(self.access.clone(), self.commits.clone()));
+                    let outbox = Arc::new(PgOutbox::new(self.access.clone(), self.commit_signal.clone()));
                     let (relay, stop) = (self.relay(outbox.clone()), stop.clone());
                     background.spawn(async move { outbox.listen().await });
                     tasks.spawn(async move { relay.run(&stop).await });
@@ -266,7 +266,7 @@ impl App {
             max_batch,
             hold: settings.hold,
             finish_within: settings.grace.mul_f64(FINISHES_WITHIN),
-            vitals: self.vitals.clone(),
+            watchdog: self.watchdog.clone(),
             database: self.database_outage.clone(),
             mail: mails.then(|| self.mail_outage.clone()),
             broker: self.broker_outage.clone(),
@@ -287,7 +287,7 @@ impl App {
             views: self.views(),
             topology: Arc::new(self.topology()),
             schema: Arc::new(PgSchema::new(self.pool.clone(), &self.access)),
-            vitals: self.vitals.clone(),
+            watchdog: self.watchdog.clone(),
             database: self.database_outage.clone(),
         }
     }
@@ -325,7 +325,8 @@ impl App {
     /// Waits for the broker; false if told to stop before it answered.
     async fn wait_for_topology(&self, stop: &CancellationToken) -> bool {
         let topology = self.topology();
-        let Some(declared) = retry_until_available(&self.broker_outage, stop, || topology.declare()).await else {
+        let Some(declared) = retry_until_available(&self.broker_outage, stop, || topology.declare()).await
+        else {
             return false;
         };
         for declared in declared {

@@ -67,17 +67,17 @@ impl SmtpNotifier {
         })
     }
 
-    fn mail(&self, notice: &Notification) -> Result<Message, NotifierError> {
+    fn mail(&self, notification: &Notification) -> Result<Message, NotifierError> {
         let unsendable = |error: lettre::error::Error| NotifierError::Rejected(error.to_string());
-        let id = format!("<{}@{}>", local_part(&notice.event_id), self.from.email.domain());
+        let id = format!("<{}@{}>", local_part(&notification.event_id), self.from.email.domain());
         MessageBuilder::new()
             .from(self.from.clone())
             .mailbox(header::To::from(self.to.clone()))
             .message_id(Some(id))
-            .subject(&notice.subject)
+            .subject(&notification.subject)
             .header(header::MIME_VERSION_1_0)
             .header(header::ContentType::TEXT_PLAIN)
-            .body(notice.text.clone())
+            .body(notification.text.clone())
             .map_err(unsendable)
     }
 
@@ -109,8 +109,8 @@ fn u128_of(id: &str) -> u128 {
 
 #[async_trait]
 impl Notifier for SmtpNotifier {
-    async fn notify(&self, notice: &Notification) -> Result<(), NotifierError> {
-        let mail = self.mail(notice)?;
+    async fn notify(&self, notification: &Notification) -> Result<(), NotifierError> {
+        let mail = self.mail(notification)?;
         match tokio::time::timeout(TAKES_WITHIN, self.transport.send(mail)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.judged(error).await),
@@ -136,10 +136,10 @@ impl Notifier for SmtpNotifier {
 mod tests {
     use super::*;
 
-    fn written(notice: &Notification) -> String {
+    fn written(notification: &Notification) -> String {
         let to = "Stock <stock@example.com>, second@example.com";
         let notifier = SmtpNotifier::new("smtp://127.0.0.1:1", "allocation@shop.example", to).unwrap();
-        String::from_utf8(notifier.mail(notice).unwrap().formatted()).unwrap()
+        String::from_utf8(notifier.mail(notification).unwrap().formatted()).unwrap()
     }
 
     #[test]
@@ -166,16 +166,16 @@ mod tests {
 
     #[test]
     fn a_strange_id_and_a_long_name_break_no_header() {
-        let notice = |id: &str| Notification {
+        let notification = |id: &str| Notification {
             event_id: id.into(),
             subject: format!("Out of stock for {}", "ü".repeat(255)),
             text: "x".repeat(5000),
         };
-        let mail = written(&notice("a> b\"c"));
+        let mail = written(&notification("a> b\"c"));
         assert!(mail.lines().all(|line| line.len() <= 998), "RFC 5322 allows no longer line");
         let id = |mail: &str| mail.lines().find(|line| line.starts_with("Message-ID")).unwrap().to_owned();
         assert!(!id(&mail).contains(' ') || id(&mail).matches(' ').count() == 1);
-        assert_ne!(id(&mail), id(&written(&notice("a> b\"d"))));
+        assert_ne!(id(&mail), id(&written(&notification("a> b\"d"))));
     }
 
     #[test]

@@ -68,7 +68,7 @@ struct Allocation {
 /// A line of `orders.csv`, and the message it would have been.
 struct Order {
     line: Allocate,
-    incoming: ReceivedMessage,
+    received: ReceivedMessage,
 }
 
 /// Allocates what `orders.csv` asks for from what `batches.csv` has, keeps what `allocations.csv` says, and writes that
@@ -164,7 +164,7 @@ fn order(row: &Row) -> Result<Order, String> {
     let line = parsed::<Allocate>(row)?;
     Ok(Order {
         line,
-        incoming: ReceivedMessage::read_awaited(message, Limits { body: usize::MAX, headers: 0 }),
+        received: ReceivedMessage::read_awaited(message, Limits { body: usize::MAX, headers: 0 }),
     })
 }
 
@@ -219,8 +219,8 @@ impl StockBuilder {
             ));
         }
         let lines = self.lines.entry(sku.clone()).or_default();
-        let place = i64::try_from(lines.len()).unwrap_or(i64::MAX - 1) + 1;
-        let line = Line { quantity: *qty, place, batch: Some(batchref.clone()) };
+        let position = i64::try_from(lines.len()).unwrap_or(i64::MAX - 1) + 1;
+        let line = Line { quantity: *qty, position, batch: Some(batchref.clone()) };
         if lines.insert(orderid.clone(), line).is_some() {
             return Err(format!("orderid: the line of order {orderid} for {sku} stands above, too"));
         }
@@ -258,10 +258,10 @@ async fn handle(
     let bus = MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy);
     let mut done = 0;
     for part in orders.chunks(AT_ONCE) {
-        let incoming: Vec<_> = part.iter().map(|(_, order)| order.incoming.clone()).collect();
-        let fates = bus.handle(QueueName::Orders, &incoming).await?;
-        for ((line, _), fate) in part.iter().zip(fates) {
-            if let CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _) = fate {
+        let received: Vec<_> = part.iter().map(|(_, order)| order.received.clone()).collect();
+        let outcomes = bus.handle(QueueName::Orders, &received).await?;
+        for ((line, _), outcome) in part.iter().zip(outcomes) {
+            if let CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _) = outcome {
                 rejected.push(at(ORDERS, *line, failure));
             }
         }
@@ -277,7 +277,7 @@ async fn outcome(
     orders: Vec<(u64, Order)>,
     allocated: &mut CsvReport,
 ) -> Vec<Allocation> {
-    let kept = store.kept().await;
+    let kept = store.state().await;
     let (mut placed, mut seen) = (Vec::new(), HashSet::new());
     for (_, Order { line: Allocate { orderid, sku, .. }, .. }) in orders {
         let key = (orderid, sku);

@@ -60,7 +60,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         hold: Duration::MAX,
         finish_within: Duration::MAX,
         database: database.clone(),
-        vitals: Watchdog::default(),
+        watchdog: Watchdog::default(),
         mail: None,
         broker: broker.clone(),
     };
@@ -75,13 +75,13 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
     let stop = CancellationToken::new();
     let published = async {
         queues.drained().await;
-        while !store.kept().await.outbox.is_empty() {
+        while !store.state().await.outbox.is_empty() {
             tokio::task::yield_now().await;
         }
         stop.cancel();
     };
     tokio::join!(worker.run(&stop), relay.run(&stop), published);
-    let kept = store.kept().await;
+    let kept = store.state().await;
     DemoReport {
         events: exchange.published().into_iter().map(|row| row.name).collect(),
         allocated: kept.view.values().filter(|state| matches!(state, ReadModelState::Allocated(..))).count(),

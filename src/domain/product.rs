@@ -14,7 +14,7 @@ pub struct Line {
     /// How many are asked for.
     pub quantity: Quantity,
     /// When it was first asked for, as a count per SKU: the smaller, the older.
-    pub place: i64,
+    pub position: i64,
     /// The batch it sits in; none while it waits as a backorder.
     pub batch: Option<BatchRef>,
 }
@@ -202,7 +202,7 @@ impl Product {
             };
         }
         self.last_place += 1;
-        let line = Line { quantity, place: self.last_place, batch: None };
+        let line = Line { quantity, position: self.last_place, batch: None };
         self.lines.insert(orderid.clone(), line);
         self.changed.new_lines.insert(orderid.clone());
         self.changed.any = true;
@@ -252,7 +252,7 @@ impl Product {
         revision: Option<i64>,
     ) -> Result<(), Rejection> {
         let position =
-            self.position(reference).ok_or_else(|| Rejection::InvalidBatchref(reference.clone()))?;
+            self.batch_index(reference).ok_or_else(|| Rejection::InvalidBatchref(reference.clone()))?;
         if self.batches[position].is_stale(revision) {
             return Ok(());
         }
@@ -260,7 +260,7 @@ impl Product {
             .lines
             .iter()
             .filter(|(_, line)| line.batch.as_ref() == Some(reference))
-            .map(|(orderid, line)| (line.place, orderid.clone()))
+            .map(|(orderid, line)| (line.position, orderid.clone()))
             .collect();
         newest_last.sort_unstable();
         while self.batches[position].excess(purchased) > 0 {
@@ -286,7 +286,7 @@ impl Product {
             .lines
             .iter()
             .filter(|(_, line)| line.batch.is_none())
-            .map(|(orderid, line)| (line.place, orderid.clone()))
+            .map(|(orderid, line)| (line.position, orderid.clone()))
             .collect();
         oldest_first.sort_unstable();
         for (_, orderid) in oldest_first {
@@ -346,11 +346,12 @@ impl Product {
     }
 
     fn insert(&mut self, batch: Batch) {
-        let position = self.batches.partition_point(|known| known.allocation_order() < batch.allocation_order());
+        let position =
+            self.batches.partition_point(|known| known.allocation_order() < batch.allocation_order());
         self.batches.insert(position, batch);
     }
 
-    fn position(&self, reference: &BatchRef) -> Option<usize> {
+    fn batch_index(&self, reference: &BatchRef) -> Option<usize> {
         self.batches.iter().position(|batch| batch.reference == *reference)
     }
 
@@ -392,7 +393,7 @@ impl Product {
 
     /// Gives back what a line held in its batch.
     fn release(&mut self, orderid: &OrderId, reference: &BatchRef, quantity: Quantity) {
-        let position = self.position(reference).expect("a line's batch was learnt with it");
+        let position = self.batch_index(reference).expect("a line's batch was learnt with it");
         self.batches[position].deallocate(quantity);
         self.changed.stock = true;
         self.touch(reference);
@@ -667,7 +668,7 @@ mod tests {
     fn what_memory_knows_is_newer_than_what_the_store_says() {
         let mut product = Product::from_stored(Sku::new("OAK-STOOL").unwrap(), 3, 7, 2, 0);
         let in_batch =
-            |place| Line { quantity: Quantity::new(5u32).unwrap(), place, batch: Some(batchref("b")) };
+            |position| Line { quantity: Quantity::new(5u32).unwrap(), position, batch: Some(batchref("b")) };
         product.attach_batch(Batch::from_stored(batchref("b"), None, 10, 10, 10, None));
         product.attach_line(order("o1"), in_batch(1));
         product.deallocate(&order("o1"));

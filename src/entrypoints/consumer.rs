@@ -65,7 +65,7 @@ pub struct Consumer {
     /// How long a unit of work may go on once the worker is to stop.
     pub finish_within: Duration,
     /// Where its lanes show that they get on.
-    pub vitals: Watchdog,
+    pub watchdog: Watchdog,
     /// What is told when the database is away.
     pub database: Arc<AvailabilityLog>,
     /// What is told when the mail server is away, if this queue needs one.
@@ -86,7 +86,7 @@ enum ConsumeEnd {
 /// A delivery, read.
 struct PendingDelivery {
     tag: u64,
-    incoming: ReceivedMessage,
+    received: ReceivedMessage,
 }
 
 impl Consumer {
@@ -177,7 +177,7 @@ impl Consumer {
                 let (sender, tasks) = mpsc::unbounded_channel();
                 let lane = Partition {
                     worker: self.clone(),
-                    settler: subscription.settler(),
+                    acknowledger: subscription.acknowledger(),
                     halt: halt.clone(),
                     overdue: overdue.clone(),
                     handed_back: handed_back.clone(),
@@ -194,10 +194,10 @@ impl Consumer {
                         if self.stage == QueueKind::Main {
                             crash_points::here(CrashPoint::WorkerDelivered);
                         }
-                        let incoming = ReceivedMessage::read(delivery.message, delivery.redelivered, self.limits);
-                        let task = PendingDelivery { tag: delivery.tag, incoming };
+                        let received = ReceivedMessage::read(delivery.message, delivery.redelivered, self.limits);
+                        let task = PendingDelivery { tag: delivery.tag, received };
                         // A lane that is gone has panicked, and the next turn of this loop ends with it.
-                        let _ = lanes[partition_of(&task.incoming, lanes.len())].send(task);
+                        let _ = lanes[partition_of(&task.received, lanes.len())].send(task);
                         left -= 1;
                         if left == 0 {
                             break Ok(ConsumeEnd::Stopped);
@@ -235,17 +235,17 @@ impl Consumer {
         }
     }
 
-    fn note_availability(&self, fates: &[CommandOutcome]) {
+    fn note_availability(&self, outcomes: &[CommandOutcome]) {
         self.database.up();
-        if fates.iter().any(used_the_mail_server) {
+        if outcomes.iter().any(used_the_mail_server) {
             self.mail.iter().for_each(|mail| mail.up());
         }
     }
 
     /// A warning only where a person may have to act.
-    fn log_outcome(&self, incoming: &ReceivedMessage, fate: &CommandOutcome) {
-        let (queue, message_id) = (self.queue.as_str(), incoming.message.message_id.as_deref());
-        match fate {
+    fn log_outcome(&self, received: &ReceivedMessage, outcome: &CommandOutcome) {
+        let (queue, message_id) = (self.queue.as_str(), received.message.message_id.as_deref());
+        match outcome {
             // The answer goes to the sender that waits; senders to a queue do not wait.
             CommandOutcome::Handled | CommandOutcome::Reported(_) | CommandOutcome::Unknown => {}
             CommandOutcome::Duplicate => debug!(queue, message_id, "handled before"),
@@ -264,7 +264,7 @@ impl Consumer {
 /// Handles the deliveries of one lane, in order.
 struct Partition {
     worker: Consumer,
-    settler: Arc<dyn Acknowledger>,
+    acknowledger: Arc<dyn Acknowledger>,
     /// The subscription is to end.
     halt: CancellationToken,
     /// It was to end some time ago.
@@ -279,22 +279,22 @@ impl Partition {
     async fn run(&self, mut tasks: mpsc::UnboundedReceiver<PendingDelivery>) {
         let Consumer { max_batch, stage, .. } = self.worker;
         let mut batch = Vec::with_capacity(max_batch);
-        let pulse = self.worker.vitals.lane(self.worker.queue.as_str());
+        let lane_status = self.worker.watchdog.lane(self.worker.queue.as_str());
         loop {
-            pulse.idle();
+            lane_status.idle();
             // A unit of work that has begun when the halt comes is finished; what was not begun goes back to the queue.
             if tasks.recv_many(&mut batch, max_batch).await == 0
                 || self.halt.is_cancelled()
-                || self.settler.is_closed()
+                || self.acknowledger.is_closed()
             {
                 return;
             }
             if stage == QueueKind::DeadLetter {
                 crash_points::here(CrashPoint::ArchiveBefore);
             }
-            self.handle(&mut batch, &pulse).await;
+            self.handle(&mut batch, &lane_status).await;
             if !batch.is_empty() {
-                let left: Vec<_> = batch.into_iter().map(|task| task.incoming).collect();
+                let left: Vec<_> = batch.into_iter().map(|task| task.received).collect();
                 let taken_back = self.worker.bus.revert_starts(self.worker.queue, &left);
                 // A store that is silent is no reason to stop late. What was not written stays for the next time.
                 let _ = tokio::time::timeout(TAKES_BACK_WITHIN, taken_back).await;
@@ -305,29 +305,29 @@ impl Partition {
 
     /// Handles and settles messages. Keeps them while a server is away, and goes on when it is back. What is left in the batch
     /// is to go back to the queue: it is to stop before that, or the server was away for too long.
-    async fn handle(&self, batch: &mut Vec<PendingDelivery>, pulse: &LaneStatus) {
+    async fn handle(&self, batch: &mut Vec<PendingDelivery>, lane_status: &LaneStatus) {
         let worker = &self.worker;
         let mut delays = Backoff::during_outage();
         let begin = Instant::now();
         loop {
-            pulse.busy();
-            let (tags, incoming): (Vec<_>, Vec<_>) =
-                batch.drain(..).map(|task| (task.tag, task.incoming)).unzip();
+            lane_status.busy();
+            let (tags, received): (Vec<_>, Vec<_>) =
+                batch.drain(..).map(|task| (task.tag, task.received)).unzip();
             let too_early = crash_points::planted(SeededBug::AckBeforeCommit);
             if too_early {
-                self.settler.ack(&tags).await;
+                self.acknowledger.ack(&tags).await;
             }
-            let (fates, away) = tokio::select! {
-                handled = worker.handle(&incoming) => match handled {
-                    Ok(fates) => (fates, None),
+            let (outcomes, away) = tokio::select! {
+                handled = worker.handle(&received) => match handled {
+                    Ok(outcomes) => (outcomes, None),
                     Err(Interrupted { done, away }) => (done, Some(away)),
                 },
                 () = self.overdue.cancelled() => (Vec::new(), None),
             };
-            let done = fates.len();
-            self.ack(&tags[..done], &incoming[..done], fates, too_early).await;
-            let left = tags.into_iter().zip(incoming).skip(done);
-            batch.extend(left.map(|(tag, incoming)| PendingDelivery { tag, incoming }));
+            let done = outcomes.len();
+            self.ack(&tags[..done], &received[..done], outcomes, too_early).await;
+            let left = tags.into_iter().zip(received).skip(done);
+            batch.extend(left.map(|(tag, received)| PendingDelivery { tag, received }));
             let Some(away) = away else { return };
             if !self.wait_for_server(&away, begin.elapsed(), delays.next().unwrap_or_default()).await {
                 return;
@@ -339,24 +339,24 @@ impl Partition {
     async fn ack(
         &self,
         tags: &[u64],
-        incoming: &[ReceivedMessage],
-        fates: Vec<CommandOutcome>,
+        received: &[ReceivedMessage],
+        outcomes: Vec<CommandOutcome>,
         too_early: bool,
     ) {
-        if fates.is_empty() {
+        if outcomes.is_empty() {
             return;
         }
         self.handled.store(true, Ordering::Relaxed);
-        self.worker.note_availability(&fates);
-        for (incoming, fate) in incoming.iter().zip(fates) {
-            self.worker.log_outcome(incoming, &fate);
+        self.worker.note_availability(&outcomes);
+        for (received, outcome) in received.iter().zip(outcomes) {
+            self.worker.log_outcome(received, &outcome);
         }
         crash_points::here(match self.worker.stage {
             QueueKind::Main => CrashPoint::WorkerBeforeAck,
             QueueKind::DeadLetter => CrashPoint::ArchiveAfter,
         });
         if !too_early {
-            self.settler.ack(tags).await;
+            self.acknowledger.ack(tags).await;
         }
     }
 
@@ -378,14 +378,14 @@ impl Partition {
     }
 }
 
-fn used_the_mail_server(fate: &CommandOutcome) -> bool {
-    matches!(fate, CommandOutcome::Handled | CommandOutcome::Recorded(Failure::Notification(_), _))
+fn used_the_mail_server(outcome: &CommandOutcome) -> bool {
+    matches!(outcome, CommandOutcome::Handled | CommandOutcome::Recorded(Failure::Notification(_), _))
 }
 
 /// Lines of one SKU share a lane, and so do the creation and the changes of one batch.
-pub(super) fn partition_of(incoming: &ReceivedMessage, lanes: usize) -> usize {
+pub(super) fn partition_of(received: &ReceivedMessage, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
-    match incoming.decoded.as_ref().map(|envelope| &envelope.command) {
+    match received.decoded.as_ref().map(|envelope| &envelope.command) {
         Ok(Command::Allocate(command)) => command.sku.hash(&mut hasher),
         Ok(Command::Deallocate(command)) => command.sku.hash(&mut hasher),
         Ok(Command::CreateBatch(command)) => command.reference.hash(&mut hasher),
@@ -408,9 +408,9 @@ mod tests {
     fn lane(kind: &str, body: &serde_json::Value) -> usize {
         let body = body.to_string().into_bytes();
         let message = Message { kind: kind.into(), message_id: Some("m".into()), body, ..Message::default() };
-        let incoming = ReceivedMessage::read(message, false, Limits { body: 1000, headers: 1000 });
-        assert!(incoming.decoded.is_ok(), "{:?}", incoming.decoded);
-        partition_of(&incoming, LANES)
+        let received = ReceivedMessage::read(message, false, Limits { body: 1000, headers: 1000 });
+        assert!(received.decoded.is_ok(), "{:?}", received.decoded);
+        partition_of(&received, LANES)
     }
 
     #[test]
@@ -426,8 +426,8 @@ mod tests {
         assert_eq!([batch("b-1", "LAMP"), batch("b-1", "VASE")], [changed; 2]);
         assert_ne!(batch("b-2", "LAMP"), changed);
 
-        let notice =
+        let notification =
             |orderid, sku| lane("out_of_stock", &json!({ "orderid": orderid, "sku": sku, "qty": 1 }));
-        assert_eq!(notice("o-1", "LAMP"), notice("o-1", "VASE"));
+        assert_eq!(notification("o-1", "LAMP"), notification("o-1", "VASE"));
     }
 }

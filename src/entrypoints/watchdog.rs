@@ -21,19 +21,20 @@ impl Watchdog {
     /// A lane that begins now; it is forgotten when it drops its pulse.
     #[must_use]
     pub fn lane(&self, queue: &'static str) -> Arc<LaneStatus> {
-        let pulse = Arc::new(LaneStatus { queue, busy_since: Mutex::new(None) });
+        let lane_status = Arc::new(LaneStatus { queue, busy_since: Mutex::new(None) });
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|lane| lane.strong_count() > 0);
-        lanes.push(Arc::downgrade(&pulse));
-        pulse
+        lanes.push(Arc::downgrade(&lane_status));
+        lane_status
     }
 
     /// The queues of lanes that have been busy with the same thing for longer.
     #[must_use]
     pub fn stalled_lanes(&self, longer_than: Duration) -> Vec<&'static str> {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let stuck = |pulse: &Arc<LaneStatus>| pulse.busy_for().is_some_and(|busy| busy > longer_than);
-        lanes.iter().filter_map(Weak::upgrade).filter(stuck).map(|pulse| pulse.queue).collect()
+        let stuck =
+            |lane_status: &Arc<LaneStatus>| lane_status.busy_for().is_some_and(|busy| busy > longer_than);
+        lanes.iter().filter_map(Weak::upgrade).filter(stuck).map(|lane_status| lane_status.queue).collect()
     }
 }
 
@@ -59,14 +60,14 @@ mod tests {
 
     #[test]
     fn a_lane_is_stuck_while_it_is_busy_with_one_thing() {
-        let vitals = Watchdog::default();
-        let (busy, idle, gone) = (vitals.lane("orders"), vitals.lane("stock"), vitals.lane("orders"));
+        let watchdog = Watchdog::default();
+        let (busy, idle, gone) = (watchdog.lane("orders"), watchdog.lane("stock"), watchdog.lane("orders"));
         gone.busy();
         drop(gone);
         busy.busy();
         idle.busy();
         idle.idle();
-        assert_eq!(vitals.stalled_lanes(Duration::ZERO), ["orders"]);
-        assert!(vitals.stalled_lanes(Duration::from_mins(1)).is_empty());
+        assert_eq!(watchdog.stalled_lanes(Duration::ZERO), ["orders"]);
+        assert!(watchdog.stalled_lanes(Duration::from_mins(1)).is_empty());
     }
 }

@@ -58,7 +58,7 @@ pub struct FailedMessageKey {
     /// Its type, printable.
     pub kind: String,
     /// The hash of its body.
-    pub fingerprint: BodyHash,
+    pub body_hash: BodyHash,
 }
 
 /// What follows a failed attempt.
@@ -188,25 +188,25 @@ pub struct Edit {
     /// The bytes from now on.
     pub body: Vec<u8>,
     /// Their hash.
-    pub fingerprint: BodyHash,
+    pub body_hash: BodyHash,
 }
 
 /// The ledger as operators change it.
 #[async_trait]
 pub trait FailedMessages: Send + Sync {
     /// The ids of the messages that are meant, the longest dead first.
-    async fn matching(&self, selection: &FailedMessageFilter) -> Result<Vec<i64>, StoreError>;
+    async fn matching(&self, filter: &FailedMessageFilter) -> Result<Vec<i64>, StoreError>;
 
     /// Acts on messages in one transaction, records who and why, and says what became of each that exists. One that the
     /// selection does not match any more, apart from its ids and its age, is skipped.
-    async fn act(
+    async fn apply(
         &self,
         action: OperatorAction,
         ids: &[i64],
-        selection: &FailedMessageFilter,
+        filter: &FailedMessageFilter,
         by: &Operator,
     ) -> Result<Vec<(i64, ActionResult)>, StoreError>;
 
     /// Replaces a dead message's body, keeps the old one, and tries again.
-    async fn correct(&self, id: i64, correction: &Edit, by: &Operator) -> Result<ActionResult, StoreError>;
+    async fn edit(&self, id: i64, edit: &Edit, by: &Operator) -> Result<ActionResult, StoreError>;
 }

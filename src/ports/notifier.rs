@@ -36,7 +36,7 @@ pub trait Notifier: Send + Sync {
     ///
     /// # Errors
     /// [`NotifierError`] says whether this notice is to blame.
-    async fn notify(&self, notice: &Notification) -> Result<(), NotifierError>;
+    async fn notify(&self, notification: &Notification) -> Result<(), NotifierError>;
 
     /// Whether anybody could be told now.
     ///

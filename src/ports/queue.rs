@@ -138,7 +138,7 @@ pub trait Subscription: Send {
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
     /// Through which deliveries are settled, from any task.
-    fn settler(&self) -> Arc<dyn Acknowledger>;
+    fn acknowledger(&self) -> Arc<dyn Acknowledger>;
 
     /// Waits until everything that was settled is with the server, and gives back the rest. It is delivered again in
     /// its order, before anything that came after it.

@@ -55,7 +55,7 @@ pub struct MessageKey {
     /// Its type.
     pub kind: &'static str,
     /// The hash of its body.
-    pub fingerprint: BodyHash,
+    pub body_hash: BodyHash,
 }
 
 /// What the inbox says of a message.
@@ -206,7 +206,7 @@ pub trait Store: Send + Sync {
 pub trait Tx: Send {
     /// Enters messages in the inbox and says which were there. Waits for a concurrent transaction that has entered
     /// one of them. No id may occur twice in `receipts`.
-    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError>;
+    async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError>;
 
     /// Whether copies with retry marks are current, in the order given. Holds their failed messages until the end of the
     /// transaction, so that an operator's action comes either before or after it.
@@ -218,7 +218,7 @@ pub trait Tx: Send {
     /// Loads the products in the footprint and holds them against others until the end of the transaction, in SKU
     /// order, so that two transactions never wait for each other. Each knows its batches that have something
     /// available, the named ones, the named lines and their batches. What does not exist is left out.
-    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError>;
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError>;
 
     /// Tells a loaded product of its waiting lines, as far as what is available in its batches may reach: of each
     /// quantity that fits somewhere, the oldest, as many as fit. The cost is bounded by the available stock.

@@ -33,7 +33,7 @@ pub(super) enum Isolation {
 }
 
 fn ids<'a>(batch: impl Iterator<Item = &'a ReceivedMessage>) -> Vec<Arc<str>> {
-    batch.filter_map(ReceivedMessage::receipt).map(|receipt| receipt.message_id.clone()).collect()
+    batch.filter_map(ReceivedMessage::message_key).map(|key| key.message_id.clone()).collect()
 }
 
 /// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their worker: not
@@ -44,12 +44,12 @@ pub(super) async fn groups(
     queue: QueueName,
     batch: &[ReceivedMessage],
 ) -> Result<Vec<Isolation>, ServerUnavailable> {
-    look_up_starts(store, queue, batch.iter().filter(|incoming| is_suspect(incoming))).await?;
-    Ok(in_order(batch.iter().map(|incoming| is_suspect(incoming).then(|| incoming.unfinished_starts()))))
+    look_up_starts(store, queue, batch.iter().filter(|received| is_suspect(received))).await?;
+    Ok(in_order(batch.iter().map(|received| is_suspect(received).then(|| received.unfinished_starts()))))
 }
 
-fn is_suspect(incoming: &ReceivedMessage) -> bool {
-    incoming.redelivered && incoming.receipt().is_some()
+fn is_suspect(received: &ReceivedMessage) -> bool {
+    received.redelivered && received.message_key().is_some()
 }
 
 /// The groups of messages of which each has so many unfinished starts; none if it was not redelivered.
@@ -90,13 +90,13 @@ async fn look_up_starts(
     queue: QueueName,
     suspects: impl Iterator<Item = &ReceivedMessage>,
 ) -> Result<(), ServerUnavailable> {
-    let unknown: Vec<_> = suspects.filter(|incoming| incoming.starts_before.get().is_none()).collect();
+    let unknown: Vec<_> = suspects.filter(|received| received.starts_before.get().is_none()).collect();
     if unknown.is_empty() {
         return Ok(());
     }
     let starts = store.unfinished_starts(queue, &ids(unknown.iter().copied())).await?;
-    for (incoming, starts) in unknown.into_iter().zip(starts) {
-        let _ = incoming.starts_before.set(starts);
+    for (received, starts) in unknown.into_iter().zip(starts) {
+        let _ = received.starts_before.set(starts);
     }
     Ok(())
 }
@@ -107,14 +107,14 @@ pub(super) async fn record_starts(
     queue: QueueName,
     group: &[&ReceivedMessage],
 ) -> Result<(), ServerUnavailable> {
-    let suspect = |incoming: &&&ReceivedMessage| incoming.redelivered && incoming.counted.get().is_none();
+    let suspect = |received: &&&ReceivedMessage| received.redelivered && received.counted.get().is_none();
     let uncounted: Vec<_> = group.iter().filter(suspect).copied().collect();
     let ids = ids(uncounted.iter().copied());
     if !ids.is_empty() {
         store.record_starts(queue, &ids).await?;
     }
-    for incoming in uncounted {
-        let _ = incoming.counted.set(());
+    for received in uncounted {
+        let _ = received.counted.set(());
     }
     Ok(())
 }
@@ -129,7 +129,7 @@ impl RevertedStarts {
     /// Adds the messages of which this process has counted a start.
     pub(super) fn add(&self, queue: QueueName, batch: &[ReceivedMessage]) {
         let counted =
-            batch.iter().filter(|incoming| incoming.counted.get().is_some() && is_suspect(incoming));
+            batch.iter().filter(|received| received.counted.get().is_some() && is_suspect(received));
         let ids = ids(counted);
         if !ids.is_empty() {
             self.lock().entry(queue).or_default().extend(ids);

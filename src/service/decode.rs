@@ -21,7 +21,7 @@ const MAX_MESSAGE_ID: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// What makes a repeat recognisable.
-    pub receipt: MessageKey,
+    pub key: MessageKey,
     /// What is asked for.
     pub command: Command,
     /// What ties together everything that follows; the message id, unless the sender said otherwise.
@@ -82,7 +82,7 @@ pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, DecodeError
     let correlation_id =
         message.correlation_id.as_deref().map_or_else(|| message_id.clone(), |id| replace_nul(id).into());
     Ok(Envelope {
-        receipt: MessageKey { message_id, kind: command.name(), fingerprint: fingerprint(&message.body) },
+        key: MessageKey { message_id, kind: command.name(), body_hash: body_hash(&message.body) },
         command,
         correlation_id,
         traceparent: message.traceparent.as_deref().map(|trace| replace_nul(trace).into()),
@@ -191,7 +191,7 @@ pub fn checked_id(id: &str) -> Result<&str, DecodeError> {
 
 /// The hash by which a body is known.
 #[must_use]
-pub fn fingerprint(body: &[u8]) -> BodyHash {
+pub fn body_hash(body: &[u8]) -> BodyHash {
     let mut short = [0; 16];
     short.copy_from_slice(&Sha256::digest(body)[..16]);
     BodyHash(short)

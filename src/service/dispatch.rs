@@ -63,7 +63,7 @@ async fn dispatch(uow: &mut UnitOfWork, envelope: &Envelope) -> Result<(), Handl
         Command::ChangeBatchQuantity(command) => handlers::change_batch_quantity(uow, command).await?,
         Command::NotifyOutOfStock(_) => {} // Its mail is all there is to do.
     }
-    crash_points::here_with(CrashPoint::WorkerMidHandler, &envelope.receipt.message_id);
+    crash_points::here_with(CrashPoint::WorkerMidHandler, &envelope.key.message_id);
     let mut events = VecDeque::from(uow.collect_events(envelope));
     while let Some(recorded) = events.pop_front() {
         match recorded.event {

@@ -54,14 +54,14 @@ pub enum EditError {
 pub async fn act_on_all(
     ledger: &dyn FailedMessages,
     action: OperatorAction,
-    selection: &FailedMessageFilter,
+    filter: &FailedMessageFilter,
     by: &Operator,
     per_second: Option<u32>,
     stop: &CancellationToken,
     mut tell: impl FnMut(&BulkReport, &[(i64, ActionResult)]),
 ) -> Result<BulkReport, StoreError> {
-    let ids = ledger.matching(selection).await?;
-    let mut tally = BulkReport { matched: ids.len(), ..BulkReport::default() };
+    let ids = ledger.matching(filter).await?;
+    let mut report = BulkReport { matched: ids.len(), ..BulkReport::default() };
     let portion = per_second.map_or(AT_ONCE, |rate| rate.div_ceil(PORTIONS) as usize);
     let mut clock = per_second.map(|rate| tokio::time::interval(interval(rate)));
     for ids in ids.chunks(portion.max(1)) {
@@ -71,26 +71,26 @@ pub async fn act_on_all(
         if stop.is_cancelled() {
             break;
         }
-        let acted = match with_conflict_retry(async || ledger.act(action, ids, selection, by).await).await {
-            Ok(acted) => acted,
+        let results = match with_conflict_retry(async || ledger.apply(action, ids, filter, by).await).await {
+            Ok(results) => results,
             Err(error) => {
-                tally.stopped_by = Some(error.to_string());
+                report.stopped_by = Some(error.to_string());
                 break;
             }
         };
-        tally.done += acted.iter().filter(|(_, acted)| *acted == ActionResult::Applied).count();
-        tally.skipped += acted.iter().filter(|(_, acted)| *acted != ActionResult::Applied).count();
-        tell(&tally, &acted);
+        report.done += results.iter().filter(|(_, results)| *results == ActionResult::Applied).count();
+        report.skipped += results.iter().filter(|(_, results)| *results != ActionResult::Applied).count();
+        tell(&report, &results);
     }
-    tally.failed = tally.matched - tally.done - tally.skipped;
-    Ok(tally)
+    report.failed = report.matched - report.done - report.skipped;
+    Ok(report)
 }
 
 /// Tries again at once, a few times, when another transaction was in the way: workers and operators may need the same rows.
-async fn with_conflict_retry<T>(act: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+async fn with_conflict_retry<T>(action: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let mut delays = Backoff::after_conflict();
     loop {
-        match (act().await, delays.next()) {
+        match (action().await, delays.next()) {
             (Err(StoreError::Conflict(_)), Some(delay)) => tokio::time::sleep(delay).await,
             (outcome, _) => return outcome,
         }
@@ -107,7 +107,7 @@ fn interval(per_second: u32) -> Duration {
 ///
 /// # Errors
 /// The body is no valid command of that type, or the store is away.
-pub async fn correct(
+pub async fn edit(
     ledger: &dyn FailedMessages,
     id: i64,
     shown_generation: i64,
@@ -118,14 +118,14 @@ pub async fn correct(
 ) -> Result<ActionResult, EditError> {
     decode::checked_id(message_id)?;
     decode::command(kind, body)?;
-    let correction = Edit {
+    let edit = Edit {
         shown_generation,
         kind: kind.to_owned(),
         message_id: message_id.to_owned(),
         body: body.to_owned(),
-        fingerprint: decode::fingerprint(body),
+        body_hash: decode::body_hash(body),
     };
-    Ok(with_conflict_retry(async || ledger.correct(id, &correction, by).await).await?)
+    Ok(with_conflict_retry(async || ledger.edit(id, &edit, by).await).await?)
 }
 
 #[cfg(test)]

@@ -204,7 +204,10 @@ mod tests {
         let panicked = Failure::Panicked(String::new());
         assert!(matches!(decide(&panicked, 2, &policy), RetryDecision::Retry(_)));
         assert_eq!(decide(&panicked, 3, &policy), RetryDecision::Dead(Reason::AttemptsExhausted));
-        assert_eq!(decide(&Failure::BodyMismatch, 1, &policy), RetryDecision::Dead(Reason::MessageIdConflict));
+        assert_eq!(
+            decide(&Failure::BodyMismatch, 1, &policy),
+            RetryDecision::Dead(Reason::MessageIdConflict)
+        );
         for lasting in [store(StoreError::Conflict), store(StoreError::Unavailable)] {
             assert!(matches!(decide(&lasting, 2, &policy), RetryDecision::Retry(_)), "{lasting}");
             assert_eq!(

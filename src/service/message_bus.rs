@@ -116,10 +116,10 @@ impl MessageBus {
         queue: QueueName,
         batch: &[ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, Interrupted> {
-        let mut fates = Vec::with_capacity(batch.len());
-        match self.handle_in_order(queue, batch, &mut fates).await {
-            Ok(()) => Ok(fates),
-            Err(away) => Err(Interrupted { done: fates, away }),
+        let mut outcomes = Vec::with_capacity(batch.len());
+        match self.handle_in_order(queue, batch, &mut outcomes).await {
+            Ok(()) => Ok(outcomes),
+            Err(away) => Err(Interrupted { done: outcomes, away }),
         }
     }
 
@@ -127,11 +127,11 @@ impl MessageBus {
         &self,
         queue: QueueName,
         batch: &[ReceivedMessage],
-        fates: &mut Vec<CommandOutcome>,
+        outcomes: &mut Vec<CommandOutcome>,
     ) -> Result<(), ServerUnavailable> {
         if queue == QueueName::Notifications {
-            for incoming in batch {
-                fates.push(self.handle_notification(queue, incoming).await?);
+            for received in batch {
+                outcomes.push(self.handle_notification(queue, received).await?);
             }
             return Ok(());
         }
@@ -145,16 +145,17 @@ impl MessageBus {
                 Isolation::Shared(members) => {
                     let _others_may = self.isolation_lock.read().await;
                     let together: Vec<_> = batch[members].iter().collect();
-                    self.handle_group(queue, &together, fates).await?;
+                    self.handle_group(queue, &together, outcomes).await?;
                 }
                 Isolation::Exclusive(i) => {
                     // If it kills this process, nothing else was being handled that could be taken for the cause.
                     let _nothing_else = self.isolation_lock.write().await;
-                    self.handle_group(queue, &[&batch[i]], fates).await?;
+                    self.handle_group(queue, &[&batch[i]], outcomes).await?;
                 }
                 Isolation::GiveUp(i, deaths) => {
                     let failure = Failure::CrashLoop(deaths);
-                    fates.push(self.record_in_own_transaction(queue, &batch[i], failure.into(), false).await?);
+                    outcomes
+                        .push(self.record_in_own_transaction(queue, &batch[i], failure.into(), false).await?);
                 }
             }
         }
@@ -171,11 +172,11 @@ impl MessageBus {
         batch: &[ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, Interrupted> {
         let mut done = Vec::with_capacity(batch.len());
-        for incoming in batch {
-            let why = incoming.message.death_reason.clone().unwrap_or_else(|| "rejected".into());
+        for received in batch {
+            let why = received.message.death_reason.clone().unwrap_or_else(|| "rejected".into());
             let failure = Failure::DeadLetteredByBroker(why);
-            match self.record_in_own_transaction(queue, incoming, failure.into(), false).await {
-                Ok(fate) => done.push(fate),
+            match self.record_in_own_transaction(queue, received, failure.into(), false).await {
+                Ok(outcome) => done.push(outcome),
                 Err(away) => return Err(Interrupted { done, away }),
             }
         }
@@ -195,16 +196,16 @@ impl MessageBus {
     async fn handle_notification(
         &self,
         queue: QueueName,
-        incoming: &ReceivedMessage,
+        received: &ReceivedMessage,
     ) -> Result<CommandOutcome, ServerUnavailable> {
         let mut delays = Backoff::during_outage();
         loop {
-            let broken = match self.unit_of_work(queue, &[incoming]).await {
-                Ok(mut fates) => return Ok(fates.remove(0)),
+            let broken = match self.unit_of_work(queue, &[received]).await {
+                Ok(mut outcomes) => return Ok(outcomes.remove(0)),
                 Err(broken) => self.away(broken).await?,
             };
             if classify(&broken.failure) != FailureClass::Conflict {
-                return self.record_in_own_transaction(queue, incoming, broken, false).await;
+                return self.record_in_own_transaction(queue, received, broken, false).await;
             }
             // Another process has the row and may be sending the mail.
             tokio::time::sleep(delays.next().unwrap_or_default()).await;
@@ -215,11 +216,11 @@ impl MessageBus {
         &self,
         queue: QueueName,
         group: &[&ReceivedMessage],
-        fates: &mut Vec<CommandOutcome>,
+        outcomes: &mut Vec<CommandOutcome>,
     ) -> Result<(), ServerUnavailable> {
         crash_loop::record_starts(&*self.store, queue, group).await?;
         for run in message_check::runs(group) {
-            self.handle_bisecting(queue, run, false, fates).await?;
+            self.handle_bisecting(queue, run, false, outcomes).await?;
         }
         Ok(())
     }
@@ -231,24 +232,25 @@ impl MessageBus {
         queue: QueueName,
         run: &[&ReceivedMessage],
         in_doubt: bool,
-        fates: &mut Vec<CommandOutcome>,
+        outcomes: &mut Vec<CommandOutcome>,
     ) -> Result<(), ServerUnavailable> {
         let begin = Instant::now();
         let broken = match self.with_conflict_retry(queue, run).await {
             Ok(of_run) => {
-                fates.extend(of_run);
+                outcomes.extend(of_run);
                 return Ok(());
             }
             Err(broken) => self.away(broken).await?,
         };
         let in_doubt = in_doubt || matches!(broken.failure, Failure::Store(StoreError::CommitUnknown(_)));
-        if let [incoming] = run {
-            fates.push(self.record_in_own_transaction(queue, incoming, broken, in_doubt).await?);
+        if let [received] = run {
+            outcomes.push(self.record_in_own_transaction(queue, received, broken, in_doubt).await?);
             return Ok(());
         }
-        let smaller = if run.len() > BISECT_SIZE && begin.elapsed() < BISECT_WITHIN { BISECT_SIZE } else { 1 };
+        let smaller =
+            if run.len() > BISECT_SIZE && begin.elapsed() < BISECT_WITHIN { BISECT_SIZE } else { 1 };
         for portion in run.chunks(smaller) {
-            Box::pin(self.handle_bisecting(queue, portion, in_doubt, fates)).await?;
+            Box::pin(self.handle_bisecting(queue, portion, in_doubt, outcomes)).await?;
         }
         Ok(())
     }
@@ -294,9 +296,9 @@ impl MessageBus {
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
         crash_points::here(CrashPoint::WorkerBegun);
         match self.process(&mut uow, queue, batch).await {
-            Ok(fates) => {
+            Ok(outcomes) => {
                 uow.commit().await?;
-                Ok(fates)
+                Ok(outcomes)
             }
             Err(broken) => {
                 uow.rollback().await;
@@ -313,20 +315,20 @@ impl MessageBus {
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let checked = message_check::check(uow, queue, batch).await?;
         crash_points::here(CrashPoint::WorkerInboxWritten);
-        let mut footprint = WorkingSet::default();
-        for (incoming, checked) in batch.iter().zip(&checked) {
-            if let (MessageCheck::New, Ok(envelope)) = (&checked.admission, &incoming.decoded) {
-                footprint.cover(&envelope.command);
+        let mut working_set = WorkingSet::default();
+        for (received, checked) in batch.iter().zip(&checked) {
+            if let (MessageCheck::New, Ok(envelope)) = (&checked.admission, &received.decoded) {
+                working_set.cover(&envelope.command);
             }
         }
-        uow.load(&footprint).await?;
+        uow.load(&working_set).await?;
         let mut judged = Vec::with_capacity(batch.len());
-        for (incoming, checked) in batch.iter().zip(&checked) {
-            judged.push(self.process_message(uow, incoming, checked).await?);
-            if incoming.redelivered
-                && let Some(receipt) = incoming.receipt()
+        for (received, checked) in batch.iter().zip(&checked) {
+            judged.push(self.process_message(uow, received, checked).await?);
+            if received.redelivered
+                && let Some(key) = received.message_key()
             {
-                uow.clear_starts(receipt);
+                uow.clear_starts(key);
             }
         }
         Ok(recording::record_failures(uow, &self.policy, batch, &checked, judged).await?)
@@ -336,11 +338,11 @@ impl MessageBus {
     async fn process_message(
         &self,
         uow: &mut UnitOfWork,
-        incoming: &ReceivedMessage,
+        received: &ReceivedMessage,
         checked: &CheckedMessage,
     ) -> Result<HandlingResult, UnitOfWorkError> {
         let failed = |failure| Ok(HandlingResult::Failed(failure, Duration::ZERO));
-        match (&checked.admission, &incoming.decoded) {
+        match (&checked.admission, &received.decoded) {
             (MessageCheck::Outdated, _) => Ok(HandlingResult::Done(CommandOutcome::Duplicate)),
             (MessageCheck::Rejected(refusal), _) => failed(refusal.clone().into()),
             (_, Err(undecodable)) => failed(undecodable.clone().into()),
@@ -349,28 +351,28 @@ impl MessageBus {
             (MessageCheck::Duplicate, Ok(envelope)) => {
                 // A retry of what was handled by another copy has nothing left to do.
                 if checked.generation > 0 {
-                    uow.mark_handled(&envelope.receipt);
+                    uow.mark_handled(&envelope.key);
                 }
                 Ok(HandlingResult::Done(CommandOutcome::Duplicate))
             }
             (MessageCheck::New, Ok(envelope)) => {
                 let begin = Instant::now();
                 let handled = if let Command::NotifyOutOfStock(notification) = &envelope.command {
-                    notifications::send(&*self.notifier, incoming, envelope, notification).await
+                    notifications::send(&*self.notifier, received, envelope, notification).await
                 } else {
                     let handled = dispatch::run_handler(uow, envelope, self.policy.handler_timeout).await?;
                     handled.map_err(Failure::from)
                 };
                 match handled {
                     Ok(()) => {
-                        uow.mark_handled(&envelope.receipt);
+                        uow.mark_handled(&envelope.key);
                         Ok(HandlingResult::Done(CommandOutcome::Handled))
                     }
                     Err(failure @ Failure::Notification(NotifierError::Unavailable(_))) => {
                         Err(failure.into())
                     }
                     Err(failure) => {
-                        uow.forget(&envelope.receipt);
+                        uow.forget(&envelope.key);
                         Ok(HandlingResult::Failed(failure, begin.elapsed()))
                     }
                 }

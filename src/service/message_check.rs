@@ -8,7 +8,9 @@ use crate::ports::{
     store::{InboxCheck, RetryCheck, StoreError},
 };
 
-use super::{decode::DecodeError, dispatch::check_queue, received::ReceivedMessage, unit_of_work::UnitOfWork};
+use super::{
+    decode::DecodeError, dispatch::check_queue, received::ReceivedMessage, unit_of_work::UnitOfWork,
+};
 
 /// A message of a unit of work, checked.
 pub(super) struct CheckedMessage {
@@ -42,31 +44,31 @@ pub(super) async fn check(
 ) -> Result<Vec<CheckedMessage>, StoreError> {
     let copies = copies(batch);
     let originals: Vec<_> = (0..batch.len()).filter(|i| copies[*i].is_none()).collect();
-    let receipts: Vec<_> = originals.iter().filter_map(|&i| batch[i].receipt().cloned()).collect();
-    let sights = uow.check_inbox(&receipts).await?;
-    let sights: HashMap<_, _> = receipts.iter().map(|receipt| &*receipt.message_id).zip(sights).collect();
+    let keys: Vec<_> = originals.iter().filter_map(|&i| batch[i].message_key().cloned()).collect();
+    let inbox_checks = uow.check_inbox(&keys).await?;
+    let inbox_checks: HashMap<_, _> = keys.iter().map(|key| &*key.message_id).zip(inbox_checks).collect();
     let marks: Vec<_> = originals.iter().filter_map(|&i| batch[i].message.retry).collect();
     let retries = uow.check_retries(&marks).await?;
     let retries: HashMap<_, _> = marks.into_iter().zip(retries).collect();
     let mut checked = Vec::with_capacity(batch.len());
-    for (incoming, copy_of) in batch.iter().zip(copies) {
-        let receipt = incoming.receipt();
-        let sight = receipt.and_then(|receipt| sights.get(&*receipt.message_id).copied());
-        let mark = incoming.message.retry;
+    for (received, copy_of) in batch.iter().zip(copies) {
+        let key = received.message_key();
+        let inbox_check = key.and_then(|key| inbox_checks.get(&*key.message_id).copied());
+        let mark = received.message.retry;
         let retry = mark.and_then(|mark| retries.get(&mark).copied());
-        let refusal = match &incoming.decoded {
+        let refusal = match &received.decoded {
             Ok(envelope) => check_queue(queue, &envelope.command),
             Err(undecodable) => Some(undecodable.clone()),
         };
         let admission = match copy_of {
             Some(original) => MessageCheck::CopyOf(original),
-            None => admission(sight, retry, refusal),
+            None => admission(inbox_check, retry, refusal),
         };
-        if let Some(receipt) = receipt
-            && sight == Some(InboxCheck::New)
+        if let Some(key) = key
+            && inbox_check == Some(InboxCheck::New)
             && matches!(admission, MessageCheck::Outdated | MessageCheck::Rejected(_))
         {
-            uow.forget(receipt);
+            uow.forget(key);
         }
         let is_current = retry == Some(RetryCheck::Current);
         let generation = mark.filter(|_| is_current).map_or(0, |mark| mark.generation);
@@ -76,11 +78,11 @@ pub(super) async fn check(
 }
 
 fn admission(
-    sight: Option<InboxCheck>,
+    inbox_check: Option<InboxCheck>,
     retry: Option<RetryCheck>,
     refusal: Option<DecodeError>,
 ) -> MessageCheck {
-    match (retry, refusal, sight) {
+    match (retry, refusal, inbox_check) {
         (Some(RetryCheck::Outdated), ..) => MessageCheck::Outdated,
         (_, Some(refusal), _) => MessageCheck::Rejected(refusal),
         (_, None, Some(InboxCheck::BodyMismatch)) => MessageCheck::BodyMismatch,
@@ -94,8 +96,8 @@ fn admission(
 fn copies(batch: &[&ReceivedMessage]) -> Vec<Option<usize>> {
     let mut first = HashMap::new();
     let mut copies = Vec::with_capacity(batch.len());
-    for (i, incoming) in batch.iter().enumerate() {
-        let id = incoming.receipt().map(|receipt| &receipt.message_id);
+    for (i, received) in batch.iter().enumerate() {
+        let id = received.message_key().map(|key| &key.message_id);
         let original = id.map(|id| *first.entry(id).or_insert(i));
         copies.push(original.filter(|original| *original != i));
     }
@@ -108,15 +110,15 @@ pub(super) fn runs<'a, 'b>(batch: &'b [&'a ReceivedMessage]) -> Vec<&'b [&'a Rec
     let mut runs = Vec::new();
     let mut begin = 0;
     let mut ids: HashMap<&str, usize> = HashMap::new();
-    for (i, incoming) in batch.iter().enumerate() {
-        let Some(receipt) = incoming.receipt() else { continue };
-        let earlier = ids.get(&*receipt.message_id).copied();
-        if earlier.is_some_and(|earlier| !incoming.is_copy_of(batch[earlier])) {
+    for (i, received) in batch.iter().enumerate() {
+        let Some(key) = received.message_key() else { continue };
+        let earlier = ids.get(&*key.message_id).copied();
+        if earlier.is_some_and(|earlier| !received.is_copy_of(batch[earlier])) {
             runs.push(&batch[begin..i]);
             begin = i;
             ids.clear();
         }
-        ids.entry(&receipt.message_id).or_insert(i);
+        ids.entry(&key.message_id).or_insert(i);
     }
     runs.push(&batch[begin..]);
     runs
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_in_every_run() {
         let unreadable = || line("a", "\"");
-        assert!(unreadable().receipt().is_none());
+        assert!(unreadable().message_key().is_none());
         assert_eq!(lengths(&[line("a", "1"), unreadable(), unreadable(), line("a", "1")]), [4]);
     }
 }

@@ -16,26 +16,26 @@ use super::{decode::Envelope, failure::Failure, received::ReceivedMessage, unit_
 /// [`NotifierError::Unavailable`] says nothing about the message; any other error is its failure.
 pub(super) async fn send(
     notifier: &dyn Notifier,
-    incoming: &ReceivedMessage,
+    received: &ReceivedMessage,
     envelope: &Envelope,
     notification: &NotifyOutOfStock,
 ) -> Result<(), Failure> {
-    if let Some(outcome) = incoming.notified.get() {
+    if let Some(outcome) = received.notified.get() {
         return outcome.clone();
     }
-    let outcome = match notifier.notify(&notice(envelope, notification)).await {
+    let outcome = match notifier.notify(&mail(envelope, notification)).await {
         Err(away @ NotifierError::Unavailable(_)) => return Err(away.into()),
         outcome => outcome.map_err(Failure::from),
     };
-    let _ = incoming.notified.set(outcome.clone());
+    let _ = received.notified.set(outcome.clone());
     outcome
 }
 
-fn notice(envelope: &Envelope, notification: &NotifyOutOfStock) -> Notification {
+fn mail(envelope: &Envelope, notification: &NotifyOutOfStock) -> Notification {
     let NotifyOutOfStock { orderid, sku, qty } = notification;
     let (orderid, sku) = (sanitize(orderid.as_str()), sanitize(sku.as_str()));
     Notification {
-        event_id: envelope.receipt.message_id.clone(),
+        event_id: envelope.key.message_id.clone(),
         subject: format!("Out of stock for {sku}"),
         text: format!(
             "Out of stock for {sku}\n\nOrder {orderid} waits for {qty} of it.\n\

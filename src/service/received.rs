@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use crate::ports::{failed_messages::FailedMessageKey, queue::Message, store::MessageKey};
 
 use super::{
-    decode::{DecodeError, Envelope, Limits, decode, fingerprint, replace_nul},
+    decode::{DecodeError, Envelope, Limits, body_hash, decode, replace_nul},
     failure::Failure,
     unit_of_work::sanitize,
 };
@@ -52,30 +52,30 @@ impl ReceivedMessage {
     }
 
     /// By what its repeats are recognised; none if it cannot be read.
-    pub(super) fn receipt(&self) -> Option<&MessageKey> {
-        self.decoded.as_ref().ok().map(|envelope| &envelope.receipt)
+    pub(super) fn message_key(&self) -> Option<&MessageKey> {
+        self.decoded.as_ref().ok().map(|envelope| &envelope.key)
     }
 
     pub(super) fn unfinished_starts(&self) -> u32 {
         self.starts_before.get().copied().unwrap_or(0)
     }
 
-    pub(super) fn key(&self) -> FailedMessageKey {
+    pub(super) fn failed_message_key(&self) -> FailedMessageKey {
         let kind = sanitize(&self.message.kind);
-        match self.receipt() {
-            Some(MessageKey { message_id, fingerprint, .. }) => {
-                FailedMessageKey { message_id: Some(message_id.clone()), kind, fingerprint: *fingerprint }
+        match self.message_key() {
+            Some(MessageKey { message_id, body_hash, .. }) => {
+                FailedMessageKey { message_id: Some(message_id.clone()), kind, body_hash: *body_hash }
             }
             None => FailedMessageKey {
                 message_id: self.message.message_id.as_deref().map(|id| replace_nul(id).into()),
                 kind,
-                fingerprint: fingerprint(&self.message.body),
+                body_hash: body_hash(&self.message.body),
             },
         }
     }
 
     /// Whether handling `other` in the same unit of work could do nothing that handling this does not.
     pub(super) fn is_copy_of(&self, other: &Self) -> bool {
-        self.receipt() == other.receipt() && self.message.retry == other.message.retry
+        self.message_key() == other.message_key() && self.message.retry == other.message.retry
     }
 }

@@ -32,40 +32,46 @@ pub(super) async fn record_failures(
     judged: Vec<HandlingResult>,
 ) -> Result<Vec<CommandOutcome>, StoreError> {
     let mut failed = Vec::new();
-    for ((incoming, checked), judged) in batch.iter().zip(checked).zip(&judged) {
+    for ((received, checked), judged) in batch.iter().zip(checked).zip(&judged) {
         if let HandlingResult::Failed(failure, took) = judged
-            && !incoming.awaited
+            && !received.awaited
         {
-            failed.push(failed_message(incoming, checked.generation, failure, *took));
+            failed.push(failed_message(received, checked.generation, failure, *took));
         }
     }
     let mut next = uow.record_failures(&failed, policy).await?.into_iter();
-    let mut fates: Vec<CommandOutcome> = Vec::with_capacity(batch.len());
-    for (incoming, judged) in batch.iter().zip(judged) {
-        let fate = match judged {
-            HandlingResult::Done(fate) => fate,
-            HandlingResult::Failed(failure, _) if incoming.awaited => CommandOutcome::Reported(failure),
+    let mut outcomes: Vec<CommandOutcome> = Vec::with_capacity(batch.len());
+    for (received, judged) in batch.iter().zip(judged) {
+        let outcome = match judged {
+            HandlingResult::Done(outcome) => outcome,
+            HandlingResult::Failed(failure, _) if received.awaited => CommandOutcome::Reported(failure),
             HandlingResult::Failed(failure, _) => {
                 let next = next.next().expect("every recorded failure has its next step");
                 CommandOutcome::Recorded(failure, next)
             }
-            HandlingResult::CopyOf(original) => match &fates[original] {
+            HandlingResult::CopyOf(original) => match &outcomes[original] {
                 CommandOutcome::Handled => CommandOutcome::Duplicate,
                 as_original => as_original.clone(),
             },
         };
-        fates.push(fate);
+        outcomes.push(outcome);
     }
-    Ok(fates)
+    Ok(outcomes)
 }
 
 fn failed_message<'a>(
-    incoming: &'a ReceivedMessage,
+    received: &'a ReceivedMessage,
     generation: i64,
     failure: &'a Failure,
     took: Duration,
 ) -> FailureRecord<'a> {
-    FailureRecord { key: incoming.key(), message: &incoming.message, generation, failure, took }
+    FailureRecord {
+        key: received.failed_message_key(),
+        message: &received.message,
+        generation,
+        failure,
+        took,
+    }
 }
 
 impl MessageBus {
@@ -74,11 +80,11 @@ impl MessageBus {
     pub(super) async fn record_in_own_transaction(
         &self,
         queue: QueueName,
-        incoming: &ReceivedMessage,
+        received: &ReceivedMessage,
         broken: UnitOfWorkError,
         in_doubt: bool,
     ) -> Result<CommandOutcome, ServerUnavailable> {
-        if incoming.awaited {
+        if received.awaited {
             return Ok(if in_doubt {
                 CommandOutcome::Unknown
             } else {
@@ -87,8 +93,8 @@ impl MessageBus {
         }
         let mut delays = Backoff::after_conflict();
         loop {
-            match self.try_to_record(queue, incoming, &broken).await {
-                Ok(fate) => return Ok(fate),
+            match self.try_to_record(queue, received, &broken).await {
+                Ok(outcome) => return Ok(outcome),
                 Err(error) => match delays.next() {
                     Some(delay) if !error.is_outage() => tokio::time::sleep(delay).await,
                     // What cannot be recorded is kept where it is, until it can.
@@ -101,27 +107,27 @@ impl MessageBus {
     async fn try_to_record(
         &self,
         queue: QueueName,
-        incoming: &ReceivedMessage,
+        received: &ReceivedMessage,
         broken: &UnitOfWorkError,
     ) -> Result<CommandOutcome, StoreError> {
         let UnitOfWorkError { failure, took } = broken;
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
-        let mut checked = message_check::check(&mut uow, queue, &[incoming]).await?;
+        let mut checked = message_check::check(&mut uow, queue, &[received]).await?;
         let CheckedMessage { admission, generation } = checked.remove(0);
-        if incoming.redelivered
-            && let Some(receipt) = incoming.receipt()
+        if received.redelivered
+            && let Some(key) = received.message_key()
         {
-            uow.clear_starts(receipt);
+            uow.clear_starts(key);
         }
-        match (admission, incoming.receipt()) {
+        match (admission, received.message_key()) {
             (MessageCheck::Duplicate | MessageCheck::Outdated, _) => {
                 uow.commit().await?;
                 return Ok(CommandOutcome::Duplicate);
             }
-            (MessageCheck::New, Some(receipt)) => uow.forget(receipt),
+            (MessageCheck::New, Some(key)) => uow.forget(key),
             _ => {}
         }
-        let failed = failed_message(incoming, generation, failure, *took);
+        let failed = failed_message(received, generation, failure, *took);
         let next = uow.record_failures(&[failed], &self.policy).await?;
         uow.commit().await?;
         Ok(CommandOutcome::Recorded(failure.clone(), next[0]))

@@ -110,8 +110,7 @@ impl Relay {
         course: &mut LeaderState,
     ) -> Result<CycleResult, StoreError> {
         let look = lead.pending().await?;
-        let mut round =
-            CycleResult::Idle(look.retry_in.map_or(POLL_INTERVAL, |due| due.min(POLL_INTERVAL)));
+        let mut round = CycleResult::Idle(look.retry_in.map_or(POLL_INTERVAL, |due| due.min(POLL_INTERVAL)));
         if look.events {
             round = match (self.relay_events(lead, course).await?, round) {
                 (CycleResult::Idle(until_events), CycleResult::Idle(until_retry)) => {

@@ -75,11 +75,8 @@ impl UnitOfWork {
     }
 
     /// Enters messages in the inbox: which of them are new?
-    pub(super) async fn check_inbox(
-        &mut self,
-        receipts: &[MessageKey],
-    ) -> Result<Vec<InboxCheck>, StoreError> {
-        if receipts.is_empty() { Ok(Vec::new()) } else { self.tx.check_inbox(receipts).await }
+    pub(super) async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        if keys.is_empty() { Ok(Vec::new()) } else { self.tx.check_inbox(keys).await }
     }
 
     /// Whether copies with retry marks are current.
@@ -88,11 +85,11 @@ impl UnitOfWork {
     }
 
     /// Loads and holds what commands will need.
-    pub(super) async fn load(&mut self, footprint: &WorkingSet) -> Result<(), StoreError> {
-        if *footprint == WorkingSet::default() {
+    pub(super) async fn load(&mut self, working_set: &WorkingSet) -> Result<(), StoreError> {
+        if *working_set == WorkingSet::default() {
             return Ok(());
         }
-        let products = self.tx.load_products(footprint).await?;
+        let products = self.tx.load_products(working_set).await?;
         self.products.extend(products.into_iter().map(|product| (product.sku().clone(), product)));
         Ok(())
     }
@@ -153,18 +150,18 @@ impl UnitOfWork {
     }
 
     /// Notes that a message was handled: what the ledger has of it is resolved.
-    pub(super) fn mark_handled(&mut self, receipt: &MessageKey) {
-        self.handled.push(receipt.message_id.clone());
+    pub(super) fn mark_handled(&mut self, key: &MessageKey) {
+        self.handled.push(key.message_id.clone());
     }
 
     /// Has the inbox forget a message that was not handled.
-    pub(super) fn forget(&mut self, receipt: &MessageKey) {
-        self.unhandled.push(receipt.message_id.clone());
+    pub(super) fn forget(&mut self, key: &MessageKey) {
+        self.unhandled.push(key.message_id.clone());
     }
 
     /// Notes that a redelivered message did not kill its worker.
-    pub(super) fn clear_starts(&mut self, receipt: &MessageKey) {
-        self.ended.push(receipt.message_id.clone());
+    pub(super) fn clear_starts(&mut self, key: &MessageKey) {
+        self.ended.push(key.message_id.clone());
     }
 
     /// Puts failed messages into the ledger and says what follows for each.
@@ -214,7 +211,7 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
         sequence: recorded.sequence?,
         name: recorded.event.public_name()?,
         body: serde_json::to_string(&recorded.event).expect("an event of strings and numbers is always JSON"),
-        causation_id: cause.receipt.message_id.clone(),
+        causation_id: cause.key.message_id.clone(),
         correlation_id: cause.correlation_id.clone(),
         traceparent: cause.traceparent.clone(),
     })

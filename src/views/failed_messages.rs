@@ -109,7 +109,7 @@ impl Views {
     /// The database is away.
     pub async fn dead_letters(
         &self,
-        selection: &FailedMessageFilter,
+        filter: &FailedMessageFilter,
         limit: i64,
         cursor: Option<i64>,
     ) -> Result<Vec<FailedMessageSummary>, sqlx::Error> {
@@ -127,14 +127,14 @@ impl Views {
                  and ($9::bigint is null or (last_failed_at, id) <
                       (select c.last_failed_at, c.id from failed_messages c where c.id = $9))
                order by last_failed_at desc, id desc limit $10"#,
-            selection.ids.as_deref(),
-            selection.status,
-            selection.queue,
-            selection.kind,
-            selection.reason,
-            selection.grep,
-            selection.since.map(|since| since.as_secs_f64()),
-            selection.group,
+            filter.ids.as_deref(),
+            filter.status,
+            filter.queue,
+            filter.kind,
+            filter.reason,
+            filter.grep,
+            filter.since.map(|since| since.as_secs_f64()),
+            filter.group,
             cursor,
             limit,
             self.namespace,
@@ -167,8 +167,8 @@ impl Views {
     /// # Errors
     /// The database is away.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<FailedMessageDetail>, sqlx::Error> {
-        let selection = FailedMessageFilter { ids: Some(vec![id]), ..FailedMessageFilter::default() };
-        let Some(letter) = self.dead_letters(&selection, 1, None).await?.pop() else { return Ok(None) };
+        let filter = FailedMessageFilter { ids: Some(vec![id]), ..FailedMessageFilter::default() };
+        let Some(letter) = self.dead_letters(&filter, 1, None).await?.pop() else { return Ok(None) };
         let row = sqlx::query!(
             r#"select properties::text as "properties!", body, generation, error_group, held_because from failed_messages
                where id = $1"#,

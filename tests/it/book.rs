@@ -82,35 +82,35 @@ fn shipment(reference: &str, sku: &str, qty: u32, eta: &str) -> Command {
 }
 
 /// Has the bus handle a command by itself.
-async fn fate(bus: &MessageBus, given: &Command) -> CommandOutcome {
-    let incoming = command(&given.message_id, given.kind, &given.body);
-    bus.handle(queue_of(given), &[incoming]).await.expect("the store is there").remove(0)
+async fn outcome(bus: &MessageBus, given: &Command) -> CommandOutcome {
+    let received = command(&given.message_id, given.kind, &given.body);
+    bus.handle(queue_of(given), &[received]).await.expect("the store is there").remove(0)
 }
 
 /// Has the bus handle commands, one after the other and all of them well.
 async fn handle(bus: &MessageBus, commands: &[Command]) {
     for given in commands {
-        assert_eq!(fate(bus, given).await, CommandOutcome::Handled, "{given:?}");
+        assert_eq!(outcome(bus, given).await, CommandOutcome::Handled, "{given:?}");
     }
 }
 
 /// The bus with its handlers, over memory.
 struct Shop {
     store: MemoryStore,
-    notices: RecordingNotifier,
+    notifications: RecordingNotifier,
     bus: MessageBus,
 }
 
 impl Shop {
     async fn after(commands: &[Command]) -> Self {
-        let (store, notices) = (MemoryStore::default(), RecordingNotifier::default());
-        let bus = bus_that_tells(Arc::new(store.clone()), notices.clone());
+        let (store, notifications) = (MemoryStore::default(), RecordingNotifier::default());
+        let bus = bus_that_tells(Arc::new(store.clone()), notifications.clone());
         handle(&bus, commands).await;
-        Self { store, notices, bus }
+        Self { store, notifications, bus }
     }
 
     async fn product(&self, name: &str) -> Option<Product> {
-        let kept = self.store.kept().await;
+        let kept = self.store.state().await;
         kept.product(&sku(name))
     }
 
@@ -121,7 +121,7 @@ impl Shop {
 
     /// The names of the events, in order.
     async fn events(&self) -> Vec<String> {
-        let kept = self.store.kept().await;
+        let kept = self.store.state().await;
         kept.outbox.iter().map(|event| event.name.clone()).collect()
     }
 }
@@ -167,7 +167,7 @@ async fn a_handled_line_takes_its_quantity() {
 #[tokio::test]
 async fn a_line_of_an_unknown_product_is_refused_by_name() {
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 100)]).await;
-    match fate(&shop.bus, &allocate("o-1", "NO-SUCH-LAMP", 10)).await {
+    match outcome(&shop.bus, &allocate("o-1", "NO-SUCH-LAMP", 10)).await {
         CommandOutcome::Recorded(failure, _) => assert_eq!(failure.to_string(), "Invalid sku NO-SUCH-LAMP"),
         other => panic!("{other:?}"),
     }
@@ -179,9 +179,9 @@ async fn a_line_of_an_unknown_product_is_refused_by_name() {
 async fn what_was_handled_is_kept_and_known_as_handled() {
     let line = allocate("o-1", "LAMP", 10);
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 100), line.clone()]).await;
-    assert_eq!(shop.store.kept().await.view.len(), 1);
+    assert_eq!(shop.store.state().await.view.len(), 1);
     assert_eq!(shop.events().await, ["allocated"]);
-    assert_eq!(fate(&shop.bus, &line).await, CommandOutcome::Duplicate);
+    assert_eq!(outcome(&shop.bus, &line).await, CommandOutcome::Duplicate);
     assert_eq!(shop.available("LAMP", "b-1").await, 90);
 }
 
@@ -189,17 +189,17 @@ async fn what_was_handled_is_kept_and_known_as_handled() {
 #[tokio::test]
 async fn a_line_without_stock_is_told_to_people_once() {
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 9), allocate("o-1", "LAMP", 10)]).await;
-    let event = shop.store.kept().await.outbox[0].clone();
+    let event = shop.store.state().await.outbox[0].clone();
     let body = serde_json::from_str(&event.body).unwrap();
     for expected in [CommandOutcome::Handled, CommandOutcome::Duplicate] {
         let notification = command(&event.event_id.to_string(), &event.name, &body);
-        let fates = shop.bus.handle(QueueName::Notifications, &[notification]).await.unwrap();
-        assert_eq!(fates, [expected]);
+        let outcomes = shop.bus.handle(QueueName::Notifications, &[notification]).await.unwrap();
+        assert_eq!(outcomes, [expected]);
     }
-    let told = shop.notices.taken();
-    let [notice] = &told[..] else { panic!("{told:?}") };
-    assert_eq!(notice.subject, "Out of stock for LAMP");
-    assert!(notice.text.contains("Order o-1 waits for 10"), "{}", notice.text);
+    let told = shop.notifications.taken();
+    let [notification] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(notification.subject, "Out of stock for LAMP");
+    assert!(notification.text.contains("Order o-1 waits for 10"), "{}", notification.text);
 }
 
 /// U19.
@@ -266,8 +266,8 @@ async fn a_product_is_found_by_any_of_its_batches() {
     let store = world.store();
     for (batch, product) in [("b-1", "LAMP"), ("b-2", "LAMP"), ("b-3", "VASE")] {
         let mut tx = store.begin(QueueName::Stock).await.unwrap();
-        let footprint = WorkingSet { batches: [reference(batch)].into(), ..WorkingSet::default() };
-        let found = tx.load_products(&footprint).await.unwrap();
+        let working_set = WorkingSet { batches: [reference(batch)].into(), ..WorkingSet::default() };
+        let found = tx.load_products(&working_set).await.unwrap();
         tx.rollback().await;
         let [found] = &found[..] else { panic!("{found:?}") };
         assert_eq!(found.sku().as_str(), product);
@@ -296,10 +296,10 @@ fn product_with(name: &str, batch: &str) -> Product {
 async fn commit(store: &dyn Store, products: Vec<Product>) -> Result<(), StoreError> {
     let mut tx = store.begin(QueueName::Stock).await.unwrap();
     let ids = products.iter().map(|product| format!("create {}", product.sku()));
-    let receipts: Vec<_> = ids
-        .map(|id| MessageKey { message_id: id.into(), kind: "allocate", fingerprint: BodyHash([1; 16]) })
+    let keys: Vec<_> = ids
+        .map(|id| MessageKey { message_id: id.into(), kind: "allocate", body_hash: BodyHash([1; 16]) })
         .collect();
-    assert_eq!(tx.check_inbox(&receipts).await.unwrap(), vec![InboxCheck::New; receipts.len()]);
+    assert_eq!(tx.check_inbox(&keys).await.unwrap(), vec![InboxCheck::New; keys.len()]);
     tx.commit(ChangeSet { products, ..ChangeSet::default() }).await
 }
 
@@ -309,9 +309,9 @@ async fn without_a_commit_nothing_is_stored() {
     let (world, _bus) = with_postgres("without_a_commit_nothing_is_stored", &[]).await;
     let store = world.store();
     let mut tx = store.begin(QueueName::Stock).await.unwrap();
-    let receipt =
-        MessageKey { message_id: "create LAMP".into(), kind: "create_batch", fingerprint: BodyHash([1; 16]) };
-    assert_eq!(tx.check_inbox(&[receipt]).await.unwrap(), [InboxCheck::New]);
+    let key =
+        MessageKey { message_id: "create LAMP".into(), kind: "create_batch", body_hash: BodyHash([1; 16]) };
+    assert_eq!(tx.check_inbox(&[key]).await.unwrap(), [InboxCheck::New]);
     drop(tx);
     assert_eq!(rows(&world).await, 0);
     // Had anything been left of it, this would be a repeat.
@@ -343,7 +343,7 @@ async fn two_at_once_for_one_product_come_one_after_the_other() {
         let (bus, barrier) = (bus.clone(), barrier.clone());
         racing.spawn(async move {
             barrier.wait().await;
-            fate(&bus, &allocate(orderid, "LAMP", 10)).await
+            outcome(&bus, &allocate(orderid, "LAMP", 10)).await
         });
     }
     assert_eq!(racing.join_all().await, [CommandOutcome::Handled, CommandOutcome::Handled]);

@@ -185,9 +185,9 @@ async fn a_message_without_type_is_known_by_its_routing_key() {
 async fn handle(bus: &MessageBus, commands: &[Command]) {
     let read = |given: &Command| command(&given.message_id, given.kind, &given.body);
     let batch: Vec<_> = commands.iter().map(read).collect();
-    let fates = bus.handle(queue_of(&commands[0]), &batch).await.expect("the database is there");
-    let failed = fates.iter().any(|fate| matches!(fate, CommandOutcome::Recorded(..)));
-    assert!(!failed, "{fates:?}");
+    let outcomes = bus.handle(queue_of(&commands[0]), &batch).await.expect("the database is there");
+    let failed = outcomes.iter().any(|outcome| matches!(outcome, CommandOutcome::Recorded(..)));
+    assert!(!failed, "{outcomes:?}");
 }
 
 /// Has the bus handle several units of work, all begun at the same moment.

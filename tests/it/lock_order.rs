@@ -49,12 +49,11 @@ async fn messages_enter_the_inbox_in_order_of_their_ids() {
         hold(&world.pool, "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-1', '')")
             .await;
     let store = world.store();
-    let receipt =
-        |id: &str| MessageKey { message_id: id.into(), kind: "allocate", fingerprint: BodyHash([0; 16]) };
-    let receipts = ["m-3", "m-2", "m-1"].map(receipt);
+    let key = |id: &str| MessageKey { message_id: id.into(), kind: "allocate", body_hash: BodyHash([0; 16]) };
+    let keys = ["m-3", "m-2", "m-1"].map(key);
     let work = async move {
         let mut tx = store.begin(QueueName::Orders).await.unwrap();
-        let _ = tx.check_inbox(&receipts).await;
+        let _ = tx.check_inbox(&keys).await;
     };
     let later = "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-2', ''), ('orders', 'm-3', '')";
     assert_only_the_first_is_waited_for(&world, other, work, later).await;
@@ -72,10 +71,10 @@ async fn products_are_locked_in_order_of_their_skus() {
     let other = hold(&world.pool, "select from products where sku = 'SKU-1' for update").await;
     let store = world.store();
     let skus = ["SKU-1", "SKU-2"].map(|sku| Sku::new(sku).unwrap());
-    let footprint = WorkingSet { skus: skus.into(), ..WorkingSet::default() };
+    let working_set = WorkingSet { skus: skus.into(), ..WorkingSet::default() };
     let work = async move {
         let mut tx = store.begin(QueueName::Orders).await.unwrap();
-        let _ = tx.load_products(&footprint).await;
+        let _ = tx.load_products(&working_set).await;
     };
     let later = "select from products where sku = 'SKU-2' for update";
     assert_only_the_first_is_waited_for(&world, other, work, later).await;

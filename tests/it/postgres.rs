@@ -3,12 +3,12 @@
 mod actions;
 mod edits;
 mod filters;
-mod floor;
 mod inbox;
 mod leader;
+mod low_water_mark;
 mod outbox;
+mod purge;
 mod recording;
-mod retention;
 mod retries;
 mod retry_checks;
 mod starts;
@@ -29,16 +29,16 @@ const STATUSES: [(&str, &str); 4] =
     [("dead", DEAD), ("retrying", RETRYING), ("discarded", DISCARDED), ("resolved", RESOLVED)];
 
 /// A message as the inbox knows it; equal numbers are equal bodies.
-fn receipt(message_id: &str, kind: &'static str, body: u8) -> MessageKey {
-    MessageKey { message_id: message_id.into(), kind, fingerprint: BodyHash([body; 16]) }
+fn message_key(message_id: &str, kind: &'static str, body: u8) -> MessageKey {
+    MessageKey { message_id: message_id.into(), kind, body_hash: BodyHash([body; 16]) }
 }
 
 /// A message as its row in the ledger is known by.
-fn key(message_id: Option<&str>, kind: &str, body: u8) -> FailedMessageKey {
+fn failed_message_key(message_id: Option<&str>, kind: &str, body: u8) -> FailedMessageKey {
     FailedMessageKey {
         message_id: message_id.map(Into::into),
         kind: kind.into(),
-        fingerprint: BodyHash([body; 16]),
+        body_hash: BodyHash([body; 16]),
     }
 }
 

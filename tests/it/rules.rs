@@ -91,9 +91,9 @@ async fn play(bus: &MessageBus, units: &[Vec<Order>], model: &mut Model) {
                 order.message(number)
             })
             .collect();
-        let fates = bus.handle(QueueName::Orders, &messages).await.expect("the store is there");
-        for (order, fate) in unit.iter().zip(fates) {
-            assert_eq!(model.handle(order), fate == CommandOutcome::Handled, "{order:?}: {fate:?}");
+        let outcomes = bus.handle(QueueName::Orders, &messages).await.expect("the store is there");
+        for (order, outcome) in unit.iter().zip(outcomes) {
+            assert_eq!(model.handle(order), outcome == CommandOutcome::Handled, "{order:?}: {outcome:?}");
         }
     }
 }
@@ -135,7 +135,7 @@ async fn compare_in_memory(units: &[Vec<Order>]) {
     let store = MemoryStore::default();
     let mut model = Model::default();
     play(&bus(Arc::new(store.clone()) as Arc<dyn Store>), units, &mut model).await;
-    let kept = store.kept().await;
+    let kept = store.state().await;
     for (sku, name) in SKUS.iter().enumerate() {
         let events: Vec<_> = kept.outbox.iter().filter(|row| row.sku == *name).collect();
         let sequences: Vec<_> = events.iter().map(|row| row.sequence).collect();

@@ -67,8 +67,8 @@ fn batch(name: &str, quantity: u32) -> Batch {
     Batch::new(reference(name), StockQuantity::new(quantity).unwrap(), None)
 }
 
-fn receipt(id: &str, body: u8) -> MessageKey {
-    MessageKey { message_id: id.into(), kind: "allocate", fingerprint: BodyHash([body; 16]) }
+fn message_key(id: &str, body: u8) -> MessageKey {
+    MessageKey { message_id: id.into(), kind: "allocate", body_hash: BodyHash([body; 16]) }
 }
 
 fn about(sku: Sku, lines: &[&str], batches: &[&str]) -> WorkingSet {
@@ -87,8 +87,8 @@ async fn keep(tx: Box<dyn Tx>, product: Product) -> Result<(), StoreError> {
     tx.commit(ChangeSet { products: vec![product], ..ChangeSet::default() }).await
 }
 
-async fn load(tx: &mut Box<dyn Tx>, footprint: &WorkingSet) -> Product {
-    let mut products = tx.load_products(footprint).await.unwrap();
+async fn load(tx: &mut Box<dyn Tx>, working_set: &WorkingSet) -> Product {
+    let mut products = tx.load_products(working_set).await.unwrap();
     assert_eq!(products.len(), 1);
     products.remove(0)
 }
@@ -136,42 +136,43 @@ async fn a_commit_keeps_the_products(store: AnyStore) {
 /// I3, I4.
 async fn what_is_not_committed_leaves_no_trace(store: AnyStore) {
     let mut tx = begin(&store).await;
-    assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
+    assert_eq!(tx.check_inbox(&[message_key("m1", 1)]).await.unwrap(), [InboxCheck::New]);
     drop(tx);
     let mut tx = begin(&store).await;
-    assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
+    assert_eq!(tx.check_inbox(&[message_key("m1", 1)]).await.unwrap(), [InboxCheck::New]);
     tx.rollback().await;
     let mut tx = begin(&store).await;
-    assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
+    assert_eq!(tx.check_inbox(&[message_key("m1", 1)]).await.unwrap(), [InboxCheck::New]);
     tx.rollback().await;
 }
 
 async fn the_inbox_tells_first_from_repeat_from_other_body(store: AnyStore) {
     let mut tx = begin(&store).await;
-    let sights = tx.check_inbox(&[receipt("m2", 1), receipt("m1", 1)]).await.unwrap();
-    assert_eq!(sights, [InboxCheck::New, InboxCheck::New]);
+    let inbox_checks = tx.check_inbox(&[message_key("m2", 1), message_key("m1", 1)]).await.unwrap();
+    assert_eq!(inbox_checks, [InboxCheck::New, InboxCheck::New]);
     tx.commit(ChangeSet::default()).await.unwrap();
     let mut tx = begin(&store).await;
-    let sights = tx.check_inbox(&[receipt("m3", 1), receipt("m2", 2), receipt("m1", 1)]).await.unwrap();
-    assert_eq!(sights, [InboxCheck::New, InboxCheck::BodyMismatch, InboxCheck::Duplicate]);
+    let inbox_checks =
+        tx.check_inbox(&[message_key("m3", 1), message_key("m2", 2), message_key("m1", 1)]).await.unwrap();
+    assert_eq!(inbox_checks, [InboxCheck::New, InboxCheck::BodyMismatch, InboxCheck::Duplicate]);
     tx.rollback().await;
 }
 
 async fn the_inbox_is_per_queue(store: AnyStore) {
     for queue in [QueueName::Orders, QueueName::Stock] {
         let mut tx = store.begin(queue).await.unwrap();
-        assert_eq!(tx.check_inbox(&[receipt("m1", 1)]).await.unwrap(), [InboxCheck::New]);
+        assert_eq!(tx.check_inbox(&[message_key("m1", 1)]).await.unwrap(), [InboxCheck::New]);
         tx.commit(ChangeSet::default()).await.unwrap();
     }
 }
 
 async fn an_unhandled_message_is_forgotten(store: AnyStore) {
     let mut tx = begin(&store).await;
-    tx.check_inbox(&[receipt("m1", 1), receipt("m2", 1)]).await.unwrap();
+    tx.check_inbox(&[message_key("m1", 1), message_key("m2", 1)]).await.unwrap();
     tx.commit(ChangeSet { unhandled: vec!["m1".into()], ..ChangeSet::default() }).await.unwrap();
     let mut tx = begin(&store).await;
-    let sights = tx.check_inbox(&[receipt("m1", 1), receipt("m2", 1)]).await.unwrap();
-    assert_eq!(sights, [InboxCheck::New, InboxCheck::Duplicate]);
+    let inbox_checks = tx.check_inbox(&[message_key("m1", 1), message_key("m2", 1)]).await.unwrap();
+    assert_eq!(inbox_checks, [InboxCheck::New, InboxCheck::Duplicate]);
     tx.rollback().await;
 }
 

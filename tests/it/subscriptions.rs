@@ -40,7 +40,7 @@ async fn one_by_one_means_that_the_broker_keeps_all_but_one() {
     for left in [2, 1, 0] {
         let tags = take(&mut subscription, 1).await;
         assert_eq!(world.ready("orders").await, left);
-        subscription.settler().ack(&tags).await;
+        subscription.acknowledger().ack(&tags).await;
     }
     subscription.close().await;
     world.close().await;
@@ -54,7 +54,7 @@ async fn behind_an_old_delivery_not_more_than_half_of_the_prefetch_waits_for_its
     let mut subscription = subscribe(&world, 7, 10, Prefetch::Configured).await;
     let tags = take(&mut subscription, 7).await;
     for tag in &tags[1..] {
-        subscription.settler().ack(&[*tag]).await;
+        subscription.acknowledger().ack(&[*tag]).await;
     }
     drop(subscription);
     assert_left(&world, 1).await;
@@ -66,7 +66,7 @@ async fn a_subscription_that_is_closed_acknowledges_what_is_finished_behind_an_o
     let world = World::new("acknowledgements at the end").await;
     let mut subscription = subscribe(&world, 4, 100, Prefetch::Configured).await;
     let tags = take(&mut subscription, 4).await;
-    subscription.settler().ack(&tags[1..]).await;
+    subscription.acknowledger().ack(&tags[1..]).await;
     subscription.close().await;
     assert_left(&world, 1).await;
     world.close().await;

@@ -103,7 +103,7 @@ impl Subscription for Reader {
         }
     }
 
-    fn settler(&self) -> Arc<dyn Acknowledger> {
+    fn acknowledger(&self) -> Arc<dyn Acknowledger> {
         Arc::new(self.queue.clone())
     }
 
@@ -187,7 +187,7 @@ fn start(queue: &Queue, store: Arc<dyn Store>) {
         max_batch: 100,
         hold: Duration::from_millis(50),
         finish_within: Duration::from_secs(10),
-        vitals: Watchdog::default(),
+        watchdog: Watchdog::default(),
         database: Arc::new(AvailabilityLog::of("the database")),
         mail: None,
         broker: Arc::new(AvailabilityLog::of("the broker")),

@@ -103,7 +103,7 @@ impl Subscription for MemorySubscription {
         }
     }
 
-    fn settler(&self) -> Arc<dyn Acknowledger> {
+    fn acknowledger(&self) -> Arc<dyn Acknowledger> {
         Arc::new(self.queues.clone())
     }
 

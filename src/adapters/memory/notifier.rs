@@ -22,8 +22,8 @@ impl RecordingNotifier {
 
 #[async_trait]
 impl Notifier for RecordingNotifier {
-    async fn notify(&self, notice: &Notification) -> Result<(), NotifierError> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(notice.clone());
+    async fn notify(&self, notification: &Notification) -> Result<(), NotifierError> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(notification.clone());
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use crate::{
 /// A store whose transactions come one after the other.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
-    kept: Arc<Mutex<MemoryState>>,
+    state: Arc<Mutex<MemoryState>>,
     committed: Arc<Notify>,
 }
 
@@ -70,13 +70,13 @@ impl MemoryStore {
             let batches = batches.into_iter().map(|batch| (batch.reference.clone(), batch)).collect();
             (sku, StoredProduct { bare, batches, lines })
         });
-        let kept = MemoryState { products: stored.collect(), ..MemoryState::default() };
-        Self { kept: Arc::new(Mutex::new(kept)), committed: Arc::default() }
+        let state = MemoryState { products: stored.collect(), ..MemoryState::default() };
+        Self { state: Arc::new(Mutex::new(state)), committed: Arc::default() }
     }
 
     /// Looks at what is committed.
-    pub async fn kept(&self) -> OwnedMutexGuard<MemoryState> {
-        self.kept.clone().lock_owned().await
+    pub async fn state(&self) -> OwnedMutexGuard<MemoryState> {
+        self.state.clone().lock_owned().await
     }
 }
 
@@ -91,16 +91,11 @@ impl MemoryState {
         Some(product)
     }
 
-    fn apply(
-        &mut self,
-        queue: QueueName,
-        receipts: Vec<MessageKey>,
-        work: ChangeSet,
-    ) -> Result<(), StoreError> {
+    fn apply(&mut self, queue: QueueName, keys: Vec<MessageKey>, work: ChangeSet) -> Result<(), StoreError> {
         self.check(&work)?;
         let unhandled: HashSet<_> = work.unhandled.iter().collect();
-        for receipt in receipts.into_iter().filter(|receipt| !unhandled.contains(&receipt.message_id)) {
-            self.inbox.insert((queue, receipt.message_id.clone()), receipt);
+        for key in keys.into_iter().filter(|key| !unhandled.contains(&key.message_id)) {
+            self.inbox.insert((queue, key.message_id.clone()), key);
         }
         for id in work.ended {
             self.starts.remove(&(queue, id));
@@ -183,8 +178,8 @@ impl MemoryState {
 #[async_trait]
 impl Store for MemoryStore {
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let kept = self.kept().await;
-        Ok(Box::new(MemoryTx { kept, queue, receipts: Vec::new(), committed: self.committed.clone() }))
+        let state = self.state().await;
+        Ok(Box::new(MemoryTx { state, queue, keys: Vec::new(), committed: self.committed.clone() }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -192,53 +187,53 @@ impl Store for MemoryStore {
     }
 
     async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        let kept = self.kept().await;
-        Ok(ids.iter().map(|id| kept.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
+        let state = self.state().await;
+        Ok(ids.iter().map(|id| state.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
     }
 
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut kept = self.kept().await;
+        let mut state = self.state().await;
         for id in ids.iter().collect::<HashSet<_>>() {
-            *kept.starts.entry((queue, id.clone())).or_default() += 1;
+            *state.starts.entry((queue, id.clone())).or_default() += 1;
         }
         Ok(())
     }
 
     async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut kept = self.kept().await;
+        let mut state = self.state().await;
         for id in ids.iter().collect::<HashSet<_>>() {
-            if let Some(starts) = kept.starts.get_mut(&(queue, id.clone())) {
+            if let Some(starts) = state.starts.get_mut(&(queue, id.clone())) {
                 *starts = starts.saturating_sub(1);
             }
         }
-        kept.starts.retain(|_, starts| *starts > 0);
+        state.starts.retain(|_, starts| *starts > 0);
         Ok(())
     }
 }
 
 /// Holds the whole store; nothing is written before the commit.
 struct MemoryTx {
-    kept: OwnedMutexGuard<MemoryState>,
+    state: OwnedMutexGuard<MemoryState>,
     queue: QueueName,
-    receipts: Vec<MessageKey>,
+    keys: Vec<MessageKey>,
     committed: Arc<Notify>,
 }
 
 #[async_trait]
 impl Tx for MemoryTx {
-    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
-        let mut sights = Vec::with_capacity(receipts.len());
-        for receipt in receipts {
-            sights.push(match self.kept.inbox.get(&(self.queue, receipt.message_id.clone())) {
+    async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        let mut inbox_checks = Vec::with_capacity(keys.len());
+        for key in keys {
+            inbox_checks.push(match self.state.inbox.get(&(self.queue, key.message_id.clone())) {
                 None => {
-                    self.receipts.push(receipt.clone());
+                    self.keys.push(key.clone());
                     InboxCheck::New
                 }
-                Some(known) if known == receipt => InboxCheck::Duplicate,
+                Some(known) if known == key => InboxCheck::Duplicate,
                 Some(_) => InboxCheck::BodyMismatch,
             });
         }
-        Ok(sights)
+        Ok(inbox_checks)
     }
 
     /// No retry is published in memory, so that no copy of one can come.
@@ -250,22 +245,22 @@ impl Tx for MemoryTx {
         let count = |key: &FailedMessageKey| {
             let of_key =
                 |(queue, failure): &&(QueueName, NewAttempt)| *queue == self.queue && failure.key == *key;
-            self.kept.failures.iter().filter(of_key).map(|(_, failure)| failure.attempts).max().unwrap_or(0)
+            self.state.failures.iter().filter(of_key).map(|(_, failure)| failure.attempts).max().unwrap_or(0)
         };
         Ok(keys.iter().map(count).collect())
     }
 
-    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         let named =
-            |stored: &StoredProduct| footprint.batches.iter().any(|name| stored.batches.contains_key(name));
+            |stored: &StoredProduct| working_set.batches.iter().any(|name| stored.batches.contains_key(name));
         let mut products = Vec::new();
-        for (sku, stored) in &self.kept.products {
-            if !footprint.skus.contains(sku) && !named(stored) {
+        for (sku, stored) in &self.state.products {
+            if !working_set.skus.contains(sku) && !named(stored) {
                 continue;
             }
             let mut product = stored.bare.clone();
-            let mut references: HashSet<_> = footprint.batches.iter().collect();
-            for (_, orderid) in footprint.lines.iter().filter(|(of, _)| of == sku) {
+            let mut references: HashSet<_> = working_set.batches.iter().collect();
+            for (_, orderid) in working_set.lines.iter().filter(|(of, _)| of == sku) {
                 if let Some(line) = stored.lines.get(orderid) {
                     references.extend(&line.batch);
                     product.attach_line(orderid.clone(), line.clone());
@@ -282,13 +277,13 @@ impl Tx for MemoryTx {
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
-        let Some(stored) = self.kept.products.get(product.sku()) else {
+        let Some(stored) = self.state.products.get(product.sku()) else {
             return Ok(());
         };
         let settled: HashSet<_> = product.known_lines().cloned().collect();
         let available: Vec<_> = product.batches().iter().map(Batch::available).collect();
         let mut waiting: Vec<_> = stored.lines.iter().filter(|(_, line)| line.batch.is_none()).collect();
-        waiting.sort_unstable_by_key(|(_, line)| line.place);
+        waiting.sort_unstable_by_key(|(_, line)| line.position);
         let mut taken: HashMap<u32, u32> = HashMap::new();
         for (orderid, line) in waiting.into_iter().filter(|(orderid, _)| !settled.contains(*orderid)) {
             let quantity = line.quantity.get();
@@ -308,7 +303,7 @@ impl Tx for MemoryTx {
         batch: &BatchRef,
         units: u32,
     ) -> Result<(), StoreError> {
-        let Some(stored) = self.kept.products.get(product.sku()) else {
+        let Some(stored) = self.state.products.get(product.sku()) else {
             return Ok(());
         };
         let settled: HashSet<_> = product.known_lines().cloned().collect();
@@ -317,7 +312,7 @@ impl Tx for MemoryTx {
             .iter()
             .filter(|(orderid, line)| line.batch.as_ref() == Some(batch) && !settled.contains(*orderid))
             .collect();
-        placed.sort_unstable_by_key(|(_, line)| std::cmp::Reverse(line.place));
+        placed.sort_unstable_by_key(|(_, line)| std::cmp::Reverse(line.position));
         let mut held = 0;
         for (orderid, line) in placed {
             if held >= units {
@@ -330,9 +325,9 @@ impl Tx for MemoryTx {
     }
 
     async fn commit(mut self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
-        let receipts = std::mem::take(&mut self.receipts);
+        let keys = std::mem::take(&mut self.keys);
         let queue = self.queue;
-        self.kept.apply(queue, receipts, work)?;
+        self.state.apply(queue, keys, work)?;
         self.committed.notify_one();
         Ok(())
     }
@@ -355,13 +350,13 @@ impl Outbox for MemoryStore {
 #[async_trait]
 impl LeaderSession for MemoryStore {
     async fn pending(&mut self) -> Result<PendingWork, StoreError> {
-        Ok(PendingWork { events: !self.kept().await.outbox.is_empty(), retry_in: None })
+        Ok(PendingWork { events: !self.state().await.outbox.is_empty(), retry_in: None })
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
         Ok(self
-            .kept()
+            .state()
             .await
             .outbox
             .iter()
@@ -373,7 +368,7 @@ impl LeaderSession for MemoryStore {
 
     async fn remove(&mut self, ids: &[i64], _unroutable: i64) -> Result<(), StoreError> {
         let ids: HashSet<_> = ids.iter().collect();
-        self.kept().await.outbox.retain(|row| !ids.contains(&row.id));
+        self.state().await.outbox.retain(|row| !ids.contains(&row.id));
         Ok(())
     }
 

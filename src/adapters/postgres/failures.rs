@@ -19,7 +19,7 @@ pub(super) async fn attempts(
 ) -> Result<Vec<u32>, sqlx::Error> {
     let ids: Vec<_> = keys.iter().map(|key| key.message_id.as_deref().unwrap_or_default()).collect();
     let kinds: Vec<_> = keys.iter().map(|key| key.kind.as_str()).collect();
-    let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint.0[..]).collect();
+    let fingerprints: Vec<_> = keys.iter().map(|key| &key.body_hash.0[..]).collect();
     let rows = sqlx::query!(
         r#"select coalesce(message_id, '') as "message_id!", type as kind, fingerprint,
                   case when status = 'retrying' then attempts else 0 end as "attempts!"
@@ -43,7 +43,7 @@ pub(super) async fn attempts(
         .collect();
     let of = |key: &FailedMessageKey| {
         let id = key.message_id.as_deref().unwrap_or_default();
-        known.get(&(id, key.kind.as_str(), &key.fingerprint.0[..])).copied().unwrap_or(0)
+        known.get(&(id, key.kind.as_str(), &key.body_hash.0[..])).copied().unwrap_or(0)
     };
     Ok(keys.iter().map(|key| u32::try_from(of(key)).unwrap_or_default()).collect())
 }
@@ -124,7 +124,7 @@ async fn record_one(
          select id, generation, $13, $16, $17, $10, $18 from recorded",
         queue,
         failure.key.message_id.as_deref(),
-        &failure.key.fingerprint.0[..],
+        &failure.key.body_hash.0[..],
         failure.key.kind,
         failure.body,
         failure.properties,

@@ -14,25 +14,24 @@ use crate::ports::store::{InboxCheck, MessageKey, StoreError};
 pub(super) async fn check_inbox(
     connection: &mut PgConnection,
     queue: &str,
-    receipts: &[MessageKey],
+    keys: &[MessageKey],
 ) -> Result<Option<Vec<InboxCheck>>, sqlx::Error> {
-    let new = enter(connection, queue, receipts).await?;
-    if new.len() == receipts.len() {
-        return Ok(Some(vec![InboxCheck::New; receipts.len()]));
+    let new = enter(connection, queue, keys).await?;
+    if new.len() == keys.len() {
+        return Ok(Some(vec![InboxCheck::New; keys.len()]));
     }
     let new: HashSet<_> = new.iter().map(String::as_str).collect();
-    let old: Vec<_> =
-        receipts.iter().map(|receipt| &*receipt.message_id).filter(|id| !new.contains(id)).collect();
+    let old: Vec<_> = keys.iter().map(|key| &*key.message_id).filter(|id| !new.contains(id)).collect();
     let known = known(connection, queue, &old).await?;
-    let sight = |receipt: &MessageKey| match known.get(&*receipt.message_id) {
-        None => new.contains(&*receipt.message_id).then_some(InboxCheck::New),
-        Some((kind, fingerprint)) => {
-            let same_kind = kind.as_deref().is_none_or(|kind| kind == receipt.kind);
-            let same = same_kind && fingerprint[..] == receipt.fingerprint.0;
+    let inbox_check = |key: &MessageKey| match known.get(&*key.message_id) {
+        None => new.contains(&*key.message_id).then_some(InboxCheck::New),
+        Some((kind, body_hash)) => {
+            let same_kind = kind.as_deref().is_none_or(|kind| kind == key.kind);
+            let same = same_kind && body_hash[..] == key.body_hash.0;
             Some(if same { InboxCheck::Duplicate } else { InboxCheck::BodyMismatch })
         }
     };
-    Ok(receipts.iter().map(sight).collect())
+    Ok(keys.iter().map(inbox_check).collect())
 }
 
 /// Retention removed a message just when it came once more.
@@ -44,13 +43,13 @@ pub(super) fn removed_meanwhile() -> StoreError {
 async fn enter(
     connection: &mut PgConnection,
     queue: &str,
-    receipts: &[MessageKey],
+    keys: &[MessageKey],
 ) -> Result<Vec<String>, sqlx::Error> {
-    let mut sorted: Vec<_> = receipts.iter().collect();
+    let mut sorted: Vec<_> = keys.iter().collect();
     sorted.sort_unstable_by(|one, other| one.message_id.cmp(&other.message_id));
-    let ids: Vec<_> = sorted.iter().map(|receipt| &*receipt.message_id).collect();
-    let kinds: Vec<_> = sorted.iter().map(|receipt| receipt.kind).collect();
-    let fingerprints: Vec<_> = sorted.iter().map(|receipt| &receipt.fingerprint.0[..]).collect();
+    let ids: Vec<_> = sorted.iter().map(|key| &*key.message_id).collect();
+    let kinds: Vec<_> = sorted.iter().map(|key| key.kind).collect();
+    let fingerprints: Vec<_> = sorted.iter().map(|key| &key.body_hash.0[..]).collect();
     sqlx::query_scalar!(
         "insert into inbox (queue, message_id, type, fingerprint)
          select $1, * from unnest($2::text[], $3::text[], $4::bytea[])

@@ -46,7 +46,7 @@ impl PgFailedMessages {
 
 #[async_trait]
 impl FailedMessages for PgFailedMessages {
-    async fn matching(&self, selection: &FailedMessageFilter) -> Result<Vec<i64>, StoreError> {
+    async fn matching(&self, filter: &FailedMessageFilter) -> Result<Vec<i64>, StoreError> {
         let ids = sqlx::query_scalar!(
             "select id from failed_messages
              where ($1::bigint[] is null or id = any($1)) and ($2::text is null or status = $2)
@@ -56,54 +56,55 @@ impl FailedMessages for PgFailedMessages {
                and ($7::double precision is null or last_failed_at > now() - make_interval(secs => $7))
                and ($8::text is null or error_group = $8)
              order by last_failed_at, id",
-            selection.ids.as_deref(),
-            selection.status,
-            selection.queue,
-            selection.kind,
-            selection.reason,
-            selection.grep,
-            selection.since.map(|since| since.as_secs_f64()),
-            selection.group,
+            filter.ids.as_deref(),
+            filter.status,
+            filter.queue,
+            filter.kind,
+            filter.reason,
+            filter.grep,
+            filter.since.map(|since| since.as_secs_f64()),
+            filter.group,
         );
         with_timeout(self.timeout, ids.fetch_all(&self.pool)).await
     }
 
-    async fn act(
+    async fn apply(
         &self,
         action: OperatorAction,
         ids: &[i64],
-        selection: &FailedMessageFilter,
+        filter: &FailedMessageFilter,
         by: &Operator,
     ) -> Result<Vec<(i64, ActionResult)>, StoreError> {
         let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
-        let acted = session.run(async |connection| act(connection, action, ids, selection, by).await).await?;
+        let results =
+            session.run(async |connection| apply(connection, action, ids, filter, by).await).await?;
         crash_points::here(CrashPoint::OperatorBeforeCommit);
         session.commit().await?;
         crash_points::here(CrashPoint::OperatorAfterCommit);
-        Ok(acted)
+        Ok(results)
     }
 
-    async fn correct(&self, id: i64, correction: &Edit, by: &Operator) -> Result<ActionResult, StoreError> {
+    async fn edit(&self, id: i64, edit: &Edit, by: &Operator) -> Result<ActionResult, StoreError> {
         let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
-        let acted = session.run(async |connection| correct(connection, id, correction, by).await).await?;
+        let results = session.run(async |connection| replace_body(connection, id, edit, by).await).await?;
         session.commit().await?;
-        Ok(acted)
+        Ok(results)
     }
 }
 
-async fn act(
+async fn apply(
     connection: &mut PgConnection,
     action: OperatorAction,
     ids: &[i64],
-    selection: &FailedMessageFilter,
+    filter: &FailedMessageFilter,
     by: &Operator,
 ) -> Result<Vec<(i64, ActionResult)>, sqlx::Error> {
-    let mut acted = Vec::with_capacity(ids.len());
+    let mut results = Vec::with_capacity(ids.len());
     let (mut done, mut handled) = (Vec::new(), Vec::new());
-    let found = find(connection, ids, selection).await?;
+    let found = find(connection, ids, filter).await?;
     let matching: HashSet<_> = found.iter().map(|found| found.id).collect();
     let changed = ids.iter().filter(|id| !matching.contains(id));
-    acted
+    results
         .extend(changed.map(|id| (*id, ActionResult::Skipped("it changed meanwhile and no longer matches"))));
     for found in found {
         let outcome = judge(action, &found);
@@ -112,7 +113,7 @@ async fn act(
             ActionResult::Skipped(_) if found.handled => handled.push(found.id),
             ActionResult::Skipped(_) => {}
         }
-        acted.push((found.id, outcome));
+        results.push((found.id, outcome));
     }
     resolve(connection, &handled).await?;
     let what = match action {
@@ -121,13 +122,13 @@ async fn act(
         OperatorAction::Restore => restore(connection, &done).await?,
     };
     record(connection, &done, what, by, None).await?;
-    Ok(acted)
+    Ok(results)
 }
 
-async fn correct(
+async fn replace_body(
     connection: &mut PgConnection,
     id: i64,
-    correction: &Edit,
+    edit: &Edit,
     by: &Operator,
 ) -> Result<ActionResult, sqlx::Error> {
     let Some(found) = find(connection, &[id], &FailedMessageFilter::default()).await?.pop() else {
@@ -136,10 +137,10 @@ async fn correct(
     if found.status != "dead" {
         return Ok(ActionResult::Skipped("it is not dead"));
     }
-    if found.generation != correction.shown_generation {
+    if found.generation != edit.shown_generation {
         return Ok(ActionResult::Skipped("it changed meanwhile; look at it again"));
     }
-    let previous = replace(connection, id, correction).await?;
+    let previous = replace(connection, id, edit).await?;
     retry(connection, &[id]).await?;
     record(connection, &[id], "edit", by, Some(&previous)).await?;
     Ok(ActionResult::Applied)
@@ -186,7 +187,7 @@ fn judge(action: OperatorAction, found: &Found) -> ActionResult {
 async fn find(
     tx: &mut PgConnection,
     ids: &[i64],
-    selection: &FailedMessageFilter,
+    filter: &FailedMessageFilter,
 ) -> Result<Vec<Found>, sqlx::Error> {
     sqlx::query_as!(
         Found,
@@ -203,12 +204,12 @@ async fn find(
              and ($7::text is null or f.error_group = $7)
            order by f.id for update"#,
         ids,
-        selection.status,
-        selection.queue,
-        selection.kind,
-        selection.reason,
-        selection.grep,
-        selection.group,
+        filter.status,
+        filter.queue,
+        filter.kind,
+        filter.reason,
+        filter.grep,
+        filter.group,
     )
     .fetch_all(tx)
     .await
@@ -256,17 +257,17 @@ async fn resolve(tx: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> 
 }
 
 /// Puts the new body in and gives back the old one.
-async fn replace(tx: &mut PgConnection, id: i64, correction: &Edit) -> Result<Vec<u8>, sqlx::Error> {
+async fn replace(tx: &mut PgConnection, id: i64, edit: &Edit) -> Result<Vec<u8>, sqlx::Error> {
     let previous =
         sqlx::query_scalar!("select body from failed_messages where id = $1", id).fetch_one(&mut *tx).await?;
     sqlx::query!(
         "update failed_messages set type = $2, message_id = $3, body = $4, fingerprint = $5, edited = true
          where id = $1",
         id,
-        correction.kind,
-        correction.message_id,
-        correction.body,
-        &correction.fingerprint.0[..],
+        edit.kind,
+        edit.message_id,
+        edit.body,
+        &edit.body_hash.0[..],
     )
     .execute(tx)
     .await?;

@@ -61,9 +61,9 @@ impl CommitSignal {
 }
 
 /// Tells the relays of other processes of this one's commits. A hint, no more: what fails is not tried again.
-pub async fn forward_commits(pool: PgPool, timeout: Duration, commits: Arc<CommitSignal>) {
+pub async fn forward_commits(pool: PgPool, timeout: Duration, commit_signal: Arc<CommitSignal>) {
     loop {
-        commits.elsewhere.notified().await;
+        commit_signal.elsewhere.notified().await;
         if let Err(error) = announce(&pool, timeout).await {
             debug!(%error, "a commit was not announced; the relay looks for itself within a second");
         }
@@ -84,14 +84,14 @@ pub struct PgOutbox {
     access: PgConfig,
     /// Kept between tries to lead, so that a standby does not connect every time.
     standby: Mutex<Option<PgConnection>>,
-    commits: Arc<CommitSignal>,
+    commit_signal: Arc<CommitSignal>,
 }
 
 impl PgOutbox {
     /// The outbox of a database; `commits` tells of this process's own.
     #[must_use]
-    pub fn new(access: PgConfig, commits: Arc<CommitSignal>) -> Self {
-        Self { access, standby: Mutex::new(None), commits }
+    pub fn new(access: PgConfig, commit_signal: Arc<CommitSignal>) -> Self {
+        Self { access, standby: Mutex::new(None), commit_signal }
     }
 
     /// Passes on what other processes announce, as long as it is polled.
@@ -111,7 +111,7 @@ impl PgOutbox {
         listener.listen(CHANNEL).await?;
         loop {
             listener.recv().await?;
-            self.commits.here.notify_one();
+            self.commit_signal.here.notify_one();
         }
     }
 }
@@ -130,7 +130,7 @@ impl Outbox for PgOutbox {
             return Ok(Some(Box::new(PgLeaderSession {
                 connection,
                 timeout,
-                floor: LowWaterMark::default(),
+                low_water_mark: LowWaterMark::default(),
             })));
         }
         if with_timeout(timeout, end_frozen_leader(&mut connection)).await? {
@@ -141,7 +141,7 @@ impl Outbox for PgOutbox {
     }
 
     async fn wait_for_wakeup(&self) {
-        self.commits.here.notified().await;
+        self.commit_signal.here.notified().await;
     }
 }
 
@@ -166,7 +166,7 @@ async fn end_frozen_leader(connection: &mut PgConnection) -> Result<bool, sqlx::
 struct PgLeaderSession {
     connection: PgConnection,
     timeout: Duration,
-    floor: LowWaterMark,
+    low_water_mark: LowWaterMark,
 }
 
 #[async_trait]
@@ -179,17 +179,19 @@ impl LeaderSession for PgLeaderSession {
                       (select extract(epoch from due_at - now())::double precision from failed_messages
                        where status = 'retrying' and published_at is null order by due_at limit 1) as retry_in,
                       (select last_value from outbox_id_seq) as "last_id!""#,
-            self.floor.id(),
+            self.low_water_mark.id(),
         );
         let look = with_timeout(self.timeout, look.fetch_one(&mut self.connection)).await?;
-        self.floor.must_be_below(look.last_id + 1);
+        self.low_water_mark.must_be_below(look.last_id + 1);
         let retry_in = look.retry_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         Ok(PendingWork { events: look.events, retry_in })
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
         // Where it may not look, it stays where it is; if the session is lost, the next question tells.
-        if let Err(error) = with_timeout(self.timeout, self.floor.advance(&mut self.connection)).await {
+        if let Err(error) =
+            with_timeout(self.timeout, self.low_water_mark.advance(&mut self.connection)).await
+        {
             debug!(%error, "reading begins where it began before");
         }
         let rows = sqlx::query_as!(
@@ -201,7 +203,7 @@ impl LeaderSession for PgLeaderSession {
                  and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
                order by id limit $1"#,
             i64::from(at_most),
-            self.floor.id(),
+            self.low_water_mark.id(),
             except,
         );
         with_timeout(self.timeout, rows.fetch_all(&mut self.connection)).await
@@ -244,7 +246,7 @@ impl LeaderSession for PgLeaderSession {
     async fn purge_expired(&mut self, retention: Retention) -> Result<bool, StoreError> {
         let oldest = sqlx::query_scalar!("select id from outbox order by id limit 1");
         if let Some(oldest) = with_timeout(self.timeout, oldest.fetch_optional(&mut self.connection)).await? {
-            self.floor.must_be_below(oldest);
+            self.low_water_mark.must_be_below(oldest);
         }
         with_timeout(self.timeout, purge::purge_expired(&mut self.connection, retention)).await
     }

@@ -15,16 +15,16 @@ use super::session::PooledSession;
 /// Loads and holds the products in the footprint.
 pub(super) async fn load(
     connection: &mut PgConnection,
-    footprint: &WorkingSet,
+    working_set: &WorkingSet,
 ) -> Result<Vec<Product>, sqlx::Error> {
-    let mut skus: BTreeSet<_> = footprint.skus.iter().map(|sku| sku.as_str().to_owned()).collect();
-    if !footprint.batches.is_empty() {
-        skus.extend(skus_of_batches(connection, &footprint.batches).await?);
+    let mut skus: BTreeSet<_> = working_set.skus.iter().map(|sku| sku.as_str().to_owned()).collect();
+    if !working_set.batches.is_empty() {
+        skus.extend(skus_of_batches(connection, &working_set.batches).await?);
     }
     let skus: Vec<_> = skus.into_iter().collect();
     let mut products = lock(connection, &skus).await?;
-    let mut batches: BTreeSet<_> = footprint.batches.iter().map(BatchRef::to_string).collect();
-    for (sku, orderid, line) in lines(connection, &footprint.lines).await? {
+    let mut batches: BTreeSet<_> = working_set.batches.iter().map(BatchRef::to_string).collect();
+    for (sku, orderid, line) in lines(connection, &working_set.lines).await? {
         batches.extend(line.batch.as_ref().map(BatchRef::to_string));
         if let Some(product) = products.get_mut(&sku) {
             product.attach_line(orderid, line);
@@ -242,7 +242,7 @@ async fn insert_products(connection: &mut PgConnection, products: &[&Product]) -
     if products.is_empty() {
         return Ok(());
     }
-    let (skus, sequences, places, backordered) = product_columns(products);
+    let (skus, sequences, positions, backordered) = product_columns(products);
     sqlx::query!(
         "insert into products (sku, version, event_sequence, last_place, backordered)
          select sku, 1, event_sequence, last_place, backordered
@@ -250,7 +250,7 @@ async fn insert_products(connection: &mut PgConnection, products: &[&Product]) -
               as new (sku, event_sequence, last_place, backordered)",
         &skus as &[&str],
         &sequences,
-        &places,
+        &positions,
         &backordered,
     )
     .execute(connection)
@@ -262,7 +262,7 @@ async fn update_products(connection: &mut PgConnection, products: &[&Product]) -
     if products.is_empty() {
         return Ok(0);
     }
-    let (skus, sequences, places, backordered) = product_columns(products);
+    let (skus, sequences, positions, backordered) = product_columns(products);
     let versions: Vec<_> = products.iter().map(|product| product.version()).collect();
     let done = sqlx::query!(
         "update products as p
@@ -273,7 +273,7 @@ async fn update_products(connection: &mut PgConnection, products: &[&Product]) -
          where p.sku = new.sku and p.version = new.version",
         &skus as &[&str],
         &sequences,
-        &places,
+        &positions,
         &backordered,
         &versions,
     )
@@ -369,7 +369,7 @@ async fn insert_lines(connection: &mut PgConnection, lines: &[LineOf<'_>]) -> Re
         &column(lines, |line| line.orderid.as_str()) as &[&str],
         &column(lines, LineOf::batch) as &[Option<&str>],
         &column(lines, |line| integer(line.line.quantity.get())),
-        &column(lines, |line| line.line.place),
+        &column(lines, |line| line.line.position),
     )
     .execute(connection)
     .await?;
@@ -421,12 +421,12 @@ fn column<'a, T>(lines: &[LineOf<'a>], of: impl Fn(&LineOf<'a>) -> T) -> Vec<T> 
 fn restored_line(
     orderid: &str,
     quantity: i32,
-    place: i64,
+    position: i64,
     batch: Option<&str>,
 ) -> Result<(OrderId, Line), sqlx::Error> {
     let line = Line {
         quantity: decode(Quantity::new(quantity))?,
-        place,
+        position,
         batch: batch.map(BatchRef::new).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?,
     };
     Ok((decode(OrderId::new(orderid))?, line))

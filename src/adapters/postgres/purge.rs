@@ -11,7 +11,10 @@ const AT_ONCE: i64 = 5000;
 
 /// Removes handled messages and ended failures that are old enough, and sends retries again that were not handled within an
 /// hour; true if there may be more.
-pub(super) async fn purge_expired(connection: &mut PgConnection, retention: Retention) -> Result<bool, sqlx::Error> {
+pub(super) async fn purge_expired(
+    connection: &mut PgConnection,
+    retention: Retention,
+) -> Result<bool, sqlx::Error> {
     // An id stays as long as another message that has it, edited perhaps, may still be retried.
     let inbox = sqlx::query!(
         "delete from inbox where ctid = any(array(

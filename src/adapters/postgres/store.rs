@@ -22,14 +22,14 @@ use super::{CommitSignal, PgConfig, failures, inbox, outbox, products, read_mode
 pub struct PgStore {
     pool: PgPool,
     timeout: Duration,
-    commits: Arc<CommitSignal>,
+    commit_signal: Arc<CommitSignal>,
 }
 
 impl PgStore {
     /// A store over `pool`; `commits` is told when there is something for the relay.
     #[must_use]
-    pub fn new(pool: PgPool, access: &PgConfig, commits: Arc<CommitSignal>) -> Self {
-        Self { pool, timeout: access.timeout, commits }
+    pub fn new(pool: PgPool, access: &PgConfig, commit_signal: Arc<CommitSignal>) -> Self {
+        Self { pool, timeout: access.timeout, commit_signal }
     }
 }
 
@@ -41,7 +41,7 @@ impl Store for PgStore {
             // A mail server may take longer than other transactions may rest.
             session.statement("set local idle_in_transaction_session_timeout = '5min'").await?;
         }
-        Ok(Box::new(PgTx { session, queue: queue.as_str(), commits: self.commits.clone() }))
+        Ok(Box::new(PgTx { session, queue: queue.as_str(), commit_signal: self.commit_signal.clone() }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -52,15 +52,18 @@ impl Store for PgStore {
 
     async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
-        let starts =
-            session.run(async |connection| failures::unfinished_starts(connection, queue.as_str(), ids).await).await?;
+        let starts = session
+            .run(async |connection| failures::unfinished_starts(connection, queue.as_str(), ids).await)
+            .await?;
         session.release();
         Ok(starts)
     }
 
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
-        session.run(async |connection| failures::record_starts(connection, queue.as_str(), ids).await).await?;
+        session
+            .run(async |connection| failures::record_starts(connection, queue.as_str(), ids).await)
+            .await?;
         session.release();
         Ok(())
     }
@@ -81,7 +84,7 @@ const ROWS_AT_ONCE: usize = 5_000;
 struct PgTx {
     session: PooledSession,
     queue: &'static str,
-    commits: Arc<CommitSignal>,
+    commit_signal: Arc<CommitSignal>,
 }
 
 impl PgTx {
@@ -111,20 +114,20 @@ impl PgTx {
 
 #[async_trait]
 impl Tx for PgTx {
-    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+    async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
         let queue = self.queue;
-        let sights = self
+        let inbox_checks = self
             .session
-            .run(async |connection| inbox::check_inbox(connection, queue, receipts).await)
+            .run(async |connection| inbox::check_inbox(connection, queue, keys).await)
             .await?
             .ok_or_else(inbox::removed_meanwhile)?;
         if crash_points::planted(SeededBug::InboxApart) {
             self.session.statement("commit; begin").await?;
         }
         if crash_points::planted(SeededBug::IgnoreInbox) {
-            return Ok(vec![InboxCheck::New; sights.len()]);
+            return Ok(vec![InboxCheck::New; inbox_checks.len()]);
         }
-        Ok(sights)
+        Ok(inbox_checks)
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
@@ -140,8 +143,8 @@ impl Tx for PgTx {
         self.session.run(async |connection| failures::attempts(connection, queue, keys).await).await
     }
 
-    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
-        self.session.run(async |connection| products::load(connection, footprint).await).await
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+        self.session.run(async |connection| products::load(connection, working_set).await).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
@@ -172,7 +175,7 @@ impl Tx for PgTx {
             crash_points::here(CrashPoint::FailureAfterCommit);
         }
         if !(work.events.is_empty() && work.failures.is_empty()) {
-            self.commits.notify();
+            self.commit_signal.notify();
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::ports::queue::{
     Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription,
 };
 
-use super::{CONNECT_WITHIN, RabbitConfig, with_timeout, channel, properties};
+use super::{CONNECT_WITHIN, RabbitConfig, channel, properties, with_timeout};
 
 /// Dead letters may be of any size, and there is no hurry.
 const DEAD_LETTERS_AT_ONCE: u16 = 20;
@@ -58,12 +58,12 @@ impl Queues for RabbitQueues {
         let consume = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
         let consumer = with_timeout(CONNECT_WITHIN, consumer).await?;
-        let settler = Arc::new(RabbitAcknowledger {
+        let acknowledger = Arc::new(RabbitAcknowledger {
             channel,
             tags: Mutex::default(),
             hold_at_most: usize::from(prefetch) / 2,
         });
-        Ok(Box::new(RabbitSubscription { connection, stage, consumer, settler }))
+        Ok(Box::new(RabbitSubscription { connection, stage, consumer, acknowledger }))
     }
 }
 
@@ -71,29 +71,29 @@ struct RabbitSubscription {
     connection: Connection,
     stage: QueueKind,
     consumer: lapin::Consumer,
-    settler: Arc<RabbitAcknowledger>,
+    acknowledger: Arc<RabbitAcknowledger>,
 }
 
 #[async_trait]
 impl Subscription for RabbitSubscription {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(self.settler.register(delivery, self.stage).await),
+            Some(Ok(delivery)) => Ok(self.acknowledger.register(delivery, self.stage).await),
             Some(Err(error)) => Err(BrokerError(super::error_text(&error))),
             // The server cancels a consumer whose queue is deleted or moved, and says so only by silence.
             None => Err(BrokerError("the server cancelled the subscription".into())),
         }
     }
 
-    fn settler(&self) -> Arc<dyn Acknowledger> {
-        self.settler.clone()
+    fn acknowledger(&self) -> Arc<dyn Acknowledger> {
+        self.acknowledger.clone()
     }
 
     /// Neither `basic.cancel` nor `basic.nack`: with either, the broker requeues in another order what is left. A closed
     /// connection keeps the order, and counts as one more delivery of each message.
     async fn close(self: Box<Self>) {
         let ended = async {
-            self.settler.acknowledge_held().await?;
+            self.acknowledger.acknowledge_held().await?;
             self.connection.close(200, "stopped".into()).await
         };
         if let Err(error) = with_timeout(CONNECT_WITHIN, ended).await {

@@ -27,8 +27,9 @@ use crate::{
 };
 
 use super::{
-    CONNECT_WITHIN, RabbitConfig, with_timeout, channel,
+    CONNECT_WITHIN, RabbitConfig, channel,
     properties::{self, PERSISTENT, TRACEPARENT, short},
+    with_timeout,
 };
 
 /// A broker that confirms nothing for so long is in alarm or gone; what was in flight is published again.

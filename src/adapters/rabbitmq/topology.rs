@@ -12,7 +12,7 @@ use crate::ports::{
     queue::{BrokerError, QueueName},
 };
 
-use super::{CONNECT_WITHIN, RabbitConfig, with_timeout, channel};
+use super::{CONNECT_WITHIN, RabbitConfig, channel, with_timeout};
 
 /// The last resort against a message that breaks whoever is handed it. Every crash counts for everything that was
 /// prefetched, so it is far above what an innocent message may see.
@@ -151,7 +151,12 @@ async fn declare_one(
     name: &str,
     thing: &Declaration,
 ) -> Result<DeclareResult, BrokerError> {
-    let refused = match tokio::time::timeout(CONNECT_WITHIN, declare_with_timeout(connection, name, thing, false)).await {
+    let refused = match tokio::time::timeout(
+        CONNECT_WITHIN,
+        declare_with_timeout(connection, name, thing, false),
+    )
+    .await
+    {
         Ok(Ok(())) => return Ok(DeclareResult::Matches(name.to_owned())),
         Ok(Err(error)) => error,
         Err(_) => {
@@ -162,7 +167,8 @@ async fn declare_one(
         Some(406) => Ok(DeclareResult::Mismatch(name.to_owned(), super::error_text(&refused))),
         // A worker's user need not have the right to declare: it is enough that it is there.
         Some(403) => {
-            let there = with_timeout(CONNECT_WITHIN, declare_with_timeout(connection, name, thing, true)).await;
+            let there =
+                with_timeout(CONNECT_WITHIN, declare_with_timeout(connection, name, thing, true)).await;
             there.map(|()| DeclareResult::NotPermitted(name.to_owned()))
         }
         _ => Err(BrokerError(super::error_text(&refused))),

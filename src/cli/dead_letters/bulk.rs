@@ -28,25 +28,25 @@ pub(super) async fn apply(
 ) -> anyhow::Result<ExitStatus> {
     let (dry_run, asked) = (which.dry_run, which.ids.len());
     let default_status = if action == OperatorAction::Restore { "discarded" } else { "dead" };
-    let Some(selection) = which.selection(app, default_status) else {
+    let Some(filter) = which.filter(app, default_status) else {
         output::error("say which: ids, filters, --group G, or --all");
         return Ok(ExitStatus::UsageError);
     };
     let ledger = app.ledger();
     if dry_run {
-        let matched = ledger.matching(&selection).await?.len();
-        report(&BulkReport { matched, ..BulkReport::default() }, true, json)?;
+        let matched = ledger.matching(&filter).await?.len();
+        print_report(&BulkReport { matched, ..BulkReport::default() }, true, json)?;
         return Ok(ExitStatus::Success);
     }
     let stop = stop_on_interrupt();
     let progress = ProgressBar::no_length()
         .with_style(ProgressStyle::with_template("{bar:40} {pos} of {len}, {eta} to go")?);
     let mut told = 0;
-    let tally = act_on_all(&ledger, action, &selection, &by, rate, &stop, |tally, acted| {
-        progress.set_length(tally.matched as u64);
-        progress.set_position((tally.done + tally.skipped) as u64);
-        for (id, acted) in acted {
-            if let ActionResult::Skipped(why) = acted
+    let report = act_on_all(&ledger, action, &filter, &by, rate, &stop, |report, results| {
+        progress.set_length(report.matched as u64);
+        progress.set_position((report.done + report.skipped) as u64);
+        for (id, results) in results {
+            if let ActionResult::Skipped(why) = results
                 && told < MAX_SKIP_MESSAGES
             {
                 told += 1;
@@ -56,19 +56,23 @@ pub(super) async fn apply(
     })
     .await?;
     progress.finish_and_clear();
-    let missing = asked.saturating_sub(tally.matched);
+    let missing = asked.saturating_sub(report.matched);
     if missing > 0 {
         output::error(&format!("{missing} of the ids are of no failed message"));
     }
-    report(&tally, false, json)?;
-    if tally.failed > 0 {
-        let why = tally.stopped_by.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+    print_report(&report, false, json)?;
+    if report.failed > 0 {
+        let why = report.stopped_by.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
         output::error(&format!(
             "it stopped with {} to go{why}; the same command does the rest",
-            tally.failed
+            report.failed
         ));
     }
-    Ok(if tally.done == tally.matched && missing == 0 { ExitStatus::Success } else { ExitStatus::Incomplete })
+    Ok(if report.done == report.matched && missing == 0 {
+        ExitStatus::Success
+    } else {
+        ExitStatus::Incomplete
+    })
 }
 
 fn stop_on_interrupt() -> CancellationToken {
@@ -82,10 +86,10 @@ fn stop_on_interrupt() -> CancellationToken {
     stop
 }
 
-fn report(tally: &BulkReport, dry_run: bool, json: bool) -> anyhow::Result<()> {
-    let BulkReport { matched, done, skipped, .. } = tally;
+fn print_report(report: &BulkReport, dry_run: bool, json: bool) -> anyhow::Result<()> {
+    let BulkReport { matched, done, skipped, .. } = report;
     if json {
-        let mut report = json!(tally);
+        let mut report = json!(report);
         if dry_run {
             report["dry_run"] = json!(true);
         }

@@ -16,7 +16,7 @@ use crate::{
         failed_messages::{ActionResult, Operator},
         store::StoreError,
     },
-    service::failed_messages::{EditError, correct},
+    service::failed_messages::{self, EditError},
     views::FailedMessageDetail,
 };
 
@@ -32,28 +32,28 @@ pub(super) struct EditRequest {
 
 pub(super) async fn edit(
     app: &App,
-    wanted: EditRequest,
+    request: EditRequest,
     by: Operator,
     json: bool,
 ) -> anyhow::Result<ExitStatus> {
-    let Some(letter) = app.views().dead_letter(wanted.id).await? else {
-        output::error(&format!("there is no failed message {}", wanted.id));
+    let Some(letter) = app.views().dead_letter(request.id).await? else {
+        output::error(&format!("there is no failed message {}", request.id));
         return Ok(ExitStatus::Incomplete);
     };
-    let Some(message_id) = wanted.message_id.or_else(|| letter.letter.message_id.clone()) else {
+    let Some(message_id) = request.message_id.or_else(|| letter.letter.message_id.clone()) else {
         output::error(
             "the message has no id by which a repeat could be recognised; give it one with --message-id",
         );
         return Ok(ExitStatus::UsageError);
     };
-    let kind = wanted.kind.unwrap_or_else(|| letter.letter.kind.clone());
-    let draft = match wanted.body {
+    let kind = request.kind.unwrap_or_else(|| letter.letter.kind.clone());
+    let draft = match request.body {
         Some(file) => read(&file)?,
         None => in_editor(&letter)?,
     };
     output::note(&diff(&letter.bytes, &draft));
     let shown = letter.generation;
-    match correct(&app.ledger(), wanted.id, shown, &kind, &message_id, &draft, &by).await {
+    match failed_messages::edit(&app.ledger(), request.id, shown, &kind, &message_id, &draft, &by).await {
         Ok(ActionResult::Applied) => report(1, 0, "replaced and on its way", json),
         Ok(ActionResult::Skipped(why)) => report(0, 1, why, json).map(|_| ExitStatus::Incomplete),
         Err(EditError::Invalid(error)) => {

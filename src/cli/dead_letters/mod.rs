@@ -141,7 +141,7 @@ struct TargetArgs {
 }
 
 impl FilterArgs {
-    fn selection(self, app: &App, default_status: &str) -> FailedMessageFilter {
+    fn filter(self, app: &App, default_status: &str) -> FailedMessageFilter {
         let prefix = format!("{}.", app.namespace());
         let short = |queue: String| queue.strip_prefix(&prefix).map_or(queue.clone(), ToOwned::to_owned);
         FailedMessageFilter {
@@ -165,16 +165,16 @@ impl FilterArgs {
 
 impl TargetArgs {
     /// None if nothing says what is meant: an action on everything must be asked for by name.
-    fn selection(self, app: &App, default_status: &str) -> Option<FailedMessageFilter> {
+    fn filter(self, app: &App, default_status: &str) -> Option<FailedMessageFilter> {
         if !self.ids.is_empty() {
             return Some(FailedMessageFilter { ids: Some(self.ids), ..FailedMessageFilter::default() });
         }
         let said = self.all || !self.filter.is_empty();
-        said.then(|| self.filter.selection(app, default_status))
+        said.then(|| self.filter.filter(app, default_status))
     }
 }
 
-fn actor(why: Option<String>) -> Operator {
+fn operator(why: Option<String>) -> Operator {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = gethostname::gethostname();
     Operator { who: format!("{}@{}", user.unwrap_or_else(|| "unknown".into()), host.to_string_lossy()), why }
@@ -184,23 +184,23 @@ impl DeadLetters {
     pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
         match self.command {
             Command::List { filter, limit, cursor } => {
-                read::list(app, &filter.selection(app, "dead"), limit, cursor, json).await
+                read::list(app, &filter.filter(app, "dead"), limit, cursor, json).await
             }
             Command::Groups => read::groups(app, json).await,
             Command::Show { id } => read::show(app, id, json).await,
-            Command::Export { filter } => read::export(app, &filter.selection(app, "dead")).await,
+            Command::Export { filter } => read::export(app, &filter.filter(app, "dead")).await,
             Command::Retry { which, rate, why } => {
-                bulk::apply(app, OperatorAction::Retry, which, actor(why), rate, json).await
+                bulk::apply(app, OperatorAction::Retry, which, operator(why), rate, json).await
             }
             Command::Discard { which, why } => {
-                bulk::apply(app, OperatorAction::Discard, which, actor(Some(why)), None, json).await
+                bulk::apply(app, OperatorAction::Discard, which, operator(Some(why)), None, json).await
             }
             Command::Restore { which, why } => {
-                bulk::apply(app, OperatorAction::Restore, which, actor(why), None, json).await
+                bulk::apply(app, OperatorAction::Restore, which, operator(why), None, json).await
             }
             Command::Edit { id, body, kind, message_id, why } => {
                 let wanted = edit::EditRequest { id, body, kind, message_id };
-                edit::edit(app, wanted, actor(why), json).await
+                edit::edit(app, wanted, operator(why), json).await
             }
         }
     }

@@ -13,12 +13,12 @@ use super::super::{ExitStatus, output};
 
 pub(super) async fn list(
     app: &App,
-    selection: &FailedMessageFilter,
+    filter: &FailedMessageFilter,
     limit: i64,
     cursor: Option<i64>,
     json: bool,
 ) -> anyhow::Result<ExitStatus> {
-    let letters = app.views().dead_letters(selection, limit, cursor).await?;
+    let letters = app.views().dead_letters(filter, limit, cursor).await?;
     if json {
         output::json(&letters)?;
     } else if letters.is_empty() {
@@ -99,9 +99,9 @@ pub(super) async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitS
 }
 
 /// One by one, so that any number fits in memory, and those that are meant when it begins.
-pub(super) async fn export(app: &App, selection: &FailedMessageFilter) -> anyhow::Result<ExitStatus> {
+pub(super) async fn export(app: &App, filter: &FailedMessageFilter) -> anyhow::Result<ExitStatus> {
     let views = app.views();
-    for id in app.ledger().matching(selection).await? {
+    for id in app.ledger().matching(filter).await? {
         if let Some(detail) = views.dead_letter(id).await? {
             output::line(&serde_json::to_string(&detail)?);
         }
@@ -117,10 +117,7 @@ fn print(detail: &FailedMessageDetail) {
     output::line(&format!("error      {}", output::sanitize(&letter.error)));
     output::line(&format!("group      {group}"));
     output::line(&format!("type       {}", output::sanitize(&letter.kind)));
-    output::line(&format!(
-        "message id {}",
-        output::sanitize(letter.message_id.as_deref().unwrap_or("none"))
-    ));
+    output::line(&format!("message id {}", output::sanitize(letter.message_id.as_deref().unwrap_or("none"))));
     output::line(&format!("attempts   {}", letter.attempts));
     if let Some(due) = letter.due_at {
         output::line(&format!("due        {}", output::long_time(due)));
@@ -154,8 +151,7 @@ fn print(detail: &FailedMessageDetail) {
         }
     }
     for action in actions {
-        let why =
-            action.why.as_deref().map(|why| format!(": {}", output::sanitize(why))).unwrap_or_default();
+        let why = action.why.as_deref().map(|why| format!(": {}", output::sanitize(why))).unwrap_or_default();
         output::line(&format!("  {}  {} by {}{why}", output::long_time(action.at), action.what, action.who));
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct CommandBatcher {
 }
 
 struct PendingRequest {
-    incoming: ReceivedMessage,
+    received: ReceivedMessage,
     answer: oneshot::Sender<CommandOutcome>,
 }
 
@@ -53,8 +53,8 @@ impl CommandBatcher {
             let lanes = (0..api.lanes).map(|_| {
                 let (sender, asked) = mpsc::channel(WAITING);
                 let lane = BatchTask { queue, bus: api.bus.clone(), max_batch: api.max_batch };
-                let (database, pulse) = (api.database.clone(), api.vitals.lane(queue.as_str()));
-                at_work.spawn(async move { lane.work(asked, &database, &pulse).await });
+                let (database, lane_status) = (api.database.clone(), api.watchdog.lane(queue.as_str()));
+                at_work.spawn(async move { lane.work(asked, &database, &lane_status).await });
                 sender
             });
             lanes.collect()
@@ -66,12 +66,12 @@ impl CommandBatcher {
     pub(super) async fn ask(
         &self,
         queue: QueueName,
-        incoming: ReceivedMessage,
+        received: ReceivedMessage,
     ) -> Result<CommandOutcome, BatcherError> {
         let (answer, answered) = oneshot::channel();
         let lanes = if queue == QueueName::Stock { &self.stock } else { &self.orders };
-        let lane = &lanes[partition_of(&incoming, lanes.len())];
-        lane.try_send(PendingRequest { incoming, answer }).map_err(|error| match error {
+        let lane = &lanes[partition_of(&received, lanes.len())];
+        lane.try_send(PendingRequest { received, answer }).map_err(|error| match error {
             TrySendError::Full(_) => BatcherError::Overloaded,
             TrySendError::Closed(_) => BatcherError::Unavailable,
         })?;
@@ -90,17 +90,17 @@ impl BatchTask {
         &self,
         mut asked: mpsc::Receiver<PendingRequest>,
         database: &AvailabilityLog,
-        pulse: &LaneStatus,
+        lane_status: &LaneStatus,
     ) {
         let mut batch = Vec::with_capacity(self.max_batch);
         while asked.recv_many(&mut batch, self.max_batch).await > 0 {
-            pulse.busy();
+            lane_status.busy();
             // Who has hung up meanwhile will ask again, if they still want to know.
             let waiting = batch.drain(..).filter(|asked| !asked.answer.is_closed());
-            let (incoming, answers): (Vec<_>, Vec<_>) =
-                waiting.map(|asked| (asked.incoming, asked.answer)).unzip();
-            let (fates, away) = match self.bus.handle(self.queue, &incoming).await {
-                Ok(fates) => (fates, None),
+            let (received, answers): (Vec<_>, Vec<_>) =
+                waiting.map(|asked| (asked.received, asked.answer)).unzip();
+            let (outcomes, away) = match self.bus.handle(self.queue, &received).await {
+                Ok(outcomes) => (outcomes, None),
                 Err(Interrupted { done, away }) => (done, Some(away)),
             };
             match away {
@@ -108,10 +108,10 @@ impl BatchTask {
                 None => database.up(),
             }
             // The senders of the others are dropped, which answers 503.
-            for (answer, fate) in answers.into_iter().zip(fates) {
-                let _ = answer.send(fate);
+            for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                let _ = answer.send(outcome);
             }
-            pulse.idle();
+            lane_status.idle();
         }
     }
 }
@@ -132,7 +132,7 @@ mod tests {
         service::{backoff::RetryPolicy, decode::Limits, message_bus::FailurePolicy},
     };
 
-    fn incoming(reference: &str) -> ReceivedMessage {
+    fn received(reference: &str) -> ReceivedMessage {
         let body = json!({ "ref": reference, "sku": "LAMP", "qty": 1, "eta": null });
         let message = Message {
             kind: "create_batch".into(),
@@ -147,12 +147,12 @@ mod tests {
     async fn a_command_that_finds_no_place_was_not_begun() {
         let (sender, asked) = mpsc::channel(1);
         let desk = CommandBatcher { orders: Vec::new(), stock: vec![sender] };
-        let mut first = std::pin::pin!(desk.ask(QueueName::Stock, incoming("b-1")));
+        let mut first = std::pin::pin!(desk.ask(QueueName::Stock, received("b-1")));
         assert!(poll!(&mut first).is_pending());
-        assert_eq!(desk.ask(QueueName::Stock, incoming("b-2")).await, Err(BatcherError::Overloaded));
+        assert_eq!(desk.ask(QueueName::Stock, received("b-2")).await, Err(BatcherError::Overloaded));
         drop(asked);
         assert_eq!(first.await, Err(BatcherError::Unavailable));
-        assert_eq!(desk.ask(QueueName::Stock, incoming("b-3")).await, Err(BatcherError::Unavailable));
+        assert_eq!(desk.ask(QueueName::Stock, received("b-3")).await, Err(BatcherError::Unavailable));
     }
 
     #[tokio::test]
@@ -166,14 +166,14 @@ mod tests {
         let bus = MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy);
         let (sender, asked) = mpsc::channel(2);
         let (answer, _) = oneshot::channel();
-        assert!(sender.send(PendingRequest { incoming: incoming("b-1"), answer }).await.is_ok());
+        assert!(sender.send(PendingRequest { received: received("b-1"), answer }).await.is_ok());
         let (answer, answered) = oneshot::channel();
-        assert!(sender.send(PendingRequest { incoming: incoming("b-2"), answer }).await.is_ok());
+        assert!(sender.send(PendingRequest { received: received("b-2"), answer }).await.is_ok());
         drop(sender);
         let lane = BatchTask { queue: QueueName::Stock, bus, max_batch: 10 };
         lane.work(asked, &AvailabilityLog::of("the database"), &Watchdog::default().lane("stock")).await;
         assert_eq!(answered.await, Ok(CommandOutcome::Handled));
-        let product = store.kept().await.product(&Sku::new("LAMP").unwrap()).unwrap();
+        let product = store.state().await.product(&Sku::new("LAMP").unwrap()).unwrap();
         let batches: Vec<_> = product.batches().iter().map(|batch| batch.reference.to_string()).collect();
         assert_eq!(batches, ["b-2"]);
     }

@@ -22,7 +22,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Consumers that wait for a server are alive; those that do nothing with what they hold are not.
 pub(super) async fn live(State(shared): State<Arc<ApiState>>) -> Response {
-    let stuck = shared.api.vitals.stalled_lanes(shared.api.stuck_after);
+    let stuck = shared.api.watchdog.stalled_lanes(shared.api.stuck_after);
     let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     responses::json(status, &json!({ "live": stuck.is_empty(), "stuck": stuck }))
 }

@@ -65,7 +65,7 @@ pub struct Api {
     /// Whether the database is.
     pub schema: Arc<dyn Schema>,
     /// How the consumers of this process are.
-    pub vitals: Watchdog,
+    pub watchdog: Watchdog,
     /// What is told when the database is away.
     pub database: Arc<AvailabilityLog>,
 }

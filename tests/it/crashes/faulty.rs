@@ -131,8 +131,8 @@ impl<S: Store> Store for Faulty<S> {
 
 #[async_trait]
 impl Tx for Faulty<Box<dyn Tx>> {
-    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
-        self.inner.check_inbox(receipts).await
+    async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        self.inner.check_inbox(keys).await
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
@@ -143,8 +143,8 @@ impl Tx for Faulty<Box<dyn Tx>> {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
-        if footprint.skus.iter().any(|sku| sku.as_str() == CURSED) {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+        if working_set.skus.iter().any(|sku| sku.as_str() == CURSED) {
             self.die_if(Fault::DiesLoading);
             assert!(self.fault != Fault::LanePanics, "a lane panics");
             let error = match self.fault {
@@ -156,7 +156,7 @@ impl Tx for Faulty<Box<dyn Tx>> {
                 return Err(error);
             }
         }
-        self.inner.load_products(footprint).await
+        self.inner.load_products(working_set).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
@@ -207,8 +207,8 @@ impl Subscription for Faulty<Box<dyn Subscription>> {
         self.inner.next().await
     }
 
-    fn settler(&self) -> Arc<dyn Acknowledger> {
-        Arc::new(Faulty::around(self.inner.settler(), self.fault))
+    fn acknowledger(&self) -> Arc<dyn Acknowledger> {
+        Arc::new(Faulty::around(self.inner.acknowledger(), self.fault))
     }
 
     async fn close(self: Box<Self>) {
@@ -293,8 +293,8 @@ async fn a_worker_with_a_fault() {
     let variable = |name: &str| std::env::var(name).unwrap();
     let access = PgConfig::new(&variable("DATABASE_URL"), 10, Duration::from_secs(5)).unwrap();
     let broker = RabbitConfig::new(&amqp_url(), &variable("ALLOCATION__NAMESPACE")).unwrap();
-    let commits = Arc::<CommitSignal>::default();
-    let store = Faulty::around(PgStore::new(access.pool(), &access, commits.clone()), fault);
+    let commit_signal = Arc::<CommitSignal>::default();
+    let store = Faulty::around(PgStore::new(access.pool(), &access, commit_signal.clone()), fault);
     let retry = RetryPolicy {
         max_attempts: 3,
         initial_interval: Duration::from_millis(100),
@@ -314,13 +314,13 @@ async fn a_worker_with_a_fault() {
         max_batch: 100,
         hold: Duration::from_mins(1),
         finish_within: Duration::from_secs(10),
-        vitals: Watchdog::default(),
+        watchdog: Watchdog::default(),
         database: database.clone(),
         mail: None,
         broker: broker_outage.clone(),
     };
     let relay = Relay {
-        outbox: Arc::new(Faulty::around(PgOutbox::new(access, commits), fault)),
+        outbox: Arc::new(Faulty::around(PgOutbox::new(access, commit_signal), fault)),
         publisher: Arc::new(RabbitPublisher::new(broker.clone())),
         window: 100,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },

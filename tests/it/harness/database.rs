@@ -105,9 +105,9 @@ impl Database {
     }
 
     /// Commits `work` in a transaction about `queue`, after the inbox was asked about `receipts`.
-    pub(crate) async fn commit(&self, queue: QueueName, receipts: &[MessageKey], work: ChangeSet) {
+    pub(crate) async fn commit(&self, queue: QueueName, keys: &[MessageKey], work: ChangeSet) {
         let mut tx = self.store.begin(queue).await.expect("the database answers");
-        tx.check_inbox(receipts).await.expect("the inbox answers");
+        tx.check_inbox(keys).await.expect("the inbox answers");
         tx.commit(work).await.expect("the commit succeeds");
     }
 

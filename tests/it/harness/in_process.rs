@@ -28,13 +28,13 @@ pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
 }
 
 /// A bus over a store, in this process.
-pub(crate) fn bus_that_tells(store: Arc<dyn Store>, notices: RecordingNotifier) -> MessageBus {
+pub(crate) fn bus_that_tells(store: Arc<dyn Store>, notifications: RecordingNotifier) -> MessageBus {
     let policy = FailurePolicy {
         handler_timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),
         host: "test".into(),
     };
-    MessageBus::new(store, Arc::new(notices), policy)
+    MessageBus::new(store, Arc::new(notifications), policy)
 }
 
 /// A message with a command.

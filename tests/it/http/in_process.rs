@@ -112,7 +112,7 @@ async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
         views: Views::new(nowhere, "test".into(), Duration::from_secs(1)),
         topology: Arc::new(Ready),
         schema: Arc::new(Ready),
-        vitals: Watchdog::default(),
+        watchdog: Watchdog::default(),
         database: Arc::new(AvailabilityLog::of("the database")),
     };
     let listener = api.bind().await.unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Database;
 
-use super::{RETRYING, STATUSES, operator, receipt};
+use super::{RETRYING, STATUSES, message_key, operator};
 
 const HANDLED: ActionResult = ActionResult::Skipped("it was handled meanwhile");
 const ON_ITS_WAY: ActionResult = ActionResult::Skipped("it is on its way already");
@@ -107,9 +107,9 @@ async fn every_action_on_every_status_has_its_outcome_and_changes_nothing_else()
             let case = format!("{action:?}, {status}, handled: {handled}, on its way: {on_its_way}");
             let id = row_of(&db, status, handled, on_its_way).await;
             let before = db.row(id).await;
-            let acted =
-                ledger.act(action, &[id], &FailedMessageFilter::default(), &operator()).await.unwrap();
-            assert_eq!(acted, [(id, outcome.clone())], "{case}");
+            let results =
+                ledger.apply(action, &[id], &FailedMessageFilter::default(), &operator()).await.unwrap();
+            assert_eq!(results, [(id, outcome.clone())], "{case}");
             assert_eq!(db.row(id).await.changes_since(&before), expected(change, status), "{case}");
             let name = format!("{action:?}").to_lowercase();
             let done = format!("an operator, {name}, a reason");
@@ -142,12 +142,12 @@ async fn a_copy_is_on_its_way_for_one_minute() {
              published_at = now() + {published}::interval"
         );
         let id = db.failed(&format!("m{number}"), &columns).await;
-        let acted = db
+        let results = db
             .ledger()
-            .act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator())
+            .apply(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator())
             .await
             .unwrap();
-        assert_eq!(acted, [(id, outcome)], "due: {due}, published: {published}");
+        assert_eq!(results, [(id, outcome)], "due: {due}, published: {published}");
     }
 }
 
@@ -172,13 +172,13 @@ async fn a_retry_is_skipped_only_for_the_message_that_was_handled() {
              from (values ({handled})) as handled (queue, message_id, type, body)"
         ))
         .await;
-        let acted = db
+        let results = db
             .ledger()
-            .act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator())
+            .apply(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator())
             .await
             .unwrap();
         let status = if outcome == ActionResult::Applied { "retrying" } else { "resolved" };
-        assert_eq!(acted, [(id, outcome)], "{handled}");
+        assert_eq!(results, [(id, outcome)], "{handled}");
         assert_eq!(db.row(id).await.column("status"), status, "{handled}");
         db.execute("delete from failed_messages; delete from inbox").await;
     }
@@ -193,10 +193,10 @@ async fn an_action_waits_for_the_copy_that_is_being_handled() {
     let mark = RetryMark { failed_message_id: id, generation: 4, secret };
     let mut handling = db.begin().await;
     handling.check_retries(&[mark]).await.unwrap();
-    handling.check_inbox(&[receipt("m1", "allocate", 1)]).await.unwrap();
+    handling.check_inbox(&[message_key("m1", "allocate", 1)]).await.unwrap();
     let ledger = db.ledger();
     let action = tokio::spawn(async move {
-        ledger.act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator()).await
+        ledger.apply(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator()).await
     });
     db.wait_until_blocked(1).await;
     let handled = ChangeSet { handled: vec!["m1".into()], ..ChangeSet::default() };

@@ -9,19 +9,19 @@ use serde_json::json;
 
 use crate::harness::Database;
 
-use super::{RETRYING, STATUSES, failure, key, operator, receipt};
+use super::{RETRYING, STATUSES, failed_message_key, failure, message_key, operator};
 
 const NOT_DEAD: ActionResult = ActionResult::Skipped("it is not dead");
 const CHANGED: ActionResult = ActionResult::Skipped("it changed meanwhile; look at it again");
 
 /// The type, the id and the body change.
-fn correction(shown_generation: i64) -> Edit {
+fn edit(shown_generation: i64) -> Edit {
     Edit {
         shown_generation,
         kind: "deallocate".into(),
         message_id: "m1-edited".into(),
         body: b"two".into(),
-        fingerprint: BodyHash([2; 16]),
+        body_hash: BodyHash([2; 16]),
     }
 }
 
@@ -31,7 +31,7 @@ async fn an_edit_replaces_what_the_copy_is_made_of_and_tries_again() {
     let columns = "published_at = now() - interval '1 hour', held_because = 'no queue'";
     let (id, other) = (db.failed("m1", columns).await, db.failed("m2", "").await);
     let before = (db.row(id).await, db.row(other).await);
-    assert_eq!(db.ledger().correct(id, &correction(4), &operator()).await.unwrap(), ActionResult::Applied);
+    assert_eq!(db.ledger().edit(id, &edit(4), &operator()).await.unwrap(), ActionResult::Applied);
     let expected = json!({
         "type": "deallocate", "message_id": "m1-edited", "body": "\\x74776f", "edited": true,
         "fingerprint": format!("\\x{}", "02".repeat(16)), "status": "retrying", "reason": null, "attempts": 0,
@@ -55,8 +55,8 @@ async fn an_edit_is_refused_unless_the_message_is_dead_and_is_the_one_that_was_s
         for (shown, if_dead) in [(3, CHANGED), (5, CHANGED), (4, ActionResult::Applied)] {
             let id = db.failed(&format!("m{number}-{shown}"), columns).await;
             let before = db.row(id).await;
-            let correction = Edit { message_id: format!("edited-{number}-{shown}"), ..correction(shown) };
-            let outcome = db.ledger().correct(id, &correction, &operator()).await.unwrap();
+            let edit = Edit { message_id: format!("edited-{number}-{shown}"), ..edit(shown) };
+            let outcome = db.ledger().edit(id, &edit, &operator()).await.unwrap();
             let expected = if status == "dead" { if_dead } else { NOT_DEAD };
             assert_eq!(outcome, expected, "{status}, shown: {shown}");
             if outcome != ActionResult::Applied {
@@ -65,7 +65,7 @@ async fn an_edit_is_refused_unless_the_message_is_dead_and_is_the_one_that_was_s
         }
     }
     assert_eq!(db.count("select count(*) from failed_actions").await, 1);
-    let missing = db.ledger().correct(-1, &correction(1), &operator()).await.unwrap();
+    let missing = db.ledger().edit(-1, &edit(1), &operator()).await.unwrap();
     assert_eq!(missing, ActionResult::Skipped("there is none"));
 }
 
@@ -76,8 +76,8 @@ async fn of_two_edits_at_once_the_second_is_refused() {
     let id = db.failed("m1", "").await;
     let gate = db.gate_after_inserts("failed_actions").await;
     let edit = |body: &[u8]| {
-        let (ledger, correction) = (db.ledger(), Edit { body: body.into(), ..correction(4) });
-        tokio::spawn(async move { ledger.correct(id, &correction, &operator()).await.unwrap() })
+        let (ledger, edit) = (db.ledger(), Edit { body: body.into(), ..edit(4) });
+        tokio::spawn(async move { ledger.edit(id, &edit, &operator()).await.unwrap() })
     };
     let first = edit(b"first");
     db.wait_until_blocked(1).await;
@@ -92,7 +92,7 @@ async fn of_two_edits_at_once_the_second_is_refused() {
 struct Ending {
     name: &'static str,
     failures: Option<RetryDecision>,
-    commits: bool,
+    commit_signal: bool,
     edit: ActionResult,
     status: &'static str,
 }
@@ -102,9 +102,15 @@ struct Ending {
 async fn an_edit_waits_for_the_copy_that_is_being_handled() {
     let dead = Some(RetryDecision::Dead(Reason::Rejected));
     let endings = [
-        Ending { name: "handled", failures: None, commits: true, edit: NOT_DEAD, status: "resolved" },
-        Ending { name: "failed", failures: dead, commits: true, edit: CHANGED, status: "dead" },
-        Ending { name: "rolled back", failures: None, commits: false, edit: NOT_DEAD, status: "retrying" },
+        Ending { name: "handled", failures: None, commit_signal: true, edit: NOT_DEAD, status: "resolved" },
+        Ending { name: "failed", failures: dead, commit_signal: true, edit: CHANGED, status: "dead" },
+        Ending {
+            name: "rolled back",
+            failures: None,
+            commit_signal: false,
+            edit: NOT_DEAD,
+            status: "retrying",
+        },
     ];
     for ending in endings {
         let db = Database::new().await;
@@ -113,14 +119,14 @@ async fn an_edit_waits_for_the_copy_that_is_being_handled() {
         let mut handling = db.begin().await;
         let mark = RetryMark { failed_message_id: id, generation: 4, secret };
         assert_eq!(handling.check_retries(&[mark]).await.unwrap(), [RetryCheck::Current]);
-        handling.check_inbox(&[receipt("m1", "allocate", 1)]).await.unwrap();
+        handling.check_inbox(&[message_key("m1", "allocate", 1)]).await.unwrap();
         let ledger = db.ledger();
-        let edit =
-            tokio::spawn(async move { ledger.correct(id, &correction(3), &operator()).await.unwrap() });
+        let edit = tokio::spawn(async move { ledger.edit(id, &edit(3), &operator()).await.unwrap() });
         db.wait_until_blocked(1).await;
-        let failures = ending.failures.map(|next| failure(key(Some("m1"), "allocate", 1), 4, next));
+        let failures =
+            ending.failures.map(|next| failure(failed_message_key(Some("m1"), "allocate", 1), 4, next));
         let failures: Vec<NewAttempt> = failures.into_iter().collect();
-        match (ending.commits, failures.is_empty()) {
+        match (ending.commit_signal, failures.is_empty()) {
             (false, _) => handling.rollback().await,
             (true, true) => {
                 handling
@@ -147,12 +153,12 @@ async fn a_success_of_the_old_body_does_not_resolve_a_message_that_is_being_edit
     let db = Database::new().await;
     let id = db.failed("m1", "").await;
     let mut handling = db.begin().await;
-    handling.check_inbox(&[receipt("m1", "allocate", 1)]).await.unwrap();
+    handling.check_inbox(&[message_key("m1", "allocate", 1)]).await.unwrap();
     let gate = db.gate_after_inserts("failed_actions").await;
     let ledger = db.ledger();
     let edit = tokio::spawn(async move {
-        let correction = Edit { message_id: "m1".into(), ..correction(4) };
-        ledger.correct(id, &correction, &operator()).await.unwrap()
+        let edit = Edit { message_id: "m1".into(), ..edit(4) };
+        ledger.edit(id, &edit, &operator()).await.unwrap()
     });
     db.wait_until_blocked(1).await;
     let success =

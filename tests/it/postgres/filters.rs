@@ -69,17 +69,17 @@ const FILTERS: [Filter; 8] = [
 ];
 
 /// Two rows that differ in what the filter asks for, and the filter.
-async fn two_rows(db: &Database, filter: &Filter, status: &str) -> (i64, i64, FailedMessageFilter) {
+async fn two_rows(db: &Database, case: &Filter, status: &str) -> (i64, i64, FailedMessageFilter) {
     db.execute("delete from failed_messages").await;
     let columns = |columns: &str| {
         let comma = if columns.is_empty() { "" } else { ", " };
         format!("status = '{status}'{comma}{columns}")
     };
-    let matching = db.failed("it-does-match", &columns(filter.matching)).await;
-    let other = db.failed("another", &columns(filter.other)).await;
-    let mut selection = FailedMessageFilter::default();
-    (filter.set)(&mut selection, matching);
-    (matching, other, selection)
+    let matching = db.failed("it-does-match", &columns(case.matching)).await;
+    let other = db.failed("another", &columns(case.other)).await;
+    let mut filter = FailedMessageFilter::default();
+    (case.set)(&mut filter, matching);
+    (matching, other, filter)
 }
 
 /// The actions, each with a status in which it does something.
@@ -96,11 +96,11 @@ async fn every_filter_keeps_every_action_from_what_it_does_not_match() {
     for filter in &FILTERS {
         for (action, status) in ACTIONS {
             let case = format!("{action:?} by {}", filter.name);
-            let (matching, other, selection) = two_rows(&db, filter, status).await;
-            assert_eq!(ledger.matching(&selection).await.unwrap(), [matching], "{case}");
+            let (matching, other, filter) = two_rows(&db, filter, status).await;
+            assert_eq!(ledger.matching(&filter).await.unwrap(), [matching], "{case}");
             let before = (db.row(matching).await, db.row(other).await);
             let by = operator();
-            let all = act_on_all(&*ledger, action, &selection, &by, None, &stop, |_, _| ());
+            let all = act_on_all(&*ledger, action, &filter, &by, None, &stop, |_, _| ());
             let done = BulkReport { matched: 1, done: 1, ..BulkReport::default() };
             assert_eq!(all.await.unwrap(), done, "{case}");
             assert_ne!(db.row(matching).await.column("status"), before.0.column("status"), "{case}");
@@ -118,24 +118,24 @@ async fn an_action_skips_what_its_filter_does_not_match_any_more() {
     for filter in FILTERS.iter().filter(|filter| !["ids", "since"].contains(&filter.name)) {
         for (action, status) in ACTIONS {
             let case = format!("{action:?} by {}", filter.name);
-            let (matching, other, selection) = two_rows(&db, filter, status).await;
+            let (matching, other, filter) = two_rows(&db, filter, status).await;
             let before = db.row(other).await;
-            let acted = ledger.act(action, &[other, matching], &selection, &operator()).await.unwrap();
-            assert_eq!(acted, [(other, NOT_MEANT), (matching, ActionResult::Applied)], "{case}");
+            let results = ledger.apply(action, &[other, matching], &filter, &operator()).await.unwrap();
+            assert_eq!(results, [(other, NOT_MEANT), (matching, ActionResult::Applied)], "{case}");
             assert_eq!(db.row(other).await.changes_since(&before), serde_json::json!({}), "{case}");
         }
     }
     let (dead, retrying) = (db.failed("dead", "").await, db.failed("waits", RETRYING).await);
-    let selection = FailedMessageFilter { status: Some("dead".into()), ..FailedMessageFilter::default() };
+    let filter = FailedMessageFilter { status: Some("dead".into()), ..FailedMessageFilter::default() };
     assert_eq!(
         ledger
-            .matching(&FailedMessageFilter { ids: Some(vec![dead, retrying]), ..selection.clone() })
+            .matching(&FailedMessageFilter { ids: Some(vec![dead, retrying]), ..filter.clone() })
             .await
             .unwrap(),
         [dead]
     );
-    let acted = ledger.act(OperatorAction::Retry, &[dead, retrying], &selection, &operator()).await.unwrap();
-    assert_eq!(acted, [(retrying, NOT_MEANT), (dead, ActionResult::Applied)]);
+    let results = ledger.apply(OperatorAction::Retry, &[dead, retrying], &filter, &operator()).await.unwrap();
+    assert_eq!(results, [(retrying, NOT_MEANT), (dead, ActionResult::Applied)]);
     assert_eq!(db.row(retrying).await.column("attempts"), 3);
 }
 
@@ -151,7 +151,7 @@ async fn an_action_looks_at_the_row_as_it_is_when_its_turn_comes() {
     let action = tokio::spawn(async move {
         let rejected =
             FailedMessageFilter { reason: Some("rejected".into()), ..FailedMessageFilter::default() };
-        ledger.act(OperatorAction::Retry, &[id], &rejected, &operator()).await
+        ledger.apply(OperatorAction::Retry, &[id], &rejected, &operator()).await
     });
     db.wait_until_blocked(1).await;
     other.commit().await.unwrap();

@@ -7,21 +7,21 @@ use allocation::ports::{
 
 use crate::harness::Database;
 
-use super::receipt;
+use super::message_key;
 
 #[tokio::test]
 async fn a_message_that_was_not_handled_in_one_queue_stays_known_in_another() {
     let db = Database::new().await;
-    let receipts = [receipt("m1", "allocate", 1), receipt("m2", "allocate", 1)];
-    db.commit(QueueName::Stock, &receipts, ChangeSet::default()).await;
+    let keys = [message_key("m1", "allocate", 1), message_key("m2", "allocate", 1)];
+    db.commit(QueueName::Stock, &keys, ChangeSet::default()).await;
     let unhandled = ChangeSet { unhandled: vec!["m1".into()], ..ChangeSet::default() };
-    db.commit(QueueName::Orders, &receipts, unhandled).await;
+    db.commit(QueueName::Orders, &keys, unhandled).await;
     for (queue, expected) in [
         (QueueName::Stock, [InboxCheck::Duplicate, InboxCheck::Duplicate]),
         (QueueName::Orders, [InboxCheck::New, InboxCheck::Duplicate]),
     ] {
         let mut tx = db.store().begin(queue).await.unwrap();
-        assert_eq!(tx.check_inbox(&receipts).await.unwrap(), expected, "{queue:?}");
+        assert_eq!(tx.check_inbox(&keys).await.unwrap(), expected, "{queue:?}");
         tx.rollback().await;
     }
 }
@@ -30,12 +30,12 @@ async fn a_message_that_was_not_handled_in_one_queue_stays_known_in_another() {
 async fn the_same_id_in_another_queue_is_another_message() {
     let db = Database::new().await;
     for (queue, body) in [(QueueName::Orders, 1), (QueueName::Stock, 2), (QueueName::Notifications, 3)] {
-        db.commit(queue, &[receipt("m1", "allocate", body)], ChangeSet::default()).await;
+        db.commit(queue, &[message_key("m1", "allocate", body)], ChangeSet::default()).await;
     }
     for (queue, body) in [(QueueName::Orders, 1), (QueueName::Stock, 2), (QueueName::Notifications, 3)] {
         let mut tx = db.store().begin(queue).await.unwrap();
-        let sights = tx.check_inbox(&[receipt("m1", "allocate", body)]).await.unwrap();
-        assert_eq!(sights, [InboxCheck::Duplicate], "{queue:?}");
+        let inbox_checks = tx.check_inbox(&[message_key("m1", "allocate", body)]).await.unwrap();
+        assert_eq!(inbox_checks, [InboxCheck::Duplicate], "{queue:?}");
         tx.rollback().await;
     }
 }
@@ -45,22 +45,22 @@ async fn a_message_is_a_repeat_if_its_type_and_its_body_are_the_same() {
     let db = Database::new().await;
     db.commit(
         QueueName::Orders,
-        &[receipt("m1", "allocate", 1), receipt("old", "allocate", 1)],
+        &[message_key("m1", "allocate", 1), message_key("old", "allocate", 1)],
         ChangeSet::default(),
     )
     .await;
     db.execute("update inbox set type = null where message_id = 'old'").await;
     let cases = [
-        (receipt("m1", "allocate", 1), InboxCheck::Duplicate),
-        (receipt("m1", "allocate", 2), InboxCheck::BodyMismatch),
-        (receipt("m1", "deallocate", 1), InboxCheck::BodyMismatch),
-        (receipt("old", "deallocate", 1), InboxCheck::Duplicate),
-        (receipt("old", "allocate", 2), InboxCheck::BodyMismatch),
-        (receipt("new", "allocate", 1), InboxCheck::New),
+        (message_key("m1", "allocate", 1), InboxCheck::Duplicate),
+        (message_key("m1", "allocate", 2), InboxCheck::BodyMismatch),
+        (message_key("m1", "deallocate", 1), InboxCheck::BodyMismatch),
+        (message_key("old", "deallocate", 1), InboxCheck::Duplicate),
+        (message_key("old", "allocate", 2), InboxCheck::BodyMismatch),
+        (message_key("new", "allocate", 1), InboxCheck::New),
     ];
-    for (receipt, expected) in cases {
+    for (key, expected) in cases {
         let mut tx = db.begin().await;
-        assert_eq!(tx.check_inbox(std::slice::from_ref(&receipt)).await.unwrap(), [expected], "{receipt:?}");
+        assert_eq!(tx.check_inbox(std::slice::from_ref(&key)).await.unwrap(), [expected], "{key:?}");
         tx.rollback().await;
     }
 }
@@ -70,14 +70,14 @@ async fn a_message_is_a_repeat_if_its_type_and_its_body_are_the_same() {
 #[tokio::test]
 async fn a_message_that_is_removed_while_it_is_looked_up_is_a_conflict_and_then_new() {
     let db = Database::new().await;
-    let receipts = [receipt("m1", "allocate", 1), receipt("m2", "allocate", 1)];
-    db.commit(QueueName::Orders, &receipts[..1], ChangeSet::default()).await;
+    let keys = [message_key("m1", "allocate", 1), message_key("m2", "allocate", 1)];
+    db.commit(QueueName::Orders, &keys[..1], ChangeSet::default()).await;
     let gate = db.gate_after_inserts("inbox").await;
-    let (mut tx, asked) = (db.begin().await, receipts.clone());
+    let (mut tx, asked) = (db.begin().await, keys.clone());
     let look_up = tokio::spawn(async move {
-        let sights = tx.check_inbox(&asked).await;
+        let inbox_checks = tx.check_inbox(&asked).await;
         tx.rollback().await;
-        sights
+        inbox_checks
     });
     db.wait_until_blocked(1).await;
     db.execute("delete from inbox where message_id = 'm1'").await;
@@ -86,7 +86,7 @@ async fn a_message_that_is_removed_while_it_is_looked_up_is_a_conflict_and_then_
     assert!(matches!(outcome, Err(StoreError::Conflict(_))), "{outcome:?}");
 
     let mut tx = db.begin().await;
-    assert_eq!(tx.check_inbox(&receipts).await.unwrap(), [InboxCheck::New, InboxCheck::New]);
+    assert_eq!(tx.check_inbox(&keys).await.unwrap(), [InboxCheck::New, InboxCheck::New]);
     tx.commit(ChangeSet::default()).await.unwrap();
     assert_eq!(db.count("select count(*) from inbox").await, 2);
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Database;
 
-use super::{RETRYING, STATUSES, failure, key, receipt};
+use super::{RETRYING, STATUSES, failed_message_key, failure, message_key};
 
 const LATER: RetryDecision = RetryDecision::Retry(Duration::from_hours(1));
 
@@ -32,7 +32,7 @@ async fn attempts(db: &Database) -> String {
 #[tokio::test]
 async fn a_first_failure_is_a_row_with_everything_in_it() {
     let db = Database::new().await;
-    record(&db, failure(key(Some("m1"), "allocate", 1), 0, LATER)).await;
+    record(&db, failure(failed_message_key(Some("m1"), "allocate", 1), 0, LATER)).await;
     let id = db.count("select id from failed_messages").await;
     let row = "select concat_ws(', ', queue, message_id, type, convert_from(body, 'UTF8'), properties,
                    convert_from(original, 'UTF8'), status, reason, error, error_pattern, error_group, attempts,
@@ -75,7 +75,7 @@ async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_se
                     format!("{columns}, published_at = now() - interval '1 hour', held_because = 'x'");
                 let id = db.failed("m1", &columns).await;
                 let before = db.row(id).await;
-                record(&db, failure(key(Some("m1"), "allocate", 1), generation, next)).await;
+                record(&db, failure(failed_message_key(Some("m1"), "allocate", 1), generation, next)).await;
                 let after = db.row(id).await;
                 let expected = match (recorded, next) {
                     (false, _) => json!({}),
@@ -101,13 +101,13 @@ async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_se
 async fn another_message_is_another_row() {
     let db = Database::new().await;
     let keys = [
-        key(Some("m1"), "allocate", 1),
-        key(Some("m1"), "allocate", 2),
-        key(Some("m1"), "deallocate", 1),
-        key(Some("m2"), "allocate", 1),
-        key(None, "allocate", 1),
-        key(None, "allocate", 2),
-        key(None, "deallocate", 1),
+        failed_message_key(Some("m1"), "allocate", 1),
+        failed_message_key(Some("m1"), "allocate", 2),
+        failed_message_key(Some("m1"), "deallocate", 1),
+        failed_message_key(Some("m2"), "allocate", 1),
+        failed_message_key(None, "allocate", 1),
+        failed_message_key(None, "allocate", 2),
+        failed_message_key(None, "deallocate", 1),
     ];
     let work = |generation| ChangeSet {
         failures: keys.iter().map(|key| failure(key.clone(), generation, LATER)).collect(),
@@ -151,9 +151,9 @@ async fn a_success_resolves_what_the_ledger_has_of_this_message_and_nothing_else
         let id = db.failed("earlier", &format!("{columns}, type = '{status}'")).await;
         rows.push((status, ROWS.len(), db.row(id).await, id));
     }
-    let receipts = STATUSES.map(|(status, _)| receipt(&format!("was-{status}"), "allocate", 1));
-    let handled = receipts.iter().map(|receipt| receipt.message_id.clone()).collect();
-    db.commit(QueueName::Orders, &receipts, ChangeSet { handled, ..ChangeSet::default() }).await;
+    let keys = STATUSES.map(|(status, _)| message_key(&format!("was-{status}"), "allocate", 1));
+    let handled = keys.iter().map(|key| key.message_id.clone()).collect();
+    db.commit(QueueName::Orders, &keys, ChangeSet { handled, ..ChangeSet::default() }).await;
     for (status, place, before, id) in rows {
         let expected = match (place, status) {
             // A discarded one, too: its sender sent it again, and it was handled.
@@ -182,17 +182,17 @@ async fn attempts_are_counted_per_message_and_only_while_it_is_being_retried() {
         db.failed(status, columns).await;
     }
     let keys = [
-        (key(Some("m1"), "deallocate", 1), 4),
-        (key(Some("resolved"), "allocate", 1), 0),
-        (key(None, "allocate", 1), 7),
-        (key(Some("elsewhere"), "allocate", 1), 0),
-        (key(Some("m1"), "allocate", 2), 3),
-        (key(Some("dead"), "allocate", 1), 0),
-        (key(Some("discarded"), "allocate", 1), 0),
-        (key(Some("unknown"), "allocate", 1), 0),
-        (key(Some("m1"), "allocate", 1), 2),
-        (key(None, "allocate", 2), 0),
-        (key(Some("m1"), "deallocate", 2), 0),
+        (failed_message_key(Some("m1"), "deallocate", 1), 4),
+        (failed_message_key(Some("resolved"), "allocate", 1), 0),
+        (failed_message_key(None, "allocate", 1), 7),
+        (failed_message_key(Some("elsewhere"), "allocate", 1), 0),
+        (failed_message_key(Some("m1"), "allocate", 2), 3),
+        (failed_message_key(Some("dead"), "allocate", 1), 0),
+        (failed_message_key(Some("discarded"), "allocate", 1), 0),
+        (failed_message_key(Some("unknown"), "allocate", 1), 0),
+        (failed_message_key(Some("m1"), "allocate", 1), 2),
+        (failed_message_key(None, "allocate", 2), 0),
+        (failed_message_key(Some("m1"), "deallocate", 2), 0),
     ];
     let (keys, expected): (Vec<_>, Vec<u32>) = keys.into_iter().unzip();
     let mut tx = db.begin().await;
@@ -205,7 +205,7 @@ async fn attempts_are_counted_per_message_and_only_while_it_is_being_retried() {
 async fn who_counts_the_attempts_of_a_message_holds_it() {
     let db = Database::new().await;
     db.failed("m1", RETRYING).await;
-    let keys = [key(Some("m1"), "allocate", 1)];
+    let keys = [failed_message_key(Some("m1"), "allocate", 1)];
     let mut first = db.begin().await;
     assert_eq!(first.failed_attempts(&keys).await.unwrap(), [3]);
     let mut second = db.begin().await;
@@ -215,7 +215,8 @@ async fn who_counts_the_attempts_of_a_message_holds_it() {
         attempts
     });
     db.wait_until_blocked(1).await;
-    let failure = NewAttempt { attempts: 4, ..failure(key(Some("m1"), "allocate", 1), 4, LATER) };
+    let failure =
+        NewAttempt { attempts: 4, ..failure(failed_message_key(Some("m1"), "allocate", 1), 4, LATER) };
     first.commit(ChangeSet { failures: vec![failure], ..ChangeSet::default() }).await.unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), [4]);
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::harness::{Database, Row};
 
-use super::{DEAD, DISCARDED, RESOLVED, STATUSES, failure, key};
+use super::{DEAD, DISCARDED, RESOLVED, STATUSES, failed_message_key, failure};
 
 /// Assignments for a message that is being retried.
 fn due(in_seconds: i64) -> String {
@@ -178,8 +178,12 @@ async fn the_relay_learns_when_the_next_retry_is_due() {
 async fn a_failure_is_due_after_its_delay() {
     let db = Database::new().await;
     let mut lead = db.lead().await;
-    let later = failure(key(Some("m1"), "allocate", 1), 0, RetryDecision::Retry(Duration::from_hours(1)));
-    let now = failure(key(Some("m2"), "allocate", 1), 0, RetryDecision::Retry(Duration::ZERO));
+    let later = failure(
+        failed_message_key(Some("m1"), "allocate", 1),
+        0,
+        RetryDecision::Retry(Duration::from_hours(1)),
+    );
+    let now = failure(failed_message_key(Some("m2"), "allocate", 1), 0, RetryDecision::Retry(Duration::ZERO));
     db.commit(QueueName::Orders, &[], ChangeSet { failures: vec![later, now], ..ChangeSet::default() }).await;
     let retries = lead.due_retries(10).await.unwrap();
     assert_eq!(retries.iter().map(|retry| retry.message_id.as_deref()).collect::<Vec<_>>(), [Some("m2")]);

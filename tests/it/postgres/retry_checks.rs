@@ -80,7 +80,7 @@ async fn a_message_whose_copy_was_checked_is_held_against_operators() {
     assert_eq!(tx.check_retries(&[current]).await.unwrap(), [RetryCheck::Current]);
     let ledger = db.ledger();
     let action = tokio::spawn(async move {
-        ledger.act(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator()).await
+        ledger.apply(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator()).await
     });
     db.wait_until_blocked(1).await;
     tx.rollback().await;

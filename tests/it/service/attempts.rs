@@ -33,8 +33,8 @@ async fn an_outage_counts_against_no_message_wherever_it_begins() {
         );
         assert_eq!(interrupted.done, []);
         assert_eq!(store.kept(), [], "{call:?}: the database answers again at once, and nothing is recorded");
-        let fates = bus.handle(ORDERS, &messages).await.unwrap();
-        assert_eq!(names(&fates), ["handled", "retry"], "{call:?}");
+        let outcomes = bus.handle(ORDERS, &messages).await.unwrap();
+        assert_eq!(names(&outcomes), ["handled", "retry"], "{call:?}");
         assert_eq!(store.failures()[0].attempts, 1, "{call:?}");
     }
 }
@@ -61,8 +61,8 @@ async fn a_conflict_is_tried_again_and_an_attempt_only_if_it_lasts() {
     assert_eq!(store.failures(), []);
     for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
         store.next(Call::Commit, vec![Reply::Fails(conflict()); 7]);
-        let fates = bus(&store).handle(ORDERS, &[batch("m2", "LAMP")]).await.unwrap();
-        assert_eq!(names(&fates), [then], "attempt {attempt}");
+        let outcomes = bus(&store).handle(ORDERS, &[batch("m2", "LAMP")]).await.unwrap();
+        assert_eq!(names(&outcomes), [then], "attempt {attempt}");
         assert_eq!(store.failures().last().unwrap().attempts, attempt);
     }
     let last = store.failures().pop().unwrap();
@@ -74,17 +74,18 @@ async fn a_conflict_is_tried_again_and_an_attempt_only_if_it_lasts() {
 async fn a_command_that_broke_is_refused_if_its_sender_waits_and_never_in_the_ledger() {
     let store = ScriptedStore::default();
     let bus = bus(&store);
-    let fates = bus.handle(ORDERS, &[batch("m1", "LAMP"), line("m2", "LAMP", 11)]).await.unwrap();
-    assert_eq!(names(&fates), ["handled", "handled"], "the line waits");
+    let outcomes = bus.handle(ORDERS, &[batch("m1", "LAMP"), line("m2", "LAMP", 11)]).await.unwrap();
+    assert_eq!(names(&outcomes), ["handled", "handled"], "the line waits");
     let before = store.kept().len();
     store.always(Call::WaitingLines, Reply::Panics);
-    let fates = bus.handle(ORDERS, &[awaited(batch("m3", "LAMP")), awaited(rejected("m4"))]).await.unwrap();
-    assert_eq!(fates[0], CommandOutcome::Reported(Failure::Panicked("the store panics".into())));
-    assert!(matches!(fates[1], CommandOutcome::Reported(Failure::Rejected(_))), "{fates:?}");
+    let outcomes =
+        bus.handle(ORDERS, &[awaited(batch("m3", "LAMP")), awaited(rejected("m4"))]).await.unwrap();
+    assert_eq!(outcomes[0], CommandOutcome::Reported(Failure::Panicked("the store panics".into())));
+    assert!(matches!(outcomes[1], CommandOutcome::Reported(Failure::Rejected(_))), "{outcomes:?}");
     assert_eq!(store.failures(), []);
     assert_eq!(store.kept().len(), before + 1, "the rejected one has its unit of work");
-    let fates = bus.handle(ORDERS, &[batch("m3", "LAMP")]).await.unwrap();
-    assert_eq!(names(&fates), ["retry"], "from a queue it is recorded");
+    let outcomes = bus.handle(ORDERS, &[batch("m3", "LAMP")]).await.unwrap();
+    assert_eq!(names(&outcomes), ["retry"], "from a queue it is recorded");
 }
 
 /// Messages that were handled before an outage have their outcome: their worker can acknowledge them.
@@ -111,8 +112,8 @@ async fn recording_is_tried_again_after_a_conflict() {
     let store = ScriptedStore::default();
     let replies = [Reply::Fails(broken()), Reply::Fails(conflict()), Reply::Fails(conflict())];
     store.next(Call::Commit, replies);
-    let fates = bus(&store).handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap();
-    assert_eq!(names(&fates), ["retry"]);
+    let outcomes = bus(&store).handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap();
+    assert_eq!(names(&outcomes), ["retry"]);
     assert_eq!(store.failures().len(), 1);
 }
 
@@ -128,9 +129,9 @@ async fn what_the_broker_dead_letters_is_dead_for_the_brokers_reason() {
         let store = ScriptedStore::default();
         let mut message = batch("m1", "LAMP");
         message.message.death_reason = why.map(Into::into);
-        let fates = bus(&store).archive(ORDERS, &[message]).await.unwrap();
+        let outcomes = bus(&store).archive(ORDERS, &[message]).await.unwrap();
         assert!(
-            matches!(fates[0], CommandOutcome::Recorded(Failure::DeadLetteredByBroker(_), RetryDecision::Dead(is)) if is == reason)
+            matches!(outcomes[0], CommandOutcome::Recorded(Failure::DeadLetteredByBroker(_), RetryDecision::Dead(is)) if is == reason)
         );
         assert_eq!(store.failures()[0].next, RetryDecision::Dead(reason), "{why:?}");
         assert_eq!(store.kept()[0].unhandled, ["m1"], "the inbox does not take it for handled");
@@ -142,8 +143,8 @@ async fn what_the_broker_dead_letters_after_it_was_handled_is_left_alone() {
     let store = ScriptedStore::default();
     let bus = bus(&store);
     bus.handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap();
-    let fates = bus.archive(ORDERS, &[batch("m1", "LAMP"), batch("m2", "LAMP")]).await.unwrap();
-    assert_eq!(names(&fates), ["repeat", "dead"]);
+    let outcomes = bus.archive(ORDERS, &[batch("m1", "LAMP"), batch("m2", "LAMP")]).await.unwrap();
+    assert_eq!(names(&outcomes), ["repeat", "dead"]);
     assert_eq!(store.failures().len(), 1);
 }
 

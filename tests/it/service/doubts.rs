@@ -25,8 +25,8 @@ async fn a_sender_that_waits_learns_that_the_outcome_is_unknown() {
     for commit in both_ways() {
         let store = ScriptedStore::default();
         store.next(Call::Commit, [commit]);
-        let fates = bus(&store).handle(ORDERS, &[awaited(batch("m1", "LAMP"))]).await.unwrap();
-        assert_eq!(fates, [CommandOutcome::Unknown]);
+        let outcomes = bus(&store).handle(ORDERS, &[awaited(batch("m1", "LAMP"))]).await.unwrap();
+        assert_eq!(outcomes, [CommandOutcome::Unknown]);
         assert_eq!(store.failures(), []);
         assert_eq!(store.asked(Call::Begin), 1, "it is not tried again behind the client's back");
     }
@@ -35,12 +35,12 @@ async fn a_sender_that_waits_learns_that_the_outcome_is_unknown() {
 #[tokio::test]
 async fn a_message_from_a_queue_is_looked_for_in_the_inbox() {
     let expected = [("retry", 1), ("repeat", 0)];
-    for (commit, (fate, failures)) in both_ways().into_iter().zip(expected) {
+    for (commit, (outcome, failures)) in both_ways().into_iter().zip(expected) {
         let store = ScriptedStore::default();
         store.next(Call::Commit, [commit]);
-        let fates = bus(&store).handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap();
-        assert_eq!(names(&fates), [fate]);
-        assert_eq!(store.failures().len(), failures, "{fate}");
+        let outcomes = bus(&store).handle(ORDERS, &[batch("m1", "LAMP")]).await.unwrap();
+        assert_eq!(names(&outcomes), [outcome]);
+        assert_eq!(store.failures().len(), failures, "{outcome}");
     }
 }
 
@@ -52,8 +52,8 @@ async fn if_the_database_is_away_everything_waits() {
         store.next(Call::Probe, [Reply::Fails(unavailable())]);
         let messages = [batch("m1", "LAMP"), rejected("m2")];
         assert!(bus(&store).handle(ORDERS, &messages).await.is_err());
-        let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-        assert!(matches!(names(&fates)[..], ["handled" | "repeat", "retry"]), "{fates:?}");
+        let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+        assert!(matches!(names(&outcomes)[..], ["handled" | "repeat", "retry"]), "{outcomes:?}");
     }
 }
 
@@ -61,11 +61,11 @@ async fn if_the_database_is_away_everything_waits() {
 #[tokio::test]
 async fn of_several_each_learns_its_own_fate() {
     let expected = [["handled", "handled"], ["repeat", "repeat"]];
-    for (commit, fates) in both_ways().into_iter().zip(expected) {
+    for (commit, outcomes) in both_ways().into_iter().zip(expected) {
         let store = ScriptedStore::default();
         store.next(Call::Commit, [commit]);
         let messages = [awaited(batch("m1", "LAMP")), awaited(batch("m2", "LAMP"))];
-        assert_eq!(names(&bus(&store).handle(ORDERS, &messages).await.unwrap()), fates);
+        assert_eq!(names(&bus(&store).handle(ORDERS, &messages).await.unwrap()), outcomes);
     }
 }
 
@@ -76,8 +76,8 @@ async fn doubt_about_a_first_unit_of_work_stays_when_a_second_breaks() {
     store.next(Call::Commit, [Reply::Fails(unanswered())]);
     store.next(Call::Load, [Reply::Does, Reply::Fails(broken())]);
     let messages = [awaited(batch("m1", "LAMP")), awaited(batch("m2", "LAMP"))];
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(fates, [CommandOutcome::Unknown, CommandOutcome::Handled]);
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(outcomes, [CommandOutcome::Unknown, CommandOutcome::Handled]);
 }
 
 /// Through portions of 32 down to one message.
@@ -88,9 +88,9 @@ async fn doubt_about_a_large_unit_of_work_reaches_every_message_in_it() {
     // All 40, the first 32 of them, and then one by one: the fourth is the second message.
     store.next(Call::Load, [Reply::Does, Reply::Fails(broken()), Reply::Does, Reply::Fails(broken())]);
     let messages: Vec<_> = (0..40).map(|i| awaited(batch(&format!("m{i}"), "LAMP"))).collect();
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    let other: Vec<_> = (0..40).filter(|&i| fates[i] != CommandOutcome::Handled).collect();
-    assert_eq!((other, &fates[1]), (vec![1], &CommandOutcome::Unknown));
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let other: Vec<_> = (0..40).filter(|&i| outcomes[i] != CommandOutcome::Handled).collect();
+    assert_eq!((other, &outcomes[1]), (vec![1], &CommandOutcome::Unknown));
 }
 
 /// Nothing was committed before: what broke was not done, and that is known.
@@ -100,9 +100,9 @@ async fn without_an_unanswered_commit_there_is_no_doubt() {
     store.loading("CURSED", Reply::Fails(broken()));
     let messages =
         [awaited(batch("m1", "LAMP")), awaited(batch("m2", "CURSED")), awaited(line("m3", "LAMP", 1))];
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
     assert_eq!(
-        fates,
+        outcomes,
         [
             CommandOutcome::Handled,
             CommandOutcome::Reported(Failure::Store(broken())),

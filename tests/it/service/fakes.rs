@@ -79,26 +79,26 @@ pub(super) fn out_of_stock(id: &str) -> ReceivedMessage {
     command(id, "out_of_stock", &json!({ "orderid": format!("o-{id}"), "sku": "LAMP", "qty": 1 }))
 }
 
-pub(super) fn redelivered(mut incoming: ReceivedMessage) -> ReceivedMessage {
-    incoming.redelivered = true;
-    incoming
+pub(super) fn redelivered(mut received: ReceivedMessage) -> ReceivedMessage {
+    received.redelivered = true;
+    received
 }
 
-pub(super) fn awaited(mut incoming: ReceivedMessage) -> ReceivedMessage {
-    incoming.awaited = true;
-    incoming
+pub(super) fn awaited(mut received: ReceivedMessage) -> ReceivedMessage {
+    received.awaited = true;
+    received
 }
 
 /// A copy that the relay published.
-pub(super) fn retry(mut incoming: ReceivedMessage, generation: i64) -> (ReceivedMessage, RetryMark) {
+pub(super) fn retry(mut received: ReceivedMessage, generation: i64) -> (ReceivedMessage, RetryMark) {
     let mark = RetryMark { failed_message_id: 1, generation, secret: Uuid::from_u128(7) };
-    incoming.message.retry = Some(mark);
-    (incoming, mark)
+    received.message.retry = Some(mark);
+    (received, mark)
 }
 
 /// Short names of fates.
-pub(super) fn names(fates: &[CommandOutcome]) -> Vec<&'static str> {
-    let name = |fate: &CommandOutcome| match fate {
+pub(super) fn names(outcomes: &[CommandOutcome]) -> Vec<&'static str> {
+    let name = |outcome: &CommandOutcome| match outcome {
         CommandOutcome::Handled => "handled",
         CommandOutcome::Duplicate => "repeat",
         CommandOutcome::Recorded(_, RetryDecision::Retry(_)) => "retry",
@@ -106,5 +106,5 @@ pub(super) fn names(fates: &[CommandOutcome]) -> Vec<&'static str> {
         CommandOutcome::Reported(_) => "refused",
         CommandOutcome::Unknown => "in doubt",
     };
-    fates.iter().map(name).collect()
+    outcomes.iter().map(name).collect()
 }

@@ -21,10 +21,10 @@ fn handled(store: &ScriptedStore) -> Vec<String> {
 async fn of_two_messages_of_one_id_the_second_is_a_repeat_or_a_conflict() {
     let store = ScriptedStore::default();
     let messages = [batch("m1", "LAMP"), batch("m1", "LAMP"), batch("m2", "LAMP"), batch("m1", "VASE")];
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
     let dead =
         CommandOutcome::Recorded(Failure::BodyMismatch, RetryDecision::Dead(Reason::MessageIdConflict));
-    assert_eq!(fates, [CommandOutcome::Handled, CommandOutcome::Duplicate, CommandOutcome::Handled, dead]);
+    assert_eq!(outcomes, [CommandOutcome::Handled, CommandOutcome::Duplicate, CommandOutcome::Handled, dead]);
     let skus: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.skus).collect();
     assert_eq!(skus, ["LAMP"], "nothing was done for the last one");
     assert_eq!(handled(&store), ["m1", "m2"]);
@@ -39,22 +39,25 @@ async fn another_type_under_the_same_id_is_another_message() {
     message.kind = "deallocate".into();
     cancelled = ReceivedMessage::read(message, false, super::fakes::LIMITS);
     let messages = [batch("m0", "LAMP"), line("m1", "LAMP", 1), cancelled];
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(names(&fates), ["handled", "handled", "dead"]);
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&outcomes), ["handled", "handled", "dead"]);
 }
 
 #[tokio::test]
 async fn a_copy_shares_the_fate_of_its_original() {
     let store = ScriptedStore::default();
     let messages = [rejected("m1"), batch("m2", "LAMP"), rejected("m1"), rejected("m1")];
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(names(&fates), ["retry", "handled", "retry", "retry"]);
-    assert!(fates[0] == fates[2] && fates[0] == fates[3], "one attempt, with one delay: {fates:?}");
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&outcomes), ["retry", "handled", "retry", "retry"]);
+    assert!(
+        outcomes[0] == outcomes[2] && outcomes[0] == outcomes[3],
+        "one attempt, with one delay: {outcomes:?}"
+    );
     assert_eq!(store.failures().len(), 1);
 
     let messages = [awaited(rejected("m3")), awaited(rejected("m3")), awaited(batch("m2", "LAMP"))];
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(names(&fates), ["refused", "refused", "repeat"]);
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&outcomes), ["refused", "refused", "repeat"]);
     assert_eq!(store.failures().len(), 1);
 }
 
@@ -63,8 +66,8 @@ async fn a_copy_shares_the_fate_of_its_original() {
 async fn a_retry_and_a_message_from_its_sender_each_have_their_unit_of_work() {
     let store = ScriptedStore::default();
     let (copy, _) = retry(rejected("m1"), 2);
-    let fates = bus(&store).handle(ORDERS, &[rejected("m1"), copy]).await.unwrap();
-    assert_eq!(names(&fates), ["retry", "retry"]);
+    let outcomes = bus(&store).handle(ORDERS, &[rejected("m1"), copy]).await.unwrap();
+    assert_eq!(names(&outcomes), ["retry", "retry"]);
     assert_eq!(store.kept().len(), 2);
     let attempts: Vec<_> = store.failures().iter().map(|failure| failure.attempts).collect();
     assert_eq!(attempts, [1, 2]);
@@ -79,8 +82,9 @@ async fn unreadable_messages_are_no_copies_of_each_other() {
         message.body = b"{".to_vec();
         ReceivedMessage::read(message, false, super::fakes::LIMITS)
     };
-    let fates = bus(&store).handle(ORDERS, &[unreadable(), batch("m1", "LAMP"), unreadable()]).await.unwrap();
-    assert_eq!(names(&fates), ["dead", "handled", "dead"]);
+    let outcomes =
+        bus(&store).handle(ORDERS, &[unreadable(), batch("m1", "LAMP"), unreadable()]).await.unwrap();
+    assert_eq!(names(&outcomes), ["dead", "handled", "dead"]);
     assert_eq!(store.failures().len(), 2);
 }
 
@@ -91,8 +95,8 @@ async fn what_is_behind_a_broken_command_stays_in_its_order() {
     store.loading("CURSED", Reply::Fails(broken()));
     let id = |i: usize| format!("m{i:03}");
     let messages: Vec<_> = (0..200).map(|i| batch(&id(i), if i == 70 { "CURSED" } else { "LAMP" })).collect();
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!((0..200).filter(|&i| fates[i] != CommandOutcome::Handled).collect::<Vec<_>>(), [70]);
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!((0..200).filter(|&i| outcomes[i] != CommandOutcome::Handled).collect::<Vec<_>>(), [70]);
     assert_eq!(handled(&store), (0..200).filter(|&i| i != 70).map(id).collect::<Vec<_>>());
     // All, seven portions, the thirty-two of the third portion, and one to record the failure.
     assert_eq!(store.asked(Call::Begin), 1 + 7 + 32 + 1);
@@ -106,7 +110,7 @@ async fn copies_in_different_portions_have_one_effect() {
     store.next(Call::Load, [Reply::Fails(broken())]);
     let mut messages: Vec<_> = (0..40).map(|i| batch(&format!("m{i}"), "LAMP")).collect();
     messages[39] = batch("m0", "LAMP");
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!((0..40).filter(|&i| fates[i] != CommandOutcome::Handled).collect::<Vec<_>>(), [39]);
-    assert_eq!(fates[39], CommandOutcome::Duplicate);
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!((0..40).filter(|&i| outcomes[i] != CommandOutcome::Handled).collect::<Vec<_>>(), [39]);
+    assert_eq!(outcomes[39], CommandOutcome::Duplicate);
 }

@@ -24,8 +24,8 @@ async fn every_notification_of_a_batch_is_sent_and_a_repeat_is_not() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let bus = bus_with(&store, &notifier);
     let messages = ["e1", "e2", "e1", "e3"].map(out_of_stock);
-    let fates = bus.handle(NOTIFICATIONS, &messages).await.unwrap();
-    assert_eq!(names(&fates), ["handled", "handled", "repeat", "handled"]);
+    let outcomes = bus.handle(NOTIFICATIONS, &messages).await.unwrap();
+    assert_eq!(names(&outcomes), ["handled", "handled", "repeat", "handled"]);
     assert_eq!(notifier.asked(), ["e1", "e2", "e3"]);
     assert_eq!(store.kept().len(), 4, "each is noted before the next is sent");
 }
@@ -46,8 +46,8 @@ async fn a_refused_mail_is_tried_once_although_its_commit_fails() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     notifier.fails([NotifierError::Rejected("550".into())]);
     store.next(Call::Commit, [Reply::Fails(conflict())]);
-    let fates = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
-    assert_eq!(names(&fates), ["retry"]);
+    let outcomes = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+    assert_eq!(names(&outcomes), ["retry"]);
     assert_eq!(notifier.asked(), ["e1"]);
     assert_eq!(store.failures().len(), 1);
 }
@@ -58,8 +58,8 @@ async fn a_conflict_over_a_mail_is_waited_out_and_counts_nothing() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     store.next(Call::Begin, vec![Reply::Fails(conflict()); 30]);
     let begin = Instant::now();
-    let fates = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
-    assert_eq!(names(&fates), ["handled"]);
+    let outcomes = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+    assert_eq!(names(&outcomes), ["handled"]);
     assert_eq!((store.failures().len(), notifier.asked().len()), (0, 1));
     assert!(begin.elapsed() > Duration::from_secs(30), "with pauses: {:?}", begin.elapsed());
 }
@@ -82,8 +82,8 @@ async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
     let bus = bus_with(&store, &notifier);
     notifier.fails(vec![NotifierError::Deferred("451".into()); 3]);
     for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
-        let fates = bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
-        assert_eq!((names(&fates)[0], store.failures().len()), (then, attempt));
+        let outcomes = bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+        assert_eq!((names(&outcomes)[0], store.failures().len()), (then, attempt));
     }
     assert_eq!(store.failures()[2].next, RetryDecision::Dead(Reason::AttemptsExhausted));
     assert_eq!(names(&bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap()), ["handled"]);
@@ -94,9 +94,9 @@ async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
 async fn a_redelivered_notification_is_no_suspect() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     store.was_started(NOTIFICATIONS, "e1", 9).await;
-    let fates =
+    let outcomes =
         bus_with(&store, &notifier).handle(NOTIFICATIONS, &[redelivered(out_of_stock("e1"))]).await.unwrap();
-    assert_eq!(names(&fates), ["handled"]);
+    assert_eq!(names(&outcomes), ["handled"]);
     assert_eq!((store.asked(Call::Starts), store.asked(Call::CountStarts)), (0, 0));
 }
 
@@ -110,8 +110,8 @@ async fn a_command_among_notifications_is_dead_and_a_notification_among_commands
         (QueueName::Stock, out_of_stock("e2")),
     ];
     for (queue, message) in misplaced {
-        let fates = bus.handle(queue, &[message]).await.unwrap();
-        assert_eq!(names(&fates), ["dead"], "{queue:?}");
+        let outcomes = bus.handle(queue, &[message]).await.unwrap();
+        assert_eq!(names(&outcomes), ["dead"], "{queue:?}");
         let kept = store.kept().pop().unwrap();
         assert_eq!(kept.failures[0].next, RetryDecision::Dead(Reason::UnknownCommand));
         assert_eq!((kept.unhandled.len(), kept.handled.len()), (1, 0), "the inbox forgets it");

@@ -11,7 +11,7 @@ use allocation::{
     },
     service::{
         decode::DecodeError,
-        failed_messages::{BulkReport, EditError, act_on_all, correct},
+        failed_messages::{self, BulkReport, EditError, act_on_all},
     },
 };
 use async_trait::async_trait;
@@ -25,7 +25,7 @@ use super::fakes::{broken, conflict, unavailable};
 struct ScriptedLedger {
     messages: i64,
     errors: Mutex<VecDeque<StoreError>>,
-    acted: Mutex<Vec<(Instant, usize)>>,
+    results: Mutex<Vec<(Instant, usize)>>,
     corrected: Mutex<Vec<Edit>>,
 }
 
@@ -40,7 +40,7 @@ impl ScriptedLedger {
 
     /// How many messages each transaction was about.
     fn portions(&self) -> Vec<usize> {
-        self.acted.lock().unwrap().iter().map(|(_, count)| *count).collect()
+        self.results.lock().unwrap().iter().map(|(_, count)| *count).collect()
     }
 }
 
@@ -50,23 +50,23 @@ impl FailedMessages for ScriptedLedger {
         Ok((1..=self.messages).collect())
     }
 
-    async fn act(
+    async fn apply(
         &self,
         _action: OperatorAction,
         ids: &[i64],
         _selection: &FailedMessageFilter,
         _by: &Operator,
     ) -> Result<Vec<(i64, ActionResult)>, StoreError> {
-        self.acted.lock().unwrap().push((Instant::now(), ids.len()));
+        self.results.lock().unwrap().push((Instant::now(), ids.len()));
         self.error()?;
-        let acted = |id: i64| {
+        let results = |id: i64| {
             if id % 10 == 0 { ActionResult::Skipped("it is on its way") } else { ActionResult::Applied }
         };
-        Ok(ids.iter().map(|id| (*id, acted(*id))).collect())
+        Ok(ids.iter().map(|id| (*id, results(*id))).collect())
     }
 
-    async fn correct(&self, _id: i64, correction: &Edit, _by: &Operator) -> Result<ActionResult, StoreError> {
-        self.corrected.lock().unwrap().push(correction.clone());
+    async fn edit(&self, _id: i64, edit: &Edit, _by: &Operator) -> Result<ActionResult, StoreError> {
+        self.corrected.lock().unwrap().push(edit.clone());
         self.error()?;
         Ok(ActionResult::Applied)
     }
@@ -82,8 +82,8 @@ async fn discard_all(
     stop: &CancellationToken,
     report: impl FnMut(&BulkReport, &[(i64, ActionResult)]),
 ) -> BulkReport {
-    let (by, selection) = (operator(), FailedMessageFilter::default());
-    act_on_all(ledger, OperatorAction::Discard, &selection, &by, per_second, stop, report).await.unwrap()
+    let (by, filter) = (operator(), FailedMessageFilter::default());
+    act_on_all(ledger, OperatorAction::Discard, &filter, &by, per_second, stop, report).await.unwrap()
 }
 
 #[tokio::test]
@@ -91,9 +91,9 @@ async fn an_action_on_many_goes_through_them_in_portions() {
     let ledger = ScriptedLedger::of(1200, Vec::new());
     let mut reports = Vec::new();
     let report =
-        |tally: &BulkReport, portion: &[(i64, ActionResult)]| reports.push((tally.done, portion.len()));
-    let tally = discard_all(&ledger, None, &CancellationToken::new(), report).await;
-    assert_eq!(tally, BulkReport { matched: 1200, done: 1080, skipped: 120, failed: 0, stopped_by: None });
+        |report: &BulkReport, portion: &[(i64, ActionResult)]| reports.push((report.done, portion.len()));
+    let report = discard_all(&ledger, None, &CancellationToken::new(), report).await;
+    assert_eq!(report, BulkReport { matched: 1200, done: 1080, skipped: 120, failed: 0, stopped_by: None });
     assert_eq!(ledger.portions(), [500, 500, 200]);
     assert_eq!(reports, [(450, 500), (900, 500), (1080, 200)]);
 }
@@ -101,8 +101,8 @@ async fn an_action_on_many_goes_through_them_in_portions() {
 #[tokio::test]
 async fn a_stop_ends_an_action_between_two_portions() {
     let (ledger, stop) = (ScriptedLedger::of(1200, Vec::new()), CancellationToken::new());
-    let tally = discard_all(&ledger, None, &stop, |_, _| stop.cancel()).await;
-    assert_eq!(tally, BulkReport { matched: 1200, done: 450, skipped: 50, failed: 700, stopped_by: None });
+    let report = discard_all(&ledger, None, &stop, |_, _| stop.cancel()).await;
+    assert_eq!(report, BulkReport { matched: 1200, done: 450, skipped: 50, failed: 700, stopped_by: None });
     assert_eq!(ledger.portions(), [500]);
     let ledger = ScriptedLedger::of(5, Vec::new());
     assert_eq!(discard_all(&ledger, None, &stop, |_, _| ()).await.done, 0, "stopped before it began");
@@ -111,8 +111,8 @@ async fn a_stop_ends_an_action_between_two_portions() {
 #[tokio::test(start_paused = true)]
 async fn an_action_is_tried_again_after_a_conflict() {
     let ledger = ScriptedLedger::of(600, vec![conflict(); 6]);
-    let tally = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
-    assert_eq!((tally.done, tally.stopped_by), (540, None));
+    let report = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
+    assert_eq!((report.done, report.stopped_by), (540, None));
     assert_eq!(ledger.portions(), [500, 500, 500, 500, 500, 500, 500, 100]);
 }
 
@@ -121,9 +121,9 @@ async fn a_conflict_that_lasts_and_any_other_error_stop_an_action_and_are_report
     for (errors, asked) in [(vec![conflict(); 7], 7), (vec![unavailable()], 1), (vec![broken()], 1)] {
         let expected = errors[0].to_string();
         let ledger = ScriptedLedger::of(600, errors);
-        let tally = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
+        let report = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
         let stopped_by = Some(expected);
-        assert_eq!(tally, BulkReport { matched: 600, done: 0, skipped: 0, failed: 600, stopped_by });
+        assert_eq!(report, BulkReport { matched: 600, done: 0, skipped: 0, failed: 600, stopped_by });
         assert_eq!(ledger.portions().len(), asked);
     }
 }
@@ -135,7 +135,7 @@ async fn a_rate_is_kept() {
     discard_all(&ledger, Some(50), &CancellationToken::new(), |_, _| ()).await;
     assert_eq!(ledger.portions(), [5; 19]);
     assert_eq!(begin.elapsed().as_millis() / 10, 180, "19 portions are 18 pauses of 0.1 s");
-    let times: Vec<_> = ledger.acted.lock().unwrap().iter().map(|(time, _)| *time).collect();
+    let times: Vec<_> = ledger.results.lock().unwrap().iter().map(|(time, _)| *time).collect();
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(99)));
 }
 
@@ -147,7 +147,7 @@ async fn edit(
     message_id: &str,
     body: &str,
 ) -> Result<ActionResult, EditError> {
-    correct(ledger, 1, 3, kind, message_id, body.as_bytes(), &operator()).await
+    failed_messages::edit(ledger, 1, 3, kind, message_id, body.as_bytes(), &operator()).await
 }
 
 #[tokio::test]

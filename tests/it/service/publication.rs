@@ -201,7 +201,7 @@ async fn an_event_leaves_at_once_although_others_are_refused_and_retries_are_hel
             )
         });
         let relay = relay(&outbox, &publisher);
-        let commits = async {
+        let commit_signal = async {
             for _ in 0..40 {
                 tokio::time::sleep(seconds(32.5)).await;
                 outbox.commit("out_of_stock", "b");
@@ -209,6 +209,6 @@ async fn an_event_leaves_at_once_although_others_are_refused_and_retries_are_hel
                 assert!(outbox.left().0.iter().all(|id| *id == 1), "{:?}", publisher.published().last());
             }
         };
-        tokio::join!(run_for(&relay, seconds(1310.0)), commits);
+        tokio::join!(run_for(&relay, seconds(1310.0)), commit_signal);
     }
 }

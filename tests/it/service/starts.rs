@@ -54,8 +54,8 @@ async fn every_outcome_ends_a_start() {
     store.loading("CURSED", Reply::Fails(StoreError::Failed("stuck".into())));
     let messages = [batch("repeat", "LAMP"), batch("m1", "LAMP"), rejected("m2"), batch("m3", "CURSED")]
         .map(redelivered);
-    let fates = bus.handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(names(&fates), ["repeat", "handled", "retry", "retry"]);
+    let outcomes = bus.handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&outcomes), ["repeat", "handled", "retry", "retry"]);
     for id in ["repeat", "m1", "m2", "m3"] {
         assert_eq!(store.unfinished_starts(ORDERS, id).await, 0, "{id}");
     }
@@ -67,8 +67,8 @@ async fn a_message_that_was_started_twice_has_a_unit_of_work_of_its_own() {
         let store = ScriptedStore::default();
         store.was_started(ORDERS, "m2", starts).await;
         let messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
-        let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-        assert_eq!(names(&fates), ["handled"; 3]);
+        let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+        assert_eq!(names(&outcomes), ["handled"; 3]);
         assert_eq!(store.kept().len(), units_of_work, "{starts} starts");
     }
 }
@@ -78,8 +78,8 @@ async fn a_message_that_was_started_four_times_is_dead_and_its_starts_forgotten(
     let store = ScriptedStore::default();
     store.was_started(ORDERS, "m2", 4).await;
     let messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
-    let fates = bus(&store).handle(ORDERS, &messages).await.unwrap();
-    assert_eq!(names(&fates), ["handled", "dead", "handled"]);
+    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    assert_eq!(names(&outcomes), ["handled", "dead", "handled"]);
     assert_eq!(store.failures()[0].next, RetryDecision::Dead(Reason::CrashLoop));
     assert_eq!(store.unfinished_starts(ORDERS, "m2").await, 0, "a retry by an operator begins from zero");
 }

@@ -29,8 +29,8 @@ impl ScriptedNotifier {
 
 #[async_trait]
 impl Notifier for ScriptedNotifier {
-    async fn notify(&self, notice: &Notification) -> Result<(), NotifierError> {
-        self.asked.lock().unwrap().push(notice.event_id.to_string());
+    async fn notify(&self, notification: &Notification) -> Result<(), NotifierError> {
+        self.asked.lock().unwrap().push(notification.event_id.to_string());
         self.errors.lock().unwrap().pop_front().map_or(Ok(()), Err)
     }
 

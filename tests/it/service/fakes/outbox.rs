@@ -51,7 +51,7 @@ struct State {
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedOutbox {
     state: Arc<Mutex<State>>,
-    commits: Arc<Notify>,
+    commit_signal: Arc<Notify>,
 }
 
 impl ScriptedOutbox {
@@ -93,7 +93,7 @@ impl ScriptedOutbox {
         state.committed += 1;
         let id = state.committed;
         state.events.push(event(id, name, sku));
-        self.commits.notify_one();
+        self.commit_signal.notify_one();
         id
     }
 
@@ -182,7 +182,7 @@ impl Outbox for ScriptedOutbox {
     }
 
     async fn wait_for_wakeup(&self) {
-        self.commits.notified().await;
+        self.commit_signal.notified().await;
     }
 }
 

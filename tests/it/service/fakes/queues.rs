@@ -159,7 +159,7 @@ impl Subscription for ScriptedSubscription {
         }
     }
 
-    fn settler(&self) -> Arc<dyn Acknowledger> {
+    fn acknowledger(&self) -> Arc<dyn Acknowledger> {
         Arc::new(ScriptedSettler { queues: self.queues.clone(), subscription: self.number })
     }
 
@@ -209,7 +209,7 @@ pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer
         max_batch: 1,
         hold: Duration::from_secs(3),
         finish_within: Duration::from_secs(8),
-        vitals: Watchdog::default(),
+        watchdog: Watchdog::default(),
         database: Arc::new(AvailabilityLog::of("the database")),
         mail: None,
         broker: Arc::new(AvailabilityLog::of("the broker")),

@@ -188,8 +188,8 @@ fn texts(ids: &[Arc<str>]) -> Vec<String> {
 
 #[async_trait]
 impl Tx for ScriptedTx {
-    async fn check_inbox(&mut self, receipts: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
-        self.inner.check_inbox(receipts).await
+    async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        self.inner.check_inbox(keys).await
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
@@ -202,14 +202,14 @@ impl Tx for ScriptedTx {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, footprint: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         self.store.ask(Call::Load).await?;
         let of_sku = {
             let script = self.store.script();
-            footprint.skus.iter().find_map(|sku| script.loading.get(sku.as_str()).cloned())
+            working_set.skus.iter().find_map(|sku| script.loading.get(sku.as_str()).cloned())
         };
         follow(of_sku).await?;
-        self.inner.load_products(footprint).await
+        self.inner.load_products(working_set).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
