@@ -87,7 +87,7 @@ impl App {
     /// A URL or an address in the settings is none.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
         let Settings { database, broker, smtp, notifications, .. } = &settings;
-        let access = PgConfig::new(database.url.expose(), database.max_connections.get(), database.patience)
+        let access = PgConfig::new(database.url.expose(), database.max_connections.get(), database.timeout)
             .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
         let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
@@ -111,7 +111,7 @@ impl App {
     /// The read side.
     #[must_use]
     pub fn views(&self) -> Views {
-        Views::new(self.pool.clone(), self.settings.namespace.clone(), self.settings.database.patience)
+        Views::new(self.pool.clone(), self.settings.namespace.clone(), self.settings.database.timeout)
     }
 
     /// Exchanges and queues.
@@ -186,7 +186,7 @@ impl App {
         }
         background.spawn(postgres::forward_commits(
             self.pool.clone(),
-            self.settings.database.patience,
+            self.settings.database.timeout,
             self.commit_signal.clone(),
         ));
         for role in roles {
@@ -214,10 +214,10 @@ impl App {
     /// Waits for the roles to end, and once they are to stop, not longer than the grace. None ends by itself: one that
     /// does has panicked, and the process with it, so that whoever supervises it notices.
     async fn finish(&self, mut tasks: JoinSet<()>, stop: &CancellationToken) -> anyhow::Result<()> {
-        let grace = self.settings.worker.grace;
+        let shutdown_timeout = self.settings.worker.shutdown_timeout;
         let overdue = async {
             stop.cancelled().await;
-            tokio::time::sleep(grace).await;
+            tokio::time::sleep(shutdown_timeout).await;
         };
         let ended = async {
             while let Some(ended) = tasks.join_next().await {
@@ -231,7 +231,7 @@ impl App {
                 ended
             }
             () = overdue => {
-                warn!(?grace, "not everything was finished; the rest will be redelivered");
+                warn!(?shutdown_timeout, "not everything was finished; the rest will be redelivered");
                 Ok(())
             }
         }
@@ -240,32 +240,32 @@ impl App {
     fn consume(
         &self,
         queues: &[QueueName],
-        stage: QueueKind,
+        queue_kind: QueueKind,
         stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
         for queue in queues {
-            let (worker, stop) = (self.worker(*queue, stage), stop.clone());
+            let (worker, stop) = (self.worker(*queue, queue_kind), stop.clone());
             tasks.spawn(async move { worker.run(&stop).await });
         }
     }
 
-    fn worker(&self, queue: QueueName, stage: QueueKind) -> Consumer {
+    fn worker(&self, queue: QueueName, queue_kind: QueueKind) -> Consumer {
         let settings = &self.settings.worker;
         // A mail that was sent is noted at once: a kill in between has it sent again.
-        let mails = queue == QueueName::Notifications && stage == QueueKind::Main;
+        let mails = queue == QueueName::Notifications && queue_kind == QueueKind::Main;
         let (prefetch, max_batch) =
             if mails { (NOTIFIER_PREFETCH, 1) } else { (settings.prefetch.get(), settings.max_batch.get()) };
         Consumer {
             queue,
-            stage,
+            queue_kind,
             limits: self.limits(),
             queues: Arc::new(RabbitQueues::new(self.broker.clone(), prefetch)),
             bus: self.bus.clone(),
-            lanes: if stage == QueueKind::Main { settings.lanes.get() } else { 1 },
+            partitions: if queue_kind == QueueKind::Main { settings.partitions.get() } else { 1 },
             max_batch,
-            hold: settings.hold,
-            finish_within: settings.grace.mul_f64(FINISHES_WITHIN),
+            requeue_after: settings.requeue_after,
+            finish_timeout: settings.shutdown_timeout.mul_f64(FINISHES_WITHIN),
             watchdog: self.watchdog.clone(),
             database: self.database_outage.clone(),
             mail: mails.then(|| self.mail_outage.clone()),
@@ -280,7 +280,7 @@ impl App {
             token: api.token.expose().map(str::to_owned),
             timeout: api.timeout,
             limits: self.limits(),
-            lanes: worker.lanes.get(),
+            tasks: worker.partitions.get(),
             max_batch: worker.max_batch.get(),
             stuck_after: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
             bus: self.bus.clone(),
@@ -298,14 +298,17 @@ impl App {
     }
 
     fn limits(&self) -> Limits {
-        Limits { body: self.settings.limits.body.get(), headers: self.settings.limits.headers.get() }
+        Limits {
+            body_bytes: self.settings.limits.body_bytes.get(),
+            header_bytes: self.settings.limits.header_bytes.get(),
+        }
     }
 
     fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {
         Relay {
             outbox,
             publisher: Arc::new(RabbitPublisher::new(self.broker.clone())),
-            window: self.settings.relay.window.get(),
+            max_in_flight: self.settings.relay.max_in_flight.get(),
             retention: self.retention(),
             database: self.database_outage.clone(),
             broker: self.broker_outage.clone(),

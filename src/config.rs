@@ -43,7 +43,7 @@ pub struct Database {
     pub url: SecretUrl,
     pub max_connections: NonZeroU32,
     #[serde(with = "humantime_serde")]
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -59,20 +59,20 @@ pub struct Broker {
 pub struct Worker {
     pub max_batch: NonZeroUsize,
     pub prefetch: NonZeroU16,
-    pub lanes: NonZeroUsize,
+    pub partitions: NonZeroUsize,
     #[serde(with = "humantime_serde")]
     pub handler_timeout: Duration,
     #[serde(with = "humantime_serde")]
-    pub hold: Duration,
+    pub requeue_after: Duration,
     #[serde(with = "humantime_serde")]
-    pub grace: Duration,
+    pub shutdown_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see config/default.toml")]
 pub struct Relay {
-    pub window: NonZeroU32,
+    pub max_in_flight: NonZeroU32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -117,8 +117,8 @@ pub struct Retry {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see config/default.toml")]
 pub struct Limits {
-    pub body: NonZeroUsize,
-    pub headers: NonZeroUsize,
+    pub body_bytes: NonZeroUsize,
+    pub header_bytes: NonZeroUsize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -244,11 +244,11 @@ impl Settings {
                 "namespace: must be 1 to {LONGEST_NAMESPACE} letters, digits, '-', '_' or '.'"
             )));
         }
-        let needed = 3 * self.worker.lanes.get() + 6;
+        let needed = 3 * self.worker.partitions.get() + 6;
         if needed > self.database.max_connections.get() as usize {
-            let (key, lanes) = ("database.max_connections", self.worker.lanes);
+            let (key, partitions) = ("database.max_connections", self.worker.partitions);
             return Err(ConfigError::Message(format!(
-                "{key}: must be at least {needed} for worker.lanes = {lanes}"
+                "{key}: must be at least {needed} for worker.partitions = {partitions}"
             )));
         }
         let wrong = |key: &str, is: &str| Err(ConfigError::Message(format!("{key}: must be {is}")));
@@ -299,7 +299,7 @@ mod tests {
             ("[worker]\nhandler_timeout = \"soon\"", "handler_timeout"),
             ("[log]\nformat = \"xml\"", "xml"),
             ("namespace = \"a b\"", "namespace"),
-            ("[worker]\nlanes = 9", "max_connections"),
+            ("[worker]\npartitions = 9", "max_connections"),
             ("[api]\nlisten = \"somewhere\"", "listen"),
             ("[api]\ntoken = \"a b\"", "api.token"),
             ("[api]\ntimeout = \"0s\"", "api.timeout"),

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-/// `worker.grace`, and some.
+/// `worker.shutdown_timeout`, and some.
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 /// Clock ticks in which Linux tells a process's times: the same on every machine one meets.
 const TICKS_A_SECOND: f64 = 100.0;

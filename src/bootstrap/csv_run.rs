@@ -164,7 +164,7 @@ fn order(row: &Row) -> Result<Order, String> {
     let line = parsed::<Allocate>(row)?;
     Ok(Order {
         line,
-        received: ReceivedMessage::read_awaited(message, Limits { body: usize::MAX, headers: 0 }),
+        received: ReceivedMessage::read_awaited(message, Limits { body_bytes: usize::MAX, header_bytes: 0 }),
     })
 }
 

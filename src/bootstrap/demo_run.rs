@@ -51,14 +51,14 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         (Arc::new(AvailabilityLog::of("the store")), Arc::new(AvailabilityLog::of("the exchange")));
     let worker = Consumer {
         queue: QueueName::Orders,
-        stage: QueueKind::Main,
-        limits: Limits { body: usize::MAX, headers: usize::MAX },
+        queue_kind: QueueKind::Main,
+        limits: Limits { body_bytes: usize::MAX, header_bytes: usize::MAX },
         queues: Arc::new(queues.clone()),
         bus: MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy),
-        lanes: 1,
+        partitions: 1,
         max_batch: 50,
-        hold: Duration::MAX,
-        finish_within: Duration::MAX,
+        requeue_after: Duration::MAX,
+        finish_timeout: Duration::MAX,
         database: database.clone(),
         watchdog: Watchdog::default(),
         mail: None,
@@ -67,7 +67,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
     let relay = Relay {
         outbox: Arc::new(store.clone()),
         publisher: Arc::new(exchange.clone()),
-        window: 100,
+        max_in_flight: 100,
         retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
         database,
         broker,

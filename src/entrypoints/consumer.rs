@@ -49,7 +49,7 @@ pub struct Consumer {
     /// Which queue.
     pub queue: QueueName,
     /// Its work, or what the broker put aside from it.
-    pub stage: QueueKind,
+    pub queue_kind: QueueKind,
     /// What is not even read.
     pub limits: Limits,
     /// Where it is.
@@ -57,13 +57,13 @@ pub struct Consumer {
     /// Who handles its commands.
     pub bus: MessageBus,
     /// Units of work in flight at most.
-    pub lanes: usize,
+    pub partitions: usize,
     /// Commands in one unit of work at most.
     pub max_batch: usize,
     /// How long messages are held while a server is away: shorter than the broker waits for acknowledgements.
-    pub hold: Duration,
+    pub requeue_after: Duration,
     /// How long a unit of work may go on once the worker is to stop.
-    pub finish_within: Duration,
+    pub finish_timeout: Duration,
     /// Where its lanes show that they get on.
     pub watchdog: Watchdog,
     /// What is told when the database is away.
@@ -95,16 +95,16 @@ impl Consumer {
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Backoff::during_outage();
         let mut hand_backs = Backoff::after_hand_back();
-        let mut pace = Prefetch::Configured;
+        let mut prefetch = Prefetch::Configured;
         loop {
-            let subscribing = self.queues.subscribe(self.queue, self.stage, pace);
+            let subscribing = self.queues.subscribe(self.queue, self.queue_kind, prefetch);
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
             let ended = match subscribed {
-                Ok(subscription) => self.serve(subscription, pace, stop).await,
+                Ok(subscription) => self.serve(subscription, prefetch, stop).await,
                 Err(error) => Err(error),
             };
-            pace = Prefetch::Configured;
+            prefetch = Prefetch::Configured;
             match ended {
                 Ok(ConsumeEnd::Stopped) => {}
                 Ok(ConsumeEnd::Requeued { handled }) => {
@@ -125,9 +125,9 @@ impl Consumer {
                     // Among dead letters there is no such limit, and no hurry.
                     let lasted = begin.elapsed() > MIN_SUBSCRIPTION_LIFETIME;
                     if !lasted {
-                        pace = Prefetch::One;
+                        prefetch = Prefetch::One;
                     }
-                    if lasted || self.stage == QueueKind::Main {
+                    if lasted || self.queue_kind == QueueKind::Main {
                         delays = Backoff::during_outage();
                     }
                     stop.run_until_cancelled(tokio::time::sleep(delays.next().unwrap_or_default())).await;
@@ -159,23 +159,23 @@ impl Consumer {
     async fn serve(
         &self,
         mut subscription: Box<dyn Subscription>,
-        pace: Prefetch,
+        prefetch: Prefetch,
         stop: &CancellationToken,
     ) -> Result<ConsumeEnd, BrokerError> {
         self.broker.up();
-        let mut left = match pace {
+        let mut left = match prefetch {
             Prefetch::Configured => usize::MAX,
             Prefetch::One => PROBE_DELIVERIES,
         };
-        info!(queue = self.queue.as_str(), stage = ?self.stage, "consuming");
+        info!(queue = self.queue.as_str(), queue_kind = ?self.queue_kind, "consuming");
         let halt = CancellationToken::new();
         let handled = Arc::new(AtomicBool::new(false));
         let (handed_back, overdue) = (CancellationToken::new(), CancellationToken::new());
         let mut running = JoinSet::new();
-        let lanes: Vec<_> = (0..self.lanes)
+        let partitions: Vec<_> = (0..self.partitions)
             .map(|_| {
                 let (sender, tasks) = mpsc::unbounded_channel();
-                let lane = Partition {
+                let partition = Partition {
                     worker: self.clone(),
                     acknowledger: subscription.acknowledger(),
                     halt: halt.clone(),
@@ -183,7 +183,7 @@ impl Consumer {
                     handed_back: handed_back.clone(),
                     handled: handled.clone(),
                 };
-                running.spawn(async move { lane.run(tasks).await });
+                running.spawn(async move { partition.run(tasks).await });
                 sender
             })
             .collect();
@@ -191,13 +191,13 @@ impl Consumer {
             tokio::select! {
                 next = subscription.next() => match next {
                     Ok(delivery) => {
-                        if self.stage == QueueKind::Main {
+                        if self.queue_kind == QueueKind::Main {
                             crash_points::here(CrashPoint::WorkerDelivered);
                         }
                         let received = ReceivedMessage::read(delivery.message, delivery.redelivered, self.limits);
                         let task = PendingDelivery { tag: delivery.tag, received };
                         // A lane that is gone has panicked, and the next turn of this loop ends with it.
-                        let _ = lanes[partition_of(&task.received, lanes.len())].send(task);
+                        let _ = partitions[partition_of(&task.received, partitions.len())].send(task);
                         left -= 1;
                         if left == 0 {
                             break Ok(ConsumeEnd::Stopped);
@@ -213,13 +213,13 @@ impl Consumer {
                 () = stop.cancelled() => break Ok(ConsumeEnd::Stopped),
             }
         };
-        drop(lanes);
+        drop(partitions);
         // One by one, what was delivered is handled: a message that goes back alone goes behind others that went back before.
-        if pace == Prefetch::Configured || ended != Ok(ConsumeEnd::Stopped) {
+        if prefetch == Prefetch::Configured || ended != Ok(ConsumeEnd::Stopped) {
             halt.cancel();
         }
         let finished = async { while running.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.finish_within, finished).await.is_err() {
+        if tokio::time::timeout(self.finish_timeout, finished).await.is_err() {
             halt.cancel();
             overdue.cancel();
             while running.join_next().await.is_some() {}
@@ -229,7 +229,7 @@ impl Consumer {
     }
 
     async fn handle(&self, batch: &[ReceivedMessage]) -> Result<Vec<CommandOutcome>, Interrupted> {
-        match self.stage {
+        match self.queue_kind {
             QueueKind::Main => self.bus.handle(self.queue, batch).await,
             QueueKind::DeadLetter => self.bus.archive(self.queue, batch).await,
         }
@@ -277,7 +277,7 @@ struct Partition {
 
 impl Partition {
     async fn run(&self, mut tasks: mpsc::UnboundedReceiver<PendingDelivery>) {
-        let Consumer { max_batch, stage, .. } = self.worker;
+        let Consumer { max_batch, queue_kind, .. } = self.worker;
         let mut batch = Vec::with_capacity(max_batch);
         let lane_status = self.worker.watchdog.lane(self.worker.queue.as_str());
         loop {
@@ -289,7 +289,7 @@ impl Partition {
             {
                 return;
             }
-            if stage == QueueKind::DeadLetter {
+            if queue_kind == QueueKind::DeadLetter {
                 crash_points::here(CrashPoint::ArchiveBefore);
             }
             self.handle(&mut batch, &lane_status).await;
@@ -351,7 +351,7 @@ impl Partition {
         for (received, outcome) in received.iter().zip(outcomes) {
             self.worker.log_outcome(received, &outcome);
         }
-        crash_points::here(match self.worker.stage {
+        crash_points::here(match self.worker.queue_kind {
             QueueKind::Main => CrashPoint::WorkerBeforeAck,
             QueueKind::DeadLetter => CrashPoint::ArchiveAfter,
         });
@@ -367,7 +367,7 @@ impl Partition {
             (ServerUnavailable::Notifier(_), Some(mail)) => mail.down(away),
             _ => worker.database.down(away),
         }
-        if waited > worker.hold {
+        if waited > worker.requeue_after {
             let queue = worker.queue.as_str();
             warn!(queue, "handing messages back until the server is there again");
             self.handed_back.cancel();
@@ -383,7 +383,7 @@ fn used_the_mail_server(outcome: &CommandOutcome) -> bool {
 }
 
 /// Lines of one SKU share a lane, and so do the creation and the changes of one batch.
-pub(super) fn partition_of(received: &ReceivedMessage, lanes: usize) -> usize {
+pub(super) fn partition_of(received: &ReceivedMessage, partitions: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     match received.decoded.as_ref().map(|envelope| &envelope.command) {
         Ok(Command::Allocate(command)) => command.sku.hash(&mut hasher),
@@ -393,7 +393,7 @@ pub(super) fn partition_of(received: &ReceivedMessage, lanes: usize) -> usize {
         Ok(Command::NotifyOutOfStock(command)) => command.orderid.hash(&mut hasher),
         Err(_) => {}
     }
-    usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()
+    usize::try_from(hasher.finish() % partitions as u64).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -405,29 +405,29 @@ mod tests {
 
     const LANES: usize = 1000;
 
-    fn lane(kind: &str, body: &serde_json::Value) -> usize {
+    fn partition(kind: &str, body: &serde_json::Value) -> usize {
         let body = body.to_string().into_bytes();
         let message = Message { kind: kind.into(), message_id: Some("m".into()), body, ..Message::default() };
-        let received = ReceivedMessage::read(message, false, Limits { body: 1000, headers: 1000 });
+        let received = ReceivedMessage::read(message, false, Limits { body_bytes: 1000, header_bytes: 1000 });
         assert!(received.decoded.is_ok(), "{:?}", received.decoded);
         partition_of(&received, LANES)
     }
 
     #[test]
     fn what_is_about_one_thing_shares_a_lane() {
-        let line = |orderid, sku| lane("allocate", &json!({ "orderid": orderid, "sku": sku, "qty": 1 }));
-        let cancelled = lane("deallocate", &json!({ "orderid": "o-3", "sku": "LAMP" }));
+        let line = |orderid, sku| partition("allocate", &json!({ "orderid": orderid, "sku": sku, "qty": 1 }));
+        let cancelled = partition("deallocate", &json!({ "orderid": "o-3", "sku": "LAMP" }));
         assert_eq!([line("o-1", "LAMP"), line("o-2", "LAMP"), cancelled], [cancelled; 3]);
         assert_ne!(line("o-1", "LAMP"), line("o-1", "VASE"));
 
         let batch =
-            |name, sku| lane("create_batch", &json!({ "ref": name, "sku": sku, "qty": 1, "eta": null }));
-        let changed = lane("change_batch_quantity", &json!({ "batchref": "b-1", "qty": 2 }));
+            |name, sku| partition("create_batch", &json!({ "ref": name, "sku": sku, "qty": 1, "eta": null }));
+        let changed = partition("change_batch_quantity", &json!({ "batchref": "b-1", "qty": 2 }));
         assert_eq!([batch("b-1", "LAMP"), batch("b-1", "VASE")], [changed; 2]);
         assert_ne!(batch("b-2", "LAMP"), changed);
 
         let notification =
-            |orderid, sku| lane("out_of_stock", &json!({ "orderid": orderid, "sku": sku, "qty": 1 }));
+            |orderid, sku| partition("out_of_stock", &json!({ "orderid": orderid, "sku": sku, "qty": 1 }));
         assert_eq!(notification("o-1", "LAMP"), notification("o-1", "VASE"));
     }
 }

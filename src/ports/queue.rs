@@ -123,8 +123,8 @@ pub trait Queues: Send + Sync {
     async fn subscribe(
         &self,
         queue: QueueName,
-        stage: QueueKind,
-        pace: Prefetch,
+        queue_kind: QueueKind,
+        prefetch: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError>;
 }
 

@@ -34,9 +34,9 @@ pub struct Envelope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the body.
-    pub body: usize,
+    pub body_bytes: usize,
     /// Bytes of the headers.
-    pub headers: usize,
+    pub header_bytes: usize,
 }
 
 /// Why a message says no command.
@@ -74,8 +74,8 @@ pub enum DecodeError {
 /// # Errors
 /// [`DecodeError`] names the field that is wrong, and never repeats the body.
 pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, DecodeError> {
-    within("headers", message.header_bytes, limits.headers)?;
-    within("body", message.body.len(), limits.body)?;
+    within("headers", message.header_bytes, limits.header_bytes)?;
+    within("body", message.body.len(), limits.body_bytes)?;
     plain_json(message)?;
     let message_id: Arc<str> = message_id(message)?.into();
     let command = command(&message.kind, &message.body)?;
@@ -201,7 +201,7 @@ pub fn body_hash(body: &[u8]) -> BodyHash {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { body: 200_000, headers: 1000 };
+    const LIMITS: Limits = Limits { body_bytes: 200_000, header_bytes: 1000 };
 
     fn message(kind: &str, body: &str) -> Message {
         Message { kind: kind.into(), message_id: Some("m1".into()), body: body.into(), ..Message::default() }
@@ -260,8 +260,11 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_parsed() {
-        let large = "x".repeat(LIMITS.body + 1);
-        assert_eq!(error("allocate", &large), "body: 200001 bytes, and 200000 are allowed (limits.body)");
+        let large = "x".repeat(LIMITS.body_bytes + 1);
+        assert_eq!(
+            error("allocate", &large),
+            "body: 200001 bytes, and 200000 are allowed (limits.body_bytes)"
+        );
         let headers = Message { header_bytes: 1001, ..message("allocate", "{}") };
         assert!(matches!(decode(&headers, LIMITS), Err(DecodeError::TooLarge { what: "headers", .. })));
     }

@@ -141,7 +141,7 @@ mod tests {
             body: format!(r#"{{"orderid": "{order}", "sku": "LAMP"}}"#).into_bytes(),
             ..Message::default()
         };
-        ReceivedMessage::read(message, false, Limits { body: 1000, headers: 1000 })
+        ReceivedMessage::read(message, false, Limits { body_bytes: 1000, header_bytes: 1000 })
     }
 
     fn copy(mut line: ReceivedMessage, generation: i64) -> ReceivedMessage {

@@ -35,7 +35,7 @@ pub struct Relay {
     /// Where they go.
     pub publisher: Arc<dyn Publisher>,
     /// How many are in flight together at most.
-    pub window: u32,
+    pub max_in_flight: u32,
     /// How long what is done with is remembered; the leader removes the rest.
     pub retention: Retention,
     /// What is told when the database is away.
@@ -85,8 +85,11 @@ impl Relay {
     async fn lead(&self, mut lead: Box<dyn LeaderSession>, stop: &CancellationToken) {
         info!("this relay leads");
         let mut delays = Backoff::during_outage();
-        let mut course =
-            LeaderState { next_sweep: Instant::now(), window: self.window, throttle: Throttle::default() };
+        let mut course = LeaderState {
+            next_sweep: Instant::now(),
+            max_in_flight: self.max_in_flight,
+            throttle: Throttle::default(),
+        };
         while !stop.is_cancelled() {
             match self.round(&mut *lead, &mut course).await {
                 Ok(CycleResult::Idle(at_most)) => self.wait(at_most, stop).await,
@@ -157,12 +160,12 @@ impl Relay {
         course: &mut LeaderState,
     ) -> Result<CycleResult, StoreError> {
         let now = Instant::now();
-        let rows = lead.unpublished(course.window, &course.throttle.blocked(now)).await?;
+        let rows = lead.unpublished(course.max_in_flight, &course.throttle.blocked(now)).await?;
         if rows.is_empty() {
             let next_try = course.throttle.next_try(now).unwrap_or(now + POLL_INTERVAL);
             return Ok(CycleResult::Idle(next_try.saturating_duration_since(now).min(POLL_INTERVAL)));
         }
-        let rows = course.throttle.select(rows, course.window, now);
+        let rows = course.throttle.select(rows, course.max_in_flight, now);
         if rows.is_empty() {
             return Ok(CycleResult::Progress); // There may be others behind them, which may go.
         }
@@ -171,7 +174,7 @@ impl Relay {
         crash_points::here(CrashPoint::RelayConfirmed);
         let done = confirmed_in_order(&rows, &outcomes);
         debug!(published = rows.len(), confirmed = done.ids.len(), "relayed events");
-        course.learn(&rows, &outcomes, self.window);
+        course.learn(&rows, &outcomes, self.max_in_flight);
         if !crash_points::planted(SeededBug::ForgetToRemove) {
             lead.remove(&done.ids, done.unroutable).await?;
         }
@@ -226,7 +229,7 @@ impl Relay {
 
     /// Whether any retry left, or was found to be one that cannot leave now.
     async fn relay_retries(&self, lead: &mut dyn LeaderSession) -> Result<bool, StoreError> {
-        let due = lead.due_retries(self.window).await?;
+        let due = lead.due_retries(self.max_in_flight).await?;
         if !due.is_empty() {
             crash_points::here(CrashPoint::RetryClaimed);
         }
@@ -306,17 +309,20 @@ impl Relay {
 struct LeaderState {
     next_sweep: Instant,
     /// How many events go together: fewer while one of them breaks the channel, so that it is soon found.
-    window: u32,
+    max_in_flight: u32,
     /// Which events are refused.
     throttle: Throttle,
 }
 
 impl LeaderState {
-    fn learn(&mut self, rows: &[OutboxRow], outcomes: &[PublishOutcome], window: u32) {
+    fn learn(&mut self, rows: &[OutboxRow], outcomes: &[PublishOutcome], max_in_flight: u32) {
         let broken = outcomes.iter().any(|outcome| matches!(outcome, PublishOutcome::Unknown(_)));
-        self.window =
-            if broken { (self.window / 2).max(1) } else { self.window.saturating_mul(2).min(window) };
-        self.throttle.learn(rows, outcomes, window, Instant::now());
+        self.max_in_flight = if broken {
+            (self.max_in_flight / 2).max(1)
+        } else {
+            self.max_in_flight.saturating_mul(2).min(max_in_flight)
+        };
+        self.throttle.learn(rows, outcomes, max_in_flight, Instant::now());
     }
 }
 
@@ -413,12 +419,13 @@ mod tests {
 
     #[test]
     fn the_window_shrinks_until_the_culprit_is_found_and_grows_again() {
-        let mut course = LeaderState { next_sweep: Instant::now(), window: 8, throttle: Throttle::default() };
+        let mut course =
+            LeaderState { next_sweep: Instant::now(), max_in_flight: 8, throttle: Throttle::default() };
         course.learn(&[row(1, "a")], &[PublishOutcome::Unknown("cut off".into())], 8);
-        assert_eq!(course.window, 4);
+        assert_eq!(course.max_in_flight, 4);
         course.learn(&[row(1, "a")], &[PublishOutcome::Confirmed], 8);
         course.learn(&[row(2, "a")], &[PublishOutcome::Confirmed], 8);
-        assert_eq!(course.window, 8);
+        assert_eq!(course.max_in_flight, 8);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Views {
     pool: PgPool,
     /// Stands before the names of queues.
     namespace: String,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// A connection for one question. Whoever gives up waiting closes it: given back while its server is silent, it would be
@@ -50,10 +50,10 @@ impl Drop for Lent {
 }
 
 impl Views {
-    /// Views over a pool, of one namespace. The questions that others ask by way of the network wait for `patience`.
+    /// Views over a pool, of one namespace. The questions that others ask by way of the network wait for `timeout`.
     #[must_use]
-    pub fn new(pool: PgPool, namespace: String, patience: Duration) -> Self {
-        Self { pool, namespace, patience }
+    pub fn new(pool: PgPool, namespace: String, timeout: Duration) -> Self {
+        Self { pool, namespace, timeout }
     }
 
     async fn lend(&self) -> Result<Lent, sqlx::Error> {
@@ -64,6 +64,6 @@ impl Views {
         &self,
         answer: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        tokio::time::timeout(self.patience, answer).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        tokio::time::timeout(self.timeout, answer).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 }

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Command, DRAINS_WITHIN, Raw, World, allocate, create_batch, properties, wait_for};
 
-/// The default of `limits.body`.
+/// The default of `limits.body_bytes`.
 const BODY_LIMIT: usize = 256 * 1024;
-/// More than `limits.headers` takes by default.
+/// More than `limits.header_bytes` takes by default.
 const MANY_HEADER_BYTES: usize = 70_000;
 /// What a process may need for all of it; the largest message alone has 20 MiB.
 const MEMORY_KIB: u64 = 300 * 1024;

@@ -263,7 +263,7 @@ async fn a_mail_server_that_never_says_a_word_holds_up_neither_orders_nor_stock(
     // The first who calls is let in; the others are as connected, as far as they can see.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("smtp://{}", silent.local_addr().unwrap());
-    let settings = [("ALLOCATION__SMTP__URL", url.as_str()), ("ALLOCATION__WORKER__GRACE", "1s")];
+    let settings = [("ALLOCATION__SMTP__URL", url.as_str()), ("ALLOCATION__WORKER__SHUTDOWN_TIMEOUT", "1s")];
     let process = world.start(&["run", "--only", ROLES], &settings);
     world.sender.send(&create_batch("b-1", "LAMP", 0)).await;
     world.wait_handled(1).await;

@@ -93,7 +93,7 @@ async fn a_batch_that_frees_stock_for_very_many_lines_is_handled() {
     const LINES: i64 = 40_000;
     let world = World::new("a_batch_that_frees_stock_for_very_many_lines_is_handled").await;
     let worker = world.worker_with(&[
-        ("ALLOCATION__DATABASE__PATIENCE", "2s"),
+        ("ALLOCATION__DATABASE__TIMEOUT", "2s"),
         ("ALLOCATION__WORKER__HANDLER_TIMEOUT", "2m"),
     ]);
     world.sender.send(&create_batch("empty", "LAMP", 0)).await;

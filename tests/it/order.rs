@@ -81,7 +81,7 @@ async fn messages_that_are_handed_back_in_an_outage_keep_their_order_and_are_not
     execute(&world, FULL_DISK).await;
     let commands = pairs(100);
     world.sender.send_all(&commands).await;
-    let worker = small_steps(&world, &[("ALLOCATION__WORKER__HOLD", "1s")]);
+    let worker = small_steps(&world, &[("ALLOCATION__WORKER__REQUEUE_AFTER", "1s")]);
     let handed_back = || worker.log().matches("handing messages back").count();
     wait_until("messages are handed back", DRAINS_WITHIN, async || handed_back() >= 2).await;
     assert_eq!(world.count("select count(*) from failed_messages").await, 0);
@@ -117,7 +117,7 @@ async fn a_stop_that_is_overdue_is_no_crash() {
     sqlx::query("select from products where sku = 'SKU-0' for update").execute(&mut *locker).await.unwrap();
     world.sender.send(&allocate("o-1", "SKU-0", 1)).await;
     for _ in 0..3 {
-        let worker = world.worker_with(&[("ALLOCATION__WORKER__GRACE", "1s")]);
+        let worker = world.worker_with(&[("ALLOCATION__WORKER__SHUTDOWN_TIMEOUT", "1s")]);
         let held = async || world.ready("orders").await == 0 && worker.log().contains("queue=\"orders\"");
         wait_until("the message is delivered", DRAINS_WITHIN, held).await;
         assert!(worker.terminate().await.success());

@@ -27,7 +27,7 @@ const FAILED: &str =
 async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_full() {
     let world = World::new("plans").await;
     // One lane with small units of work: each of its statements has its plan long before the tables are full.
-    let small = [("ALLOCATION__WORKER__LANES", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "20")];
+    let small = [("ALLOCATION__WORKER__PARTITIONS", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "20")];
     let worker = world.worker_with(&small);
     world.sender.send(&create_batch("b", "LAMP", 1_000_000)).await;
     world.wait_handled(1).await;

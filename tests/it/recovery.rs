@@ -139,7 +139,7 @@ async fn a_database_that_turns_everybody_away_counts_against_nobody() {
 
 /// A database that does not answer while its connections look alive, until something ends it.
 async fn freeze(name: &str, end: impl FnOnce(&Proxy)) {
-    let impatient = [("ALLOCATION__DATABASE__PATIENCE", "2s")];
+    let impatient = [("ALLOCATION__DATABASE__TIMEOUT", "2s")];
     let stage = FaultSetup::new(name, Server::Database, &impatient).await;
     let (before, meanwhile) = stage.halves();
     stage.world.get_under_way(before, 50).await;

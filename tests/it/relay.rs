@@ -12,7 +12,7 @@ use lapin::{
 
 use crate::harness::{Running, SOON, World, allocate, assert_gapless, create_batch, wait_for, wait_until};
 
-/// The default of `relay.window`: events in flight at most.
+/// The default of `relay.max_in_flight`: events in flight at most.
 const WINDOW: usize = 1000;
 
 fn relay(world: &World) -> Running {

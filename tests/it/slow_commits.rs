@@ -12,7 +12,7 @@ const SLOW_COMMITS: &str = "create function be_slow() returns trigger language p
      begin perform pg_sleep(3); return null; end $$;
      create constraint trigger slow after insert on order_lines deferrable initially deferred
      for each row execute function be_slow()";
-const IMPATIENT: &[(&str, &str)] = &[("ALLOCATION__DATABASE__PATIENCE", "1s")];
+const IMPATIENT: &[(&str, &str)] = &[("ALLOCATION__DATABASE__TIMEOUT", "1s")];
 
 async fn with_stock(name: &str) -> World {
     let world = World::new(name).await;

@@ -67,10 +67,10 @@ impl Queues for Queue {
         &self,
         _queue: QueueName,
         _stage: QueueKind,
-        pace: Prefetch,
+        prefetch: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let mut state = self.state();
-        state.paces.push(pace);
+        state.paces.push(prefetch);
         let breaks = state.broken > 0;
         state.broken -= usize::from(breaks);
         Ok(Box::new(Reader { queue: self.clone(), breaks }))
@@ -179,14 +179,14 @@ impl Store for Unreliable {
 fn start(queue: &Queue, store: Arc<dyn Store>) {
     let worker = Consumer {
         queue: QueueName::Stock,
-        stage: QueueKind::Main,
+        queue_kind: QueueKind::Main,
         limits: LIMITS,
         queues: Arc::new(queue.clone()),
         bus: bus(store),
-        lanes: 2,
+        partitions: 2,
         max_batch: 100,
-        hold: Duration::from_millis(50),
-        finish_within: Duration::from_secs(10),
+        requeue_after: Duration::from_millis(50),
+        finish_timeout: Duration::from_secs(10),
         watchdog: Watchdog::default(),
         database: Arc::new(AvailabilityLog::of("the database")),
         mail: None,

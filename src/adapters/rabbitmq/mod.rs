@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::timeout;
 use url::Url;
 
 use crate::ports::queue::{BrokerError, QueueName};
@@ -93,12 +92,12 @@ async fn channel(connection: &Connection) -> Result<Channel, BrokerError> {
 
 /// Waits for the broker, but not for ever.
 async fn with_timeout<T>(
-    patience: Duration,
+    timeout: Duration,
     question: impl Future<Output = Result<T, lapin::Error>>,
 ) -> Result<T, BrokerError> {
-    match timeout(patience, question).await {
+    match tokio::time::timeout(timeout, question).await {
         Ok(outcome) => outcome.map_err(|error| BrokerError(error_text(&error))),
-        Err(_) => Err(BrokerError(format!("no answer within {patience:?}"))),
+        Err(_) => Err(BrokerError(format!("no answer within {timeout:?}"))),
     }
 }
 

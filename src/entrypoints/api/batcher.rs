@@ -49,17 +49,17 @@ impl CommandBatcher {
     /// Opens it, with the tasks that do its work.
     pub(super) fn open(api: &Api) -> (Self, JoinSet<()>) {
         let mut at_work = JoinSet::new();
-        let mut lanes = |queue: QueueName| {
-            let lanes = (0..api.lanes).map(|_| {
+        let mut tasks = |queue: QueueName| {
+            let tasks = (0..api.tasks).map(|_| {
                 let (sender, asked) = mpsc::channel(WAITING);
                 let lane = BatchTask { queue, bus: api.bus.clone(), max_batch: api.max_batch };
                 let (database, lane_status) = (api.database.clone(), api.watchdog.lane(queue.as_str()));
                 at_work.spawn(async move { lane.work(asked, &database, &lane_status).await });
                 sender
             });
-            lanes.collect()
+            tasks.collect()
         };
-        (Self { orders: lanes(QueueName::Orders), stock: lanes(QueueName::Stock) }, at_work)
+        (Self { orders: tasks(QueueName::Orders), stock: tasks(QueueName::Stock) }, at_work)
     }
 
     /// Has a command handled, as if it had come from `queue`.
@@ -69,8 +69,8 @@ impl CommandBatcher {
         received: ReceivedMessage,
     ) -> Result<CommandOutcome, BatcherError> {
         let (answer, answered) = oneshot::channel();
-        let lanes = if queue == QueueName::Stock { &self.stock } else { &self.orders };
-        let lane = &lanes[partition_of(&received, lanes.len())];
+        let tasks = if queue == QueueName::Stock { &self.stock } else { &self.orders };
+        let lane = &tasks[partition_of(&received, tasks.len())];
         lane.try_send(PendingRequest { received, answer }).map_err(|error| match error {
             TrySendError::Full(_) => BatcherError::Overloaded,
             TrySendError::Closed(_) => BatcherError::Unavailable,
@@ -140,7 +140,7 @@ mod tests {
             body: body.to_string().into_bytes(),
             ..Message::default()
         };
-        ReceivedMessage::read_awaited(message, Limits { body: 1000, headers: 1000 })
+        ReceivedMessage::read_awaited(message, Limits { body_bytes: 1000, header_bytes: 1000 })
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ pub struct Api {
     /// How large a command may be.
     pub limits: Limits,
     /// Units of work in flight per queue at most.
-    pub lanes: usize,
+    pub tasks: usize,
     /// Commands in one unit of work at most.
     pub max_batch: usize,
     /// A lane that is busy with the same for longer is stuck.

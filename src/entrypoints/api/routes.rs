@@ -150,11 +150,11 @@ async fn command(
         let must_be = "Idempotency-Key must be 1 to 200 printable characters";
         return responses::message(StatusCode::BAD_REQUEST, must_be);
     }
-    let (deadline, limit) = (Instant::now() + shared.api.timeout, shared.api.limits.body);
+    let (deadline, limit) = (Instant::now() + shared.api.timeout, shared.api.limits.body_bytes);
     let body = timeout_at(deadline, read(body.into_data_stream(), limit));
     let body = match body.await {
         Ok(Some(body)) if body.len() > limit => {
-            let too_large = format!("the body has more than {limit} bytes (limits.body)");
+            let too_large = format!("the body has more than {limit} bytes (limits.body_bytes)");
             return responses::message(StatusCode::PAYLOAD_TOO_LARGE, &too_large);
         }
         Ok(Some(body)) => body,

@@ -43,7 +43,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ALLOCATION__RETRY__MAX_ATTEMPTS", "3"),
     ("ALLOCATION__RETENTION__FAILURES", "3s"),
     ("ALLOCATION__RETENTION__INBOX", "1h"),
-    ("ALLOCATION__WORKER__HOLD", "1s"),
+    ("ALLOCATION__WORKER__REQUEUE_AFTER", "1s"),
 ];
 
 /// Plays rounds until the time is over or something is wrong; one if no time is given.

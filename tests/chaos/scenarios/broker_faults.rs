@@ -120,7 +120,7 @@ pub(super) async fn broker_in_alarm(lab: &Lab) -> anyhow::Result<Verdict> {
     let lines = lines_of("LAMP", "line", 300);
     world.send(&lines).await?;
     lab.rabbit.control(&["set_disk_free_limit", "500000GB"]).await?;
-    let program = world.start("worker,relay", &[("ALLOCATION__RELAY__WINDOW", "20")]);
+    let program = world.start("worker,relay", &[("ALLOCATION__RELAY__MAX_IN_FLIGHT", "20")]);
     let worked = worked_in_alarm(&world, lines.len()).await;
     lab.rabbit.control(&["set_disk_free_limit", "50MB"]).await?;
     worked?;

@@ -68,7 +68,7 @@ pub(super) async fn deadlock(lab: &Lab) -> anyhow::Result<Verdict> {
     let (mut holder, mut rival) = (session(&world).await?, session(&world).await?);
     sqlx::raw_sql(RIVAL).execute(&mut rival).await?;
     hold(&mut holder, "STOOL").await?;
-    let one_lane = [("ALLOCATION__WORKER__LANES", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "10")];
+    let one_lane = [("ALLOCATION__WORKER__PARTITIONS", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "10")];
     let program = world.start("worker,relay", &one_lane)?;
     world.send(&[allocate("first", "STOOL", 1)]).await?;
     waits_for_a_lock(&world, OURS_WAITS).await?;
@@ -188,7 +188,7 @@ pub(super) async fn disk_full(lab: &Lab) -> anyhow::Result<Verdict> {
 /// A synchronous standby is lost: the server answers every question, and no commit.
 pub(super) async fn standby_lost(lab: &Lab) -> anyhow::Result<Verdict> {
     let world = World::new(lab, "standby_lost").await?;
-    let impatient = [("ALLOCATION__DATABASE__PATIENCE", "2s"), ("ALLOCATION__WORKER__HOLD", "3s")];
+    let impatient = [("ALLOCATION__DATABASE__TIMEOUT", "2s"), ("ALLOCATION__WORKER__REQUEUE_AFTER", "3s")];
     let program = world.start("worker,relay", &impatient)?;
     world.send(&lines_of("LAMP", "before", 5)).await?;
     world.drained().await?;

@@ -24,7 +24,7 @@ pub(super) const TOO_LARGE: &str = "too_large";
 pub(super) const CONFLICT: &str = "message_id_conflict";
 const MISSING_ID: &str = "missing_message_id";
 const UNKNOWN: &str = "unknown_command";
-/// More than `limits.headers` takes by default.
+/// More than `limits.header_bytes` takes by default.
 const MANY_HEADER_BYTES: usize = 70_000;
 
 pub(super) async fn strange_ids(lab: &Lab) -> anyhow::Result<Verdict> {

@@ -27,7 +27,7 @@ pub(super) async fn database_silent_then_gone(lab: &Lab) -> anyhow::Result<Verdi
 /// No message is blamed for the silence, and no connection of the pool is lost to it.
 async fn database_silent(world: World<'_>, gone: bool) -> anyhow::Result<Verdict> {
     let proxy = Proxy::to(&world.database_url()).await?;
-    let impatient = [("DATABASE_URL", proxy.url()), ("ALLOCATION__DATABASE__PATIENCE", "2s")];
+    let impatient = [("DATABASE_URL", proxy.url()), ("ALLOCATION__DATABASE__TIMEOUT", "2s")];
     let mut program = world.start("worker,relay", &impatient)?;
     let mut load = Load::seeded(23);
     world.send(&load.portion(200)).await?;

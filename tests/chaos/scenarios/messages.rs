@@ -12,7 +12,7 @@ use crate::{
     world::World,
 };
 
-/// The default of `limits.body`.
+/// The default of `limits.body_bytes`.
 const BODY_LIMIT: usize = 256 * 1024;
 /// What a process may need for all of it; the largest message alone has 20 MiB.
 const MEMORY_KIB: u64 = 300 * 1024;

@@ -44,13 +44,13 @@ const CUT_OFF: Duration = Duration::from_secs(2);
 const WORK_TAKES: Duration = Duration::from_millis(100);
 /// An interruption comes less than this after the progress that it waits for.
 const LATEST: Duration = Duration::from_millis(150);
-/// Messages are handed back within this time after `worker.hold`, or not at all.
+/// Messages are handed back within this time after `worker.requeue_after`, or not at all.
 const HANDED_BACK_WITHIN: Duration = Duration::from_secs(15);
 /// Many small units of work, far more messages held than one of them takes, and little patience in an outage.
 const WORKER: [(&str, &str); 3] = [
     ("ALLOCATION__WORKER__MAX_BATCH", "30"),
     ("ALLOCATION__WORKER__PREFETCH", "400"),
-    ("ALLOCATION__WORKER__HOLD", "1s"),
+    ("ALLOCATION__WORKER__REQUEUE_AFTER", "1s"),
 ];
 
 /// What comes in the middle of the work.

@@ -97,7 +97,7 @@ pub(super) async fn leaders_killed(lab: &Lab) -> anyhow::Result<Verdict> {
 
 fn relay(world: &World<'_>, proxy: &Proxy, role: &str) -> anyhow::Result<Program> {
     let url = world.lab.postgres.url(role, &world.database);
-    let small_window = ("ALLOCATION__RELAY__WINDOW", "10");
+    let small_window = ("ALLOCATION__RELAY__MAX_IN_FLIGHT", "10");
     world.start("relay", &[("DATABASE_URL", &url), ("AMQP_URL", proxy.url()), small_window])
 }
 

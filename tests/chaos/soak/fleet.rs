@@ -13,7 +13,7 @@ const SLOW: Duration = Duration::from_millis(2);
 const SMALL: [(&str, &str); 3] = [
     ("ALLOCATION__WORKER__MAX_BATCH", "2"),
     ("ALLOCATION__WORKER__PREFETCH", "20"),
-    ("ALLOCATION__RELAY__WINDOW", "20"),
+    ("ALLOCATION__RELAY__MAX_IN_FLIGHT", "20"),
 ];
 
 /// The processes under fire.

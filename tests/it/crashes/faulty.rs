@@ -193,10 +193,10 @@ impl Queues for Faulty<RabbitQueues> {
     async fn subscribe(
         &self,
         queue: QueueName,
-        stage: QueueKind,
-        pace: Prefetch,
+        queue_kind: QueueKind,
+        prefetch: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
-        let inner = self.inner.subscribe(queue, stage, pace).await?;
+        let inner = self.inner.subscribe(queue, queue_kind, prefetch).await?;
         Ok(Box::new(Faulty::around(inner, self.fault)))
     }
 }
@@ -306,14 +306,14 @@ async fn a_worker_with_a_fault() {
         (Arc::new(AvailabilityLog::of("the database")), Arc::new(AvailabilityLog::of("the broker")));
     let worker = |queue| Consumer {
         queue,
-        stage: QueueKind::Main,
+        queue_kind: QueueKind::Main,
         limits: LIMITS,
         queues: Arc::new(Faulty::around(RabbitQueues::new(broker.clone(), 100), fault)),
         bus: MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy.clone()),
-        lanes: 2,
+        partitions: 2,
         max_batch: 100,
-        hold: Duration::from_mins(1),
-        finish_within: Duration::from_secs(10),
+        requeue_after: Duration::from_mins(1),
+        finish_timeout: Duration::from_secs(10),
         watchdog: Watchdog::default(),
         database: database.clone(),
         mail: None,
@@ -322,7 +322,7 @@ async fn a_worker_with_a_fault() {
     let relay = Relay {
         outbox: Arc::new(Faulty::around(PgOutbox::new(access, commit_signal), fault)),
         publisher: Arc::new(RabbitPublisher::new(broker.clone())),
-        window: 100,
+        max_in_flight: 100,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
         database: database.clone(),
         broker: broker_outage.clone(),

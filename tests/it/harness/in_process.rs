@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::season::Command;
 
 /// The sizes that a message may have.
-pub(crate) const LIMITS: Limits = Limits { body: 262_144, headers: 65_536 };
+pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 
 /// A bus over a store, in this process; its notices are dropped.
 pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {

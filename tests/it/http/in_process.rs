@@ -126,7 +126,7 @@ async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
 #[tokio::test]
 async fn a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not() {
     let body = batch("b-1", "LAMP", 10).to_string();
-    let limits = Limits { body: body.len(), ..LIMITS };
+    let limits = Limits { body_bytes: body.len(), ..LIMITS };
     let served = serve(Settings { limits, ..Settings::default() }).await;
     let larger = format!("{body} ");
     served.client.request("POST", "/add_batch", &[JSON], larger.as_bytes()).await.has(413).message();

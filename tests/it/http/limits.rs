@@ -63,7 +63,7 @@ async fn only_plain_json_of_a_reasonable_size_is_taken() {
     }
     let large = format!("{body}{}", " ".repeat(300_000 - body.len()));
     let refused = client.request("POST", "/add_batch", &[JSON], large.as_bytes()).await.has(413).message();
-    assert!(refused.contains("262144") && refused.contains("limits.body"), "{refused}");
+    assert!(refused.contains("262144") && refused.contains("limits.body_bytes"), "{refused}");
 
     let with_charset = [("content-type", "application/json; charset=utf-8")];
     client.request("POST", "/add_batch", &with_charset, body.as_bytes()).await.has(201);

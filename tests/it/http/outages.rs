@@ -93,7 +93,7 @@ async fn a_database_that_falls_silent_again_and_again_costs_no_connection_for_go
     let settings = [
         ("DATABASE_URL", proxy.url()),
         ("ALLOCATION__API__TIMEOUT", "2s"),
-        ("ALLOCATION__DATABASE__PATIENCE", "1s"),
+        ("ALLOCATION__DATABASE__TIMEOUT", "1s"),
         ("ALLOCATION__DATABASE__MAX_CONNECTIONS", "12"),
     ];
     let (api, client) = world.api("api", &settings).await;

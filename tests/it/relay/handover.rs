@@ -172,7 +172,7 @@ async fn a_relay_that_loses_its_session_drops_what_it_publishes() {
     let relay = Relay {
         outbox: Arc::new(outbox.clone()),
         publisher: Arc::new(Silent),
-        window: 100,
+        max_in_flight: 100,
         retention: Retention { inbox: hour, failures: hour },
         database: Arc::new(AvailabilityLog::of("the database")),
         broker: Arc::new(AvailabilityLog::of("the broker")),

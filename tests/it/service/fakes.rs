@@ -32,7 +32,7 @@ pub(super) use publisher::{ScriptedPublisher, relay, run_for};
 pub(super) use queues::{ScriptedQueues, Working, worker};
 pub(super) use store::{Call, Reply, ScriptedStore};
 
-pub(super) const LIMITS: Limits = Limits { body: 262_144, headers: 65_536 };
+pub(super) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 
 pub(super) fn unavailable() -> StoreError {
     StoreError::Unavailable("no connection".into())

@@ -91,7 +91,7 @@ async fn while_anything_is_handled_messages_are_taken_again_soon() {
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     queues.put([batch("away", "AWAY").message]);
     store.loading("AWAY", Reply::Fails(unavailable()));
-    let working = Working::start(Consumer { lanes: 4, ..worker(&queues, &store) });
+    let working = Working::start(Consumer { partitions: 4, ..worker(&queues, &store) });
     for i in 0..600 {
         queues.put([batch(&format!("m{i}"), "LAMP").message]);
         tokio::time::sleep(Duration::from_millis(200)).await;

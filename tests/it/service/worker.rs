@@ -66,16 +66,16 @@ async fn one_by_one_means_nineteen_are_settled_before_the_full_pace() {
 /// There the broker has no limit of deliveries, and what breaks the subscription breaks it for ever.
 #[tokio::test(start_paused = true)]
 async fn subscriptions_to_dead_letters_that_are_lost_at_once_are_renewed_less_and_less_often() {
-    for (stage, slow) in [(QueueKind::Main, false), (QueueKind::DeadLetter, true)] {
+    for (queue_kind, slow) in [(QueueKind::Main, false), (QueueKind::DeadLetter, true)] {
         let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
         queues.breaks([Some(0); 12]);
-        let working = Working::start(Consumer { stage, ..worker(&queues, &store) });
+        let working = Working::start(Consumer { queue_kind, ..worker(&queues, &store) });
         tokio::time::sleep(seconds(60)).await;
         let gaps = queues.gaps();
         assert_eq!(gaps.len(), 12);
         assert!(gaps[0] < 0.2, "{gaps:?}");
         assert_eq!(gaps[11] > 1.5, slow, "{gaps:?}");
-        assert!(queues.paces()[1..].iter().all(|pace| *pace == Prefetch::One));
+        assert!(queues.paces()[1..].iter().all(|prefetch| *prefetch == Prefetch::One));
         working.stop().await;
     }
 }
@@ -121,7 +121,8 @@ async fn only_what_was_handled_or_recorded_is_settled() {
     messages[10] = batch(&id(10), "AWAY").message;
     messages[11] = rejected(&id(11)).message;
     queues.put(messages);
-    let working = Working::start(Consumer { lanes: 2, hold: seconds(600), ..worker(&queues, &store) });
+    let working =
+        Working::start(Consumer { partitions: 2, requeue_after: seconds(600), ..worker(&queues, &store) });
     tokio::time::sleep(seconds(60)).await;
     assert_eq!(queues.paces(), [Prefetch::Configured]);
     working.stop().await;
@@ -162,7 +163,7 @@ async fn lines_of_one_sku_are_handled_in_their_order_beside_other_lanes() {
     let skus = ["LAMP", "VASE", "SOFA"];
     let stock = skus.map(|sku| batch(&format!("stock of {sku}"), sku).message);
     let lines = (0..60).map(|i| line(&id(i), skus[i % 3], 1).message);
-    let working = Working::start(Consumer { lanes: 8, max_batch: 3, ..worker(&queues, &store) });
+    let working = Working::start(Consumer { partitions: 8, max_batch: 3, ..worker(&queues, &store) });
     queues.put(stock);
     tokio::time::sleep(seconds(1)).await;
     queues.put(lines);

@@ -94,7 +94,7 @@ impl ScriptedQueues {
 
     /// The pace of each subscription.
     pub(crate) fn paces(&self) -> Vec<Prefetch> {
-        self.state().subscriptions.iter().map(|(_, pace)| *pace).collect()
+        self.state().subscriptions.iter().map(|(_, prefetch)| *prefetch).collect()
     }
 
     /// The seconds from each subscription to the next.
@@ -111,21 +111,27 @@ impl Queues for ScriptedQueues {
         &self,
         _queue: QueueName,
         _stage: QueueKind,
-        pace: Prefetch,
+        prefetch: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let mut state = self.state();
-        state.subscriptions.push((Instant::now(), pace));
+        state.subscriptions.push((Instant::now(), prefetch));
         let number = state.subscriptions.len();
         let breaks_after = state.breaks.pop_front().flatten();
         drop(state);
-        Ok(Box::new(ScriptedSubscription { queues: self.clone(), number, pace, breaks_after, last_tag: 0 }))
+        Ok(Box::new(ScriptedSubscription {
+            queues: self.clone(),
+            number,
+            prefetch,
+            breaks_after,
+            last_tag: 0,
+        }))
     }
 }
 
 struct ScriptedSubscription {
     queues: ScriptedQueues,
     number: usize,
-    pace: Prefetch,
+    prefetch: Prefetch,
     breaks_after: Option<usize>,
     last_tag: u64,
 }
@@ -136,7 +142,7 @@ impl ScriptedSubscription {
         if std::mem::take(&mut state.break_now) || self.breaks_after == Some(0) {
             return Some(Err(BrokerError("connection lost".into())));
         }
-        if self.pace == Prefetch::One && !state.out.is_empty() {
+        if self.prefetch == Prefetch::One && !state.out.is_empty() {
             return None;
         }
         let (message, redelivered) = state.ready.pop_front()?;
@@ -201,14 +207,14 @@ impl Acknowledger for ScriptedSettler {
 pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer {
     Consumer {
         queue: QueueName::Orders,
-        stage: QueueKind::Main,
+        queue_kind: QueueKind::Main,
         limits: LIMITS,
         queues: Arc::new(queues.clone()),
         bus: bus(store),
-        lanes: 1,
+        partitions: 1,
         max_batch: 1,
-        hold: Duration::from_secs(3),
-        finish_within: Duration::from_secs(8),
+        requeue_after: Duration::from_secs(3),
+        finish_timeout: Duration::from_secs(8),
         watchdog: Watchdog::default(),
         database: Arc::new(AvailabilityLog::of("the database")),
         mail: None,
