@@ -9,10 +9,10 @@ use lapin::options::QueuePurgeOptions;
 use crate::harness::{SOON, World, allocate, amqp_url, wait_for};
 
 /// A subscription to the orders of a world that holds this many of them.
-async fn subscribe(world: &World, orders: u32, prefetch: u16, prefetch: Prefetch) -> Box<dyn Subscription> {
+async fn subscribe(world: &World, orders: u32, limit: u16, prefetch: Prefetch) -> Box<dyn Subscription> {
     let orders: Vec<_> = (0..orders).map(|number| allocate(&format!("o-{number}"), "LAMP", 1)).collect();
     world.sender.send_all(&orders).await;
-    let queues = RabbitQueues::new(RabbitConfig::new(&amqp_url(), &world.namespace).unwrap(), prefetch);
+    let queues = RabbitQueues::new(RabbitConfig::new(&amqp_url(), &world.namespace).unwrap(), limit);
     queues.subscribe(QueueName::Orders, QueueKind::Main, prefetch).await.unwrap()
 }
 

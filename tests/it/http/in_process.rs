@@ -105,7 +105,7 @@ async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
         token: None,
         timeout,
         limits,
-        lanes: 2,
+        tasks: 2,
         max_batch: 100,
         stuck_after,
         bus: bus(Arc::new(store)),
