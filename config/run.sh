@@ -14,35 +14,49 @@ find_servers() {
     eval "$urls"
 }
 
+# The first run: schema, every role in one process, the example day, its result, then work until Ctrl-C.
 run() {
     local servers=0 code=0 stopping=
     find_servers || servers=$?
     ((servers == 0 || servers == 3)) || exit "$servers"
-    cargo build --release
-    ((servers == 0)) || { say "Without servers the example day is played in memory."; exec "$allocation" demo; }
-    "$allocation" migrate
-    "$allocation" topology
+    [[ -x $allocation ]] || say "build: compiling the release binary, which takes some minutes the first time"
+    cargo build --release --quiet
+    ((servers == 0)) || { say "Without servers the example day runs in memory."; exec "$allocation" demo; }
+    export ALLOCATION__LOG__FILTER=${ALLOCATION__LOG__FILTER:-warn}
+    export ALLOCATION__SMTP__URL=${ALLOCATION__SMTP__URL:-file:target/notifications}
+    say "schema: $("$allocation" migrate)"
+    say "roles: worker, relay, archive, notifier and api in one process"
+    say "notifications: ${ALLOCATION__SMTP__URL%%://*}"
 
-    # A process group each: the terminal's Ctrl-C comes to this script alone, which passes it on once. A second one, which
-    # means "at once", then stays the user's to send.
+    # Each child has its own process group: Ctrl-C reaches this script only, which forwards it once. A second Ctrl-C, which
+    # means "exit immediately", is then sent by the user.
     set -m
     "$allocation" run &
     worker=$!
-    "$allocation" send --file examples/trading-day.jsonl --follow &
+    "$allocation" send --file examples/trading-day.jsonl --in-order --follow &
     sender=$!
     set +m
     trap 'stopping=yes; kill -TERM "$sender" "$worker" 2>/dev/null || true' HUP INT TERM
 
-    wait -n || code=$? # for either to end, or for a signal
+    wait -n || code=$? # until either ends, or a signal arrives
     if ! kill -0 "$worker" 2>/dev/null; then
         kill -TERM "$sender" 2>/dev/null || true
     elif [[ -z $stopping ]]; then
-        ((code == 0)) || say "Not every command was handled: $allocation dead-letters list"
-        say "The day is over, the worker is not: it goes on until Ctrl-C. To look around, from another terminal:"
-        say "  eval \"\$(config/servers.sh)\"; $allocation status"
+        next_steps "$code"
     fi
     while kill -0 "$worker" 2>/dev/null; do wait "$worker" || true; done # each signal ends a wait
     wait "$worker"
+}
+
+next_steps() {
+    local listen
+    listen=$("$allocation" config | sed -n 's/^api.listen = "\(.*\)"$/\1/p')
+    say ""
+    (($1 == 0)) || say "Not every command was handled; run: $allocation dead-letters list"
+    say "API: http://$listen   The worker runs until Ctrl-C. Try, in another terminal:"
+    say "  curl http://$listen/availability/UNCLE-OSKARS-ROCKER"
+    say "  eval \"\$(config/servers.sh)\"; $allocation status"
+    say "  eval \"\$(config/servers.sh)\"; $allocation send allocate --orderid my-order --sku NAPPING-SOFA --qty 1 --follow"
 }
 
 # Runs the SQL on standard input in database $1 of the server. A machine that has the server in Docker may have no psql.
@@ -82,7 +96,7 @@ sqlx_metadata() {
 sqlx_check() {
     describe_queries
     diff --recursive --brief .sqlx "$fresh/.sqlx" >&2 && return
-    say "The queries are not those that .sqlx describes. This mends it: make sqlx-metadata"
+    say "The queries differ from .sqlx. To update it: make sqlx-metadata"
     return 1
 }
 

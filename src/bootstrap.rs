@@ -15,17 +15,18 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::{
+        mail::{DirectoryNotifier, LogNotifier, MailAddresses, SmtpNotifier},
         postgres::{
             self, CommitSignal, PgConfig, PgFailedMessages, PgOutbox, PgReadModel, PgSchema, PgStore,
         },
         rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
-        smtp::SmtpNotifier,
     },
     config::Settings,
     entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
     ports::{
         admin::{CommandSender, DeclareResult, ReadModel, Schema, SchemaVersion, Topology},
         failed_messages::FailedMessages,
+        notifier::Notifier,
         outbox::{ParkedEvents, Retention},
         queue::{QueueKind, QueueName},
     },
@@ -91,11 +92,11 @@ impl App {
             .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
         let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
-        let notifier = SmtpNotifier::new(smtp.url.expose(), &notifications.from, &notifications.to)?;
+        let notifier = notifier(smtp.url.expose(), MailAddresses::new(&notifications.from, &notifications.to)?)?;
         let (pool, commit_signal) = (access.pool(), Arc::<CommitSignal>::default());
         let store = PgStore::new(pool.clone(), &access, commit_signal.clone());
         Ok(Self {
-            bus: MessageBus::new(Arc::new(store), Arc::new(notifier), policy(&settings)),
+            bus: MessageBus::new(Arc::new(store), notifier, policy(&settings)),
             pool,
             access,
             broker,
@@ -195,6 +196,9 @@ impl App {
                     self.consume(&[QueueName::Orders, QueueName::Stock], QueueKind::Main, stop, &mut tasks);
                 }
                 Role::Notifier => {
+                    if self.settings.smtp.url.expose().is_empty() {
+                        info!("smtp.url is empty: each notification is a log line");
+                    }
                     self.consume(&[QueueName::Notifications], QueueKind::Main, stop, &mut tasks)
                 }
                 Role::Api => {} // It serves already.
@@ -339,6 +343,14 @@ impl App {
         }
         true
     }
+}
+
+fn notifier(url: &str, addresses: MailAddresses) -> anyhow::Result<Arc<dyn Notifier>> {
+    Ok(match (url, url.strip_prefix("file:")) {
+        ("", _) => Arc::new(LogNotifier),
+        (_, Some(directory)) => Arc::new(DirectoryNotifier::new(directory.into(), addresses)),
+        (url, None) => Arc::new(SmtpNotifier::new(url, addresses)?),
+    })
 }
 
 fn policy(settings: &Settings) -> FailurePolicy {

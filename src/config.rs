@@ -187,6 +187,10 @@ impl SecretUrl {
     }
 
     fn redacted(&self) -> String {
+        let has_no_secret = self.expose().is_empty() || self.expose().starts_with("file:");
+        if has_no_secret {
+            return self.expose().to_owned();
+        }
         let Ok(mut url) = Url::parse(self.expose()) else {
             return "(not a URL)".into();
         };
@@ -320,5 +324,9 @@ mod tests {
         let settings = with(secrets).unwrap();
         let printed = format!("{settings:?} {}", serde_json::to_string(&settings).unwrap());
         assert!(!printed.contains("hunter2") && printed.contains("me:redacted@db"), "{printed}");
+        for url in ["", "file:outgoing/mail"] {
+            let settings = with(&format!("[smtp]\nurl = \"{url}\"")).unwrap();
+            assert_eq!(serde_json::to_value(&settings).unwrap()["smtp"]["url"], url);
+        }
     }
 }

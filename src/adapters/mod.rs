@@ -1,7 +1,7 @@
 //! The ports' other sides: real servers, files, and memory.
 
 pub mod csv;
+pub mod mail;
 pub mod memory;
 pub mod postgres;
 pub mod rabbitmq;
-pub mod smtp;

@@ -69,7 +69,7 @@ const NEVER: [(&str, &[&str]); 10] = [
     ),
     ("adapters/postgres", &["lapin", "lettre", "adapters::"]),
     ("adapters/rabbitmq", &["sqlx", "lettre", "adapters::"]),
-    ("adapters/smtp", &["sqlx", "lapin", "adapters::"]),
+    ("adapters/mail", &["sqlx", "lapin", "adapters::"]),
     ("adapters/csv", &["sqlx", "lapin", "lettre", "adapters::"]),
     ("adapters/memory", &["sqlx", "lapin", "lettre", "adapters::"]),
     (
