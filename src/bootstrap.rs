@@ -92,7 +92,8 @@ impl App {
             .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
         let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
-        let notifier = notifier(smtp.url.expose(), MailAddresses::new(&notifications.from, &notifications.to)?)?;
+        let notifier =
+            notifier(smtp.url.expose(), MailAddresses::new(&notifications.from, &notifications.to)?)?;
         let (pool, commit_signal) = (access.pool(), Arc::<CommitSignal>::default());
         let store = PgStore::new(pool.clone(), &access, commit_signal.clone());
         Ok(Self {

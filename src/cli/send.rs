@@ -181,7 +181,7 @@ struct SendReport {
 impl Send {
     pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
         let views = app.views();
-        let events_before = if self.follow { views.events_recorded().await? } else { 0 };
+        let events_before = if self.follow { views.recorded_totals().await?.events } else { 0 };
         let begin = Instant::now();
         let mut tally = SendReport::default();
         let sender = app.sender();
@@ -331,13 +331,13 @@ async fn follow(
     let orderids: Vec<_> = tally.orderids.iter().cloned().collect();
     let (mut last, mut moved) = ((0, 0), Instant::now());
     loop {
-        let (outcome, outbox) = (views.outcome(&ids, &orderids).await?, views.outbox_depth().await?);
+        let (outcome, outbox) = (views.send_progress(&ids, &orderids).await?, views.outbox_depth().await?);
         let done = outcome.handled == as_i64(ids.len()) && outbox.pending == 0;
         if last != (outcome.handled, outbox.pending) {
             (last, moved) = ((outcome.handled, outbox.pending), Instant::now());
         }
         if done || moved.elapsed() > GIVE_UP_AFTER {
-            let events = views.events_recorded().await? - events_before;
+            let events = views.recorded_totals().await?.events - events_before;
             return Ok(FollowReport { outcome, events, unpublished: outbox.pending, took: begin.elapsed() });
         }
         tokio::time::sleep(LOOK_EVERY).await;

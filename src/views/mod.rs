@@ -16,7 +16,7 @@ pub use failed_messages::{
 };
 pub use orders::{Allocation, Order, OrderLine};
 pub use outbox::{OutboxDepth, UnpublishedEvent};
-pub use progress::SendProgress;
+pub use progress::{RecordedTotals, SendProgress};
 
 /// Answers questions from a database.
 #[derive(Clone)]

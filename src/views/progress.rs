@@ -1,36 +1,51 @@
-//! What senders ask: what became of what was sent?
+//! Progress of what a sender sent.
 
 use serde::Serialize;
 
 use super::Views;
 
-/// What became of commands and of the orders they were about.
+/// Progress of commands and of the orders that they belong to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SendProgress {
-    /// How many of the message ids were handled.
+    /// Message ids that were handled.
     pub handled: i64,
-    /// How many lines of the orders sit in a batch.
+    /// Lines of the orders that are in a batch.
     pub allocated: i64,
-    /// How many lines of the orders wait.
+    /// Lines of the orders that are backorders.
     pub backordered: i64,
+    /// Failed attempts of the messages.
+    pub failed_attempts: i64,
+}
+
+/// What the whole system has recorded since the database was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordedTotals {
+    /// Events, published or not.
+    pub events: i64,
+    /// Notifications that were delivered.
+    pub notifications: i64,
 }
 
 impl Views {
-    /// How many events were ever recorded.
+    /// The totals so far: the difference of two calls is what happened between them.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn events_recorded(&self) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar!(r#"select coalesce(sum(event_sequence), 0)::bigint as "events!" from products"#)
-            .fetch_one(&self.pool)
-            .await
+    /// The database is unavailable.
+    pub async fn recorded_totals(&self) -> Result<RecordedTotals, sqlx::Error> {
+        sqlx::query_as!(
+            RecordedTotals,
+            r#"select (select coalesce(sum(event_sequence), 0) from products)::bigint as "events!",
+                      (select count(*) from inbox where queue = 'notifications') as "notifications!""#,
+        )
+        .fetch_one(&self.pool)
+        .await
     }
 
-    /// What became of commands, by message id, and of orders, by their ids.
+    /// Progress of commands, by message id, and of orders, by order id.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn outcome(
+    /// The database is unavailable.
+    pub async fn send_progress(
         &self,
         message_ids: &[String],
         orderids: &[String],
@@ -39,6 +54,8 @@ impl Views {
             SendProgress,
             r#"select (select count(distinct message_id) from inbox
                        where queue in ('orders', 'stock') and message_id = any($1)) as "handled!",
+                      (select count(*) from failed_attempts join failed_messages on failed_messages.id = failed_message_id
+                       where queue in ('orders', 'stock') and message_id = any($1)) as "failed_attempts!",
                       count(batchref) as "allocated!",
                       count(*) filter (where orderid is not null and batchref is null) as "backordered!"
                from allocations_view where orderid = any($2)"#,

@@ -19,7 +19,7 @@ const ROLES: &str = "worker,relay,notifier";
 /// A mail that fails is tried once more, soon.
 const HASTY: &[(&str, &str)] =
     &[("ALLOCATION__RETRY__MAX_ATTEMPTS", "2"), ("ALLOCATION__RETRY__INITIAL_INTERVAL", "100ms")];
-const MAX_SKIP_MESSAGES: &str = "select count(*) from inbox where queue = 'notifications'";
+const NOTIFICATIONS_HANDLED: &str = "select count(*) from inbox where queue = 'notifications'";
 const FAILURES: &str = "select count(*) from failed_messages";
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 const RESOLVED: &str = "select count(*) from failed_messages where status = 'resolved'";
@@ -44,7 +44,8 @@ async fn order(world: &World, numbers: RangeInclusive<u32>) {
 }
 
 async fn wait_told(world: &World, events: i64) {
-    wait_for("people are told", DRAINS_WITHIN, &events, async || world.count(MAX_SKIP_MESSAGES).await).await;
+    wait_for("people are told", DRAINS_WITHIN, &events, async || world.count(NOTIFICATIONS_HANDLED).await)
+        .await;
 }
 
 /// Waits until a notification is dead, and says what the command line says of it.
@@ -122,7 +123,7 @@ async fn while_the_mail_server_is_away_nothing_is_lost_and_nothing_counts() {
     let noticed = async || process.log().contains("waiting for the mail server");
     wait_until("it is noticed that the server is away", DRAINS_WITHIN, noticed).await;
     let events = world.settled(5).await; // everything else goes on
-    assert_eq!(world.count(MAX_SKIP_MESSAGES).await, 1);
+    assert_eq!(world.count(NOTIFICATIONS_HANDLED).await, 1);
 
     server.start_again().await;
     wait_told(&world, 4).await;
@@ -228,7 +229,7 @@ async fn a_notifier_that_is_killed_again_and_again_tells_of_every_event() {
     let events: Vec<_> = (0..200).map(event).collect();
     world.sender.publish_all(&events).await;
     let (mut notifier, mut random) = (world.notifier("notifier", &server, &[]), Random::seeded(5));
-    while world.count(MAX_SKIP_MESSAGES).await < 150 {
+    while world.count(NOTIFICATIONS_HANDLED).await < 150 {
         // More than it may hold, so that no message is there at each death and can be taken for the cause.
         let more = HELD + 5 + usize::try_from(random.below(15)).unwrap();
         let enough = server.desk().taken.len() + more;
@@ -278,7 +279,7 @@ async fn a_mail_server_that_never_says_a_word_holds_up_neither_orders_nor_stock(
     let go_on = async || world.handled().await;
     wait_for("orders and stock go on", Duration::from_secs(10), &52, go_on).await;
     assert_eq!(world.settled(52).await.len(), 26);
-    assert_eq!((world.count(MAX_SKIP_MESSAGES).await, world.count(FAILURES).await), (0, 0));
+    assert_eq!((world.count(NOTIFICATIONS_HANDLED).await, world.count(FAILURES).await), (0, 0));
     world.close_after([process]).await; // the mail in hand is left to redelivery
 }
 
@@ -298,7 +299,7 @@ async fn restarts_while_the_mail_server_is_away_kill_no_notification() {
         assert!(notifier.terminate().await.success());
         assert_eq!(world.count(STARTS).await, 0, "a start counts once the mail is out");
     }
-    assert_eq!((world.count(MAX_SKIP_MESSAGES).await, world.count(FAILURES).await), (0, 0));
+    assert_eq!((world.count(NOTIFICATIONS_HANDLED).await, world.count(FAILURES).await), (0, 0));
 
     server.start_again().await;
     let notifier = world.notifier("notifier", &server, HASTY);

@@ -18,6 +18,7 @@ mod http;
 mod leftovers;
 mod lock_order;
 mod mail;
+mod notifications;
 mod operators;
 mod order;
 mod plans;
