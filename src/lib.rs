@@ -8,6 +8,7 @@ pub mod crash_points;
 pub mod domain;
 pub mod entrypoints;
 pub mod ports;
+mod reexec;
 pub mod service;
 mod telemetry;
 pub mod views;

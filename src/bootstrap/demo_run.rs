@@ -1,4 +1,4 @@
-//! The same worker, bus and relay, over memory.
+//! Runs the consumer, the bus and the relay on the in-memory adapters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,24 +21,24 @@ use crate::{
     },
 };
 
-/// What a day in memory came to.
+/// The results of the commands.
 #[derive(Debug, Default)]
 pub struct DemoReport {
     /// The names of the published events, in order.
     pub events: Vec<String>,
-    /// Lines that sit in a batch.
+    /// Lines that are allocated to a batch.
     pub allocated: usize,
-    /// Lines that wait.
+    /// Lines that are backordered.
     pub backordered: usize,
     /// Commands that failed.
     pub failed: usize,
 }
 
-/// Plays commands through the same worker, bus and relay, over queues, a store and an exchange in memory.
+/// Handles the commands and publishes their events, all in memory.
 pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
-    let (store, queues, exchange) =
+    let (store, queues, publisher) =
         (MemoryStore::default(), MemoryQueues::default(), RecordingPublisher::default());
-    // One queue, so that nothing comes before what it needs: nothing is tried again here.
+    // A single queue keeps the commands in order: the memory store does not retry.
     for command in commands {
         queues.put(QueueName::Orders, command).await;
     }
@@ -49,7 +49,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
     };
     let (database, broker) =
         (Arc::new(AvailabilityLog::of("the store")), Arc::new(AvailabilityLog::of("the exchange")));
-    let worker = Consumer {
+    let consumer = Consumer {
         queue: QueueName::Orders,
         queue_kind: QueueKind::Main,
         limits: Limits { body_bytes: usize::MAX, header_bytes: usize::MAX },
@@ -66,7 +66,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
     };
     let relay = Relay {
         outbox: Arc::new(store.clone()),
-        publisher: Arc::new(exchange.clone()),
+        publisher: Arc::new(publisher.clone()),
         max_in_flight: 100,
         retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
         database,
@@ -80,16 +80,16 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         }
         stop.cancel();
     };
-    tokio::join!(worker.run(&stop), relay.run(&stop), published);
-    let kept = store.state().await;
+    tokio::join!(consumer.run(&stop), relay.run(&stop), published);
+    let state = store.state().await;
     DemoReport {
-        events: exchange.published().into_iter().map(|row| row.name).collect(),
-        allocated: kept.view.values().filter(|state| matches!(state, ReadModelState::Allocated(..))).count(),
-        backordered: kept
+        events: publisher.published().into_iter().map(|row| row.name).collect(),
+        allocated: state.view.values().filter(|line| matches!(line, ReadModelState::Allocated(..))).count(),
+        backordered: state
             .view
             .values()
-            .filter(|state| matches!(state, ReadModelState::Backordered(_)))
+            .filter(|line| matches!(line, ReadModelState::Backordered(_)))
             .count(),
-        failed: kept.failures.len(),
+        failed: state.failures.len(),
     }
 }

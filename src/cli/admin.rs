@@ -1,4 +1,4 @@
-//! `allocation migrate`, `topology` and `config`: before the first command, and when something looks odd.
+//! `allocation migrate`, `topology` and `config`: setup and inspection of an installation.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     ports::admin::{DeclareResult, Topology as _},
 };
 
-use super::{ExitStatus, output};
+use super::{exit::ExitStatus, output};
 
 pub(super) async fn migrate(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
     let version = app.migrate().await?;
@@ -20,38 +20,39 @@ pub(super) async fn migrate(app: &App, json: bool) -> anyhow::Result<ExitStatus>
     Ok(ExitStatus::Success)
 }
 
-/// Exits 1 when something exists with other arguments, so that a deployment notices.
+/// Exits 1 when an exchange or queue exists with other arguments, so that a deployment script can stop.
 pub(super) async fn topology(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
     let declared = app.topology().declare().await?;
-    let different = declared.iter().any(|declared| matches!(declared, DeclareResult::Mismatch(..)));
+    let mismatch = declared.iter().any(|declared| matches!(declared, DeclareResult::Mismatch(..)));
     if json {
         let rows = declared.iter().map(|declared| {
-            let (name, state, difference) = words(declared);
+            let (name, state, difference) = columns(declared);
             json!({ "name": name, "state": state, "difference": difference })
         });
         output::json(&rows.collect::<Vec<_>>())?;
     } else {
         for declared in &declared {
-            let (name, state, difference) = words(declared);
-            output::line(&format!(
-                "{name}: {state}{}",
-                difference.map(|how| format!(": {how}")).unwrap_or_default()
-            ));
+            let (name, state, difference) = columns(declared);
+            let difference = difference.map(|text| format!(": {text}")).unwrap_or_default();
+            output::line(&format!("{name}: {state}{difference}"));
         }
     }
-    if different {
+    if mismatch {
         output::error(
-            "what exists with other arguments is used as it is; to change it, drain and delete it, or use a policy",
+            "objects that exist with other arguments are used unchanged; to change them, drain and delete them, or use a policy",
         );
     }
-    Ok(if different { ExitStatus::Incomplete } else { ExitStatus::Success })
+    Ok(if mismatch { ExitStatus::Incomplete } else { ExitStatus::Success })
 }
 
-fn words(declared: &DeclareResult) -> (&str, &str, Option<&str>) {
+/// Name, state and, if it exists with other arguments, the difference.
+fn columns(declared: &DeclareResult) -> (&str, &str, Option<&str>) {
     match declared {
-        DeclareResult::Matches(name) => (name, "as it should be", None),
-        DeclareResult::Mismatch(name, how) => (name, "different", Some(how)),
-        DeclareResult::NotPermitted(name) => (name, "exists; this user may not compare it", None),
+        DeclareResult::Matches(name) => (name, "matches", None),
+        DeclareResult::Mismatch(name, difference) => (name, "mismatch", Some(difference)),
+        DeclareResult::NotPermitted(name) => {
+            (name, "exists; this user is not permitted to compare its arguments", None)
+        }
     }
 }
 
@@ -65,7 +66,7 @@ pub(super) fn config(settings: &Settings, json: bool) -> anyhow::Result<ExitStat
     Ok(ExitStatus::Success)
 }
 
-/// `section.key = value`, a line each.
+/// One line `section.key = value` for each setting.
 fn print_flat(path: &str, value: &Value) {
     match value {
         Value::Object(entries) => {

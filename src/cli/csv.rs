@@ -1,4 +1,4 @@
-//! `allocation csv`: a folder of files in place of servers.
+//! `allocation csv`: allocates the orders of a folder of files, without servers.
 
 use std::path::PathBuf;
 
@@ -8,31 +8,31 @@ use serde_json::json;
 
 use crate::bootstrap::{self, CsvErrors, CsvReport};
 
-use super::{ExitStatus, output};
+use super::{exit::ExitStatus, output};
 
 #[derive(Debug, Args)]
 pub(super) struct Csv {
-    /// Has batches.csv (ref,sku,qty,eta), orders.csv (orderid,sku,qty) and maybe allocations.csv
-    /// (orderid,sku,qty,batchref), which is written anew.
+    /// A folder with batches.csv (ref,sku,qty,eta), orders.csv (orderid,sku,qty) and optionally allocations.csv
+    /// (orderid,sku,qty,batchref), which is replaced.
     dir: PathBuf,
 }
 
 impl Csv {
-    /// Exits 1 if a row could not be read, and nothing was written then; or if a rule said no to an order. A line
-    /// without stock is no failure.
+    /// Exits 1 if a row is invalid, in which case nothing is written, or if an order was rejected. A line without stock
+    /// is not a failure.
     pub(super) async fn execute(self, json: bool) -> anyhow::Result<ExitStatus> {
         let progress = ProgressBar::no_length()
             .with_style(ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len} orders")?);
-        let allocated = bootstrap::allocate_files(&self.dir, |done, of| {
+        let report = bootstrap::allocate_files(&self.dir, |done, of| {
             progress.set_length(of as u64);
             progress.set_position(done as u64);
         });
-        let allocated = allocated.await;
+        let report = report.await;
         progress.finish_and_clear();
-        match allocated {
-            Ok(allocated) => {
-                report(&allocated, json)?;
-                Ok(if allocated.rejected.is_empty() { ExitStatus::Success } else { ExitStatus::Incomplete })
+        match report {
+            Ok(report) => {
+                print(&report, json)?;
+                Ok(if report.rejected.is_empty() { ExitStatus::Success } else { ExitStatus::Incomplete })
             }
             Err(error) => match error.downcast::<CsvErrors>() {
                 Ok(CsvErrors(rows)) => {
@@ -48,8 +48,8 @@ impl Csv {
     }
 }
 
-fn report(allocated: &CsvReport, json: bool) -> anyhow::Result<()> {
-    let CsvReport { orders, kept, placed, without_stock, rejected } = allocated;
+fn print(report: &CsvReport, json: bool) -> anyhow::Result<()> {
+    let CsvReport { orders, kept, placed, without_stock, rejected } = report;
     for row in rejected {
         output::error(&output::sanitize(row));
     }

@@ -1,4 +1,4 @@
-//! `allocation demo`: the example day on queues, a store and an exchange in memory. Nothing of it is kept.
+//! `allocation demo`: runs the example day on queues, a store and an exchange in memory. Nothing is stored.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -7,7 +7,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::{bootstrap, ports::queue::Message};
 
-use super::{ExitStatus, output};
+use super::{exit::ExitStatus, output};
 
 const DAY: &str = include_str!("../../examples/trading-day.jsonl");
 
@@ -23,29 +23,26 @@ pub(super) async fn demo(json: bool) -> anyhow::Result<ExitStatus> {
     let day: Vec<Message> = DAY.lines().map(message).collect::<Result<_, _>>()?;
     let messages = day.len();
     let begin = Instant::now();
-    let told = bootstrap::play_in_memory(day).await;
+    let report = bootstrap::play_in_memory(day).await;
     let took = begin.elapsed();
     let mut events: BTreeMap<&str, usize> = BTreeMap::new();
-    for event in &told.events {
+    for event in &report.events {
         *events.entry(event.as_str()).or_default() += 1;
     }
     if json {
         output::json(&json!({
-            "messages": messages, "failed": told.failed, "events": events,
-            "lines": { "allocated": told.allocated, "backordered": told.backordered },
+            "messages": messages, "failed": report.failed, "events": events,
+            "lines": { "allocated": report.allocated, "backordered": report.backordered },
         }))?;
     } else {
-        output::line(&format!("{messages} messages played in {} ms", took.as_millis()));
-        output::line(&format!(
-            "{} lines sit in a batch, {} wait as backorders",
-            told.allocated, told.backordered
-        ));
+        output::line(&format!("{messages} messages processed in {} ms", took.as_millis()));
+        output::line(&format!("{} lines allocated, {} backordered", report.allocated, report.backordered));
         for (name, count) in events {
             output::line(&format!("{count} events {name}"));
         }
-        output::line("it was all in memory; nothing of it is kept");
+        output::line("everything ran in memory; nothing was stored");
     }
-    Ok(if told.failed == 0 { ExitStatus::Success } else { ExitStatus::Incomplete })
+    Ok(if report.failed == 0 { ExitStatus::Success } else { ExitStatus::Incomplete })
 }
 
 fn message(line: &str) -> serde_json::Result<Message> {

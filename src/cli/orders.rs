@@ -1,20 +1,20 @@
-//! `allocation orders show`: where are the lines of an order?
+//! `allocation orders show`: the lines of an order and their batches.
 
 use clap::{Args, Subcommand};
 
 use crate::bootstrap::App;
 
-use super::{ExitStatus, output};
+use super::{exit::ExitStatus, output};
 
 #[derive(Debug, Args)]
 pub(super) struct Orders {
     #[command(subcommand)]
-    what: OrdersCommand,
+    command: OrdersCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum OrdersCommand {
-    /// Show the lines of an order: in which batch each sits, or that it waits.
+    /// Show the lines of an order, each with its batch or as a backorder.
     Show {
         /// The order.
         orderid: String,
@@ -22,11 +22,11 @@ enum OrdersCommand {
 }
 
 impl Orders {
-    /// Exits 1 if no line of the order is known.
+    /// Exits 1 if the order has no lines.
     pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
-        let OrdersCommand::Show { orderid } = self.what;
+        let OrdersCommand::Show { orderid } = self.command;
         let Some(order) = app.views().order(&orderid).await? else {
-            output::error(&format!("no line of order {} is known", output::sanitize(&orderid)));
+            output::error(&format!("order {} has no lines", output::sanitize(&orderid)));
             return Ok(ExitStatus::Incomplete);
         };
         if json {

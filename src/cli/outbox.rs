@@ -1,17 +1,17 @@
-//! `allocation outbox`: events that are committed and not yet published, and those the broker refused.
+//! `allocation outbox`: events that are committed and not yet published, and those that the broker rejected.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::{bootstrap::App, ports::outbox::ParkedEvents as _, views::UnpublishedEvent};
 
-use super::{ExitStatus, output};
+use super::{exit::ExitStatus, output};
 
-/// Look at events that are not published yet, and try those again that were set aside.
+/// List unpublished events, and retry those that the broker rejected.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "An event that the broker refuses even alone is set aside with the reason; the later events of \
-    its SKU wait behind it, those of other SKUs go on. Mend the cause, then `retry`: the SKU follows in order."
+    after_help = "An event that the broker rejects is parked with the reason. Later events of its SKU wait, other SKUs \
+    continue. Fix the cause, then `retry`: the events of the SKU are published in order."
 )]
 pub(super) struct Outbox {
     #[command(subcommand)]
@@ -20,26 +20,26 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Events that were set aside, the oldest first.
+    /// List parked events, oldest first.
     List {
-        /// Those that merely wait, too.
+        /// Include unpublished events that are not parked.
         #[arg(long)]
         all: bool,
-        /// How many at most.
+        /// The maximum number of events.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
     },
-    /// All that is known of one event.
+    /// Show one event in full.
     Show {
         /// The id in the first column of `list`.
         id: i64,
     },
-    /// Publish again what was set aside.
+    /// Publish parked events again.
     Retry {
-        /// These events.
+        /// The ids of the events.
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         ids: Vec<i64>,
-        /// All of them.
+        /// All parked events.
         #[arg(long)]
         all: bool,
     },
@@ -62,7 +62,7 @@ async fn list(app: &App, all: bool, limit: i64, json: bool) -> anyhow::Result<Ex
     } else if events.is_empty() {
         output::line("none");
     } else {
-        let mut table = output::table(&["id", "type", "sku", "sequence", "behind", "since", "refused"]);
+        let mut table = output::table(&["id", "type", "sku", "sequence", "behind", "since", "rejected"]);
         for event in &events {
             let UnpublishedEvent { id, name, sku, sequence, behind, committed_at, refused, .. } = event;
             table.add_row(vec![
@@ -82,7 +82,7 @@ async fn list(app: &App, all: bool, limit: i64, json: bool) -> anyhow::Result<Ex
 
 async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
     let Some(event) = app.views().unpublished_events(Some(id), true, 1).await?.pop() else {
-        output::error(&format!("there is no unpublished event {id}; perhaps it is published by now"));
+        output::error(&format!("there is no unpublished event {id}; it may have been published"));
         return Ok(ExitStatus::Incomplete);
     };
     if json {
@@ -96,10 +96,10 @@ async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
         output::sanitize(&event.sku)
     ));
     output::line(&format!("message id {}", event.message_id));
-    output::line(&format!("happened   {}", output::long_time(event.committed_at)));
+    output::line(&format!("committed  {}", output::long_time(event.committed_at)));
     if let (Some(reason), Some(at)) = (&event.refused, event.refused_at) {
-        output::line(&format!("refused    {}: {}", output::long_time(at), output::sanitize(reason)));
-        output::line(&format!("behind it  {} events of the same SKU", event.behind));
+        output::line(&format!("rejected   {}: {}", output::long_time(at), output::sanitize(reason)));
+        output::line(&format!("behind it  {} later events of the SKU", event.behind));
     }
     output::line(&format!("caused by  {}", output::sanitize(&event.causation_id)));
     output::line(&format!("body       {}", output::sanitize(event.body.get())));
@@ -109,13 +109,13 @@ async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
 async fn retry(app: &App, ids: Vec<i64>, json: bool) -> anyhow::Result<ExitStatus> {
     let asked = ids.len();
     let which = (asked > 0).then_some(ids);
-    let done = app.refused_events().try_again(which.as_deref()).await?;
+    let done = app.parked_events().try_again(which.as_deref()).await?;
     let skipped = asked.saturating_sub(done);
     if json {
         let matched = asked.max(done);
         output::json(&json!({ "matched": matched, "done": done, "skipped": skipped, "failed": 0 }))?;
     } else {
-        output::line(&format!("{done} to be published again, {skipped} were not set aside"));
+        output::line(&format!("{done} will be published again, {skipped} were not parked"));
     }
     Ok(if skipped == 0 { ExitStatus::Success } else { ExitStatus::Incomplete })
 }

@@ -1,4 +1,4 @@
-//! `allocation status`: is everything there, and is anything piling up?
+//! `allocation status`: the state of the servers, the queues, the outbox and the failed messages.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::{
     views::{FailureCounts, OutboxDepth},
 };
 
-use super::{ExitStatus, output};
+use super::{exit::ExitStatus, output};
 
 #[derive(Serialize)]
 struct Status {
@@ -20,7 +20,7 @@ struct Status {
     failures: Option<FailureCounts>,
 }
 
-/// Exits 1 when a server does not answer or the schema does not fit.
+/// Exits 1 when a server does not respond or the schema has another version than required.
 pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
     let topology = app.topology();
     let (schema, queues) = tokio::join!(app.schema_version(), topology.queue_depths());
@@ -60,11 +60,10 @@ fn print(status: &Status) {
     output::line(&format!("database   {}{version}", status.database));
     output::line(&format!("broker     {}", status.broker));
     if let Some(outbox) = &status.outbox {
-        let oldest =
-            outbox.oldest_seconds.map(|age| format!(", the oldest for {age:.1} s")).unwrap_or_default();
+        let oldest = outbox.oldest_seconds.map(|age| format!(", oldest {age:.1} s")).unwrap_or_default();
         let OutboxDepth { pending, set_aside, unroutable, .. } = outbox;
         output::line(&format!(
-            "outbox     {pending} pending{oldest}; {set_aside} set aside; {unroutable} ever unwanted"
+            "outbox     {pending} pending{oldest}; {set_aside} parked; {unroutable} unroutable in total"
         ));
     }
     if let Some(FailureCounts { retrying, dead, discarded }) = &status.failures {

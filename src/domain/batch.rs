@@ -1,17 +1,17 @@
-//! A batch of one SKU: bought once, allocated from until nothing is available.
+//! A batch: purchased stock of one SKU.
 
 use time::Date;
 
-use super::{BatchRef, Quantity, StockQuantity};
+use super::values::{BatchRef, Quantity, StockQuantity};
 
-/// Goods of one SKU that arrive together, or lie in the warehouse already.
+/// Stock of one SKU that arrives together or is in the warehouse.
 ///
-/// Never more is allocated than was purchased.
+/// Invariant: the allocated quantity never exceeds the purchased one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// What everybody calls this batch; unique over all SKUs.
+    /// Its reference, unique over all SKUs.
     pub reference: BatchRef,
-    /// The day it arrives; none when it is in the warehouse.
+    /// The day of its arrival; `None` if it is in the warehouse.
     pub eta: Option<Date>,
     ordered: u32,
     purchased: u32,
@@ -20,7 +20,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch nothing is allocated from yet.
+    /// A new batch without allocations.
     #[must_use]
     pub fn new(reference: BatchRef, ordered: StockQuantity, eta: Option<Date>) -> Self {
         Self {
@@ -33,10 +33,10 @@ impl Batch {
         }
     }
 
-    /// A batch as a store kept it.
+    /// A stored batch.
     ///
     /// # Panics
-    /// If more is allocated than was purchased: no store may hold such a batch.
+    /// If more is allocated than was purchased: a store must not contain such a batch.
     #[must_use]
     pub fn from_stored(
         reference: BatchRef,
@@ -50,48 +50,48 @@ impl Batch {
         Self { reference, eta, ordered, purchased, allocated, revision }
     }
 
-    /// How many it was created with: what tells a repeated creation from another batch of the same reference.
+    /// The quantity that it was created with. It distinguishes a repeated creation from another batch of the same reference.
     #[must_use]
     pub fn ordered(&self) -> u32 {
         self.ordered
     }
 
-    /// How many it holds in truth: as ordered, or as its quantity was changed to.
+    /// The purchased quantity: as ordered, or as corrected since.
     #[must_use]
     pub fn purchased(&self) -> u32 {
         self.purchased
     }
 
-    /// How many of them are promised to lines.
+    /// The quantity that is allocated to lines.
     #[must_use]
     pub fn allocated(&self) -> u32 {
         self.allocated
     }
 
-    /// How many are left to promise.
+    /// The quantity that is not allocated.
     #[must_use]
     pub fn available(&self) -> u32 {
         self.purchased - self.allocated
     }
 
-    /// The last revision of its quantity that was taken over, if any was numbered.
+    /// The revision of the last correction that had one.
     #[must_use]
     pub fn revision(&self) -> Option<i64> {
         self.revision
     }
 
-    /// Whether a line of `quantity` fits in what is available; lines are never split.
+    /// Whether a line of `quantity` fits; lines are never split.
     #[must_use]
     pub fn can_allocate(&self, quantity: Quantity) -> bool {
         self.available() >= quantity.get()
     }
 
-    /// Where it stands among the batches of its SKU: the warehouse first, then by arrival, ties by reference.
+    /// The sort key of the batches of a SKU: the warehouse first, then by arrival, ties by reference.
     pub(super) fn allocation_order(&self) -> (Option<Date>, &BatchRef) {
         (self.eta, &self.reference)
     }
 
-    /// The caller has checked [`Self::can_allocate`].
+    /// To be called only if [`Self::can_allocate`].
     pub(super) fn allocate(&mut self, quantity: Quantity) {
         assert!(self.can_allocate(quantity), "a line of {quantity} does not fit in batch {}", self.reference);
         self.allocated += quantity.get();
@@ -101,19 +101,19 @@ impl Batch {
         self.allocated -= quantity.get();
     }
 
-    /// How many must be deallocated before `purchased` holds what is left.
+    /// The quantity that must be deallocated before the purchased quantity can become `purchased`.
     #[must_use]
     pub fn excess(&self, purchased: StockQuantity) -> u32 {
         self.allocated.saturating_sub(purchased.get())
     }
 
-    /// Whether `revision` says nothing that is not known: numbered, and not above the last one.
+    /// Whether a correction with this revision is outdated: not above the last one.
     #[must_use]
     pub fn is_stale(&self, revision: Option<i64>) -> bool {
         matches!((revision, self.revision), (Some(new), Some(last)) if new <= last)
     }
 
-    /// The caller has taken the excess out.
+    /// To be called only if there is no [`Self::excess`].
     pub(super) fn change_purchased(&mut self, purchased: StockQuantity, revision: Option<i64>) {
         assert_eq!(self.excess(purchased), 0, "batch {} still has an excess", self.reference);
         self.purchased = purchased.get();
@@ -134,15 +134,13 @@ mod tests {
         Quantity::new(number).unwrap()
     }
 
-    /// U1.
     #[test]
-    fn allocating_reduces_what_is_available() {
+    fn allocating_reduces_the_available_quantity() {
         let mut batch = batch(20);
         batch.allocate(quantity(2));
         assert_eq!(batch.available(), 18);
     }
 
-    /// U2, U3, U4.
     #[test]
     fn a_line_fits_when_at_least_its_quantity_is_available() {
         assert!(batch(20).can_allocate(quantity(2)));
@@ -150,9 +148,8 @@ mod tests {
         assert!(batch(2).can_allocate(quantity(2)));
     }
 
-    /// R1.
     #[test]
-    fn deallocating_gives_back() {
+    fn deallocating_restores_the_available_quantity() {
         let mut batch = batch(20);
         batch.allocate(quantity(2));
         batch.deallocate(quantity(2));
@@ -160,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_warehouse_comes_before_any_ship_and_ties_go_by_reference() {
+    fn the_warehouse_comes_before_shipments_and_ties_are_ordered_by_reference() {
         let named = |name: &str, eta| {
             Batch::new(BatchRef::new(name).unwrap(), StockQuantity::new(1u32).unwrap(), eta)
         };

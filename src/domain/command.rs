@@ -9,7 +9,7 @@ use time::{
     macros::format_description,
 };
 
-use super::{BatchRef, OrderId, Quantity, Sku, StockQuantity};
+use super::values::{BatchRef, OrderId, Quantity, Sku, StockQuantity};
 
 /// A batch exists from now on, and its SKU with it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -1,26 +1,26 @@
-//! What happened to lines, told in the past tense.
+//! Events: changes of order lines that were made.
 
 use serde::Serialize;
 
-use super::{BatchRef, OrderId, Quantity, Sku};
+use super::values::{BatchRef, OrderId, Quantity, Sku};
 
-/// Something that happened to a line. The fields stand in the order in which others read them on the wire.
+/// A change of a line. The order of the fields is their order in the published JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-#[expect(missing_docs, reason = "the fields are the contract's own words, explained at each variant")]
+#[expect(missing_docs, reason = "the fields are those of the contract")]
 pub enum Event {
-    /// The line now sits in a batch.
+    /// The line was allocated to a batch.
     Allocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: BatchRef },
-    /// The line left the batch it sat in.
+    /// The line was removed from its batch.
     Deallocated { orderid: OrderId, sku: Sku, qty: Quantity, batchref: BatchRef },
-    /// The line fits nowhere and waits as a backorder.
+    /// The line fits no batch and is a backorder.
     OutOfStock { orderid: OrderId, sku: Sku, qty: Quantity },
-    /// A waiting line was taken back by its customer: ours alone to know, it is not published.
+    /// A backorder was deallocated. Not published.
     BackorderCancelled { orderid: OrderId, sku: Sku },
 }
 
 impl Event {
-    /// The name under which it is published; none for an event that stays inside.
+    /// The type under which it is published; `None` if it is not published.
     #[must_use]
     pub fn public_name(&self) -> Option<&'static str> {
         match self {
@@ -31,7 +31,7 @@ impl Event {
         }
     }
 
-    /// The product it happened to.
+    /// The SKU of the line.
     #[must_use]
     pub fn sku(&self) -> &Sku {
         match self {
@@ -43,11 +43,11 @@ impl Event {
     }
 }
 
-/// An event with its place in the history of its product.
+/// An event with its sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedEvent {
-    /// 1, 2, 3 … per SKU, without a gap; none for an event that stays inside.
+    /// 1, 2, 3 … per SKU, without gaps; `None` if it is not published.
     pub sequence: Option<i64>,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }

@@ -1,27 +1,27 @@
-//! Values that cannot be wrong: whoever holds one need not check it again.
+//! Validated values: a value of one of these types is valid and need not be checked again.
 
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The longest text the service takes for an identifier, in characters.
+/// The maximum length of an identifier, in characters.
 const MAX_TEXT: usize = 255;
-/// The largest quantity: what a Postgres `integer` holds, so that no sum in a row can overflow.
+/// The largest quantity: the maximum of a Postgres `integer`, so that no sum in a row overflows.
 const MAX_QUANTITY: u32 = i32::MAX as u32;
 
-/// Why a value was refused; the text continues a sentence that begins with the field's name.
+/// Why a value is invalid. The text follows the field's name and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidValue {
     /// Empty, blank or too long.
     #[error("must be 1 to {MAX_TEXT} characters, not blank")]
     Text,
-    /// U+0000, which the database cannot keep.
+    /// Contains U+0000, which the database cannot store.
     #[error("must not contain a NUL character")]
     Nul,
     /// Not a whole number within the range.
     #[error("must be a whole number from {least} to {MAX_QUANTITY}")]
     Number {
-        /// The smallest number that is allowed.
+        /// The smallest valid number.
         least: u32,
     },
 }
@@ -33,10 +33,10 @@ macro_rules! text_value {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes 1 to 255 characters that are not all blank.
+            /// A text of 1 to 255 characters that are not all blank.
             ///
             /// # Errors
-            /// [`InvalidValue`] says what is wrong with the text.
+            /// [`InvalidValue::Text`] or [`InvalidValue::Nul`].
             pub fn new(text: &str) -> Result<Self, InvalidValue> {
                 checked_text(text).map(|text| Self(text.into()))
             }
@@ -75,11 +75,11 @@ macro_rules! text_value {
 }
 
 text_value!(
-    /// A stock-keeping unit: what is sold, and the identity of a [`Product`](super::Product).
+    /// A stock-keeping unit: the identity of a product.
     Sku
 );
 text_value!(
-    /// A customer's order; with a [`Sku`] it names one line.
+    /// The id of an order; with a [`Sku`] it identifies one line.
     OrderId
 );
 text_value!(
@@ -91,7 +91,7 @@ fn checked_text(text: &str) -> Result<&str, InvalidValue> {
     if text.contains('\0') {
         return Err(InvalidValue::Nul);
     }
-    // Bytes bound characters from above, so that the usual short text is not counted.
+    // A text has at most as many characters as bytes: the characters of a short text need not be counted.
     let too_long = text.len() > MAX_TEXT && text.chars().count() > MAX_TEXT;
     if too_long || text.trim().is_empty() { Err(InvalidValue::Text) } else { Ok(text) }
 }
@@ -118,13 +118,13 @@ macro_rules! number_value {
         pub struct $name(u32);
 
         impl $name {
-            /// The smallest one.
+            /// The smallest valid number.
             pub const MIN: u32 = $least;
 
-            /// Takes a number from [`Self::MIN`] to 2,147,483,647.
+            /// A number from [`Self::MIN`] to 2,147,483,647.
             ///
             /// # Errors
-            /// [`InvalidValue::Number`] if it is outside that range.
+            /// [`InvalidValue::Number`].
             pub fn new(number: impl TryInto<u32>) -> Result<Self, InvalidValue> {
                 match number.try_into() {
                     Ok(number) if (Self::MIN..=MAX_QUANTITY).contains(&number) => Ok(Self(number)),
@@ -163,15 +163,15 @@ macro_rules! number_value {
 }
 
 number_value!(
-    /// How many of a SKU a line asks for: at least one.
+    /// The quantity of an order line: at least 1.
     Quantity, 1
 );
 number_value!(
-    /// How many of a SKU a batch was bought with: none is possible.
+    /// The purchased quantity of a batch: at least 0.
     StockQuantity, 0
 );
 
-/// Only digits count: no sign, no blank, no exponent.
+/// Digits only: no sign, blank or exponent.
 fn whole_number(digits: &str) -> Option<u64> {
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
@@ -195,7 +195,7 @@ impl de::Visitor<'_> for NumberVisitor {
         Err(E::custom(InvalidValue::Number { least: self.least }))
     }
 
-    /// Some upstream systems send numbers as text; digits are understood.
+    /// Some upstream systems send numbers as text.
     fn visit_str<E: de::Error>(self, digits: &str) -> Result<u64, E> {
         whole_number(digits).ok_or_else(|| E::custom(InvalidValue::Number { least: self.least }))
     }
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_1_to_255_characters_and_not_blank() {
+    fn a_text_has_1_to_255_characters_and_is_not_blank() {
         assert_eq!(Sku::new("").unwrap_err(), InvalidValue::Text);
         assert_eq!(Sku::new(" \t").unwrap_err(), InvalidValue::Text);
         assert_eq!(Sku::new(&"x".repeat(256)).unwrap_err(), InvalidValue::Text);
@@ -215,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn a_quantity_may_arrive_as_digits() {
+    fn a_quantity_may_be_a_string_of_digits() {
         let read = |json: &str| serde_json::from_str::<Quantity>(json).map(Quantity::get).ok();
         assert_eq!(read("7"), Some(7));
         assert_eq!(read("\"7\""), Some(7));
-        for refused in
+        for invalid in
             ["0", "-1", "1.0", "1e3", "true", "null", "\"\"", "\" 7\"", "\"+7\"", "\"7.0\"", "2147483648"]
         {
-            assert_eq!(read(refused), None, "{refused}");
+            assert_eq!(read(invalid), None, "{invalid}");
         }
         assert_eq!(serde_json::from_str::<StockQuantity>("0").unwrap().get(), 0);
     }

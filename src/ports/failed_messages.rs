@@ -1,12 +1,14 @@
 //! What is kept of commands that failed, and what becomes of them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::store::{BodyHash, StoreError};
+use crate::domain::{BodyHash, FailedMessageKey};
+
+use super::store::StoreError;
 
 /// Why a command is dead: no retry will be tried unless an operator says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -48,17 +50,6 @@ impl Reason {
             Self::DeliveryLimit => "delivery_limit",
         }
     }
-}
-
-/// By what the ledger knows a message of a queue.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FailedMessageKey {
-    /// Its id, if it has one.
-    pub message_id: Option<Arc<str>>,
-    /// Its type, printable.
-    pub kind: String,
-    /// The hash of its body.
-    pub body_hash: BodyHash,
 }
 
 /// What follows a failed attempt.

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::domain::{BatchRef, Command, OrderId, Product, Quantity, Sku};
+use crate::domain::{BatchRef, Command, FailedMessageKey, MessageKey, OrderId, Product, Quantity, Sku};
 
 use super::{
-    failed_messages::{FailedMessageKey, NewAttempt},
+    failed_messages::NewAttempt,
     queue::{QueueName, RetryMark},
 };
 
@@ -41,21 +41,6 @@ impl StoreError {
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Silent(_) | Self::CommitUnknown(_))
     }
-}
-
-/// The hash of a message's body: tells a repeat from another message of the same id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BodyHash(pub [u8; 16]);
-
-/// A message as the inbox knows it: its id, unique per queue, its type, and its body's hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MessageKey {
-    /// The sender's id of the message.
-    pub message_id: Arc<str>,
-    /// Its type.
-    pub kind: &'static str,
-    /// The hash of its body.
-    pub body_hash: BodyHash,
 }
 
 /// What the inbox says of a message.

@@ -5,11 +5,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{Command, UnknownCommand},
-    ports::{
-        queue::Message,
-        store::{BodyHash, MessageKey},
-    },
+    domain::{BodyHash, Command, MessageKey, UnknownCommand},
+    ports::queue::Message,
 };
 
 /// How deep a body's arrays and objects may be nested.

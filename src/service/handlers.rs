@@ -69,6 +69,6 @@ pub(super) async fn reallocate(
 
 async fn allocate_backorders(uow: &mut UnitOfWork, sku: &Sku) -> Result<(), HandlerError> {
     uow.ensure_waiting_lines(sku).await?;
-    uow.product(sku)?.allocate_waiting();
+    uow.product(sku)?.allocate_backorders();
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::sync::OnceLock;
 
-use crate::ports::{failed_messages::FailedMessageKey, queue::Message, store::MessageKey};
+use crate::{
+    domain::{FailedMessageKey, MessageKey},
+    ports::queue::Message,
+};
 
 use super::{
     decode::{DecodeError, Envelope, Limits, body_hash, decode, replace_nul},

@@ -8,13 +8,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{BatchRef, OrderId, Product, RecordedEvent, Rejection, Sku},
+    domain::{BatchRef, FailedMessageKey, MessageKey, OrderId, Product, RecordedEvent, Rejection, Sku},
     ports::{
-        failed_messages::{FailedMessageKey, NewAttempt, RetryDecision},
+        failed_messages::{NewAttempt, RetryDecision},
         queue::{Message, QueueName, RetryMark},
         store::{
-            ChangeSet, InboxCheck, MessageKey, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store,
-            StoreError, Tx, WorkingSet,
+            ChangeSet, InboxCheck, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store, StoreError,
+            Tx, WorkingSet,
         },
     },
 };

@@ -54,10 +54,10 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use allocation::{
     adapters::memory::{MemoryStore, RecordingNotifier},
-    domain::{Batch, BatchRef, Product, Sku, StockQuantity},
+    domain::{Batch, BatchRef, BodyHash, MessageKey, Product, Sku, StockQuantity},
     ports::{
         queue::QueueName,
-        store::{BodyHash, ChangeSet, InboxCheck, MessageKey, Store, StoreError, WorkingSet},
+        store::{ChangeSet, InboxCheck, Store, StoreError, WorkingSet},
     },
     service::message_bus::{CommandOutcome, MessageBus},
 };

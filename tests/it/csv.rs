@@ -148,7 +148,7 @@ const BAD_ROWS: [(&str, &[u8], &str); 22] = [
     (
         BATCHES,
         b"ref,sku,qty,eta\nb-1,LAMP,9,\nb-1,LAMP,8,\n",
-        "batches.csv, line 3: ref: batch b-1 stands above",
+        "batches.csv, line 3: ref: an earlier row defines batch b-1",
     ),
     (ORDERS, b"orderid,sku,qty\no-1,LAMP,0\n", "orders.csv, line 2: qty: must be a whole number from 1"),
     (ORDERS, b"orderid,sku,qty\no-1,LAMP,1.5\n", "orders.csv, line 2: qty: must be a whole number from 1"),
@@ -171,12 +171,12 @@ const BAD_ROWS: [(&str, &[u8], &str); 22] = [
     (
         ALLOCATIONS,
         b"orderid,sku,qty,batchref\no-1,LAMP,8,b-1\no-2,LAMP,3,b-1\n",
-        "allocations.csv, line 3: qty: batch b-1 holds 10, and 8 are allocated above",
+        "allocations.csv, line 3: qty: batch b-1 has 10, earlier rows allocate 8",
     ),
     (
         ALLOCATIONS,
         b"orderid,sku,qty,batchref\no-1,LAMP,1,b-1\no-1,LAMP,1,b-1\n",
-        "allocations.csv, line 3: orderid: the line of order o-1 for LAMP stands above",
+        "allocations.csv, line 3: orderid: an earlier row allocates the line of order o-1 for LAMP",
     ),
 ];
 

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use allocation::{
-    domain::Sku,
+    domain::{BodyHash, MessageKey, Sku},
     ports::{
         queue::QueueName,
-        store::{BodyHash, MessageKey, Store, WorkingSet},
+        store::{Store, WorkingSet},
     },
 };
 use serde_json::json;

@@ -15,9 +15,9 @@ mod starts;
 
 use std::time::Duration;
 
-use allocation::ports::{
-    failed_messages::{FailedMessageKey, NewAttempt, Operator, RetryDecision},
-    store::{BodyHash, MessageKey},
+use allocation::{
+    domain::{BodyHash, FailedMessageKey, MessageKey},
+    ports::failed_messages::{NewAttempt, Operator, RetryDecision},
 };
 
 /// What a row of each status must have: assignments for [`Database::failed`](crate::harness::Database::failed).

@@ -106,9 +106,9 @@ async fn a_sabotaged_read_model_is_put_right_and_every_row_counted() {
         .await
         .unwrap();
     let told = words(&world, &["view", "rebuild"], 0).await;
-    assert!(told.contains("500 lines compared, 1 differed: put right"), "{told}");
+    assert!(told.contains("500 lines compared, 1 repaired"), "{told}");
     let told = words(&world, &["view", "rebuild"], 0).await;
-    assert!(told.contains("500 lines compared, none differed"), "{told}");
+    assert!(told.contains("500 lines compared, no differences"), "{told}");
     world.assert_consistent().await;
     world.close_after([worker]).await;
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{Batch, BatchRef, OrderId, Product, Quantity, Sku, StockQuantity},
+    domain::{Batch, BatchRef, BodyHash, MessageKey, OrderId, Product, Quantity, Sku, StockQuantity},
     ports::{
         queue::QueueName,
-        store::{BodyHash, ChangeSet, InboxCheck, MessageKey, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, Store, StoreError, Tx, WorkingSet},
     },
 };
 
@@ -117,7 +117,7 @@ async fn a_commit_keeps_the_products(store: AnyStore) {
     let mut tx = begin(&store).await;
     let mut product = load(&mut tx, &about(sku(), &["o1", "o2", "o3"], &[])).await;
     assert_eq!(
-        (product.version(), product.sequence(), product.last_place(), product.backordered()),
+        (product.version(), product.sequence(), product.last_position(), product.backordered()),
         (1, 2, 2, 20)
     );
     assert_eq!(product.batch(&reference("b1")).unwrap().allocated(), 4);

@@ -10,14 +10,12 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Batch, BatchRef, Line, OrderId, Product, Sku},
+    domain::{Batch, BatchRef, FailedMessageKey, Line, MessageKey, OrderId, Product, Sku},
     ports::{
-        failed_messages::{DueRetry, FailedMessageKey, NewAttempt},
+        failed_messages::{DueRetry, NewAttempt},
         outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
         queue::{QueueName, RetryMark},
-        store::{
-            ChangeSet, InboxCheck, MessageKey, ReadModelState, RetryCheck, Store, StoreError, Tx, WorkingSet,
-        },
+        store::{ChangeSet, InboxCheck, ReadModelState, RetryCheck, Store, StoreError, Tx, WorkingSet},
     },
 };
 
@@ -153,7 +151,7 @@ impl MemoryState {
             product.sku().clone(),
             product.version() + 1,
             product.sequence(),
-            product.last_place(),
+            product.last_position(),
             product.backordered(),
         );
         let stored = self.products.entry(product.sku().clone()).or_insert_with(|| StoredProduct {

@@ -4,10 +4,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use sqlx::PgConnection;
 
-use crate::ports::{
-    failed_messages::{DueRetry, FailedMessageKey, NewAttempt, RetryDecision},
-    queue::RetryMark,
-    store::RetryCheck,
+use crate::{
+    domain::FailedMessageKey,
+    ports::{
+        failed_messages::{DueRetry, NewAttempt, RetryDecision},
+        queue::RetryMark,
+        store::RetryCheck,
+    },
 };
 
 /// How many attempts the ledger counts for messages that are being retried, in the order given; held against others

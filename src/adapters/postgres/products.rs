@@ -288,7 +288,7 @@ fn product_columns<'a>(products: &[&'a Product]) -> ProductColumns<'a> {
     (
         products.iter().map(|product| product.sku().as_str()).collect(),
         products.iter().map(|product| product.sequence()).collect(),
-        products.iter().map(|product| product.last_place()).collect(),
+        products.iter().map(|product| product.last_position()).collect(),
         products.iter().map(|product| i64::try_from(product.backordered()).unwrap_or(i64::MAX)).collect(),
     )
 }

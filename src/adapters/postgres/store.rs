@@ -7,11 +7,10 @@ use sqlx::PgPool;
 
 use crate::{
     crash_points::{self, CrashPoint, SeededBug},
-    domain::{BatchRef, Product},
+    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
     ports::{
-        failed_messages::FailedMessageKey,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, StoreError, Tx, WorkingSet},
     },
 };
 

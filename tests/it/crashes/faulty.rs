@@ -14,16 +14,16 @@ use allocation::{
         postgres::{CommitSignal, PgConfig, PgOutbox, PgStore},
         rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
-    domain::{BatchRef, Product},
+    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
-        failed_messages::{DueRetry, FailedMessageKey},
+        failed_messages::DueRetry,
         outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
         queue::{
             Acknowledger, BrokerError, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark,
             Subscription,
         },
-        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, StoreError, Tx, WorkingSet},
     },
     service::{
         availability::AvailabilityLog,

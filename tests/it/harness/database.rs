@@ -7,10 +7,11 @@ use std::{
 
 use allocation::{
     adapters::postgres::{PgConfig, PgFailedMessages, PgOutbox, PgStore, migrate},
+    domain::MessageKey,
     ports::{
         outbox::{LeaderSession, Outbox as _},
         queue::QueueName,
-        store::{ChangeSet, MessageKey, Store, Tx},
+        store::{ChangeSet, Store, Tx},
     },
 };
 use serde_json::{Map, Value, json};

@@ -1,9 +1,12 @@
 //! An operator replaces the body of a dead message, while other operators and copies of the message are about.
 
-use allocation::ports::{
-    failed_messages::{ActionResult, Edit, FailedMessages as _, NewAttempt, Reason, RetryDecision},
-    queue::RetryMark,
-    store::{BodyHash, ChangeSet, RetryCheck},
+use allocation::{
+    domain::BodyHash,
+    ports::{
+        failed_messages::{ActionResult, Edit, FailedMessages as _, NewAttempt, Reason, RetryDecision},
+        queue::RetryMark,
+        store::{ChangeSet, RetryCheck},
+    },
 };
 use serde_json::json;
 

@@ -7,11 +7,11 @@ use std::{
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{BatchRef, Product},
+    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
     ports::{
-        failed_messages::{FailedMessageKey, NewAttempt},
+        failed_messages::NewAttempt,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, StoreError, Tx, WorkingSet},
     },
 };
 use async_trait::async_trait;

@@ -1,0 +1,237 @@
+//! Builds the parts from the settings.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use gethostname::gethostname;
+use sqlx::PgPool;
+
+use crate::{
+    adapters::{
+        mail::{DirectoryNotifier, LogNotifier, MailAddresses, SmtpNotifier},
+        postgres::{
+            self, CommitSignal, PgConfig, PgFailedMessages, PgOutbox, PgReadModel, PgSchema, PgStore,
+        },
+        rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
+    },
+    config::Settings,
+    entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
+    ports::{
+        admin::{CommandSender, ReadModel, Schema as _, SchemaVersion, Topology},
+        failed_messages::FailedMessages,
+        notifier::Notifier,
+        outbox::{ParkedEvents, Retention},
+        queue::{QueueKind, QueueName},
+    },
+    service::{
+        availability::AvailabilityLog,
+        backoff::RetryPolicy,
+        decode::Limits,
+        message_bus::{FailurePolicy, MessageBus},
+        relay::Relay,
+    },
+    views::Views,
+};
+
+/// Unacknowledged notifications per process. Sending mail is slow, so the others stay available to other processes.
+const NOTIFIER_PREFETCH: u16 = 20;
+/// A unit of work counts as stalled after this many handler timeouts: its commands may be handled one by one, and each has
+/// the full timeout.
+const STALL_TIMEOUT_FACTOR: u32 = 60;
+
+/// The part of the shutdown timeout that the current unit of work may use; the remainder is for returning messages.
+const FINISH_SHARE: f64 = 0.8;
+
+/// The parts of the program. None of them connects to a server before it is used.
+pub struct App {
+    pub(super) settings: Settings,
+    pg: PgConfig,
+    pub(super) pool: PgPool,
+    broker: RabbitConfig,
+    pub(super) commit_signal: Arc<CommitSignal>,
+    pub(super) database_log: Arc<AvailabilityLog>,
+    pub(super) broker_log: Arc<AvailabilityLog>,
+    mail_log: Arc<AvailabilityLog>,
+    watchdog: Watchdog,
+    bus: MessageBus,
+}
+
+impl App {
+    /// Builds the parts.
+    ///
+    /// # Errors
+    /// A URL or an address in the settings is invalid.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        let Settings { database, broker, smtp, notifications, .. } = &settings;
+        let pg = PgConfig::new(database.url.expose(), database.max_connections.get(), database.timeout)
+            .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
+        let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
+            .context("broker.url (or AMQP_URL) cannot be used")?;
+        let addresses = MailAddresses::new(&notifications.from, &notifications.to)?;
+        let (pool, commit_signal) = (pg.pool(), Arc::<CommitSignal>::default());
+        let store = PgStore::new(pool.clone(), &pg, commit_signal.clone());
+        Ok(Self {
+            bus: MessageBus::new(Arc::new(store), notifier(smtp.url.expose(), addresses)?, policy(&settings)),
+            pool,
+            pg,
+            broker,
+            commit_signal,
+            database_log: Arc::new(AvailabilityLog::of("the database")),
+            broker_log: Arc::new(AvailabilityLog::of("the broker")),
+            mail_log: Arc::new(AvailabilityLog::of("the mail server")),
+            watchdog: Watchdog::default(),
+            settings,
+        })
+    }
+
+    /// The queries of the read side.
+    #[must_use]
+    pub fn views(&self) -> Views {
+        Views::new(self.pool.clone(), self.settings.namespace.clone(), self.settings.database.timeout)
+    }
+
+    /// Declares and inspects exchanges and queues.
+    #[must_use]
+    pub fn topology(&self) -> impl Topology + use<> {
+        RabbitTopology(self.broker.clone())
+    }
+
+    /// Enqueues commands.
+    #[must_use]
+    pub fn sender(&self) -> impl CommandSender + use<> {
+        RabbitCommandSender::new(self.broker.clone())
+    }
+
+    /// The operators' actions on failed messages.
+    #[must_use]
+    pub fn ledger(&self) -> impl FailedMessages + use<> {
+        PgFailedMessages::new(self.pool.clone(), &self.pg)
+    }
+
+    /// The operators' actions on parked events.
+    #[must_use]
+    pub fn parked_events(&self) -> impl ParkedEvents + use<> {
+        PgFailedMessages::new(self.pool.clone(), &self.pg)
+    }
+
+    /// The maintenance of the read model.
+    #[must_use]
+    pub fn read_model(&self) -> impl ReadModel + use<> {
+        PgReadModel::new(self.pool.clone(), &self.pg)
+    }
+
+    /// The prefix of every exchange and queue name.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.settings.namespace
+    }
+
+    /// Creates the database if it is missing, and migrates its schema.
+    ///
+    /// # Errors
+    /// The database is unavailable, or a migration failed.
+    pub async fn migrate(&self) -> anyhow::Result<SchemaVersion> {
+        postgres::migrate(self.settings.database.url.expose()).await.context("the schema was not migrated")
+    }
+
+    /// The version of the schema, and the version that this program requires.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn schema_version(&self) -> anyhow::Result<SchemaVersion> {
+        Ok(PgSchema::new(self.pool.clone(), &self.pg).version().await?)
+    }
+
+    pub(super) fn consumer(&self, queue: QueueName, queue_kind: QueueKind) -> Consumer {
+        let settings = &self.settings.worker;
+        // Each mail is committed on its own: after a crash at most one is sent twice.
+        let mails = queue == QueueName::Notifications && queue_kind == QueueKind::Main;
+        let (prefetch, max_batch) =
+            if mails { (NOTIFIER_PREFETCH, 1) } else { (settings.prefetch.get(), settings.max_batch.get()) };
+        Consumer {
+            queue,
+            queue_kind,
+            limits: self.limits(),
+            queues: Arc::new(RabbitQueues::new(self.broker.clone(), prefetch)),
+            bus: self.bus.clone(),
+            partitions: if queue_kind == QueueKind::Main { settings.partitions.get() } else { 1 },
+            max_batch,
+            requeue_after: settings.requeue_after,
+            finish_timeout: settings.shutdown_timeout.mul_f64(FINISH_SHARE),
+            watchdog: self.watchdog.clone(),
+            database: self.database_log.clone(),
+            mail: mails.then(|| self.mail_log.clone()),
+            broker: self.broker_log.clone(),
+        }
+    }
+
+    pub(super) fn api(&self) -> Api {
+        let Settings { api, worker, .. } = &self.settings;
+        Api {
+            listen: api.listen,
+            token: api.token.expose().map(str::to_owned),
+            timeout: api.timeout,
+            limits: self.limits(),
+            tasks: worker.partitions.get(),
+            max_batch: worker.max_batch.get(),
+            stuck_after: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
+            bus: self.bus.clone(),
+            views: self.views(),
+            topology: Arc::new(self.topology()),
+            schema: Arc::new(PgSchema::new(self.pool.clone(), &self.pg)),
+            watchdog: self.watchdog.clone(),
+            database: self.database_log.clone(),
+        }
+    }
+
+    fn retention(&self) -> Retention {
+        let settings = &self.settings.retention;
+        Retention { inbox: settings.inbox, failures: settings.failures }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            body_bytes: self.settings.limits.body_bytes.get(),
+            header_bytes: self.settings.limits.header_bytes.get(),
+        }
+    }
+
+    pub(super) fn outbox(&self) -> PgOutbox {
+        PgOutbox::new(self.pg.clone(), self.commit_signal.clone())
+    }
+
+    pub(super) fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {
+        Relay {
+            outbox,
+            publisher: Arc::new(RabbitPublisher::new(self.broker.clone())),
+            max_in_flight: self.settings.relay.max_in_flight.get(),
+            retention: self.retention(),
+            database: self.database_log.clone(),
+            broker: self.broker_log.clone(),
+        }
+    }
+}
+
+/// The notifier that the scheme of `smtp.url` selects.
+fn notifier(url: &str, addresses: MailAddresses) -> anyhow::Result<Arc<dyn Notifier>> {
+    Ok(match (url, url.strip_prefix("file:")) {
+        ("", _) => Arc::new(LogNotifier),
+        (_, Some(directory)) => Arc::new(DirectoryNotifier::new(directory.into(), addresses)),
+        (url, None) => Arc::new(SmtpNotifier::new(url, addresses)?),
+    })
+}
+
+fn policy(settings: &Settings) -> FailurePolicy {
+    let retry = &settings.retry;
+    FailurePolicy {
+        handler_timeout: settings.worker.handler_timeout,
+        retry: RetryPolicy {
+            max_attempts: retry.max_attempts.get(),
+            initial_interval: retry.initial_interval,
+            multiplier: retry.multiplier,
+            max_interval: retry.max_interval,
+            jitter: retry.jitter,
+        },
+        host: format!("{}:{}", gethostname().to_string_lossy(), std::process::id()),
+    }
+}

@@ -1,0 +1,154 @@
+//! Starts the roles of a process, and stops them.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    adapters::postgres,
+    ports::{
+        admin::{DeclareResult, Topology as _},
+        queue::{QueueKind, QueueName},
+    },
+};
+
+use super::{app::App, wait::retry_until_available};
+
+/// What a process does; one process may have all roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Role {
+    /// Handles commands.
+    Worker,
+    /// Publishes events, and retries of commands.
+    Relay,
+    /// Records the messages that the broker dead-lettered.
+    Archive,
+    /// Sends mail when a SKU is out of stock.
+    Notifier,
+    /// Serves HTTP.
+    Api,
+}
+
+impl App {
+    /// Runs the roles until `stop` is cancelled, then lets them finish.
+    ///
+    /// An unavailable server is not an error: the process waits for it.
+    ///
+    /// # Errors
+    /// The schema has another version than this program requires, the address of the API is in use, or a role panicked.
+    pub async fn run(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
+        let (mut tasks, mut background) = (JoinSet::new(), JoinSet::new());
+        if roles.contains(&Role::Api) {
+            // Before the servers respond, so that the readiness check can be queried meanwhile.
+            let (api, stop) = (self.api(), stop.clone());
+            let listener = api.bind().await?;
+            tasks.spawn(async move { api.run(listener, &stop).await });
+        }
+        if !self.wait_for_schema(stop).await? || !self.wait_for_topology(stop).await {
+            return self.finish(tasks, stop).await; // The API may still have requests to answer.
+        }
+        background.spawn(postgres::forward_commits(
+            self.pool.clone(),
+            self.settings.database.timeout,
+            self.commit_signal.clone(),
+        ));
+        for role in roles {
+            self.start(*role, stop, &mut tasks, &mut background);
+        }
+        info!(?roles, namespace = self.settings.namespace, "running");
+        self.finish(tasks, stop).await
+    }
+
+    fn start(
+        &self,
+        role: Role,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+        background: &mut JoinSet<()>,
+    ) {
+        match role {
+            Role::Worker => {
+                self.consume(&[QueueName::Orders, QueueName::Stock], QueueKind::Main, stop, tasks);
+            }
+            Role::Notifier => {
+                if self.settings.smtp.url.expose().is_empty() {
+                    info!("smtp.url is empty: each notification is a log line");
+                }
+                self.consume(&[QueueName::Notifications], QueueKind::Main, stop, tasks);
+            }
+            Role::Archive => self.consume(&QueueName::ALL, QueueKind::DeadLetter, stop, tasks),
+            Role::Relay => {
+                let outbox = Arc::new(self.outbox());
+                let (relay, stop) = (self.relay(outbox.clone()), stop.clone());
+                background.spawn(async move { outbox.listen().await });
+                tasks.spawn(async move { relay.run(&stop).await });
+            }
+            Role::Api => {} // Started first.
+        }
+    }
+
+    fn consume(
+        &self,
+        queues: &[QueueName],
+        queue_kind: QueueKind,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        for queue in queues {
+            let (consumer, stop) = (self.consumer(*queue, queue_kind), stop.clone());
+            tasks.spawn(async move { consumer.run(&stop).await });
+        }
+    }
+
+    /// Waits until every role has ended, but after `stop` no longer than `worker.shutdown_timeout`. A role that ends before
+    /// `stop` has panicked; the process ends with it, so that its supervisor can restart it.
+    async fn finish(&self, mut tasks: JoinSet<()>, stop: &CancellationToken) -> anyhow::Result<()> {
+        let shutdown_timeout = self.settings.worker.shutdown_timeout;
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(shutdown_timeout).await;
+        };
+        let ended = async {
+            while let Some(ended) = tasks.join_next().await {
+                ended.context("a role panicked; its unacknowledged messages will be redelivered")?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            ended = ended => {
+                info!("stopped");
+                ended
+            }
+            () = overdue => {
+                warn!(?shutdown_timeout, "stopped before everything was finished; the rest will be redelivered");
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for the database. False if `stop` was cancelled first.
+    async fn wait_for_schema(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
+        let version = || async { self.schema_version().await.map_err(|error| format!("{error:#}")) };
+        match retry_until_available(&self.database_log, stop, version).await {
+            Some(version) if version.fits() => Ok(true),
+            Some(version) => anyhow::bail!("{version}"),
+            None => Ok(false),
+        }
+    }
+
+    /// Waits for the broker. False if `stop` was cancelled first.
+    async fn wait_for_topology(&self, stop: &CancellationToken) -> bool {
+        let topology = self.topology();
+        let declared = retry_until_available(&self.broker_log, stop, || topology.declare()).await;
+        for declared in declared.iter().flatten() {
+            if let DeclareResult::Mismatch(name, difference) = declared {
+                warn!(name, difference, "exists with other arguments and is used unchanged");
+            }
+        }
+        declared.is_some()
+    }
+}

@@ -1,0 +1,9 @@
+//! `allocation send`: publishes commands with confirms, as an upstream system does.
+
+mod args;
+mod file;
+mod follow;
+mod report;
+mod run;
+
+pub(super) use args::Send;

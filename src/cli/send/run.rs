@@ -1,0 +1,48 @@
+//! The steps of `allocation send`.
+
+use std::time::Instant;
+
+use crate::{
+    bootstrap::App,
+    cli::{exit::ExitStatus, output},
+    ports::admin::OutboundCommand,
+    service::decode::checked_id,
+};
+
+use super::{args::Send, file::send_file, follow::follow, report::SendReport};
+
+impl Send {
+    /// Exits 0 only if every command was confirmed and, with `--follow`, handled.
+    pub(in crate::cli) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
+        let views = app.views();
+        let events_before = if self.follow { views.recorded_totals().await?.events } else { 0 };
+        let begin = Instant::now();
+        let (mut report, sender) = (SendReport::default(), app.sender());
+        match (self.single, self.file) {
+            (Some(_), Some(_)) => return Ok(usage_error("give one command or --file, not both")),
+            (Some(single), None) => {
+                let command = OutboundCommand::from(single);
+                if let Err(error) = checked_id(&command.message_id) {
+                    return Ok(usage_error(&error.to_string()));
+                }
+                report.send(&sender, vec![command]).await?;
+            }
+            (None, Some(file)) => send_file(&sender, &file, &mut report).await?,
+            (None, None) => unreachable!("clap requires one of them"),
+        }
+        report.took = begin.elapsed();
+        let followed =
+            if self.follow { Some(follow(&views, &report, events_before, begin).await?) } else { None };
+        if json {
+            output::json(&report.to_json(followed.as_ref()))?;
+        } else {
+            report.print(followed.as_ref());
+        }
+        Ok(if report.is_complete(followed.as_ref()) { ExitStatus::Success } else { ExitStatus::Incomplete })
+    }
+}
+
+fn usage_error(text: &str) -> ExitStatus {
+    output::error(text);
+    ExitStatus::UsageError
+}

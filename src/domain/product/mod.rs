@@ -1,0 +1,12 @@
+//! The aggregate: one SKU with its batches and order lines.
+
+mod changes;
+mod line;
+mod product;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use changes::ProductChanges;
+pub use line::Line;
+pub use product::Product;
