@@ -317,7 +317,7 @@ impl App {
 
     /// Waits for the database; false if told to stop before it answered.
     async fn wait_for_schema(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
-        let ask = || async { self.schema_version().await.map_err(|error| format!("{error:#}")) };
+        let ask = || async { self.schema_version().await };
         match retry_until_available(&self.database_outage, stop, ask).await {
             Some(version) if version.fits() => Ok(true),
             Some(version) => anyhow::bail!("{version}"),
@@ -364,7 +364,7 @@ async fn retry_until_available<T, E, F>(
 ) -> Option<T>
 where
     F: Future<Output = Result<T, E>>,
-    E: std::fmt::Display,
+    E: Into<anyhow::Error>,
 {
     let mut delays = Backoff::during_outage();
     loop {
@@ -373,7 +373,7 @@ where
                 outage.up();
                 return Some(answer);
             }
-            Err(error) => outage.down(&error),
+            Err(error) => outage.down(&*error.into()),
         }
         let delay = delays.next().unwrap_or(Duration::from_secs(1));
         stop.run_until_cancelled(tokio::time::sleep(delay)).await?;

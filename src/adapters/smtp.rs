@@ -10,7 +10,10 @@ use lettre::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::ports::notifier::{Notification, Notifier, NotifierError};
+use crate::ports::{
+    error::{Cause, NotifierError},
+    notifier::{Notification, Notifier},
+};
 
 /// A mail server that takes longer to answer a call is away.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
@@ -68,7 +71,7 @@ impl SmtpNotifier {
     }
 
     fn mail(&self, notification: &Notification) -> Result<Message, NotifierError> {
-        let unsendable = |error: lettre::error::Error| NotifierError::Rejected(error.to_string());
+        let unsendable = |error: lettre::error::Error| NotifierError::Rejected(Cause::new(error));
         let id = format!("<{}@{}>", local_part(&notification.event_id), self.from.email.domain());
         MessageBuilder::new()
             .from(self.from.clone())
@@ -85,12 +88,12 @@ impl SmtpNotifier {
     async fn judged(&self, error: smtp::Error) -> NotifierError {
         let code: Option<u16> = error.status().map(Code::into);
         if code.is_some_and(|code| ABOUT_THE_SERVER.contains(&code)) || self.probe().await.is_err() {
-            return NotifierError::Unavailable(error.to_string());
+            return NotifierError::Unavailable(Cause::new(error));
         }
         if error.is_permanent() {
-            NotifierError::Rejected(error.to_string())
+            NotifierError::Rejected(Cause::new(error))
         } else {
-            NotifierError::Deferred(error.to_string())
+            NotifierError::Deferred(Cause::new(error))
         }
     }
 }
@@ -117,7 +120,7 @@ impl Notifier for SmtpNotifier {
             Err(_) => {
                 let silent = format!("not taken within {TAKES_WITHIN:?}");
                 self.probe().await?;
-                Err(NotifierError::Deferred(silent))
+                Err(NotifierError::Deferred(silent.into()))
             }
         }
     }
@@ -125,9 +128,9 @@ impl Notifier for SmtpNotifier {
     async fn probe(&self) -> Result<(), NotifierError> {
         match tokio::time::timeout(ANSWERS_WITHIN, self.transport.test_connection()).await {
             Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(NotifierError::Unavailable("it does not go on".into())),
-            Ok(Err(error)) => Err(NotifierError::Unavailable(error.to_string())),
-            Err(_) => Err(NotifierError::Unavailable(format!("no answer within {ANSWERS_WITHIN:?}"))),
+            Ok(Ok(false)) => Err(NotifierError::Unavailable("the server closed the connection".into())),
+            Ok(Err(error)) => Err(NotifierError::Unavailable(Cause::new(error))),
+            Err(_) => Err(NotifierError::Unavailable(format!("no answer within {ANSWERS_WITHIN:?}").into())),
         }
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::store::{BodyHash, StoreError};
+use super::{error::StoreError, store::BodyHash};
 
 /// Why a command is dead: no retry will be tried unless an operator says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

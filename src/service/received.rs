@@ -2,12 +2,11 @@
 
 use std::sync::OnceLock;
 
-use crate::ports::{failed_messages::FailedMessageKey, queue::Message, store::MessageKey};
+use crate::ports::{failed_messages::FailedMessageKey, queue::Message, store::MessageKey, text::sanitize};
 
 use super::{
     decode::{DecodeError, Envelope, Limits, body_hash, decode, replace_nul},
     failure::Failure,
-    unit_of_work::sanitize,
 };
 
 /// A message, read.

@@ -6,8 +6,9 @@ use allocation::{
     adapters::memory::MemoryStore,
     domain::{Batch, BatchRef, OrderId, Product, Quantity, Sku, StockQuantity},
     ports::{
+        error::StoreError,
         queue::QueueName,
-        store::{BodyHash, ChangeSet, InboxCheck, MessageKey, Store, StoreError, Tx, WorkingSet},
+        store::{BodyHash, ChangeSet, InboxCheck, MessageKey, Store, Tx, WorkingSet},
     },
 };
 

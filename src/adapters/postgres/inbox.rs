@@ -7,7 +7,10 @@ use std::{
 
 use sqlx::PgConnection;
 
-use crate::ports::store::{InboxCheck, MessageKey, StoreError};
+use crate::ports::{
+    error::StoreError,
+    store::{InboxCheck, MessageKey},
+};
 
 /// Enters messages; those that were there are compared by type and by the hash of their body. None: one that was there was
 /// removed meanwhile, so that the question must be asked again.

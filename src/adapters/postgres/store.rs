@@ -9,9 +9,10 @@ use crate::{
     crash_points::{self, CrashPoint, SeededBug},
     domain::{BatchRef, Product},
     ports::{
+        error::StoreError,
         failed_messages::FailedMessageKey,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 

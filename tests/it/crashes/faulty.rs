@@ -17,13 +17,11 @@ use allocation::{
     domain::{BatchRef, Product},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
+        error::{BrokerError, StoreError},
         failed_messages::{DueRetry, FailedMessageKey},
         outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
-        queue::{
-            Acknowledger, BrokerError, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark,
-            Subscription,
-        },
-        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        queue::{Acknowledger, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark, Subscription},
+        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, Tx, WorkingSet},
     },
     service::{
         availability::AvailabilityLog,

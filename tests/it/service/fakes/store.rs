@@ -9,9 +9,10 @@ use allocation::{
     adapters::memory::MemoryStore,
     domain::{BatchRef, Product},
     ports::{
+        error::StoreError,
         failed_messages::{FailedMessageKey, NewAttempt},
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, MessageKey, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 use async_trait::async_trait;
