@@ -132,7 +132,7 @@ impl App {
 
     /// Waits for the database. False if `stop` was cancelled first.
     async fn wait_for_schema(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
-        let version = || async { self.schema_version().await.map_err(|error| format!("{error:#}")) };
+        let version = || async { self.schema_version().await };
         match retry_until_available(&self.database_log, stop, version).await {
             Some(version) if version.fits() => Ok(true),
             Some(version) => anyhow::bail!("{version}"),

@@ -1,6 +1,6 @@
 //! Waits for a server at start.
 
-use std::{fmt::Display, time::Duration};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +14,7 @@ pub(super) async fn retry_until_available<T, E, F>(
 ) -> Option<T>
 where
     F: Future<Output = Result<T, E>>,
-    E: Display,
+    E: Into<anyhow::Error>,
 {
     let mut delays = Backoff::during_outage();
     loop {
@@ -23,7 +23,7 @@ where
                 log.up();
                 return Some(answer);
             }
-            Err(error) => log.down(&error),
+            Err(error) => log.down(&*error.into()),
         }
         let delay = delays.next().unwrap_or(Duration::from_secs(1));
         stop.run_until_cancelled(tokio::time::sleep(delay)).await?;

@@ -4,7 +4,10 @@ use serde::Serialize;
 
 use crate::{
     bootstrap::App,
-    ports::admin::{QueueDepth, Topology as _},
+    ports::{
+        admin::{QueueDepth, Topology as _},
+        error::error_text,
+    },
     views::{FailureCounts, OutboxDepth},
 };
 
@@ -36,7 +39,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
             Ok(version) => version.to_string(),
             Err(error) => format!("{error:#}"),
         },
-        broker: queues.as_ref().map_or_else(ToString::to_string, |_| "ok".into()),
+        broker: queues.as_ref().map_or_else(|error| error_text(error), |_| "ok".into()),
         schema_version: schema.ok().and_then(|version| version.found),
         queues: queues.unwrap_or_default(),
         outbox,

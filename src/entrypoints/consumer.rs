@@ -20,8 +20,9 @@ use crate::{
     crash_points::{self, CrashPoint, SeededBug},
     domain::Command,
     ports::{
+        error::{BrokerError, error_text},
         failed_messages::RetryDecision,
-        queue::{Acknowledger, BrokerError, Prefetch, QueueKind, QueueName, Queues, Subscription},
+        queue::{Acknowledger, Prefetch, QueueKind, QueueName, Queues, Subscription},
     },
     service::{
         availability::{AvailabilityLog, ServerUnavailable},
@@ -30,7 +31,6 @@ use crate::{
         failure::Failure,
         message_bus::{CommandOutcome, Interrupted, MessageBus},
         received::ReceivedMessage,
-        unit_of_work::sanitize,
     },
 };
 
@@ -206,7 +206,7 @@ impl Consumer {
                     Err(error) => break Err(error),
                 },
                 // What a lane held when it panicked comes again, and counts as a start without an end.
-                Some(Err(panic)) = running.join_next() => break Err(BrokerError(format!("a lane ended: {panic}"))),
+                Some(Err(panic)) = running.join_next() => break Err(BrokerError::Unavailable(format!("a lane ended: {panic}").into())),
                 () = handed_back.cancelled() => {
                     break Ok(ConsumeEnd::Requeued { handled: handled.load(Ordering::Relaxed) });
                 }
@@ -215,7 +215,7 @@ impl Consumer {
         };
         drop(partitions);
         // One by one, what was delivered is handled: a message that goes back alone goes behind others that went back before.
-        if prefetch == Prefetch::Configured || ended != Ok(ConsumeEnd::Stopped) {
+        if prefetch == Prefetch::Configured || !matches!(ended, Ok(ConsumeEnd::Stopped)) {
             halt.cancel();
         }
         let finished = async { while running.join_next().await.is_some() {} };
@@ -250,11 +250,11 @@ impl Consumer {
             CommandOutcome::Handled | CommandOutcome::Reported(_) | CommandOutcome::Unknown => {}
             CommandOutcome::Duplicate => debug!(queue, message_id, "handled before"),
             CommandOutcome::Recorded(error, RetryDecision::Retry(delay)) => {
-                let error = sanitize(&error.to_string());
+                let error = error_text(error);
                 info!(queue, message_id, %error, retry_in_ms = delay.as_millis(), "failed, will be tried again");
             }
             CommandOutcome::Recorded(error, RetryDecision::Dead(reason)) => {
-                let error = sanitize(&error.to_string());
+                let error = error_text(error);
                 warn!(queue, message_id, %error, reason = reason.as_str(), "dead; see `allocation dead-letters`");
             }
         }

@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{outbox::PublishOutcome, queue::BrokerError, store::StoreError};
+use super::{
+    error::{BrokerError, StoreError},
+    outbox::PublishOutcome,
+};
 
 /// What became of the declaration of an exchange or queue.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::domain::{BodyHash, FailedMessageKey};
 
-use super::store::StoreError;
+use super::error::StoreError;
 
 /// Why a command is dead: no retry will be tried unless an operator says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

@@ -5,8 +5,10 @@
 //! memory, and both stores obey the same contract tests.
 
 pub mod admin;
+pub mod error;
 pub mod failed_messages;
 pub mod notifier;
 pub mod outbox;
 pub mod queue;
 pub mod store;
+pub mod text;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::error::NotifierError;
+
 /// What is to be said to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
@@ -13,20 +15,6 @@ pub struct Notification {
     pub subject: String,
     /// The text, in lines.
     pub text: String,
-}
-
-/// Why a notice did not get through; the variant says what may follow.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotifierError {
-    /// Nobody can be told now. Nothing is wrong with this notice; whether it got through is unknown.
-    #[error("the mail server is away: {0}")]
-    Unavailable(String),
-    /// This notice cannot get through now.
-    #[error("the mail server put the mail off: {0}")]
-    Deferred(String),
-    /// This notice cannot get through as things are.
-    #[error("the mail server refused the mail: {0}")]
-    Rejected(String),
 }
 
 /// Tells people.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{failed_messages::DueRetry, store::StoreError};
+use super::{error::StoreError, failed_messages::DueRetry};
 
 /// An unpublished event as the outbox keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]

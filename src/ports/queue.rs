@@ -5,6 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::error::BrokerError;
+
 /// The queues the service works on, by their short names; the namespace is put before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QueueName {
@@ -39,11 +41,6 @@ pub enum Prefetch {
     /// One: what breaks the subscription then is that one, and nobody else is counted as delivered.
     One,
 }
-
-/// Why the queue's server cannot be used now.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BrokerError(pub String);
 
 /// A message's properties and headers, kept as the client library has them until somebody asks.
 pub trait RawProperties: std::fmt::Debug + Send + Sync {

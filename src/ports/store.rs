@@ -7,41 +7,10 @@ use async_trait::async_trait;
 use crate::domain::{BatchRef, Command, FailedMessageKey, MessageKey, OrderId, Product, Quantity, Sku};
 
 use super::{
+    error::StoreError,
     failed_messages::NewAttempt,
     queue::{QueueName, RetryMark},
 };
-
-/// Why a store did not do what it was asked; the variant says what may follow.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// It cannot be reached or cannot work now. Nothing is wrong with the command; whether a commit took place is
-    /// unknown.
-    #[error("the store is away: {0}")]
-    Unavailable(String),
-    /// It did not answer in time. It may be away; or this was too much for it, if it answers others.
-    #[error("the store is silent: {0}")]
-    Silent(String),
-    /// Another transaction was in the way; nothing happened, and the same again at once will probably do.
-    #[error("in conflict with another transaction: {0}")]
-    Conflict(String),
-    /// The store cannot keep this data, now or ever; nothing happened.
-    #[error("the store cannot keep this: {0}")]
-    BadData(String),
-    /// The commit was not answered in time: whether it took place is unknown.
-    #[error("the store did not answer a commit: {0}")]
-    CommitUnknown(String),
-    /// Anything else; nothing happened, and trying again later may help.
-    #[error("the store failed: {0}")]
-    Failed(String),
-}
-
-impl StoreError {
-    /// Whether the store may be away, so that nothing is known about what it was asked.
-    #[must_use]
-    pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Silent(_) | Self::CommitUnknown(_))
-    }
-}
 
 /// What the inbox says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

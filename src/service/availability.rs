@@ -1,28 +1,27 @@
-//! Servers that are away: the error that says so, and who says it once, however many tasks notice.
+//! Unavailable servers: the error, and a log that reports each outage once, however many tasks detect it.
 
 use std::{
+    error::Error,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
 
 use tracing::{info, warn};
 
-use crate::ports::{notifier::NotifierError, store::StoreError};
+use crate::ports::error::{NotifierError, StoreError, error_text};
 
-use super::unit_of_work::sanitize;
-
-/// A server is away: nothing is known about the messages, and nothing counts against them.
+/// A server is unavailable: the outcome of the messages is unknown, and no attempt is counted.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerUnavailable {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Whoever tells people.
+    /// The mail server.
     #[error(transparent)]
     Notifier(#[from] NotifierError),
 }
 
-/// Whether a server is away, for the whole process.
+/// Whether a server is unavailable, for the whole process.
 #[derive(Debug)]
 pub struct AvailabilityLog {
     what: &'static str,
@@ -36,17 +35,16 @@ impl AvailabilityLog {
         Self { what, since: Mutex::new(None) }
     }
 
-    /// It did not answer. Logged the first time.
-    pub fn down(&self, error: &dyn std::fmt::Display) {
+    /// It did not answer. Only the first error is logged, with its whole chain.
+    pub fn down(&self, error: &dyn Error) {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
             *since = Some(Instant::now());
-            let error = sanitize(&error.to_string());
-            warn!(%error, "waiting for {}", self.what);
+            warn!(error = error_text(error), "waiting for {}", self.what);
         }
     }
 
-    /// It answered. Logged if it had been away.
+    /// It answered. Logged if it was down.
     pub fn up(&self) {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(begin) = since.take() {
@@ -55,7 +53,7 @@ impl AvailabilityLog {
         }
     }
 
-    /// Whether it is away, as far as anybody noticed.
+    /// Whether the last contact with it failed.
     #[must_use]
     pub fn is_down(&self) -> bool {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).is_some()

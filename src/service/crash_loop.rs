@@ -6,10 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::ports::{
-    queue::QueueName,
-    store::{Store, StoreError},
-};
+use crate::ports::{error::StoreError, queue::QueueName, store::Store};
 
 use super::{availability::ServerUnavailable, received::ReceivedMessage};
 

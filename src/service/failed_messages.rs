@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::ports::{
+    error::{StoreError, error_text},
     failed_messages::{ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction},
-    store::StoreError,
 };
 
 use super::{
@@ -74,7 +74,7 @@ pub async fn act_on_all(
         let results = match with_conflict_retry(async || ledger.apply(action, ids, filter, by).await).await {
             Ok(results) => results,
             Err(error) => {
-                report.stopped_by = Some(error.to_string());
+                report.stopped_by = Some(error_text(&error));
                 break;
             }
         };

@@ -5,16 +5,15 @@ use std::time::Duration;
 use crate::{
     domain::Rejection,
     ports::{
+        error::{NotifierError, StoreError, join_chain},
         failed_messages::{Reason, RetryDecision},
-        notifier::NotifierError,
-        store::StoreError,
     },
 };
 
 use super::{backoff::RetryPolicy, decode::DecodeError};
 
 /// Why a command was not handled.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     /// It cannot be read.
     #[error(transparent)]
@@ -25,11 +24,11 @@ pub enum Failure {
     /// A rule of the domain said no.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The store did not do its part.
-    #[error(transparent)]
+    /// The store did not do an operation.
+    #[error("the store failed")]
     Store(#[from] StoreError),
-    /// Nobody was told.
-    #[error(transparent)]
+    /// Its mail was not delivered.
+    #[error("the notification was not delivered")]
     Notification(#[from] NotifierError),
     /// The handler panicked.
     #[error("the handler panicked: {0}")]
@@ -67,14 +66,14 @@ pub fn classify(failure: &Failure) -> FailureClass {
         }
         Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
         // Silence counts only once the store has answered a probe.
-        Failure::Store(StoreError::Failed(_) | StoreError::Silent(_) | StoreError::CommitUnknown(_))
+        Failure::Store(StoreError::Failed(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_))
         | Failure::Notification(NotifierError::Deferred(_))
         | Failure::Panicked(_)
         | Failure::TimedOut(_) => FailureClass::Retryable(Reason::AttemptsExhausted),
         Failure::Rejected(_) | Failure::Notification(NotifierError::Rejected(_)) => {
             FailureClass::Retryable(Reason::Rejected)
         }
-        Failure::Store(StoreError::BadData(_)) => FailureClass::Permanent(Reason::InvalidMessage),
+        Failure::Store(StoreError::InvalidData(_)) => FailureClass::Permanent(Reason::InvalidMessage),
         Failure::BodyMismatch => FailureClass::Permanent(Reason::MessageIdConflict),
         Failure::CrashLoop(_) => FailureClass::Permanent(Reason::CrashLoop),
         Failure::DeadLetteredByBroker(why) if why == "delivery_limit" => {
@@ -114,7 +113,7 @@ impl Failure {
     pub fn error_pattern(&self) -> String {
         match self {
             Self::Rejected(rejection) => rejection.rule().to_owned(),
-            other => without_values(&other.to_string()),
+            other => without_values(&join_chain(other)),
         }
     }
 }
@@ -149,10 +148,13 @@ fn without_values(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{BatchRef, Sku};
+    use crate::{
+        domain::{BatchRef, Sku},
+        ports::error::Cause,
+    };
 
-    fn store(error: fn(String) -> StoreError) -> Failure {
-        error(String::new()).into()
+    fn store(error: fn(Cause) -> StoreError) -> Failure {
+        error("".into()).into()
     }
 
     /// Section 3 of the contract, row by row.
@@ -164,14 +166,11 @@ mod tests {
             (store(StoreError::Conflict), FailureClass::Conflict),
             (store(StoreError::Unavailable), FailureClass::Outage),
             (store(StoreError::Failed), FailureClass::Retryable(Reason::AttemptsExhausted)),
-            (store(StoreError::Silent), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (store(StoreError::Timeout), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::CommitUnknown), FailureClass::Retryable(Reason::AttemptsExhausted)),
-            (NotifierError::Unavailable(String::new()).into(), FailureClass::Outage),
-            (
-                NotifierError::Deferred(String::new()).into(),
-                FailureClass::Retryable(Reason::AttemptsExhausted),
-            ),
-            (NotifierError::Rejected(String::new()).into(), FailureClass::Retryable(Reason::Rejected)),
+            (NotifierError::Unavailable("".into()).into(), FailureClass::Outage),
+            (NotifierError::Deferred("".into()).into(), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (NotifierError::Rejected("".into()).into(), FailureClass::Retryable(Reason::Rejected)),
             (invalid_sku(), FailureClass::Retryable(Reason::Rejected)),
             (Failure::TimedOut(Duration::ZERO), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (Failure::Panicked(String::new()), FailureClass::Retryable(Reason::AttemptsExhausted)),
@@ -185,7 +184,7 @@ mod tests {
             (DecodeError::MissingMessageId.into(), FailureClass::Permanent(Reason::MissingMessageId)),
             (too_large.into(), FailureClass::Permanent(Reason::TooLarge)),
             (Failure::BodyMismatch, FailureClass::Permanent(Reason::MessageIdConflict)),
-            (store(StoreError::BadData), FailureClass::Permanent(Reason::InvalidMessage)),
+            (store(StoreError::InvalidData), FailureClass::Permanent(Reason::InvalidMessage)),
             (Failure::CrashLoop(4), FailureClass::Permanent(Reason::CrashLoop)),
             (
                 Failure::DeadLetteredByBroker("delivery_limit".into()),

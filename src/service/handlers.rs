@@ -5,13 +5,13 @@
 
 use crate::{
     domain::{Allocate, Batch, ChangeBatchQuantity, CreateBatch, Deallocate, OrderId, Rejection, Sku},
-    ports::store::StoreError,
+    ports::error::StoreError,
 };
 
 use super::unit_of_work::UnitOfWork;
 
 /// Why a handler did not do its work.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum HandlerError {
     /// A rule said no.
     #[error(transparent)]

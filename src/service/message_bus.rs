@@ -8,10 +8,11 @@ use crate::{
     crash_points::{self, CrashPoint},
     domain::Command,
     ports::{
+        error::{NotifierError, StoreError},
         failed_messages::RetryDecision,
-        notifier::{Notifier, NotifierError},
+        notifier::Notifier,
         queue::QueueName,
-        store::{Store, StoreError, WorkingSet},
+        store::{Store, WorkingSet},
     },
 };
 
@@ -34,7 +35,7 @@ const BISECT_SIZE: usize = 32;
 const BISECT_WITHIN: Duration = Duration::from_secs(1);
 
 /// What became of a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum CommandOutcome {
     /// It was handled, and what it changed is committed.
     Handled,
@@ -50,12 +51,13 @@ pub enum CommandOutcome {
 
 /// A server went away before all messages were handled.
 #[derive(Debug, thiserror::Error)]
-#[error("{away}")]
+#[error("a server became unavailable")]
 pub struct Interrupted {
     /// The fates of the first messages: they are committed, and can be acknowledged.
     pub done: Vec<CommandOutcome>,
     /// Why the others have none. Whether some of them were committed is unknown, so they are to be handled again; inbox and
     /// ledger tell what was done.
+    #[source]
     pub away: ServerUnavailable,
 }
 
@@ -260,7 +262,7 @@ impl MessageBus {
     async fn away(&self, broken: UnitOfWorkError) -> Result<UnitOfWorkError, ServerUnavailable> {
         match &broken.failure {
             Failure::Store(error @ StoreError::Unavailable(_)) => Err(error.clone().into()),
-            Failure::Store(error @ (StoreError::Silent(_) | StoreError::CommitUnknown(_)))
+            Failure::Store(error @ (StoreError::Timeout(_) | StoreError::CommitUnknown(_)))
                 if self.store.probe().await.is_err() =>
             {
                 Err(error.clone().into())

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 
 use crate::ports::{
+    error::StoreError,
     queue::QueueName,
-    store::{InboxCheck, RetryCheck, StoreError},
+    store::{InboxCheck, RetryCheck},
 };
 
 use super::{

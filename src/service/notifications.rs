@@ -5,10 +5,14 @@
 
 use crate::{
     domain::NotifyOutOfStock,
-    ports::notifier::{Notification, Notifier, NotifierError},
+    ports::{
+        error::NotifierError,
+        notifier::{Notification, Notifier},
+        text::sanitize,
+    },
 };
 
-use super::{decode::Envelope, failure::Failure, received::ReceivedMessage, unit_of_work::sanitize};
+use super::{decode::Envelope, failure::Failure, received::ReceivedMessage};
 
 /// Sends what a message asks for, once in this process: a unit of work that is tried again does not send it again.
 ///

@@ -4,13 +4,12 @@ use std::sync::OnceLock;
 
 use crate::{
     domain::{FailedMessageKey, MessageKey},
-    ports::queue::Message,
+    ports::{queue::Message, text::sanitize},
 };
 
 use super::{
     decode::{DecodeError, Envelope, Limits, body_hash, decode, replace_nul},
     failure::Failure,
-    unit_of_work::sanitize,
 };
 
 /// A message, read.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ports::{queue::QueueName, store::StoreError};
+use crate::ports::{error::StoreError, queue::QueueName};
 
 use super::{
     availability::ServerUnavailable,

@@ -13,9 +13,9 @@ use tracing::{debug, info, warn};
 use crate::{
     crash_points::{self, CrashPoint, SeededBug},
     ports::{
+        error::{Cause, StoreError, error_text},
         failed_messages::DueRetry,
         outbox::{LeaderSession, Outbox, OutboxRow, PublishOutcome, Publisher, Retention},
-        store::StoreError,
     },
 };
 
@@ -97,7 +97,7 @@ impl Relay {
                 // In a conflict somebody holds a row: the lead is not lost over that.
                 Ok(CycleResult::Stalled) | Err(StoreError::Conflict(_)) => pause(delays.next(), stop).await,
                 Err(error) => {
-                    warn!(%error, "this relay lost the lead");
+                    warn!(error = error_text(&error), "this relay lost the lead");
                     return;
                 }
             }
@@ -142,7 +142,7 @@ impl Relay {
             Ok(true) => SWEEP_AGAIN_AFTER,
             Ok(false) => self.sweep_every(),
             Err(error) => {
-                warn!(%error, "old rows were not removed");
+                warn!(error = error_text(&error), "old rows were not removed");
                 self.sweep_every()
             }
         }
@@ -292,7 +292,7 @@ impl Relay {
 
     fn update_broker_health(&self, outcomes: &[PublishOutcome]) {
         match outcomes.iter().find_map(broker_error) {
-            Some(trouble) => self.broker.down(&trouble),
+            Some(trouble) => self.broker.down(&Cause::from(trouble)),
             None => self.broker.up(),
         }
     }

@@ -10,12 +10,14 @@ use sha2::{Digest, Sha256};
 use crate::{
     domain::{BatchRef, FailedMessageKey, MessageKey, OrderId, Product, RecordedEvent, Rejection, Sku},
     ports::{
+        error::{StoreError, error_chain, error_text},
         failed_messages::{NewAttempt, RetryDecision},
         queue::{Message, QueueName, RetryMark},
         store::{
-            ChangeSet, InboxCheck, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store, StoreError,
-            Tx, WorkingSet,
+            ChangeSet, InboxCheck, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store, Tx,
+            WorkingSet,
         },
+        text::sanitize,
     },
 };
 
@@ -24,9 +26,6 @@ use super::{
     failure::{Failure, decide},
     message_bus::FailurePolicy,
 };
-
-/// No error text in the ledger is longer, in characters.
-const LONGEST_ERROR: usize = 2000;
 
 /// A message that failed, and how.
 pub(super) struct FailureRecord<'a> {
@@ -237,9 +236,9 @@ fn failed_attempt(
         body: message.body.clone(),
         properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.to_json()),
         original: message.original.as_ref().map(|original| original.to_bytes()).unwrap_or_default(),
-        error: sanitize(&failure.to_string()),
+        error: error_text(*failure),
         error_pattern,
-        chain: causes(failure),
+        chain: error_chain(*failure),
         attempts,
         duration: *took,
         host: policy.host.clone(),
@@ -251,15 +250,4 @@ fn failed_attempt(
 fn group(parts: &[&str]) -> String {
     let digest = Sha256::digest(parts.join("\n"));
     format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
-}
-
-fn causes(failure: &Failure) -> Vec<String> {
-    let first = std::error::Error::source(failure);
-    std::iter::successors(first, |error| error.source()).map(|error| sanitize(&error.to_string())).collect()
-}
-
-/// Short, and without characters that would break a terminal, a log or a database column.
-#[must_use]
-pub fn sanitize(text: &str) -> String {
-    text.chars().take(LONGEST_ERROR).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -56,8 +56,9 @@ use allocation::{
     adapters::memory::{MemoryStore, RecordingNotifier},
     domain::{Batch, BatchRef, BodyHash, MessageKey, Product, Sku, StockQuantity},
     ports::{
+        error::StoreError,
         queue::QueueName,
-        store::{ChangeSet, InboxCheck, Store, StoreError, WorkingSet},
+        store::{ChangeSet, InboxCheck, Store, WorkingSet},
     },
     service::message_bus::{CommandOutcome, MessageBus},
 };
@@ -90,7 +91,8 @@ async fn outcome(bus: &MessageBus, given: &Command) -> CommandOutcome {
 /// Has the bus handle commands, one after the other and all of them well.
 async fn handle(bus: &MessageBus, commands: &[Command]) {
     for given in commands {
-        assert_eq!(outcome(bus, given).await, CommandOutcome::Handled, "{given:?}");
+        let outcome = outcome(bus, given).await;
+        assert!(matches!(outcome, CommandOutcome::Handled), "{given:?}: {outcome:?}");
     }
 }
 
@@ -181,7 +183,8 @@ async fn what_was_handled_is_kept_and_known_as_handled() {
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 100), line.clone()]).await;
     assert_eq!(shop.store.state().await.view.len(), 1);
     assert_eq!(shop.events().await, ["allocated"]);
-    assert_eq!(outcome(&shop.bus, &line).await, CommandOutcome::Duplicate);
+    let again = outcome(&shop.bus, &line).await;
+    assert!(matches!(again, CommandOutcome::Duplicate), "{again:?}");
     assert_eq!(shop.available("LAMP", "b-1").await, 90);
 }
 
@@ -191,10 +194,14 @@ async fn a_line_without_stock_is_told_to_people_once() {
     let shop = Shop::after(&[create_batch("b-1", "LAMP", 9), allocate("o-1", "LAMP", 10)]).await;
     let event = shop.store.state().await.outbox[0].clone();
     let body = serde_json::from_str(&event.body).unwrap();
-    for expected in [CommandOutcome::Handled, CommandOutcome::Duplicate] {
+    for first in [true, false] {
         let notification = command(&event.event_id.to_string(), &event.name, &body);
         let outcomes = shop.bus.handle(QueueName::Notifications, &[notification]).await.unwrap();
-        assert_eq!(outcomes, [expected]);
+        match outcomes[..] {
+            [CommandOutcome::Handled] if first => {}
+            [CommandOutcome::Duplicate] if !first => {}
+            _ => panic!("{outcomes:?}"),
+        }
     }
     let told = shop.notifications.taken();
     let [notification] = &told[..] else { panic!("{told:?}") };
@@ -346,7 +353,8 @@ async fn two_at_once_for_one_product_come_one_after_the_other() {
             outcome(&bus, &allocate(orderid, "LAMP", 10)).await
         });
     }
-    assert_eq!(racing.join_all().await, [CommandOutcome::Handled, CommandOutcome::Handled]);
+    let outcomes = racing.join_all().await;
+    assert!(matches!(outcomes[..], [CommandOutcome::Handled, CommandOutcome::Handled]), "{outcomes:?}");
     assert_eq!(world.count("select version from products").await, 3);
     assert_eq!(world.count("select allocated::bigint from batches").await, 20);
     assert_eq!(world.allocated_lines().await.len(), 2);

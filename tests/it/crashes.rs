@@ -149,7 +149,7 @@ async fn what_breaks_a_large_unit_of_work_is_looked_for_in_smaller_ones() {
         batches.map(|batch| command(&batch.message_id, batch.kind, &batch.body)).collect();
     commands[100] = command("unreadable", "create_batch", &json!([]));
     let outcomes = bus(Arc::new(store.clone())).handle(QueueName::Stock, &commands).await.unwrap();
-    let other: Vec<_> = (0..500).filter(|&i| outcomes[i] != CommandOutcome::Handled).collect();
+    let other: Vec<_> = (0..500).filter(|&i| !matches!(outcomes[i], CommandOutcome::Handled)).collect();
     assert_eq!(other, [100], "the third time the cursed one goes well");
     let begun = store.begun.load(Ordering::SeqCst);
     assert!(begun < 60, "{begun} units of work for 500 commands");
@@ -167,7 +167,8 @@ async fn an_outage_in_the_middle_of_a_unit_of_work_is_no_attempt() {
         assert!(outcome.is_err(), "{outcome:?}");
         assert_eq!(memory.state().await.failures, []);
     }
-    assert_eq!(bus.handle(QueueName::Stock, &commands).await.unwrap(), [CommandOutcome::Handled]);
+    let outcomes = bus.handle(QueueName::Stock, &commands).await.unwrap();
+    assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{outcomes:?}");
 }
 
 #[tokio::test]

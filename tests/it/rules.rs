@@ -93,7 +93,11 @@ async fn play(bus: &MessageBus, units: &[Vec<Order>], model: &mut Model) {
             .collect();
         let outcomes = bus.handle(QueueName::Orders, &messages).await.expect("the store is there");
         for (order, outcome) in unit.iter().zip(outcomes) {
-            assert_eq!(model.handle(order), outcome == CommandOutcome::Handled, "{order:?}: {outcome:?}");
+            assert_eq!(
+                model.handle(order),
+                matches!(outcome, CommandOutcome::Handled),
+                "{order:?}: {outcome:?}"
+            );
         }
     }
 }

@@ -6,8 +6,9 @@ use allocation::{
     adapters::memory::MemoryStore,
     domain::{Batch, BatchRef, BodyHash, MessageKey, OrderId, Product, Quantity, Sku, StockQuantity},
     ports::{
+        error::StoreError,
         queue::QueueName,
-        store::{ChangeSet, InboxCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, Store, Tx, WorkingSet},
     },
 };
 

@@ -13,11 +13,9 @@ use allocation::{
     adapters::memory::MemoryStore,
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
-        queue::{
-            Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues,
-            Subscription,
-        },
-        store::{Store, StoreError, Tx},
+        error::{BrokerError, StoreError},
+        queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
+        store::{Store, Tx},
     },
     service::availability::AvailabilityLog,
 };
@@ -86,7 +84,7 @@ struct Reader {
 impl Subscription for Reader {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         if self.breaks {
-            return Err(BrokerError("broken".into()));
+            return Err(BrokerError::Unavailable("broken".into()));
         }
         loop {
             let filled = self.queue.filled.notified();

@@ -4,7 +4,10 @@ use std::{io, path::PathBuf};
 
 use async_trait::async_trait;
 
-use crate::ports::notifier::{Notification, Notifier, NotifierError};
+use crate::ports::{
+    error::NotifierError,
+    notifier::{Notification, Notifier},
+};
 
 use super::message::{MailAddresses, file_safe_id};
 
@@ -22,7 +25,7 @@ impl DirectoryNotifier {
     }
 
     fn unavailable(&self, error: &io::Error) -> NotifierError {
-        NotifierError::Unavailable(format!("cannot write to {}: {error}", self.directory.display()))
+        NotifierError::Unavailable(format!("cannot write to {}: {error}", self.directory.display()).into())
     }
 }
 

@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use tracing::info;
 
-use crate::ports::notifier::{Notification, Notifier, NotifierError};
+use crate::ports::{
+    error::NotifierError,
+    notifier::{Notification, Notifier},
+};
 
 /// Logs the subject of each notification, which is then done.
 pub struct LogNotifier;

@@ -6,7 +6,10 @@ use lettre::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::ports::notifier::{Notification, NotifierError};
+use crate::ports::{
+    error::{Cause, NotifierError},
+    notifier::Notification,
+};
 
 /// An error in the mail settings.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ impl MailAddresses {
 
     /// The mail for a notification. Its `Message-ID` comes from the event, so that a repeat can be recognised.
     pub(super) fn mail(&self, notification: &Notification) -> Result<Message, NotifierError> {
-        let invalid = |error: lettre::error::Error| NotifierError::Rejected(error.to_string());
+        let invalid = |error: lettre::error::Error| NotifierError::Rejected(Cause::new(error));
         let id = format!("<{}@{}>", file_safe_id(&notification.event_id), self.from.email.domain());
         MessageBuilder::new()
             .from(self.from.clone())

@@ -8,7 +8,10 @@ use lettre::{
     transport::smtp::{self, response::Code},
 };
 
-use crate::ports::notifier::{Notification, Notifier, NotifierError};
+use crate::ports::{
+    error::{Cause, NotifierError},
+    notifier::{Notification, Notifier},
+};
 
 use super::message::{MailAddresses, MailConfigError};
 
@@ -40,12 +43,12 @@ impl SmtpNotifier {
     async fn classify(&self, error: smtp::Error) -> NotifierError {
         let code: Option<u16> = error.status().map(Code::into);
         if code.is_some_and(|code| SERVER_CODES.contains(&code)) || self.probe().await.is_err() {
-            return NotifierError::Unavailable(error.to_string());
+            return NotifierError::Unavailable(Cause::new(error));
         }
         if error.is_permanent() {
-            NotifierError::Rejected(error.to_string())
+            NotifierError::Rejected(Cause::new(error))
         } else {
-            NotifierError::Deferred(error.to_string())
+            NotifierError::Deferred(Cause::new(error))
         }
     }
 }
@@ -60,7 +63,7 @@ impl Notifier for SmtpNotifier {
             Err(_) => {
                 let silent = format!("not taken within {DELIVERY_TIMEOUT:?}");
                 self.probe().await?;
-                Err(NotifierError::Deferred(silent))
+                Err(NotifierError::Deferred(silent.into()))
             }
         }
     }
@@ -68,9 +71,11 @@ impl Notifier for SmtpNotifier {
     async fn probe(&self) -> Result<(), NotifierError> {
         match tokio::time::timeout(RESPONSE_TIMEOUT, self.transport.test_connection()).await {
             Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(NotifierError::Unavailable("it does not go on".into())),
-            Ok(Err(error)) => Err(NotifierError::Unavailable(error.to_string())),
-            Err(_) => Err(NotifierError::Unavailable(format!("no answer within {RESPONSE_TIMEOUT:?}"))),
+            Ok(Ok(false)) => Err(NotifierError::Unavailable("the server closed the connection".into())),
+            Ok(Err(error)) => Err(NotifierError::Unavailable(Cause::new(error))),
+            Err(_) => {
+                Err(NotifierError::Unavailable(format!("no answer within {RESPONSE_TIMEOUT:?}").into()))
+            }
         }
     }
 }

@@ -9,11 +9,10 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Notify};
 
 use crate::ports::{
+    error::BrokerError,
     failed_messages::DueRetry,
     outbox::{OutboxRow, PublishOutcome, Publisher},
-    queue::{
-        Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription,
-    },
+    queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
 };
 
 /// An exchange that only remembers what was published.

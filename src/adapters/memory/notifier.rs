@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::ports::notifier::{Notification, Notifier, NotifierError};
+use crate::ports::{
+    error::NotifierError,
+    notifier::{Notification, Notifier},
+};
 
 /// Takes every notice, and tells nobody.
 #[derive(Clone, Default)]

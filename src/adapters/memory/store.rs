@@ -12,10 +12,11 @@ use uuid::Uuid;
 use crate::{
     domain::{Batch, BatchRef, FailedMessageKey, Line, MessageKey, OrderId, Product, Sku},
     ports::{
+        error::StoreError,
         failed_messages::{DueRetry, NewAttempt},
         outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, ReadModelState, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, ReadModelState, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 
@@ -134,13 +135,11 @@ impl MemoryState {
         for product in &work.products {
             let stored = self.products.get(product.sku()).map_or(0, |stored| stored.bare.version());
             if stored != product.version() {
-                return Err(StoreError::Conflict(format!(
-                    "product {} is at version {stored}",
-                    product.sku()
-                )));
+                let conflict = format!("product {} is at version {stored}", product.sku());
+                return Err(StoreError::Conflict(conflict.into()));
             }
             if let Some(batch) = product.changes().new_batches.iter().find(|batch| taken(&batch.reference)) {
-                return Err(StoreError::Conflict(format!("batch {} exists", batch.reference)));
+                return Err(StoreError::Conflict(format!("batch {} exists", batch.reference).into()));
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::MessageKey,
-    ports::store::{InboxCheck, StoreError},
+    ports::{error::StoreError, store::InboxCheck},
 };
 
 /// Enters messages; those that were there are compared by type and by the hash of their body. None: one that was there was

@@ -10,6 +10,7 @@ mod purge;
 mod read_model;
 mod schema;
 mod session;
+mod sql_error;
 mod store;
 
 use std::{str::FromStr, time::Duration};
@@ -19,13 +20,15 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 
-use crate::ports::store::StoreError;
+use crate::ports::error::{Cause, StoreError};
 
 pub use operator_actions::PgFailedMessages;
 pub use outbox::{CommitSignal, PgOutbox, forward_commits};
 pub use read_model::PgReadModel;
 pub use schema::{PgSchema, migrate};
 pub use store::PgStore;
+
+use sql_error::SqlError;
 
 /// A connection that was idle longer may have died unnoticed, and is asked before it is used.
 const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
@@ -94,44 +97,43 @@ async fn with_timeout<T>(
     statements: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(timeout, statements).await {
-        Ok(outcome) => outcome.map_err(|error| store_error(&error)),
-        Err(_) => Err(StoreError::Silent(format!("no answer within {timeout:?}"))),
+        Ok(outcome) => outcome.map_err(store_error),
+        Err(_) => Err(StoreError::Timeout(format!("no answer within {timeout:?}").into())),
     }
 }
 
-/// What an error says about the store; the SQLSTATE decides.
-fn store_error(error: &sqlx::Error) -> StoreError {
+/// The class of an error, with its cause; the SQLSTATE decides.
+fn store_error(error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Database(database) => {
-            let code = database.code().unwrap_or_default();
-            let text = format!("{database} (SQLSTATE {code})");
-            by_sqlstate(&code, text)
+            let cause = SqlError::from(&*database);
+            by_sqlstate(&cause.code)(Cause::new(cause))
         }
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => StoreError::Unavailable(error.to_string()),
-        _ => StoreError::Failed(error.to_string()),
+        | sqlx::Error::WorkerCrashed => StoreError::Unavailable(Cause::new(error)),
+        _ => StoreError::Failed(Cause::new(error)),
     }
 }
 
-fn by_sqlstate(code: &str, text: String) -> StoreError {
+fn by_sqlstate(code: &str) -> fn(Cause) -> StoreError {
     match code {
-        // Serialization failure, deadlock, lock not available, and two who create the same row at once.
-        "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict(text),
+        // Serialization failure, deadlock, lock not available, and two transactions that create the same row.
+        "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict,
         // Shutting down, starting up, read-only after a failover, a full disk, a transaction that was cut off, a
         // missing database.
         "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "25P03" | "58030" | "3D000" => {
-            StoreError::Unavailable(text)
+            StoreError::Unavailable
         }
         _ => match code.get(..2) {
-            // Connection, resources, authorization; and what a deployment got wrong, such as a missing column.
-            Some("08" | "53" | "28" | "42" | "0A" | "55") => StoreError::Unavailable(text),
+            // Connection, resources, authorization; and deployment mistakes such as a missing column.
+            Some("08" | "53" | "28" | "42" | "0A" | "55") => StoreError::Unavailable,
             // Data, constraints, limits.
-            Some("22" | "23" | "54") => StoreError::BadData(text),
-            _ => StoreError::Failed(text),
+            Some("22" | "23" | "54") => StoreError::InvalidData,
+            _ => StoreError::Failed,
         },
     }
 }
@@ -141,13 +143,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_sqlstate_has_its_verdict() {
-        let verdict = |code| match by_sqlstate(code, String::new()) {
+    fn every_sqlstate_has_its_class() {
+        let class = |code| match by_sqlstate(code)("".into()) {
             StoreError::Conflict(_) => "conflict",
-            StoreError::Unavailable(_) | StoreError::Silent(_) | StoreError::CommitUnknown(_) => {
+            StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_) => {
                 "unavailable"
             }
-            StoreError::BadData(_) => "bad data",
+            StoreError::InvalidData(_) => "bad data",
             StoreError::Failed(_) => "failed",
         };
         let table = [
@@ -164,7 +166,7 @@ mod tests {
         ];
         for (expected, codes) in table {
             for code in codes {
-                assert_eq!(verdict(code), expected, "{code}");
+                assert_eq!(class(code), expected, "{code}");
             }
         }
     }

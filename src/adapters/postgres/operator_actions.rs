@@ -8,11 +8,11 @@ use sqlx::{PgConnection, PgPool};
 use crate::{
     crash_points::{self, CrashPoint},
     ports::{
+        error::StoreError,
         failed_messages::{
             ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction,
         },
         outbox::ParkedEvents,
-        store::StoreError,
     },
 };
 

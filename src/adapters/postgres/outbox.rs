@@ -8,9 +8,10 @@ use tokio::sync::{Mutex, Notify};
 use tracing::{debug, warn};
 
 use crate::ports::{
+    error::{StoreError, error_text},
     failed_messages::DueRetry,
     outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
-    store::{OutboxEvent, StoreError},
+    store::OutboxEvent,
 };
 
 use super::{PgConfig, failures, low_water_mark::LowWaterMark, purge, session::PooledSession, with_timeout};
@@ -65,7 +66,10 @@ pub async fn forward_commits(pool: PgPool, timeout: Duration, commit_signal: Arc
     loop {
         commit_signal.elsewhere.notified().await;
         if let Err(error) = announce(&pool, timeout).await {
-            debug!(%error, "a commit was not announced; the relay looks for itself within a second");
+            debug!(
+                error = error_text(&error),
+                "a commit was not announced; the relay looks for itself within a second"
+            );
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
@@ -98,7 +102,7 @@ impl PgOutbox {
     pub async fn listen(&self) {
         loop {
             if let Err(error) = self.pass_on_announcements().await {
-                debug!(%error, "not listening; the relay looks for itself every second");
+                debug!(error = error_text(&error), "not listening; the relay looks for itself every second");
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -192,7 +196,7 @@ impl LeaderSession for PgLeaderSession {
         if let Err(error) =
             with_timeout(self.timeout, self.low_water_mark.advance(&mut self.connection)).await
         {
-            debug!(%error, "reading begins where it began before");
+            debug!(error = error_text(&error), "reading begins where it began before");
         }
         let rows = sqlx::query_as!(
             OutboxRow,

@@ -7,7 +7,7 @@ use time::Date;
 
 use crate::{
     domain::{Batch, BatchRef, Line, OrderId, Product, ProductChanges, Quantity, Sku},
-    ports::store::{StoreError, WorkingSet},
+    ports::{error::StoreError, store::WorkingSet},
 };
 
 use super::session::PooledSession;

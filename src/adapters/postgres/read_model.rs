@@ -7,7 +7,8 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::ports::{
     admin::{ReadModel, RebuildReport},
-    store::{ReadModelRow, ReadModelState, StoreError},
+    error::StoreError,
+    store::{ReadModelRow, ReadModelState},
 };
 
 use super::{PgConfig, session::PooledSession};

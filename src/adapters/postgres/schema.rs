@@ -11,7 +11,7 @@ use sqlx::{
 
 use crate::ports::{
     admin::{Schema, SchemaVersion},
-    store::StoreError,
+    error::StoreError,
 };
 
 use super::{PgConfig, session::PooledSession};

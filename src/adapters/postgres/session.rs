@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{TryStreamExt as _, stream::BoxStream};
 use sqlx::{Executor as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-use crate::ports::store::StoreError;
+use crate::ports::error::StoreError;
 
 use super::with_timeout;
 
@@ -19,7 +19,7 @@ pub(super) struct PooledSession {
 impl PooledSession {
     /// Takes a connection.
     pub(super) async fn open(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
-        let connection = pool.acquire().await.map_err(|error| super::store_error(&error))?;
+        let connection = pool.acquire().await.map_err(super::store_error)?;
         Ok(Self { connection: Some(connection), timeout })
     }
 
@@ -56,7 +56,7 @@ impl PooledSession {
         let mut rows = query(connection);
         let mut mapped = Vec::new();
         while let Some(row) = with_timeout(timeout, rows.try_next()).await? {
-            mapped.push(map(row).map_err(|error| super::store_error(&error))?);
+            mapped.push(map(row).map_err(super::store_error)?);
         }
         Ok(mapped)
     }
@@ -68,7 +68,7 @@ impl PooledSession {
                 self.release();
                 Ok(())
             }
-            Err(StoreError::Silent(silence)) => Err(StoreError::CommitUnknown(silence)),
+            Err(StoreError::Timeout(cause)) => Err(StoreError::CommitUnknown(cause)),
             Err(error) => Err(error),
         }
     }

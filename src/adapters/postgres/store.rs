@@ -9,8 +9,9 @@ use crate::{
     crash_points::{self, CrashPoint, SeededBug},
     domain::{BatchRef, FailedMessageKey, MessageKey, Product},
     ports::{
+        error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 

@@ -12,8 +12,9 @@ use lapin::{
 use tokio::sync::Mutex;
 use tracing::debug;
 
-use crate::ports::queue::{
-    Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription,
+use crate::ports::{
+    error::{BrokerError, error_text},
+    queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
 };
 
 use super::{CONNECT_WITHIN, RabbitConfig, channel, properties, with_timeout};
@@ -79,9 +80,9 @@ impl Subscription for RabbitSubscription {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => Ok(self.acknowledger.register(delivery, self.stage).await),
-            Some(Err(error)) => Err(BrokerError(super::error_text(&error))),
+            Some(Err(error)) => Err(super::broker_error(error)),
             // The server cancels a consumer whose queue is deleted or moved, and says so only by silence.
-            None => Err(BrokerError("the server cancelled the subscription".into())),
+            None => Err(BrokerError::Unavailable("the server cancelled the subscription".into())),
         }
     }
 
@@ -97,7 +98,10 @@ impl Subscription for RabbitSubscription {
             self.connection.close(200, "stopped".into()).await
         };
         if let Err(error) = with_timeout(CONNECT_WITHIN, ended).await {
-            debug!(%error, "a subscription did not end in order; the broker takes back what is left");
+            debug!(
+                error = error_text(&error),
+                "a subscription did not end in order; the broker takes back what is left"
+            );
         }
     }
 }
@@ -166,7 +170,11 @@ impl RabbitAcknowledger {
 impl Acknowledger for RabbitAcknowledger {
     async fn ack(&self, tags: &[u64]) {
         if let Err(error) = self.write(tags).await {
-            debug!(%error, count = tags.len(), "not settled; they will be delivered again");
+            debug!(
+                error = error_text(&error),
+                count = tags.len(),
+                "not settled; they will be delivered again"
+            );
         }
     }
 

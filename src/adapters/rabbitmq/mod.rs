@@ -15,7 +15,10 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::ports::queue::{BrokerError, QueueName};
+use crate::ports::{
+    error::{BrokerError, Cause, error_text},
+    queue::QueueName,
+};
 
 pub use consumer::RabbitQueues;
 pub use publisher::{RabbitCommandSender, RabbitPublisher};
@@ -39,10 +42,10 @@ impl RabbitConfig {
     /// # Errors
     /// The URL is not one; the message does not repeat it, for it may hold a password.
     pub fn new(url: &str, namespace: &str) -> Result<Self, BrokerError> {
-        let invalid = |error: &dyn std::fmt::Display| BrokerError(format!("not an AMQP URL: {error}"));
-        let mut url = Url::parse(url).map_err(|error| invalid(&error))?;
-        if !matches!(url.scheme(), "amqp" | "amqps") {
-            return Err(invalid(&"it begins with amqp:// or amqps://"));
+        let mut url = Url::parse(url).map_err(|error| BrokerError::InvalidUrl(Cause::new(error)))?;
+        // The client library repeats a URL without a host in its error, with the password.
+        if !matches!(url.scheme(), "amqp" | "amqps") || url.cannot_be_a_base() {
+            return Err(BrokerError::InvalidUrl("it begins with amqp:// or amqps://".into()));
         }
         if !url.query_pairs().any(|(key, _)| key == "heartbeat") {
             url.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECONDS);
@@ -96,16 +99,24 @@ async fn with_timeout<T>(
     question: impl Future<Output = Result<T, lapin::Error>>,
 ) -> Result<T, BrokerError> {
     match tokio::time::timeout(timeout, question).await {
-        Ok(outcome) => outcome.map_err(|error| BrokerError(error_text(&error))),
-        Err(_) => Err(BrokerError(format!("no answer within {timeout:?}"))),
+        Ok(outcome) => outcome.map_err(broker_error),
+        Err(_) => Err(BrokerError::Unavailable(format!("no answer within {timeout:?}").into())),
     }
 }
 
-/// What the broker said, in its own words where it said something.
-fn error_text(error: &lapin::Error) -> String {
+/// The class of an error: the broker refused the operation with a reply, or the connection failed.
+fn broker_error(error: lapin::Error) -> BrokerError {
     match error.kind() {
-        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
-        _ => error.to_string(),
+        ErrorKind::ProtocolError(_) => BrokerError::Rejected(reply_text(&error).into()),
+        _ => BrokerError::Unavailable(Cause::new(error)),
+    }
+}
+
+/// The text of the broker's reply; without a reply, the client library's error.
+fn reply_text(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(reply) => reply.get_message().to_string(),
+        _ => error_text(error),
     }
 }
 

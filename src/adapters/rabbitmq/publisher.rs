@@ -20,9 +20,9 @@ use crate::{
     crash_points::{self, CrashPoint},
     ports::{
         admin::{CommandSender, OutboundCommand},
+        error::{BrokerError, error_text},
         failed_messages::DueRetry,
         outbox::{OutboxRow, PublishOutcome, Publisher},
-        queue::BrokerError,
     },
 };
 
@@ -99,9 +99,9 @@ impl ConfirmChannel {
                     }
                 }
                 Err(Some(error)) if messages.len() == 1 && concerns_the_message(&error) => {
-                    PublishOutcome::Rejected(super::error_text(&error))
+                    PublishOutcome::Rejected(super::reply_text(&error))
                 }
-                Err(Some(error)) => PublishOutcome::Unknown(super::error_text(&error)),
+                Err(Some(error)) => PublishOutcome::Unknown(super::reply_text(&error)),
                 Err(None) => PublishOutcome::Unknown(format!("not confirmed within {CONFIRM_WITHIN:?}")),
             });
         }
@@ -217,7 +217,7 @@ impl ReconnectingPublisher {
             Some(channel) => channel,
             None => match ConfirmChannel::open(&self.broker, self.purpose, self.written).await {
                 Ok(channel) => channel,
-                Err(error) => return vec![PublishOutcome::Unknown(error.to_string()); messages.len()],
+                Err(error) => return vec![PublishOutcome::Unknown(error_text(&error)); messages.len()],
             },
         };
         let outcomes = channel.publish(messages).await;

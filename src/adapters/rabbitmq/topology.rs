@@ -9,7 +9,8 @@ use lapin::{
 
 use crate::ports::{
     admin::{DeclareResult, QueueDepth, Topology},
-    queue::{BrokerError, QueueName},
+    error::BrokerError,
+    queue::QueueName,
 };
 
 use super::{CONNECT_WITHIN, RabbitConfig, channel, with_timeout};
@@ -160,18 +161,20 @@ async fn declare_one(
         Ok(Ok(())) => return Ok(DeclareResult::Matches(name.to_owned())),
         Ok(Err(error)) => error,
         Err(_) => {
-            return Err(BrokerError(format!("{name} was not declared within {CONNECT_WITHIN:?}")));
+            return Err(BrokerError::Unavailable(
+                format!("{name} was not declared within {CONNECT_WITHIN:?}").into(),
+            ));
         }
     };
     match super::reply_code(&refused) {
-        Some(406) => Ok(DeclareResult::Mismatch(name.to_owned(), super::error_text(&refused))),
+        Some(406) => Ok(DeclareResult::Mismatch(name.to_owned(), super::reply_text(&refused))),
         // A worker's user need not have the right to declare: it is enough that it is there.
         Some(403) => {
             let there =
                 with_timeout(CONNECT_WITHIN, declare_with_timeout(connection, name, thing, true)).await;
             there.map(|()| DeclareResult::NotPermitted(name.to_owned()))
         }
-        _ => Err(BrokerError(super::error_text(&refused))),
+        _ => Err(super::broker_error(refused)),
     }
 }
 
@@ -183,7 +186,9 @@ async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -
     match tokio::time::timeout(CONNECT_WITHIN, bound).await {
         Ok(Ok(())) => Ok(true),
         Ok(Err(error)) if super::reply_code(&error) == Some(403) => Ok(false),
-        Ok(Err(error)) => Err(BrokerError(super::error_text(&error))),
-        Err(_) => Err(BrokerError(format!("a binding was not made within {CONNECT_WITHIN:?}"))),
+        Ok(Err(error)) => Err(super::broker_error(error)),
+        Err(_) => {
+            Err(BrokerError::Unavailable(format!("a binding was not made within {CONNECT_WITHIN:?}").into()))
+        }
     }
 }

@@ -13,8 +13,8 @@ use similar::TextDiff;
 use crate::{
     bootstrap::App,
     ports::{
+        error::StoreError,
         failed_messages::{ActionResult, Operator},
-        store::StoreError,
     },
     service::failed_messages::{self, EditError},
     views::FailedMessageDetail,

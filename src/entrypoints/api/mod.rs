@@ -23,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::{
-    ports::admin::{Schema, Topology},
+    ports::{
+        admin::{Schema, Topology},
+        error::Cause,
+    },
     service::{availability::AvailabilityLog, backoff::Backoff, decode::Limits, message_bus::MessageBus},
     views::Views,
 };
@@ -122,7 +125,7 @@ impl Api {
                     taken.up();
                     return Some(listener);
                 }
-                Err(error) => taken.down(&format_args!("{}: {error}", self.listen)),
+                Err(error) => taken.down(&Cause::from(format!("{}: {error}", self.listen))),
             }
             stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
         }

@@ -17,7 +17,10 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    ports::queue::{Message, QueueName},
+    ports::{
+        error::error_text,
+        queue::{Message, QueueName},
+    },
     service::{decode::checked_id, received::ReceivedMessage},
 };
 
@@ -110,12 +113,12 @@ impl<S: Send + Sync> FromRequestParts<S> for PathParam {
     }
 }
 
-async fn with_timeout<T, E: std::fmt::Display>(
+async fn with_timeout<T, E: std::error::Error>(
     shared: &ApiState,
     question: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
     match tokio::time::timeout(shared.api.timeout, question).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Ok(answer) => answer.map_err(|error| error_text(&error)),
         Err(_) => Err(format!("no answer within {:?}", shared.api.timeout)),
     }
 }

@@ -17,13 +17,11 @@ use allocation::{
     domain::{BatchRef, FailedMessageKey, MessageKey, Product},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
+        error::{BrokerError, StoreError},
         failed_messages::DueRetry,
         outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
-        queue::{
-            Acknowledger, BrokerError, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark,
-            Subscription,
-        },
-        store::{ChangeSet, InboxCheck, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        queue::{Acknowledger, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark, Subscription},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
     service::{
         availability::AvailabilityLog,

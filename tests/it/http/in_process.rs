@@ -7,8 +7,9 @@ use allocation::{
     entrypoints::{api::Api, watchdog::Watchdog},
     ports::{
         admin::{DeclareResult, QueueDepth, Schema, SchemaVersion, Topology},
-        queue::{BrokerError, QueueName},
-        store::{Store, StoreError, Tx},
+        error::{BrokerError, StoreError},
+        queue::QueueName,
+        store::{Store, Tx},
     },
     service::{availability::AvailabilityLog, decode::Limits},
     views::Views,

@@ -1,8 +1,9 @@
 //! The inbox: which queue a message belongs to, and what happens when retention removes it while it is looked up.
 
 use allocation::ports::{
+    error::StoreError,
     queue::QueueName,
-    store::{ChangeSet, InboxCheck, StoreError},
+    store::{ChangeSet, InboxCheck},
 };
 
 use crate::harness::Database;

@@ -11,9 +11,9 @@ use std::{
 use allocation::{
     adapters::postgres::{PgConfig, PgOutbox},
     ports::{
+        error::StoreError,
         failed_messages::DueRetry,
         outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, PublishOutcome, Publisher, Retention},
-        store::StoreError,
     },
     service::{availability::AvailabilityLog, relay::Relay},
 };

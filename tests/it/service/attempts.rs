@@ -2,9 +2,10 @@
 
 use allocation::{
     ports::{
+        error::StoreError,
         failed_messages::{Reason, RetryDecision},
         queue::QueueName,
-        store::{RetryCheck, StoreError},
+        store::RetryCheck,
     },
     service::{availability::ServerUnavailable, failure::Failure, message_bus::CommandOutcome},
 };
@@ -31,7 +32,7 @@ async fn an_outage_counts_against_no_message_wherever_it_begins() {
             matches!(interrupted.away, ServerUnavailable::Store(StoreError::Unavailable(_))),
             "{call:?}: {interrupted}"
         );
-        assert_eq!(interrupted.done, []);
+        assert!(interrupted.done.is_empty());
         assert_eq!(store.kept(), [], "{call:?}: the database answers again at once, and nothing is recorded");
         let outcomes = bus.handle(ORDERS, &messages).await.unwrap();
         assert_eq!(names(&outcomes), ["handled", "retry"], "{call:?}");
@@ -43,7 +44,7 @@ async fn an_outage_counts_against_no_message_wherever_it_begins() {
 #[tokio::test]
 async fn silence_is_an_attempt_only_if_the_database_answers_others() {
     let store = ScriptedStore::default();
-    let silent = || Reply::Fails(StoreError::Silent("no answer in 10 s".into()));
+    let silent = || Reply::Fails(StoreError::Timeout("no answer in 10 s".into()));
     store.next(Call::Load, [silent(), silent()]);
     store.next(Call::Probe, [Reply::Fails(unavailable())]);
     let (bus, messages) = (bus(&store), [batch("m1", "LAMP")]);
@@ -80,7 +81,10 @@ async fn a_command_that_broke_is_refused_if_its_sender_waits_and_never_in_the_le
     store.always(Call::WaitingLines, Reply::Panics);
     let outcomes =
         bus.handle(ORDERS, &[awaited(batch("m3", "LAMP")), awaited(rejected("m4"))]).await.unwrap();
-    assert_eq!(outcomes[0], CommandOutcome::Reported(Failure::Panicked("the store panics".into())));
+    assert!(
+        matches!(&outcomes[0], CommandOutcome::Reported(Failure::Panicked(text)) if text == "the store panics"),
+        "{outcomes:?}"
+    );
     assert!(matches!(outcomes[1], CommandOutcome::Reported(Failure::Rejected(_))), "{outcomes:?}");
     assert_eq!(store.failures(), []);
     assert_eq!(store.kept().len(), before + 1, "the rejected one has its unit of work");

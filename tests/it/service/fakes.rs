@@ -9,11 +9,7 @@ mod store;
 use std::{sync::Arc, time::Duration};
 
 use allocation::{
-    ports::{
-        failed_messages::RetryDecision,
-        queue::RetryMark,
-        store::{Store, StoreError},
-    },
+    ports::{error::StoreError, failed_messages::RetryDecision, queue::RetryMark, store::Store},
     service::{
         backoff::RetryPolicy,
         decode::Limits,

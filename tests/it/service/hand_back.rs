@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allocation::{
     entrypoints::consumer::Consumer,
-    ports::{failed_messages::RetryDecision, queue::QueueName, store::StoreError},
+    ports::{error::StoreError, failed_messages::RetryDecision, queue::QueueName},
 };
 
 use super::fakes::{Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, broken, unavailable, worker};

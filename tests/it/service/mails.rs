@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use allocation::{
     ports::{
+        error::NotifierError,
         failed_messages::{Reason, RetryDecision},
-        notifier::NotifierError,
         queue::QueueName,
     },
     service::{availability::ServerUnavailable, received::ReceivedMessage},

@@ -4,10 +4,10 @@ use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use allocation::{
     ports::{
+        error::StoreError,
         failed_messages::{
             ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction,
         },
-        store::StoreError,
     },
     service::{
         decode::DecodeError,

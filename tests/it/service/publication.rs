@@ -9,8 +9,8 @@ use std::{
 };
 
 use allocation::ports::{
+    error::StoreError,
     outbox::{PublishOutcome, Retention},
-    store::StoreError,
 };
 use tokio::time::Instant;
 

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use allocation::ports::{
+    error::StoreError,
     failed_messages::{Reason, RetryDecision},
     queue::QueueName,
-    store::StoreError,
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 

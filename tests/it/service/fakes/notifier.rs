@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use allocation::ports::notifier::{Notification, Notifier, NotifierError};
+use allocation::ports::{
+    error::NotifierError,
+    notifier::{Notification, Notifier},
+};
 use async_trait::async_trait;
 
 /// Takes every notice unless it has an error for it. Clones are one notifier.

@@ -7,9 +7,9 @@ use std::{
 };
 
 use allocation::ports::{
+    error::StoreError,
     failed_messages::DueRetry,
     outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
-    store::StoreError,
 };
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};

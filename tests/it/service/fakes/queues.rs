@@ -8,8 +8,9 @@ use std::{
 
 use allocation::{
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
-    ports::queue::{
-        Acknowledger, BrokerError, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription,
+    ports::{
+        error::BrokerError,
+        queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
     },
     service::availability::AvailabilityLog,
 };
@@ -140,7 +141,7 @@ impl ScriptedSubscription {
     fn try_next(&mut self) -> Option<Result<Delivery, BrokerError>> {
         let mut state = self.queues.state();
         if std::mem::take(&mut state.break_now) || self.breaks_after == Some(0) {
-            return Some(Err(BrokerError("connection lost".into())));
+            return Some(Err(BrokerError::Unavailable("connection lost".into())));
         }
         if self.prefetch == Prefetch::One && !state.out.is_empty() {
             return None;

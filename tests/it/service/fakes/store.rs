@@ -9,9 +9,10 @@ use allocation::{
     adapters::memory::MemoryStore,
     domain::{BatchRef, FailedMessageKey, MessageKey, Product},
     ports::{
+        error::StoreError,
         failed_messages::NewAttempt,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, RetryCheck, Store, StoreError, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 use async_trait::async_trait;
