@@ -42,7 +42,8 @@ impl AvailabilityLog {
         if since.is_none() {
             *since = Some(Instant::now());
             let error = sanitize(&error.to_string());
-            warn!(%error, "waiting for {}", self.what);
+            let dependency = self.what.trim_start_matches("the ");
+            warn!(dependency, %error, "waiting for {}", self.what);
         }
     }
 
