@@ -16,10 +16,10 @@ test: ## Every test, against servers that are found or started
 	@urls=$$(config/servers.sh); eval "$$urls"; \
 	if cargo nextest --version &>/dev/null; then cargo nextest run; else cargo test; fi
 
-chaos: ## Kill, cut, freeze and crash everything once, then at random; on servers of its own
-	@cargo test --features chaos --test chaos # RETRIES=1 plays again what did not go as planned; never what was lost or double
+chaos: ## Chaos tests on private servers: every fault once, then random ones
+	@cargo test --features chaos --test chaos # RETRIES=1 repeats an aborted scenario, never one with a violation
 
-soak: ## The two random parts alone: make soak DURATION=1h for each, or KILLS=1000 COMMANDS=100000; SEED=1
+soak: ## The two random soaks alone: make soak DURATION=1h for each, or KILLS=1000 COMMANDS=100000; SEED=1
 	@COMMANDS="$(COMMANDS)" KILLS="$(KILLS)" DURATION="$(DURATION)" SEED="$(SEED)" \
 		cargo test --features chaos --test chaos -- soak
 

@@ -76,9 +76,9 @@ impl App {
             pg,
             broker,
             commit_signal,
-            database_log: Arc::new(AvailabilityLog::of("the database")),
-            broker_log: Arc::new(AvailabilityLog::of("the broker")),
-            mail_log: Arc::new(AvailabilityLog::of("the mail server")),
+            database_log: Arc::new(AvailabilityLog::of("database")),
+            broker_log: Arc::new(AvailabilityLog::of("broker")),
+            mail_log: Arc::new(AvailabilityLog::of("mail server")),
             watchdog: Watchdog::default(),
             settings,
         })

@@ -48,7 +48,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         host: "demo".into(),
     };
     let (database, broker) =
-        (Arc::new(AvailabilityLog::of("the store")), Arc::new(AvailabilityLog::of("the exchange")));
+        (Arc::new(AvailabilityLog::of("store")), Arc::new(AvailabilityLog::of("the exchange")));
     let consumer = Consumer {
         queue: QueueName::Orders,
         queue_kind: QueueKind::Main,

@@ -24,15 +24,15 @@ pub enum ServerUnavailable {
 /// Whether a server is unavailable, for the whole process.
 #[derive(Debug)]
 pub struct AvailabilityLog {
-    what: &'static str,
+    dependency: &'static str,
     since: Mutex<Option<Instant>>,
 }
 
 impl AvailabilityLog {
-    /// `what` is named in the log: "the database", "the broker".
+    /// `dependency` names the server in the log: "database", "broker", "mail server".
     #[must_use]
-    pub fn of(what: &'static str) -> Self {
-        Self { what, since: Mutex::new(None) }
+    pub fn of(dependency: &'static str) -> Self {
+        Self { dependency, since: Mutex::new(None) }
     }
 
     /// It did not answer. Only the first error is logged, with its whole chain.
@@ -40,7 +40,8 @@ impl AvailabilityLog {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if since.is_none() {
             *since = Some(Instant::now());
-            warn!(error = error_text(error), "waiting for {}", self.what);
+            let dependency = self.dependency;
+            warn!(dependency, error = error_text(error), "{dependency} unavailable, retrying");
         }
     }
 
@@ -48,8 +49,9 @@ impl AvailabilityLog {
     pub fn up(&self) {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(begin) = since.take() {
-            let away_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-            info!(away_ms, "{} is back", self.what);
+            let outage_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let dependency = self.dependency;
+            info!(dependency, outage_ms, "{dependency} available again");
         }
     }
 

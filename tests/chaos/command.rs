@@ -1,21 +1,21 @@
-//! Commands, each with the one effect by which it is known in the journal.
+//! Commands, each with one effect that identifies it in the journal.
 
 use serde_json::{Value, json};
 
-/// What a command that was handled leaves in the tables, exactly once.
+/// The change that a handled command makes in the tables, exactly once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Effect {
-    /// A line appears.
+    /// A line is inserted.
     Line { orderid: String, sku: String },
-    /// A line is gone.
-    Cancelled { orderid: String, sku: String },
-    /// A batch appears.
+    /// A line is deleted.
+    Deallocated { orderid: String, sku: String },
+    /// A batch is inserted.
     Batch { reference: String },
-    /// A batch has this quantity, and had another.
-    Count { reference: String, qty: i64 },
+    /// The quantity of a batch changes to this one.
+    QuantityChange { reference: String, qty: i64 },
 }
 
-/// A command with the id its client gave it.
+/// A command with the id that its client assigned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Command {
     pub(crate) kind: &'static str,
@@ -25,7 +25,7 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// The short name of the queue it waits in.
+    /// The short name of its queue.
     pub(crate) fn queue(&self) -> &'static str {
         match self.kind {
             "allocate" | "deallocate" => "orders",
@@ -33,16 +33,16 @@ impl Command {
         }
     }
 
-    /// The order whose line it asks for, if it asks for one: exactly one event must tell what became of it.
-    pub(crate) fn asks_for_line(&self) -> Option<&str> {
+    /// The order whose line it requests, if any. Exactly one event must report the result.
+    pub(crate) fn requested_order(&self) -> Option<&str> {
         match &self.effect {
             Effect::Line { orderid, .. } => Some(orderid),
             _ => None,
         }
     }
 
-    /// What takes its line back, if it asks for one.
-    pub(crate) fn cancellation(&self) -> Option<Self> {
+    /// The command that deallocates the requested line, if any.
+    pub(crate) fn deallocation(&self) -> Option<Self> {
         match &self.effect {
             Effect::Line { orderid, sku } => Some(deallocate(orderid, sku)),
             _ => None,
@@ -73,7 +73,7 @@ pub(crate) fn deallocate(orderid: &str, sku: &str) -> Command {
         kind: "deallocate",
         message_id: format!("deallocate {sku} for {orderid}"),
         body: json!({ "orderid": orderid, "sku": sku }),
-        effect: Effect::Cancelled { orderid: orderid.to_owned(), sku: sku.to_owned() },
+        effect: Effect::Deallocated { orderid: orderid.to_owned(), sku: sku.to_owned() },
     }
 }
 
@@ -86,11 +86,11 @@ pub(crate) fn change_batch_quantity(reference: &str, qty: i64, revision: Option<
         kind: "change_batch_quantity",
         message_id: format!("change {reference} to {qty}"),
         body,
-        effect: Effect::Count { reference: reference.to_owned(), qty },
+        effect: Effect::QuantityChange { reference: reference.to_owned(), qty },
     }
 }
 
-/// So many lines of one SKU, which share a lane.
-pub(crate) fn lines_of(sku: &str, prefix: &str, count: u32) -> Vec<Command> {
+/// `count` lines of one SKU, which share a partition.
+pub(crate) fn order_lines(sku: &str, prefix: &str, count: u32) -> Vec<Command> {
     (0..count).map(|number| allocate(&format!("{prefix}-{number}"), sku, 1 + number % 3)).collect()
 }

@@ -1,30 +1,30 @@
-//! What really happened in the tables, row by row, in a table without any key that could hide a double.
+//! A journal of every row change, written by triggers. It has no unique key that could hide a repeated effect.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 use sqlx::PgPool;
 
-use crate::{command::Effect, consistency, load::SKUS};
+use crate::{command::Effect, command_load::SKUS, consistency};
 
-/// References of the batches that every world begins with; they sort behind those of the load.
-const STOCK: &str = "warehouse-";
-/// More than anybody asks for, and less than anybody asks for.
-const PLENTY: i32 = 1_000_000;
-const SCARCE: i32 = 40;
+/// Prefix of the initial batches; they sort after those of the load.
+const STOCK_PREFIX: &str = "warehouse-";
+/// More than all orders together, and less than all orders together.
+const AMPLE_QTY: i32 = 1_000_000;
+const SCARCE_QTY: i32 = 40;
 
-/// Puts the journal's triggers into a migrated database, then the stock that all worlds begin with, and lets a role
-/// without special rights work there.
-pub(crate) fn preparation() -> String {
+/// SQL that adds the triggers of the journal, the initial stock and the rights of the limited role to a migrated
+/// database.
+pub(crate) fn setup_sql() -> String {
     let journal = String::from(
         "create table journal (
-             id bigint generated always as identity, about text not null, op text not null, before json, after json
+             id bigint generated always as identity, table_name text not null, op text not null, before json, after json
          );
-         create index journal_starts on journal (id) where about = 'message_starts';
-         create index journal_batches on journal ((after ->> 'ref'), id) where about = 'batches';
-         create function note_in_journal() returns trigger language plpgsql as $$
+         create index journal_starts on journal (id) where table_name = 'message_starts';
+         create index journal_batches on journal ((after ->> 'ref'), id) where table_name = 'batches';
+         create function record_in_journal() returns trigger language plpgsql as $$
          begin
-             insert into journal (about, op, before, after) values (
+             insert into journal (table_name, op, before, after) values (
                  tg_table_name, tg_op,
                  case when tg_op <> 'INSERT' then to_json(old) end,
                  case when tg_op <> 'DELETE' then to_json(new) end
@@ -35,59 +35,60 @@ pub(crate) fn preparation() -> String {
     let triggers = ["order_lines", "batches", "message_starts"].map(|table| {
         format!(
             "create trigger journal after insert or update or delete on {table}
-             for each row execute function note_in_journal();"
+             for each row execute function record_in_journal();"
         )
     });
     let stock = SKUS.map(|sku| {
-        let qty = if sku == "SCARCE" { SCARCE } else { PLENTY };
+        let qty = if sku == "SCARCE" { SCARCE_QTY } else { AMPLE_QTY };
         format!(
             "insert into products (sku, version, event_sequence, last_place, backordered) values ('{sku}', 1, 0, 0, 0);
              insert into batches (ref, sku, ordered, purchased, allocated)
-             values ('{STOCK}{sku}', '{sku}', {qty}, {qty}, 0);"
+             values ('{STOCK_PREFIX}{sku}', '{sku}', {qty}, {qty}, 0);"
         )
     });
-    let grants = "grant all on all tables in schema public to clerk;
-                  grant all on all sequences in schema public to clerk;";
+    let grants = "grant all on all tables in schema public to limited_user;
+                  grant all on all sequences in schema public to limited_user;";
     [journal, triggers.concat(), stock.concat(), grants.into()].concat()
 }
 
-/// How often each effect took place.
+/// How often each effect occurred.
 pub(crate) async fn effects(pool: &PgPool) -> anyhow::Result<HashMap<Effect, usize>> {
     let rows: Vec<(String, String, Option<String>, Option<String>)> = sqlx::query_as(
-        "select about, op, before::text, after::text from journal
-         where about in ('order_lines', 'batches') order by id",
+        "select table_name, op, before::text, after::text from journal
+         where table_name in ('order_lines', 'batches') order by id",
     )
     .fetch_all(pool)
     .await?;
     let mut effects = HashMap::new();
-    for (about, op, before, after) in rows {
-        if let Some(effect) = effect(&about, &op, &read(before.as_deref()), &read(after.as_deref())) {
+    for (table, op, before, after) in rows {
+        if let Some(effect) = effect(&table, &op, &parse_row(before.as_deref()), &parse_row(after.as_deref()))
+        {
             *effects.entry(effect).or_default() += 1;
         }
     }
     Ok(effects)
 }
 
-/// A row as the journal has it; null where there was none.
-fn read(row: Option<&str>) -> Value {
+/// A row in the journal; null if there was none.
+fn parse_row(row: Option<&str>) -> Value {
     row.and_then(|row| serde_json::from_str(row).ok()).unwrap_or_default()
 }
 
-fn effect(about: &str, op: &str, before: &Value, after: &Value) -> Option<Effect> {
+fn effect(table: &str, op: &str, before: &Value, after: &Value) -> Option<Effect> {
     let text = |row: &Value, column: &str| row[column].as_str().unwrap_or_default().to_owned();
     let line = |row: &Value| (text(row, "orderid"), text(row, "sku"));
-    match (about, op) {
+    match (table, op) {
         ("order_lines", "INSERT") => {
             let (orderid, sku) = line(after);
             Some(Effect::Line { orderid, sku })
         }
         ("order_lines", "DELETE") => {
             let (orderid, sku) = line(before);
-            Some(Effect::Cancelled { orderid, sku })
+            Some(Effect::Deallocated { orderid, sku })
         }
         ("batches", "INSERT") => Some(Effect::Batch { reference: text(after, "ref") })
-            .filter(|_| !text(after, "ref").starts_with(STOCK)),
-        ("batches", "UPDATE") if before["purchased"] != after["purchased"] => Some(Effect::Count {
+            .filter(|_| !text(after, "ref").starts_with(STOCK_PREFIX)),
+        ("batches", "UPDATE") if before["purchased"] != after["purchased"] => Some(Effect::QuantityChange {
             reference: text(after, "ref"),
             qty: after["purchased"].as_i64().unwrap_or(-1),
         }),
@@ -95,41 +96,41 @@ fn effect(about: &str, op: &str, before: &Value, after: &Value) -> Option<Effect
     }
 }
 
-/// What must hold besides between the tables and the journal; each rule with a query for offenders.
+/// Further rules about tables and journal, each with a query that returns violations.
 const RULES: [(&str, &str); 2] = [
     (
-        "the lines are those that the journal says came and did not go",
+        "the lines are those inserted and not deleted in the journal",
         "select orderid || ' ' || sku from order_lines l full join (
              select coalesce(after, before) ->> 'orderid' as orderid, coalesce(after, before) ->> 'sku' as sku,
-                    sum(case op when 'INSERT' then 1 when 'DELETE' then -1 else 0 end) as there
-             from journal where about = 'order_lines' group by 1, 2
+                    sum(case op when 'INSERT' then 1 when 'DELETE' then -1 else 0 end) as copies
+             from journal where table_name = 'order_lines' group by 1, 2
          ) j using (orderid, sku)
-         where coalesce(j.there, 0) <> case when l.qty is null then 0 else 1 end",
+         where coalesce(j.copies, 0) <> case when l.qty is null then 0 else 1 end",
     ),
     (
-        "a batch is as the journal saw it last",
+        "a batch equals its last row in the journal",
         "select b.ref from batches b left join lateral (
-             select after from journal where about = 'batches' and after ->> 'ref' = b.ref order by id desc limit 1
+             select after from journal where table_name = 'batches' and after ->> 'ref' = b.ref order by id desc limit 1
          ) j on true
          where (j.after ->> 'purchased', j.after ->> 'allocated')
                is distinct from (b.purchased::text, b.allocated::text)",
     ),
 ];
 
-/// Which rules are broken, and by whom.
-pub(crate) async fn broken_rules(pool: &PgPool) -> anyhow::Result<Vec<String>> {
-    let mut broken = Vec::new();
-    for (rule, offenders) in consistency::RULES.into_iter().chain(RULES) {
-        let found: Vec<String> = sqlx::query_scalar(offenders).fetch_all(pool).await?;
+/// The violated rules, with the violating rows.
+pub(crate) async fn violated_rules(pool: &PgPool) -> anyhow::Result<Vec<String>> {
+    let mut violated = Vec::new();
+    for (rule, query) in consistency::RULES.into_iter().chain(RULES) {
+        let found: Vec<String> = sqlx::query_scalar(query).fetch_all(pool).await?;
         if !found.is_empty() {
-            broken.push(format!("{rule}, but not {}", found[..found.len().min(5)].join(", ")));
+            violated.push(format!("violated: {rule}: {}", found[..found.len().min(5)].join(", ")));
         }
     }
-    Ok(broken)
+    Ok(violated)
 }
 
-/// How many sessions of processes that still run are in a transaction in which nothing has happened for a second.
-pub(crate) async fn open_transactions(pool: &PgPool) -> anyhow::Result<i64> {
+/// The number of sessions of the program that have been idle in a transaction for a second.
+pub(crate) async fn idle_transactions(pool: &PgPool) -> anyhow::Result<i64> {
     let open = sqlx::query_scalar(
         "select count(*) from pg_stat_activity
          where datname = current_database() and application_name = 'allocation'

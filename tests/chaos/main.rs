@@ -1,33 +1,34 @@
-//! Chaos: servers of our own, processes that are killed for real, and a checker that counts what is left.
+//! Chaos tests: private servers, processes that are killed with SIGKILL, and a checker of the resulting state.
 //!
-//! `make chaos` plays every scenario and a short soak, `make soak DURATION=1h` a long one. What is not named is played;
-//! `--list` names everything. Exit status: 0 all holds, 1 something does not, 2 it cannot be played here.
+//! `make chaos` runs every scenario and a short soak, `make soak DURATION=1h` a long soak. Without a name every
+//! scenario runs; `--list` lists them. Exit status: 0 every check passed, 1 a check failed, 2 the tests cannot run on
+//! this machine.
 
 mod arguments;
+mod broker_client;
+mod check_report;
 mod checker;
+mod cluster;
 mod command;
+mod command_load;
+mod command_source;
 #[path = "../consistency.rs"]
 mod consistency;
-mod ending;
 mod journal;
-mod lab;
-mod link;
-mod load;
 mod observer;
 mod operators;
+mod output;
 mod program;
-mod protocol;
 mod proxy;
 mod random;
-mod report;
 mod scenarios;
 mod servers;
+mod shutdown;
 mod soak;
 mod switches;
-mod upstream;
-mod verdict;
+mod test_system;
 mod wait;
-mod world;
+mod wire;
 
 use std::{
     env,
@@ -38,24 +39,24 @@ use std::{
 
 use anyhow::anyhow;
 use arguments::Arguments;
+use check_report::CheckReport;
+use cluster::Cluster;
 use futures_util::{FutureExt as _, future::LocalBoxFuture};
-use lab::Lab;
-use report::say;
+use output::print_line;
 use scenarios::Scenario;
 use tokio::signal::unix::{SignalKind, signal};
-use verdict::Verdict;
 
-/// No single fault takes longer, whatever is waited for.
-const PLAYED_WITHIN: Duration = Duration::from_mins(5);
-/// What the soak is called, and its second part, which can be played without the first.
+/// Time limit of one scenario.
+const SCENARIO_TIMEOUT: Duration = Duration::from_mins(5);
+/// Names of the two soaks. The second can run without the first.
 const SOAK: &str = "soak";
 const SOAK_OPERATORS: &str = "soak_operators";
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::read(env::args().skip(1), |key| env::var(key).ok()) {
+    let arguments = match Arguments::parse(env::args().skip(1), |key| env::var(key).ok()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            say(&format!("{error:#}"));
+            print_line(&format!("{error:#}"));
             return ExitCode::from(2);
         }
     };
@@ -64,21 +65,21 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let unknown: Vec<_> = arguments.names.iter().filter(|name| !is_known(name)).cloned().collect();
-    let missing = servers::missing();
-    if !unknown.is_empty() || !missing.is_empty() {
+    let missing_software = servers::missing_software();
+    if !unknown.is_empty() || !missing_software.is_empty() {
         for name in &unknown {
-            say(&format!("there is no scenario {name}; --list names them"));
+            print_line(&format!("unknown scenario {name}; --list lists the scenarios"));
         }
-        for what in &missing {
-            say(&format!("missing: {what}"));
+        for software in &missing_software {
+            print_line(&format!("missing: {software}"));
         }
         return ExitCode::from(2);
     }
-    match play_all(&arguments) {
+    match run_all(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("the servers could not be used: {error:#}"));
+            print_line(&format!("cannot use the servers: {error:#}"));
             ExitCode::from(2)
         }
     }
@@ -88,24 +89,23 @@ fn is_known(name: &str) -> bool {
     name == SOAK || name == SOAK_OPERATORS || scenarios::ALL.iter().any(|scenario| scenario.name == name)
 }
 
-/// True if everything holds. The servers and processes end with the lab, also when something panics or we are told to
-/// stop.
-fn play_all(arguments: &Arguments) -> anyhow::Result<bool> {
+/// True if every check passed. Dropping the cluster stops servers and processes, after a panic or a signal as well.
+fn run_all(arguments: &Arguments) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let told_to_stop = told_to_stop()?;
+        let stop_signal = stop_signal()?;
         tokio::select! {
-            held = play_wanted(arguments) => held,
-            name = told_to_stop => {
-                say(&format!("{name}: nothing more is played"));
+            result = run_selected(arguments) => result,
+            name = stop_signal => {
+                print_line(&format!("{name}: stopping"));
                 Ok(false)
             }
         }
     })
 }
 
-/// The first signal that ends us, which is heard from now on.
-fn told_to_stop() -> anyhow::Result<impl Future<Output = &'static str>> {
+/// The first stop signal that arrives after this call.
+fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
         tokio::select! {
@@ -115,91 +115,93 @@ fn told_to_stop() -> anyhow::Result<impl Future<Output = &'static str>> {
     })
 }
 
-async fn play_wanted(arguments: &Arguments) -> anyhow::Result<bool> {
-    let lab = Lab::open().await?;
+async fn run_selected(arguments: &Arguments) -> anyhow::Result<bool> {
+    let cluster = Cluster::start().await?;
     let full = arguments.names.is_empty();
-    let wanted = |name: &str| full || arguments.names.iter().any(|named| named == name);
-    let mut verdicts = Vec::new();
-    for scenario in scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)) {
-        verdicts.push(patiently(arguments.retries, async || play(scenario, &lab).await).await);
+    let selected = |name: &str| full || arguments.names.iter().any(|named| named == name);
+    let mut reports = Vec::new();
+    for scenario in scenarios::ALL.iter().filter(|scenario| selected(scenario.name)) {
+        reports
+            .push(run_with_retries(arguments.retries, async || run_scenario(scenario, &cluster).await).await);
     }
-    if wanted(SOAK) {
+    if selected(SOAK) {
         let soak = async || {
-            play_soak(&lab, SOAK, soak::INJECTED, soak::soak(&lab, arguments.size).boxed_local()).await
+            run_soak(&cluster, SOAK, soak::INJECTED, soak::soak(&cluster, arguments.size).boxed_local()).await
         };
-        verdicts.push(patiently(arguments.retries, soak).await);
+        reports.push(run_with_retries(arguments.retries, soak).await);
     }
-    if wanted(SOAK) || wanted(SOAK_OPERATORS) {
+    if selected(SOAK) || selected(SOAK_OPERATORS) {
         let soak = async || {
-            let soak = operators::soak_operators(&lab, arguments.size).boxed_local();
-            play_soak(&lab, SOAK_OPERATORS, operators::INJECTED, soak).await
+            let soak = operators::soak_operators(&cluster, arguments.size).boxed_local();
+            run_soak(&cluster, SOAK_OPERATORS, operators::INJECTED, soak).await
         };
-        verdicts.push(patiently(arguments.retries, soak).await);
+        reports.push(run_with_retries(arguments.retries, soak).await);
     }
-    Ok(report::summary(&verdicts, &lab, full))
+    Ok(output::print_summary(&reports, &cluster, full))
 }
 
-/// Plays again what broke off without anything wrong; that it was necessary is said.
-async fn patiently(retries: u32, play: impl AsyncFn() -> Verdict) -> Verdict {
-    let mut verdict = play().await;
+/// Repeats a scenario that was aborted without a finding, and prints that it did.
+async fn run_with_retries(retries: u32, run: impl AsyncFn() -> CheckReport) -> CheckReport {
+    let mut report = run().await;
     for _ in 0..retries {
-        if verdict.may_be_played_again() {
-            say(&format!("flaky: {} is played again", verdict.scenario));
-            verdict = play().await.after(verdict);
+        if report.may_be_retried() {
+            print_line(&format!("flaky: repeating {}", report.scenario));
+            report = run().await.preceded_by(report);
         }
     }
-    verdict
+    report
 }
 
-/// Plays a part of the soak, which takes as long as it was told to.
-async fn play_soak(
-    lab: &Lab,
+/// Runs a soak without a time limit of its own.
+async fn run_soak(
+    cluster: &Cluster,
     name: &str,
     injects: &str,
-    soak: LocalBoxFuture<'_, anyhow::Result<Verdict>>,
-) -> Verdict {
+    soak: LocalBoxFuture<'_, anyhow::Result<CheckReport>>,
+) -> CheckReport {
     let begin = Instant::now();
-    let soaked = AssertUnwindSafe(soak).catch_unwind().await;
-    let outcome = soaked.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", text(&*panic))));
-    let took = begin.elapsed();
-    mend(lab, &outcome).await;
-    let broken = |error: anyhow::Error| Verdict::broken(name, injects, &error, took);
-    let mut verdict = outcome.unwrap_or_else(broken);
-    verdict.complaints.extend(lab.take_unjudged());
-    report::progress(&verdict);
-    verdict
+    let result = AssertUnwindSafe(soak).catch_unwind().await;
+    let outcome = result.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_message(&*panic))));
+    let elapsed = begin.elapsed();
+    repair(cluster, &outcome).await;
+    let aborted = |error: anyhow::Error| CheckReport::aborted(name, injects, &error, elapsed);
+    let mut report = outcome.unwrap_or_else(aborted);
+    report.violations.extend(cluster.take_unreported());
+    output::print_report(&report);
+    report
 }
 
-/// Plays one scenario; whatever goes wrong is its verdict.
-async fn play(scenario: &Scenario, lab: &Lab) -> Verdict {
+/// Runs one scenario. An error or a panic becomes part of its report.
+async fn run_scenario(scenario: &Scenario, cluster: &Cluster) -> CheckReport {
     let begin = Instant::now();
-    let playing = tokio::time::timeout(PLAYED_WITHIN, (scenario.play)(lab));
-    let outcome = match AssertUnwindSafe(playing).catch_unwind().await {
+    let run = tokio::time::timeout(SCENARIO_TIMEOUT, (scenario.run)(cluster));
+    let outcome = match AssertUnwindSafe(run).catch_unwind().await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(anyhow!("not over within {PLAYED_WITHIN:?}")),
-        Err(panic) => Err(anyhow!("panicked: {}", text(&*panic))),
+        Ok(Err(_)) => Err(anyhow!("timed out after {SCENARIO_TIMEOUT:?}")),
+        Err(panic) => Err(anyhow!("panicked: {}", panic_message(&*panic))),
     };
-    let took = begin.elapsed();
-    lab.plant(None);
-    mend(lab, &outcome).await;
-    let broken = |error: anyhow::Error| Verdict::broken(scenario.name, scenario.injects, &error, took);
-    let mut verdict =
-        Verdict { injected: scenario.injects.to_owned(), took, ..outcome.unwrap_or_else(broken) };
-    verdict.complaints.extend(lab.take_unjudged());
-    report::progress(&verdict);
-    verdict
+    let elapsed = begin.elapsed();
+    cluster.seed_bug(None);
+    repair(cluster, &outcome).await;
+    let aborted =
+        |error: anyhow::Error| CheckReport::aborted(scenario.name, scenario.injects, &error, elapsed);
+    let mut report =
+        CheckReport { injected: scenario.injects.to_owned(), elapsed, ..outcome.unwrap_or_else(aborted) };
+    report.violations.extend(cluster.take_unreported());
+    output::print_report(&report);
+    report
 }
 
-/// A scenario that did not go well may have left its fault behind.
-async fn mend(lab: &Lab, outcome: &anyhow::Result<Verdict>) {
-    if !outcome.as_ref().is_ok_and(Verdict::is_clean)
-        && let Err(error) = lab.mend().await
+/// A failed scenario may have left a fault in place.
+async fn repair(cluster: &Cluster, outcome: &anyhow::Result<CheckReport>) {
+    if !outcome.as_ref().is_ok_and(CheckReport::is_clean)
+        && let Err(error) = cluster.repair().await
     {
-        say(&format!("the servers could not be mended: {error:#}"));
+        print_line(&format!("cannot repair the servers: {error:#}"));
     }
 }
 
-fn text(panic: &(dyn std::any::Any + Send)) -> &str {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic without a message")
 }

@@ -1,4 +1,4 @@
-//! A subscriber to every event, from the beginning, which survives the broker.
+//! A subscriber that receives every event from the start and reconnects after a broker failure.
 
 use std::{
     collections::HashSet,
@@ -17,30 +17,30 @@ use lapin::{
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::link::Link;
+use crate::broker_client::BrokerClient;
 
-/// What is in flight to us at most.
+/// The largest number of unacknowledged events.
 const PREFETCH: u16 = 500;
-/// How soon a lost subscription is made anew.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// Delay before a lost subscription is opened again.
+const RECONNECT_DELAY: Duration = Duration::from_millis(200);
 
-/// An event as a subscriber got it.
+/// A received event.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
-    /// The same at every publication.
+    /// The same for every publication of the event.
     pub(crate) id: String,
     pub(crate) kind: String,
-    /// The message id of the command it follows from.
+    /// The message id of the command that caused it.
     pub(crate) causation_id: String,
     pub(crate) sku: String,
     pub(crate) sequence: i64,
     pub(crate) body: Value,
-    /// It is the same copy that we were handed before, so no other publication.
+    /// The broker redelivered the same copy; this is not another publication.
     pub(crate) redelivered: bool,
 }
 
 impl Event {
-    fn of(delivery: &Delivery) -> Option<Self> {
+    fn from_delivery(delivery: &Delivery) -> Option<Self> {
         let properties = &delivery.properties;
         let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
         let header = |name: &str| match properties.headers().as_ref()?.inner().get(name)? {
@@ -59,7 +59,7 @@ impl Event {
         })
     }
 
-    /// A field of its body.
+    /// A field of the body.
     pub(crate) fn field(&self, name: &str) -> &str {
         self.body[name].as_str().unwrap_or_default()
     }
@@ -67,55 +67,55 @@ impl Event {
 
 /// Collects events until it is dropped.
 pub(crate) struct Observer {
-    seen: Arc<Mutex<Vec<Event>>>,
-    watching: JoinHandle<()>,
+    received: Arc<Mutex<Vec<Event>>>,
+    consumer_task: JoinHandle<()>,
 }
 
 impl Observer {
-    /// Subscribes. The queue is a classic one: what is not acknowledged goes back to its place there, while a quorum
-    /// queue without a limit puts it behind the others.
-    pub(crate) async fn open(url: &str, namespace: &str) -> anyhow::Result<Self> {
+    /// Subscribes with a classic queue: it requeues an unacknowledged message at its original position. A quorum
+    /// queue without a delivery limit appends it.
+    pub(crate) async fn subscribe(url: &str, namespace: &str) -> anyhow::Result<Self> {
         let queue = format!("{namespace}.observer");
-        let link = Link::to(url);
-        let channel = link.channel().await?;
-        let (durable, nothing) = (QueueDeclareOptions::durable(), FieldTable::default());
-        channel.queue_declare(queue.as_str().into(), durable, nothing).await?;
+        let broker_client = BrokerClient::new(url);
+        let channel = broker_client.channel().await?;
+        let (durable, no_arguments) = (QueueDeclareOptions::durable(), FieldTable::default());
+        channel.queue_declare(queue.as_str().into(), durable, no_arguments).await?;
         let events = format!("{namespace}.events");
         let bind = QueueBindOptions::default();
         let bound =
             channel.queue_bind(queue.as_str().into(), events.into(), "#".into(), bind, FieldTable::default());
         bound.await?;
-        let seen = Arc::default();
-        let watching = tokio::spawn(watch(url.to_owned(), queue, Arc::clone(&seen)));
-        Ok(Self { seen, watching })
+        let received = Arc::default();
+        let consumer_task = tokio::spawn(keep_consuming(url.to_owned(), queue, Arc::clone(&received)));
+        Ok(Self { received, consumer_task })
     }
 
-    /// Everything that has arrived, in the order of arrival, repeats included.
+    /// All deliveries in the order of arrival, repeated events included.
     pub(crate) fn events(&self) -> Vec<Event> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many different events have arrived.
-    pub(crate) fn distinct(&self) -> usize {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().map(|event| event.id.as_str()).collect::<HashSet<_>>().len()
+    /// The number of distinct events.
+    pub(crate) fn distinct_count(&self) -> usize {
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        received.iter().map(|event| event.id.as_str()).collect::<HashSet<_>>().len()
     }
 }
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        self.watching.abort();
+        self.consumer_task.abort();
     }
 }
 
-async fn watch(url: String, queue: String, seen: Arc<Mutex<Vec<Event>>>) {
+async fn keep_consuming(url: String, queue: String, received: Arc<Mutex<Vec<Event>>>) {
     loop {
-        let _lost = follow(&url, &queue, &seen).await;
-        tokio::time::sleep(AGAIN_AFTER).await;
+        let _lost = consume(&url, &queue, &received).await;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
-async fn follow(url: &str, queue: &str, seen: &Mutex<Vec<Event>>) -> anyhow::Result<()> {
+async fn consume(url: &str, queue: &str, received: &Mutex<Vec<Event>>) -> anyhow::Result<()> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
@@ -124,8 +124,9 @@ async fn follow(url: &str, queue: &str, seen: &Mutex<Vec<Event>>) -> anyhow::Res
         channel.basic_consume(queue.into(), "observer".into(), consume, FieldTable::default()).await?;
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery?;
-        let event = Event::of(&delivery).context("an event has its properties and headers")?;
-        seen.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        let event =
+            Event::from_delivery(&delivery).context("an event must have its properties and headers")?;
+        received.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         delivery.acker.ack(BasicAckOptions::default()).await?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Processes of the program under test: those that run, and calls of the command line.
+//! Processes of the program under test: running ones, and command line calls.
 
 use std::{
     fs::{self, File},
@@ -17,20 +17,20 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{report::say, servers::signal, wait::POLL};
+use crate::{output::print_line, servers::send_signal, wait::POLL};
 
-/// A stop is quick, unless a server is away.
-const STOPS_WITHIN: Duration = Duration::from_secs(20);
-/// Whoever is to die of a crash point has reached it by then.
-const DIES_WITHIN: Duration = Duration::from_secs(30);
-/// A process has said something by then, unless it cannot.
-const SPEAKS_WITHIN: Duration = Duration::from_secs(10);
-/// How a shell would call the signal.
-const KILLED: i32 = 9;
-/// Lines of a log that are shown when something went wrong.
-const TAIL: usize = 25;
+/// Time limit of an orderly stop while the servers are available.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit to reach a crash point.
+const CRASH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit for the first log line.
+const FIRST_LOG_TIMEOUT: Duration = Duration::from_secs(10);
+/// The number of the signal.
+const SIGKILL: i32 = 9;
+/// Log lines that are shown after a failure.
+const TAIL_LINES: usize = 25;
 
-/// A process that works until it is told to stop. Dropping it kills it.
+/// A running process. Dropping it kills it.
 pub(crate) struct Program {
     child: Child,
     pid: u32,
@@ -38,12 +38,12 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts a process whose log goes to a file.
+    /// Starts a process that logs to a file.
     pub(crate) fn start(command: &mut Command, log: PathBuf) -> anyhow::Result<Self> {
         let file = File::create(&log)?;
         command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = command.spawn()?;
-        let pid = child.id().context("a child that was not waited for has an id")?;
+        let pid = child.id().context("a running child has a process id")?;
         Ok(Self { child, pid, log })
     }
 
@@ -51,102 +51,107 @@ impl Program {
         self.pid
     }
 
-    /// Whether it has not ended, for whatever reason.
+    /// Whether it is still running.
     pub(crate) fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The most memory it ever had, in KiB.
+    /// Whether it has logged that a server is unavailable: `database` or `broker`.
+    pub(crate) fn has_logged_outage_of(&self, dependency: &str) -> bool {
+        self.log().contains(&format!("dependency=\"{dependency}\""))
+    }
+
+    /// The peak memory in KiB.
     pub(crate) fn peak_memory_kib(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        Ok(peak.context("Linux knows the peak")?.trim().trim_end_matches(" kB").parse()?)
+        Ok(peak.context("no VmHWM in /proc")?.trim().trim_end_matches(" kB").parse()?)
     }
 
-    /// Waits until it has died of a crash point, and says of which.
-    pub(crate) async fn dies(&mut self) -> anyhow::Result<CrashPoint> {
-        let Ok(ended) = timeout(DIES_WITHIN, self.child.wait()).await else {
-            bail!("it did not die within {DIES_WITHIN:?}:\n{}", self.tail());
+    /// Waits until it crashes at a crash point, and returns that point.
+    pub(crate) async fn wait_for_crash(&mut self) -> anyhow::Result<CrashPoint> {
+        let Ok(status) = timeout(CRASH_TIMEOUT, self.child.wait()).await else {
+            bail!("no crash within {CRASH_TIMEOUT:?}:\n{}", self.tail());
         };
-        let ended = ended?;
-        ensure!(ended.signal() == Some(KILLED), "it ended with {ended}, not by SIGKILL:\n{}", self.tail());
+        let status = status?;
+        ensure!(status.signal() == Some(SIGKILL), "ended with {status}, not by SIGKILL:\n{}", self.tail());
         let log = self.log();
-        let mut last_words = log.lines().rev().filter_map(|line| line.strip_prefix("crash point "));
-        let point = last_words.next().and_then(|words| words.split(' ').next());
+        let mut crash_lines = log.lines().rev().filter_map(|line| line.strip_prefix("crash point "));
+        let point = crash_lines.next().and_then(|words| words.split(' ').next());
         let point = CrashPoint::ALL.iter().find(|known| Some(known.name()) == point);
-        point.copied().with_context(|| format!("it does not say where it died:\n{}", self.tail()))
+        point.copied().with_context(|| format!("the log names no crash point:\n{}", self.tail()))
     }
 
-    /// Waits until it ends by itself.
-    pub(crate) async fn ends(&mut self) -> anyhow::Result<ExitStatus> {
-        let Ok(ended) = timeout(STOPS_WITHIN, self.child.wait()).await else {
-            bail!("process {} did not end within {STOPS_WITHIN:?}:\n{}", self.pid, self.tail());
+    /// Waits until it ends.
+    pub(crate) async fn wait_for_exit(&mut self) -> anyhow::Result<ExitStatus> {
+        let Ok(status) = timeout(STOP_TIMEOUT, self.child.wait()).await else {
+            bail!("process {} did not end within {STOP_TIMEOUT:?}:\n{}", self.pid, self.tail());
         };
-        Ok(ended?)
+        Ok(status?)
     }
 
-    /// SIGTERM, unless it has ended by itself, and how it ended. It listens to signals once it has said anything.
+    /// Sends SIGTERM if it is still running, and returns the exit status. A process that has logged handles signals.
     pub(crate) async fn terminate(mut self) -> anyhow::Result<ExitStatus> {
         let begin = Instant::now();
-        while self.is_alive() && self.log().is_empty() && begin.elapsed() < SPEAKS_WITHIN {
+        while self.is_alive() && self.log().is_empty() && begin.elapsed() < FIRST_LOG_TIMEOUT {
             tokio::time::sleep(POLL).await;
         }
-        let ended = if let Some(ended) = self.child.try_wait()? {
-            ended
+        let status = if let Some(status) = self.child.try_wait()? {
+            status
         } else {
             self.signal(Signal::TERM)?;
-            self.ends().await?
+            self.wait_for_exit().await?
         };
-        if !ended.success() {
-            say(&format!("--- process {} ended with {ended}\n{}", self.pid, self.tail()));
+        if !status.success() {
+            print_line(&format!("--- process {} ended with {status}\n{}", self.pid, self.tail()));
         }
-        Ok(ended)
+        Ok(status)
     }
 
-    /// SIGKILL: it has no time for anything.
+    /// Sends SIGKILL.
     pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
     }
 
-    /// Any signal; STOP makes it do nothing without knowing, CONT lets it go on where it was.
-    pub(crate) fn signal(&self, which: Signal) -> anyhow::Result<()> {
-        signal(self.pid, which)
+    /// Sends any signal, such as STOP and CONT.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        send_signal(self.pid, signal)
     }
 
-    /// The end of its log.
+    /// The last lines of the log.
     pub(crate) fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(TAIL)..].join("\n")
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 }
 
-/// How a call of the command line ended, and what it printed.
+/// Exit code and output of a command line call.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    /// The exit code; none if a signal ended it.
+pub(crate) struct CliOutput {
+    /// The exit code; `None` if a signal ended it.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Answer {
-    pub(crate) async fn to(command: &mut Command) -> anyhow::Result<Self> {
+impl CliOutput {
+    pub(crate) async fn run(command: &mut Command) -> anyhow::Result<Self> {
         let output = command.kill_on_drop(true).stdin(Stdio::null()).output().await?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) })
     }
 
-    /// Itself, after a look at its exit code.
-    pub(crate) fn exits(self, code: i32) -> anyhow::Result<Self> {
+    /// Fails if the exit code differs.
+    pub(crate) fn ensure_exit_code(self, code: i32) -> anyhow::Result<Self> {
         ensure!(
             self.code == Some(code),
-            "exit code {:?}, not {code}: {}{}",
+            "exit code {:?}, expected {code}: {}{}",
             self.code,
             self.stdout,
             self.stderr

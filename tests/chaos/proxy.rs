@@ -1,4 +1,4 @@
-//! A link to a server that can be cut, frozen and slowed down, and that can cut itself at an exact message.
+//! A TCP proxy in front of a server. It can cut, freeze and delay connections, also at an exact message.
 
 use std::{
     net::SocketAddr,
@@ -21,148 +21,147 @@ use tokio::{
 };
 use url::Url;
 
-use crate::protocol::{Dialect, Direction, Moment};
+use crate::wire::{Direction, WireEvent, WireProtocol};
 
-/// How the link behaves at the moment.
+/// The current behaviour.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mode {
-    /// Newcomers are turned away.
-    refuses: bool,
-    /// Nothing gets through, not even the news that one side has hung up.
+struct ProxyMode {
+    /// New connections are refused.
+    refuse_connections: bool,
+    /// Nothing is forwarded, not even the end of a connection.
     frozen: bool,
-    /// How often everything was cut.
+    /// The number of times that all connections were cut.
     cuts: u64,
-    /// How much later everything arrives.
+    /// The delay of everything that is forwarded.
     delay: Duration,
 }
 
-/// Where, seen from a message, the link is cut.
+/// Where, relative to a message, the connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// It does not arrive.
+pub(crate) enum CutPoint {
+    /// The message is not forwarded.
     Before,
-    /// Half of it arrives.
+    /// Half of the message is forwarded.
     Inside,
-    /// It arrives, and nothing after it.
+    /// The message is forwarded, and nothing after it.
     After,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Trap {
-    moment: Moment,
-    /// So many are let through first.
-    left: u32,
-    cut: Cut,
+struct ArmedCut {
+    event: WireEvent,
+    /// Messages of this kind that are forwarded first.
+    remaining: u32,
+    cut: CutPoint,
 }
 
-struct Control {
-    mode: watch::Sender<Mode>,
-    trap: Mutex<Option<Trap>>,
-    /// So many bytes still go to the server, wherever in a message that ends.
-    bytes_left: Mutex<Option<usize>>,
-    sprung: AtomicU32,
+struct ProxyControl {
+    mode: watch::Sender<ProxyMode>,
+    armed_cut: Mutex<Option<ArmedCut>>,
+    /// Bytes that are still forwarded to the server; the cut may be within a message.
+    bytes_until_cut: Mutex<Option<usize>>,
+    cuts_made: AtomicU32,
     accepted: AtomicU32,
 }
 
-impl Control {
-    /// Whether the link is to be cut here; a trap works once.
-    fn judge(&self, moment: Option<Moment>) -> Option<Cut> {
-        let mut armed = self.trap.lock().unwrap_or_else(PoisonError::into_inner);
-        let trap = armed.as_mut().filter(|trap| Some(trap.moment) == moment)?;
-        if trap.left > 0 {
-            trap.left -= 1;
+impl ProxyControl {
+    /// Whether to cut at this message. An armed cut happens once.
+    fn cut_at(&self, event: Option<WireEvent>) -> Option<CutPoint> {
+        let mut armed_cut = self.armed_cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let armed = armed_cut.as_mut().filter(|armed| Some(armed.event) == event)?;
+        if armed.remaining > 0 {
+            armed.remaining -= 1;
             return None;
         }
-        self.sprung.fetch_add(1, Ordering::SeqCst);
-        armed.take().map(|trap| trap.cut)
+        self.cuts_made.fetch_add(1, Ordering::SeqCst);
+        armed_cut.take().map(|armed| armed.cut)
     }
-}
 
-impl Control {
-    /// How many of so many bytes are passed on before the link is cut; none if it is not cut here.
-    fn last_bytes(&self, direction: Direction, count: usize) -> Option<usize> {
-        let mut left = self.bytes_left.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit = (*left).filter(|_| direction == Direction::ToServer)?;
+    /// How many of `count` bytes are forwarded before the cut; `None` without a cut.
+    fn bytes_before_cut(&self, direction: Direction, count: usize) -> Option<usize> {
+        let mut remaining = self.bytes_until_cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = (*remaining).filter(|_| direction == Direction::ToServer)?;
         if count < limit {
-            *left = Some(limit - count);
+            *remaining = Some(limit - count);
             return None;
         }
-        *left = None;
-        self.sprung.fetch_add(1, Ordering::SeqCst);
+        *remaining = None;
+        self.cuts_made.fetch_add(1, Ordering::SeqCst);
         Some(limit)
     }
 }
 
-/// Listens on a port of its own and passes on to a server what it hears.
+/// Listens on a port of its own and forwards to a server.
 pub(crate) struct Proxy {
     url: String,
-    control: Arc<Control>,
-    accepting: JoinHandle<()>,
+    control: Arc<ProxyControl>,
+    accept_task: JoinHandle<()>,
 }
 
 impl Proxy {
-    /// A link to the server that a URL names.
-    pub(crate) async fn to(url: &str) -> anyhow::Result<Self> {
+    /// Starts a proxy for the server of a URL.
+    pub(crate) async fn start(url: &str) -> anyhow::Result<Self> {
         let mut url = Url::parse(url)?;
-        let dialect = if url.scheme() == "amqp" { Dialect::Amqp } else { Dialect::Postgres };
-        let port = url.port().context("our servers' URLs name their ports")?;
+        let protocol = if url.scheme() == "amqp" { WireProtocol::Amqp } else { WireProtocol::Postgres };
+        let port = url.port().context("the URL must name a port")?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let mine = listener.local_addr()?.port();
-        url.set_port(Some(mine)).map_err(|()| anyhow::anyhow!("the URL has a port"))?;
-        let control = Arc::new(Control {
-            mode: watch::channel(Mode::default()).0,
-            trap: Mutex::new(None),
-            bytes_left: Mutex::new(None),
-            sprung: AtomicU32::new(0),
+        let proxy_port = listener.local_addr()?.port();
+        url.set_port(Some(proxy_port)).map_err(|()| anyhow::anyhow!("the URL must have a host"))?;
+        let control = Arc::new(ProxyControl {
+            mode: watch::channel(ProxyMode::default()).0,
+            armed_cut: Mutex::new(None),
+            bytes_until_cut: Mutex::new(None),
+            cuts_made: AtomicU32::new(0),
             accepted: AtomicU32::new(0),
         });
-        let upstream = SocketAddr::from(([127, 0, 0, 1], port));
-        let accepting = tokio::spawn(accept(listener, upstream, dialect, control.clone()));
-        Ok(Self { url: url.into(), control, accepting })
+        let server_address = SocketAddr::from(([127, 0, 0, 1], port));
+        let accept_task =
+            tokio::spawn(accept_connections(listener, server_address, protocol, control.clone()));
+        Ok(Self { url: url.into(), control, accept_task })
     }
 
-    /// The server's URL by way of this link.
+    /// The server's URL through this proxy.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Cuts one connection at a message, after so many of its kind.
-    pub(crate) fn trap(&self, cut: Cut, moment: Moment, after: u32) {
-        let mut trap = self.control.trap.lock().unwrap_or_else(PoisonError::into_inner);
-        *trap = Some(Trap { moment, left: after, cut });
+    /// Arms a cut of one connection at the message after `after` others of its kind.
+    pub(crate) fn arm_cut(&self, cut: CutPoint, event: WireEvent, after: u32) {
+        let mut armed_cut = self.control.armed_cut.lock().unwrap_or_else(PoisonError::into_inner);
+        *armed_cut = Some(ArmedCut { event, remaining: after, cut });
     }
 
-    /// Cuts the connection that carries this byte to the server, counted from now over all of them.
+    /// Cuts the connection that carries the n-th byte to the server, counted over all connections from now on.
     pub(crate) fn cut_after(&self, bytes: usize) {
-        *self.control.bytes_left.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+        *self.control.bytes_until_cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
     }
 
-    /// How many traps have worked.
-    pub(crate) fn sprung(&self) -> u32 {
-        self.control.sprung.load(Ordering::SeqCst)
+    /// The number of armed cuts that happened.
+    pub(crate) fn cuts_made(&self) -> u32 {
+        self.control.cuts_made.load(Ordering::SeqCst)
     }
 
-    /// How many connections were accepted.
-    pub(crate) fn accepted(&self) -> u32 {
+    /// The number of accepted connections.
+    pub(crate) fn accepted_connections(&self) -> u32 {
         self.control.accepted.load(Ordering::SeqCst)
     }
 
-    /// Resets every connection there is.
+    /// Resets every open connection.
     pub(crate) fn cut(&self) {
         self.control.mode.send_modify(|mode| mode.cuts += 1);
     }
 
-    /// From now on newcomers are turned away, or are welcome again.
-    pub(crate) fn refuse(&self, refuses: bool) {
-        self.control.mode.send_modify(|mode| mode.refuses = refuses);
+    /// From now on new connections are refused, or accepted again.
+    pub(crate) fn refuse_connections(&self, refuse_connections: bool) {
+        self.control.mode.send_modify(|mode| mode.refuse_connections = refuse_connections);
     }
 
-    /// Keeps every connection open and lets nothing through, or lets it through again.
+    /// Keeps every connection open and forwards nothing, or forwards again.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.control.mode.send_modify(|mode| mode.frozen = frozen);
     }
 
-    /// From now on everything arrives so much later.
+    /// From now on everything is delayed by this time.
     pub(crate) fn delay(&self, delay: Duration) {
         self.control.mode.send_modify(|mode| mode.delay = delay);
     }
@@ -170,96 +169,112 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accept_task.abort();
         self.cut();
     }
 }
 
-async fn accept(listener: TcpListener, upstream: SocketAddr, dialect: Dialect, control: Arc<Control>) {
+async fn accept_connections(
+    listener: TcpListener,
+    server_address: SocketAddr,
+    protocol: WireProtocol,
+    control: Arc<ProxyControl>,
+) {
     while let Ok((client, _)) = listener.accept().await {
-        if control.mode.borrow().refuses {
+        if control.mode.borrow().refuse_connections {
             let _ = client.set_zero_linger();
         } else {
             control.accepted.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(link(client, upstream, dialect, control.clone()));
+            tokio::spawn(forward_connection(client, server_address, protocol, control.clone()));
         }
     }
 }
 
-/// Passes on in both directions until one side hangs up or the link is cut.
-async fn link(mut client: TcpStream, upstream: SocketAddr, dialect: Dialect, control: Arc<Control>) {
+/// Forwards in both directions until one side closes or the connection is cut.
+async fn forward_connection(
+    mut client: TcpStream,
+    server_address: SocketAddr,
+    protocol: WireProtocol,
+    control: Arc<ProxyControl>,
+) {
     let mut mode = control.mode.subscribe();
     let cuts = mode.borrow().cuts;
-    let Ok(mut server) = TcpStream::connect(upstream).await else { return };
+    let Ok(mut server) = TcpStream::connect(server_address).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let lane = |direction| Lane { dialect, direction, control: &control, pending: Vec::new(), first: true };
+    let direction_state = |direction| DirectionState {
+        protocol,
+        direction,
+        control: &control,
+        buffered: Vec::new(),
+        first: true,
+    };
     let cut = tokio::select! {
-        cut = pump(from_client, to_server, lane(Direction::ToServer)) => cut,
-        cut = pump(from_server, to_client, lane(Direction::ToClient)) => cut,
-        () = until(&mut mode, |mode| mode.cuts > cuts) => true,
+        cut = forward(from_client, to_server, direction_state(Direction::ToServer)) => cut,
+        cut = forward(from_server, to_client, direction_state(Direction::ToClient)) => cut,
+        () = wait_for_mode(&mut mode, |mode| mode.cuts > cuts) => true,
     };
     if cut {
-        // A reset, as after a crash or from a firewall; a cut link must not look like an orderly end.
+        // A reset, as after a crash or from a firewall: a cut must not look like an orderly close.
         let _ = client.set_zero_linger();
         let _ = server.set_zero_linger();
     }
 }
 
 /// One direction of a connection.
-struct Lane<'a> {
-    dialect: Dialect,
+struct DirectionState<'a> {
+    protocol: WireProtocol,
     direction: Direction,
-    control: &'a Control,
-    /// The beginning of a message whose end has not come yet.
-    pending: Vec<u8>,
+    control: &'a ProxyControl,
+    /// The start of an incomplete message.
+    buffered: Vec<u8>,
     first: bool,
 }
 
-impl Lane<'_> {
-    /// What of it goes on, message by message, and whether the link is cut behind it.
-    fn pass(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
-        self.pending.extend_from_slice(bytes);
-        let mut onward = Vec::with_capacity(self.pending.len());
-        while let Some(length) = self.dialect.unit(self.direction, self.first, &self.pending) {
+impl DirectionState<'_> {
+    /// The bytes to forward, and whether the connection is cut after them.
+    fn forwardable(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        self.buffered.extend_from_slice(bytes);
+        let mut output = Vec::with_capacity(self.buffered.len());
+        while let Some(length) = self.protocol.message_length(self.direction, self.first, &self.buffered) {
             self.first = false;
-            let unit: Vec<u8> = self.pending.drain(..length).collect();
-            match self.control.judge(self.dialect.moment(self.direction, &unit)) {
-                None => onward.extend(unit),
-                Some(Cut::Before) => return (onward, true),
-                Some(Cut::Inside) => {
-                    onward.extend(&unit[..unit.len() / 2]);
-                    return (onward, true);
+            let message: Vec<u8> = self.buffered.drain(..length).collect();
+            match self.control.cut_at(self.protocol.event(self.direction, &message)) {
+                None => output.extend(message),
+                Some(CutPoint::Before) => return (output, true),
+                Some(CutPoint::Inside) => {
+                    output.extend(&message[..message.len() / 2]);
+                    return (output, true);
                 }
-                Some(Cut::After) => {
-                    onward.extend(unit);
-                    return (onward, true);
+                Some(CutPoint::After) => {
+                    output.extend(message);
+                    return (output, true);
                 }
             }
         }
-        (onward, false)
+        (output, false)
     }
 }
 
-/// True if the link is to be cut, false if one side hung up.
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut lane: Lane<'_>) -> bool {
-    let mut mode = lane.control.mode.subscribe();
+/// True if the connection is to be cut, false if one side closed it.
+async fn forward(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut state: DirectionState<'_>) -> bool {
+    let mut mode = state.control.mode.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await;
-        until(&mut mode, |mode| !mode.frozen).await;
+        wait_for_mode(&mut mode, |mode| !mode.frozen).await;
         let delay = mode.borrow().delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
         let Ok(length @ 1..) = read else { return false };
-        let (mut onward, mut cut) = lane.pass(&buffer[..length]);
-        if let Some(last) = lane.control.last_bytes(lane.direction, onward.len()) {
-            onward.truncate(last);
+        let (mut output, mut cut) = state.forwardable(&buffer[..length]);
+        if let Some(last) = state.control.bytes_before_cut(state.direction, output.len()) {
+            output.truncate(last);
             cut = true;
         }
-        if to.write_all(&onward).await.is_err() {
+        if to.write_all(&output).await.is_err() {
             return false;
         }
         if cut {
@@ -268,6 +283,6 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut lane: Lane<'_>)
     }
 }
 
-async fn until(mode: &mut watch::Receiver<Mode>, holds: impl FnMut(&Mode) -> bool) {
+async fn wait_for_mode(mode: &mut watch::Receiver<ProxyMode>, holds: impl FnMut(&ProxyMode) -> bool) {
     let _ = mode.wait_for(holds).await;
 }

@@ -1,49 +1,52 @@
-//! Waiting for what should become true, never for time to pass.
+//! Waits for conditions, never for time to pass.
 
 use std::{
     fmt::Debug,
     time::{Duration, Instant},
 };
 
-/// How often a condition is looked at.
+/// The interval between two checks of a condition.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
-/// What should have become true did not, in the time it had.
+/// The condition was not met within the time limit.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct TooLate(String);
+pub(crate) struct TimedOut(String);
 
-/// Waits until a condition holds; says how long it took.
-pub(crate) async fn until(
-    what: &str,
-    within: Duration,
-    mut holds: impl AsyncFnMut() -> anyhow::Result<bool>,
+/// Waits until a condition is met, and returns the duration.
+pub(crate) async fn wait_until(
+    description: &str,
+    timeout: Duration,
+    mut condition: impl AsyncFnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<Duration> {
     let begin = Instant::now();
-    while !holds().await? {
-        if begin.elapsed() > within {
-            return Err(TooLate(format!("{what}: not within {within:?}")).into());
+    while !condition().await? {
+        if begin.elapsed() > timeout {
+            return Err(TimedOut(format!("{description}: not within {timeout:?}")).into());
         }
         tokio::time::sleep(POLL).await;
     }
     Ok(begin.elapsed())
 }
 
-/// Waits until something has the value it should have; says both if it never does.
-pub(crate) async fn until_is<T: PartialEq + Debug>(
-    what: &str,
-    within: Duration,
+/// Waits until a value equals the expected one. The error names both.
+pub(crate) async fn wait_until_equal<T: PartialEq + Debug>(
+    description: &str,
+    timeout: Duration,
     expected: &T,
-    mut look: impl AsyncFnMut() -> anyhow::Result<T>,
+    mut read: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     loop {
-        let found = look().await?;
+        let found = read().await?;
         if found == *expected {
             return Ok(begin.elapsed());
         }
-        if begin.elapsed() > within {
-            return Err(TooLate(format!("{what}: after {within:?} {found:?}, not {expected:?}")).into());
+        if begin.elapsed() > timeout {
+            return Err(TimedOut(format!(
+                "{description}: after {timeout:?} {found:?}, expected {expected:?}"
+            ))
+            .into());
         }
         tokio::time::sleep(POLL).await;
     }

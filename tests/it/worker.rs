@@ -186,9 +186,9 @@ fn start(queue: &Queue, store: Arc<dyn Store>) {
         requeue_after: Duration::from_millis(50),
         finish_timeout: Duration::from_secs(10),
         watchdog: Watchdog::default(),
-        database: Arc::new(AvailabilityLog::of("the database")),
+        database: Arc::new(AvailabilityLog::of("database")),
         mail: None,
-        broker: Arc::new(AvailabilityLog::of("the broker")),
+        broker: Arc::new(AvailabilityLog::of("broker")),
     };
     tokio::spawn(async move { worker.run(&CancellationToken::new()).await });
 }

@@ -173,7 +173,7 @@ mod tests {
         assert!(sender.send(PendingRequest { received: received("b-2"), answer }).await.is_ok());
         drop(sender);
         let lane = BatchTask { queue: QueueName::Stock, bus, max_batch: 10 };
-        lane.work(asked, &AvailabilityLog::of("the database"), &Watchdog::default().lane("stock")).await;
+        lane.work(asked, &AvailabilityLog::of("database"), &Watchdog::default().lane("stock")).await;
         assert!(matches!(answered.await, Ok(CommandOutcome::Handled)));
         let product = store.state().await.product(&Sku::new("LAMP").unwrap()).unwrap();
         let batches: Vec<_> = product.batches().iter().map(|batch| batch.reference.to_string()).collect();

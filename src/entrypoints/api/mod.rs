@@ -118,7 +118,7 @@ impl Api {
     }
 
     async fn bind_with_retries(&self, stop: &CancellationToken) -> Option<TcpListener> {
-        let taken = AvailabilityLog::of("the address of api.listen");
+        let taken = AvailabilityLog::of("address of api.listen");
         for delay in Backoff::during_outage() {
             match TcpListener::bind(self.listen).await {
                 Ok(listener) => {

@@ -1,4 +1,4 @@
-//! One fault at a time in the middle of the work of two workers and two relays.
+//! Injects one fault at a time during the work of two workers and two relays.
 
 use std::time::Duration;
 
@@ -6,86 +6,86 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 
 use super::plan::Fault;
-use crate::{lab::NAMED, soak::Fleet, switches, wait::until_is, world::World};
+use crate::{cluster::PROCESS_ROLES, soak::Fleet, switches, test_system::TestSystem, wait::wait_until_equal};
 
-/// How long a commit takes at most while commits are late.
-const COMMIT_TAKES: Duration = Duration::from_millis(300);
+/// The maximum delay of a commit during [`Fault::SlowCommits`].
+const COMMIT_DELAY: Duration = Duration::from_millis(300);
 
-/// Plays a fault to its end: afterwards all servers are there and all processes run.
-pub(super) async fn strike(fleet: &mut Fleet, world: &World<'_>, fault: Fault) -> anyhow::Result<()> {
+/// Injects a fault and ends it: afterwards all servers are available and all processes run.
+pub(super) async fn inject(fleet: &mut Fleet, system: &TestSystem<'_>, fault: Fault) -> anyhow::Result<()> {
     match fault {
         Fault::None => {}
-        Fault::Kill(place) => kill(fleet, world, place).await?,
-        Fault::Stop(place) => stop(fleet, world, &[place]).await?,
-        Fault::StopWorkers => stop(fleet, world, &[0, 1]).await?,
-        Fault::Database(lasts) => {
-            fleet.refuse_database(true);
-            fleet.cut_database();
-            pause(lasts).await;
-            fleet.refuse_database(false);
+        Fault::Kill(index) => kill(fleet, system, index).await?,
+        Fault::Stop(index) => stop(fleet, system, &[index]).await?,
+        Fault::StopWorkers => stop(fleet, system, &[0, 1]).await?,
+        Fault::Database(duration) => {
+            fleet.refuse_database_connections(true);
+            fleet.cut_database_connections();
+            pause(duration).await;
+            fleet.refuse_database_connections(false);
         }
-        Fault::Broker(lasts) => {
-            fleet.broker.refuse(true);
+        Fault::Broker(duration) => {
+            fleet.broker.refuse_connections(true);
             fleet.broker.cut();
-            pause(lasts).await;
-            fleet.broker.refuse(false);
+            pause(duration).await;
+            fleet.broker.refuse_connections(false);
         }
-        Fault::DiskFull(lasts) => {
-            switches::disk_full(world, true).await?;
-            pause(lasts).await;
-            switches::disk_full(world, false).await?;
+        Fault::DiskFull(duration) => {
+            switches::set_disk_full(system, true).await?;
+            pause(duration).await;
+            switches::set_disk_full(system, false).await?;
         }
-        Fault::LateCommits(lasts) => {
-            switches::commit_takes(world, COMMIT_TAKES).await?;
-            pause(lasts).await;
-            switches::commit_takes(world, Duration::ZERO).await?;
+        Fault::SlowCommits(duration) => {
+            switches::set_commit_delay(system, COMMIT_DELAY).await?;
+            pause(duration).await;
+            switches::set_commit_delay(system, Duration::ZERO).await?;
         }
     }
-    ensure!(fleet.survivors() == NAMED.len(), "a process ended by itself: {:?}", fleet.tails());
+    ensure!(fleet.alive_count() == PROCESS_ROLES.len(), "a process ended unexpectedly: {:?}", fleet.tails());
     Ok(())
 }
 
-/// The fault takes so long; nothing is waited for.
-async fn pause(lasts: Duration) {
-    tokio::time::sleep(lasts).await;
+/// The duration of the fault; not a wait for a condition.
+async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
 }
 
-/// SIGKILL, but not while a message is started that another process has not ended: what is killed five times in a row
-/// is dead, guilty or not.
-async fn kill(fleet: &mut Fleet, world: &World<'_>, place: usize) -> anyhow::Result<()> {
-    let starts = async || world.count("select count(*) from message_starts").await;
-    world.in_time(until_is("no start is without an end", world.patience(), &0, starts).await)?;
-    let in_flight = in_flight(world, place).await?;
-    fleet.take(place)?.kill().await?;
+/// SIGKILL, but not while a message has an unfinished start of another process: the fifth death in a row dead-letters
+/// a message, whatever the cause.
+async fn kill(fleet: &mut Fleet, system: &TestSystem<'_>, index: usize) -> anyhow::Result<()> {
+    let starts = async || system.count("select count(*) from message_starts").await;
+    system.note_timeout(wait_until_equal("unfinished starts", system.timeout(), &0, starts).await)?;
+    let in_flight = in_flight(system, index).await?;
+    fleet.take(index)?.kill().await?;
     if in_flight {
-        world.hit("killed in a transaction".into());
+        system.add_evidence("killed in a transaction".into());
     }
-    fleet.restart(world, place)
+    fleet.restart(system, index)
 }
 
-/// SIGTERM; each ends well and is replaced.
-async fn stop(fleet: &mut Fleet, world: &World<'_>, places: &[usize]) -> anyhow::Result<()> {
+/// SIGTERM; each process ends successfully and is replaced.
+async fn stop(fleet: &mut Fleet, system: &TestSystem<'_>, indexes: &[usize]) -> anyhow::Result<()> {
     let mut stopped = Vec::new();
-    for place in places {
-        if in_flight(world, *place).await? {
-            world.hit("stopped in a transaction".into());
+    for index in indexes {
+        if in_flight(system, *index).await? {
+            system.add_evidence("stopped in a transaction".into());
         }
-        stopped.push(fleet.take(*place)?.terminate());
+        stopped.push(fleet.take(*index)?.terminate());
     }
-    for ended in join_all(stopped).await {
-        let ended = ended.context("SIGTERM")?;
-        world.expect("a process that was to stop ended well", &ended.success(), &true);
+    for status in join_all(stopped).await {
+        let status = status.context("SIGTERM")?;
+        system.expect("a stopped process ended successfully", &status.success(), &true);
     }
-    places.iter().try_for_each(|place| fleet.restart(world, *place))
+    indexes.iter().try_for_each(|index| fleet.restart(system, *index))
 }
 
-/// Whether the process of a place is in a transaction.
-async fn in_flight(world: &World<'_>, place: usize) -> anyhow::Result<bool> {
+/// Whether a process is in a transaction.
+async fn in_flight(system: &TestSystem<'_>, index: usize) -> anyhow::Result<bool> {
     Ok(sqlx::query_scalar(
         "select exists (select from pg_stat_activity
                         where datname = current_database() and usename::text = $1 and xact_start is not null)",
     )
-    .bind(NAMED[place])
-    .fetch_one(&world.pool)
+    .bind(PROCESS_ROLES[index])
+    .fetch_one(&system.pool)
     .await?)
 }

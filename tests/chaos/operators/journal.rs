@@ -1,5 +1,4 @@
-//! What was sent and what happened to it, in the order in which it happened: retention removes rows, the journal keeps
-//! them.
+//! What was sent and what happened to it, in order. Retention removes rows; the journal keeps them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,62 +6,62 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 
 use super::traffic::Message;
-use crate::world::World;
+use crate::test_system::TestSystem;
 
-/// More tables for the world's journal, the transaction of each entry, and a place for what was sent. Both are numbered
-/// alike: what has the lower number was there first.
-const PREPARATION: &str = "
+/// Journal triggers on further tables, the transaction of each entry, and a table of sent messages. Both share one
+/// sequence, so a lower number is earlier.
+const SETUP_SQL: &str = "
     alter table journal add column xid xid8 not null default pg_current_xact_id();
     create trigger journal after insert or update or delete on failed_messages
-        for each row execute function note_in_journal();
-    create trigger journal after insert on failed_actions for each row execute function note_in_journal();
-    create trigger journal after insert on outbox for each row execute function note_in_journal();
-    create table sendings (
+        for each row execute function record_in_journal();
+    create trigger journal after insert on failed_actions for each row execute function record_in_journal();
+    create trigger journal after insert on outbox for each row execute function record_in_journal();
+    create table sent_messages (
         position bigint primary key default nextval(pg_get_serial_sequence('journal', 'id')),
         queue text not null, type text not null, message_id text, body bytea not null,
         fingerprint bytea not null generated always as (substr(sha256(body), 1, 16)) stored
     );";
 
-pub(super) async fn prepare(world: &World<'_>) -> anyhow::Result<()> {
-    world.execute(PREPARATION).await
+pub(super) async fn prepare(system: &TestSystem<'_>) -> anyhow::Result<()> {
+    system.execute(SETUP_SQL).await
 }
 
-/// Notes messages, and then sends them.
-pub(super) async fn send(world: &World<'_>, messages: &[Message]) -> anyhow::Result<()> {
+/// Records messages, and then sends them.
+pub(super) async fn send(system: &TestSystem<'_>, messages: &[Message]) -> anyhow::Result<()> {
     let queues: Vec<_> = messages.iter().map(Message::queue).collect();
     let kinds: Vec<_> = messages.iter().map(|message| message.kind.as_str()).collect();
     let ids: Vec<_> = messages.iter().map(|message| message.id.as_deref()).collect();
     let bodies: Vec<_> = messages.iter().map(|message| message.body.as_bytes()).collect();
     sqlx::query(
-        "insert into sendings (queue, type, message_id, body)
+        "insert into sent_messages (queue, type, message_id, body)
          select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[])",
     )
     .bind(queues)
     .bind(kinds)
     .bind(ids)
     .bind(bodies)
-    .execute(&world.pool)
+    .execute(&system.pool)
     .await?;
-    let outgoing: Vec<_> = messages.iter().map(|message| message.outgoing(world)).collect();
-    world.upstream.publish(&outgoing).await
+    let outgoing: Vec<_> = messages.iter().map(|message| message.outgoing_message(system)).collect();
+    system.command_source.publish(&outgoing).await
 }
 
-/// Messages of which neither the inbox nor the ledger knows anything.
-pub(super) async fn without_outcome(world: &World<'_>) -> anyhow::Result<i64> {
-    world
+/// The number of messages that are neither in the inbox nor in the journal of failed messages.
+pub(super) async fn messages_without_outcome(system: &TestSystem<'_>) -> anyhow::Result<i64> {
+    system
         .count(
-            "select count(*) from sendings s
+            "select count(*) from sent_messages s
              where not exists (select from inbox i where i.queue = s.queue and i.message_id = s.message_id)
-               and not exists (select from journal j where j.about = 'failed_messages'
+               and not exists (select from journal j where j.table_name = 'failed_messages'
                                and coalesce(j.after, j.before) ->> 'message_id' is not distinct from s.message_id
                                and coalesce(j.after, j.before) ->> 'queue' = s.queue)",
         )
         .await
 }
 
-/// By what a message is known: the same id with another body is another message.
+/// Identifies a message: the same id with a different body is another message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::FromRow)]
-pub(super) struct Key {
+pub(super) struct MessageIdentity {
     pub(super) queue: String,
     pub(super) id: Option<String>,
     pub(super) fingerprint: String,
@@ -70,24 +69,24 @@ pub(super) struct Key {
 
 /// A message as its sender published it.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub(super) struct Sending {
+pub(super) struct SentMessage {
     pub(super) position: i64,
     #[sqlx(flatten)]
-    pub(super) key: Key,
+    pub(super) identity: MessageIdentity,
     pub(super) kind: String,
     pub(super) body: Vec<u8>,
 }
 
-/// A row of the ledger at one time.
+/// A row of `failed_messages` at one time.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Row {
+pub(super) struct FailedMessageRow {
     pub(super) id: i64,
     pub(super) queue: String,
     pub(super) message_id: Option<String>,
     pub(super) fingerprint: String,
     #[serde(rename = "type")]
     pub(super) kind: String,
-    /// In hexadecimal digits, behind `\x`.
+    /// Hexadecimal digits after `\x`.
     body: String,
     pub(super) status: String,
     pub(super) reason: Option<String>,
@@ -98,10 +97,10 @@ pub(super) struct Row {
     published_at: Option<String>,
 }
 
-impl Row {
-    pub(super) fn key(&self) -> Key {
+impl FailedMessageRow {
+    pub(super) fn identity(&self) -> MessageIdentity {
         let (queue, id) = (self.queue.clone(), self.message_id.clone());
-        Key { queue, id, fingerprint: self.fingerprint.clone() }
+        MessageIdentity { queue, id, fingerprint: self.fingerprint.clone() }
     }
 
     pub(super) fn body(&self) -> Vec<u8> {
@@ -111,47 +110,47 @@ impl Row {
     }
 }
 
-/// What a transaction did with a row of the ledger.
+/// The change of a row of `failed_messages` by a transaction.
 #[derive(Clone, Debug)]
-pub(super) struct Change {
+pub(super) struct RowChange {
     pub(super) position: i64,
     pub(super) transaction: String,
-    pub(super) before: Option<Row>,
-    pub(super) after: Option<Row>,
+    pub(super) before: Option<FailedMessageRow>,
+    pub(super) after: Option<FailedMessageRow>,
 }
 
-/// What an operator did with a row of the ledger.
+/// An operator action on a row of `failed_messages`.
 #[derive(Clone, Debug)]
-pub(super) struct Action {
+pub(super) struct RecordedAction {
     pub(super) transaction: String,
     pub(super) row: i64,
-    pub(super) what: String,
+    pub(super) name: String,
     pub(super) why: Option<String>,
 }
 
-/// Events that a message caused for an order: how many different ones of each name, and when the first was written.
+/// Events that a message caused for an order: the distinct ones of each name, and when the first was written.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Caused {
+pub(super) struct CausedEvents {
     pub(super) events: BTreeMap<String, BTreeSet<String>>,
     pub(super) first: i64,
 }
 
-/// Everything by which outcomes are known.
+/// Everything that determines the outcomes.
 #[derive(Default)]
 pub(super) struct History {
-    pub(super) sendings: Vec<Sending>,
-    /// What the inbox has: queue and id, and the hash of the body.
+    pub(super) sent_messages: Vec<SentMessage>,
+    /// The inbox: queue and id, and the hash of the body.
     pub(super) inbox: HashMap<(String, String), String>,
-    /// Of each row of the ledger, in order.
-    pub(super) changes: BTreeMap<i64, Vec<Change>>,
-    pub(super) actions: Vec<Action>,
+    /// The changes of each row of `failed_messages`, in order.
+    pub(super) changes: BTreeMap<i64, Vec<RowChange>>,
+    pub(super) actions: Vec<RecordedAction>,
     /// By message id and order.
-    pub(super) caused: HashMap<(String, String), Caused>,
-    /// How often a batch was created.
-    pub(super) created: HashMap<String, usize>,
-    /// How often a batch got a quantity.
-    pub(super) counted: HashMap<(String, i64), usize>,
-    /// Order and SKU of each line that is there.
+    pub(super) caused_events: HashMap<(String, String), CausedEvents>,
+    /// How often each batch was created.
+    pub(super) created_batches: HashMap<String, usize>,
+    /// How often each batch got each quantity.
+    pub(super) quantities: HashMap<(String, i64), usize>,
+    /// Order and SKU of each existing line.
     pub(super) lines: HashSet<(String, String)>,
 }
 
@@ -159,14 +158,14 @@ impl History {
     pub(super) async fn read(connection: &mut PgConnection) -> anyhow::Result<Self> {
         let mut history = Self::default();
         history.read_messages(&mut *connection).await?;
-        history.read_ledger(&mut *connection).await?;
+        history.read_failed_messages(&mut *connection).await?;
         history.read_effects(connection).await?;
         Ok(history)
     }
 
     async fn read_messages(&mut self, connection: &mut PgConnection) -> anyhow::Result<()> {
-        self.sendings = sqlx::query_as(
-            "select position, queue, type as kind, message_id as id, body, fingerprint::text from sendings
+        self.sent_messages = sqlx::query_as(
+            "select position, queue, type as kind, message_id as id, body, fingerprint::text from sent_messages
              order by position",
         )
         .fetch_all(&mut *connection)
@@ -179,27 +178,29 @@ impl History {
         Ok(())
     }
 
-    async fn read_ledger(&mut self, connection: &mut PgConnection) -> anyhow::Result<()> {
+    async fn read_failed_messages(&mut self, connection: &mut PgConnection) -> anyhow::Result<()> {
         let changes: Vec<(i64, String, Option<String>, Option<String>)> = sqlx::query_as(
             "select id, xid::text, before::text, after::text from journal
-             where about = 'failed_messages' order by id",
+             where table_name = 'failed_messages' order by id",
         )
         .fetch_all(&mut *connection)
         .await?;
         for (position, transaction, before, after) in changes {
-            let row = |text: Option<String>| text.map(|text| serde_json::from_str::<Row>(&text)).transpose();
-            let change = Change { position, transaction, before: row(before)?, after: row(after)? };
+            let row = |text: Option<String>| {
+                text.map(|text| serde_json::from_str::<FailedMessageRow>(&text)).transpose()
+            };
+            let change = RowChange { position, transaction, before: row(before)?, after: row(after)? };
             if let Some(row) = change.after.as_ref().or(change.before.as_ref()) {
                 self.changes.entry(row.id).or_default().push(change);
             }
         }
         let actions: Vec<(String, i64, String, Option<String>)> = sqlx::query_as(
             "select xid::text, (after ->> 'failed_message_id')::bigint, after ->> 'what', after ->> 'why'
-             from journal where about = 'failed_actions' order by id",
+             from journal where table_name = 'failed_actions' order by id",
         )
         .fetch_all(connection)
         .await?;
-        let action = |(transaction, row, what, why)| Action { transaction, row, what, why };
+        let action = |(transaction, row, name, why)| RecordedAction { transaction, row, name, why };
         self.actions = actions.into_iter().map(action).collect();
         Ok(())
     }
@@ -208,26 +209,26 @@ impl History {
         let events: Vec<(i64, String, String, String, String)> = sqlx::query_as(
             "select id, after ->> 'causation_id', (after ->> 'body')::json ->> 'orderid', after ->> 'name',
                     after ->> 'event_id'
-             from journal where about = 'outbox' order by id",
+             from journal where table_name = 'outbox' order by id",
         )
         .fetch_all(&mut *connection)
         .await?;
         for (position, cause, orderid, name, id) in events {
-            let caused = self
-                .caused
+            let caused_events = self
+                .caused_events
                 .entry((cause, orderid))
-                .or_insert_with(|| Caused { first: position, ..Caused::default() });
-            caused.events.entry(name).or_default().insert(id);
+                .or_insert_with(|| CausedEvents { first: position, ..CausedEvents::default() });
+            caused_events.events.entry(name).or_default().insert(id);
         }
         let batches: Vec<(String, bool, i64)> = sqlx::query_as(
             "select after ->> 'ref', op = 'INSERT', (after ->> 'purchased')::bigint from journal
-             where about = 'batches' and (op = 'INSERT' or before ->> 'purchased' <> after ->> 'purchased')",
+             where table_name = 'batches' and (op = 'INSERT' or before ->> 'purchased' <> after ->> 'purchased')",
         )
         .fetch_all(&mut *connection)
         .await?;
         for (reference, created, purchased) in batches {
-            *self.counted.entry((reference.clone(), purchased)).or_default() += 1;
-            *self.created.entry(reference).or_default() += usize::from(created);
+            *self.quantities.entry((reference.clone(), purchased)).or_default() += 1;
+            *self.created_batches.entry(reference).or_default() += usize::from(created);
         }
         let lines: Vec<(String, String)> =
             sqlx::query_as("select orderid, sku from order_lines").fetch_all(connection).await?;
@@ -235,14 +236,14 @@ impl History {
         Ok(())
     }
 
-    /// Everything that is known of a message, in order: how it came to its outcome.
-    pub(super) fn timeline(&self, key: &Key) -> Vec<String> {
+    /// Everything known about a message, in order.
+    pub(super) fn timeline(&self, identity: &MessageIdentity) -> Vec<String> {
         let mut entries: Vec<(i64, String)> = Vec::new();
-        let sendings = self.sendings.iter().filter(|sending| sending.key == *key);
-        entries.extend(sendings.map(|sending| (sending.position, "sent".into())));
+        let sent_messages = self.sent_messages.iter().filter(|sent| sent.identity == *identity);
+        entries.extend(sent_messages.map(|sent| (sent.position, "sent".into())));
         for change in self.changes.values().flatten() {
-            let is_it = |row: &&Row| row.key() == *key;
-            if change.before.as_ref().filter(is_it).or(change.after.as_ref().filter(is_it)).is_none() {
+            let matches = |row: &&FailedMessageRow| row.identity() == *identity;
+            if change.before.as_ref().filter(matches).or(change.after.as_ref().filter(matches)).is_none() {
                 continue;
             }
             let after = change.after.as_ref().map_or("removed".into(), |row| {
@@ -257,21 +258,21 @@ impl History {
             });
             entries.push((change.position, after));
         }
-        for ((id, orderid), caused) in &self.caused {
-            if Some(id) == key.id.as_ref() {
-                let names: Vec<_> = caused.events.keys().map(String::as_str).collect();
-                entries.push((caused.first, format!("caused {} of {orderid}", names.join(", "))));
+        for ((id, orderid), caused_events) in &self.caused_events {
+            if Some(id) == identity.id.as_ref() {
+                let names: Vec<_> = caused_events.events.keys().map(String::as_str).collect();
+                entries.push((caused_events.first, format!("caused {} of {orderid}", names.join(", "))));
             }
         }
         entries.sort_unstable();
-        entries.into_iter().map(|(position, what)| format!("{position:>7} {what}")).collect()
+        entries.into_iter().map(|(position, text)| format!("{position:>7} {text}")).collect()
     }
 
-    /// Whether an operator did this with a row in a transaction.
-    pub(super) fn acted(&self, row: i64, transaction: &str, what: &[&str]) -> bool {
-        let is_it = |action: &Action| {
-            action.row == row && action.transaction == transaction && what.contains(&action.what.as_str())
+    /// Whether a transaction recorded one of these actions on a row.
+    pub(super) fn has_action(&self, row: i64, transaction: &str, names: &[&str]) -> bool {
+        let matches = |action: &RecordedAction| {
+            action.row == row && action.transaction == transaction && names.contains(&action.name.as_str())
         };
-        self.actions.iter().any(is_it)
+        self.actions.iter().any(matches)
     }
 }

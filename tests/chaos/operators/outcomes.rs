@@ -1,88 +1,88 @@
-//! What became of every message: exactly one outcome each, and exactly the effect that belongs to it.
+//! The outcome of every message: each must have exactly one, and exactly the effect of that outcome.
 //!
-//! A message is handled, dead, discarded, or replaced by an operator's edit, which is another message then. One without
-//! any of these is lost; one with two of them, or with its effect twice, is double.
+//! A message is handled, dead, discarded, or replaced by an operator's edit, which makes another message. A message
+//! without an outcome is lost; one with two outcomes or a repeated effect is repeated.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
 use super::{
-    journal::{Change, History, Key},
-    traffic::{Expectation, expectation, readable},
+    journal::{History, MessageIdentity, RowChange},
+    traffic::{Expectation, expectation, parse_object},
 };
 
-/// What the checker found.
+/// The findings of the checker.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) lost: Vec<String>,
-    pub(super) double: Vec<String>,
-    pub(super) complaints: Vec<String>,
-    /// How many messages had which outcome.
+    pub(super) repeated: Vec<String>,
+    pub(super) violations: Vec<String>,
+    /// The number of messages with each outcome.
     pub(super) outcomes: BTreeMap<&'static str, usize>,
-    /// The messages with which something is wrong.
-    pub(super) suspects: Vec<Key>,
+    /// Messages with a finding.
+    pub(super) affected: Vec<MessageIdentity>,
 }
 
 impl Findings {
     fn count(&self) -> usize {
-        self.lost.len() + self.double.len() + self.complaints.len()
+        self.lost.len() + self.repeated.len() + self.violations.len()
     }
 }
 
-/// Everything about one message.
-struct Message<'a> {
-    key: &'a Key,
+/// A message with everything that determines its outcome.
+struct MessageState<'a> {
+    identity: &'a MessageIdentity,
     kind: &'a str,
     body: &'a [u8],
-    /// When it was sent, each time. Never, if it comes from an edit.
+    /// The positions at which it was sent; empty if an edit made it.
     sent: &'a [i64],
-    /// The last row of the ledger that is about it, as it was changed last.
-    last: Option<&'a Change>,
-    /// When an edit has made another message of it.
-    replaced: Option<i64>,
+    /// The last change of its latest row of `failed_messages`.
+    last: Option<&'a RowChange>,
+    /// The position of the edit that replaced it by another message.
+    replaced_at: Option<i64>,
     handled: bool,
 }
 
-/// What is gathered about a message before it is judged.
+/// What is collected about a message before the check.
 #[derive(Default)]
 struct Facts {
     kind: String,
     body: Vec<u8>,
     sent: Vec<i64>,
-    last: Option<Change>,
-    replaced: Option<i64>,
-    /// Why it failed for the first time.
-    failed: Option<String>,
+    last: Option<RowChange>,
+    replaced_at: Option<i64>,
+    /// The reason or error of its first failure.
+    first_failure: Option<String>,
 }
 
-/// Judges every message.
-pub(super) fn judge(history: &History) -> Findings {
+/// Checks every message.
+pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut handled: HashMap<(&str, String, String), i64> = HashMap::new();
-    let all = gather(history);
-    for (key, facts) in &all {
-        let inbox = key.id.clone().and_then(|id| history.inbox.get(&(key.queue.clone(), id)));
-        let message = Message {
-            key,
+    let all = collect_facts(history);
+    for (identity, facts) in &all {
+        let inbox = identity.id.clone().and_then(|id| history.inbox.get(&(identity.queue.clone(), id)));
+        let message = MessageState {
+            identity,
             kind: &facts.kind,
             body: &facts.body,
             sent: &facts.sent,
             last: facts.last.as_ref(),
-            replaced: facts.replaced,
-            handled: inbox == Some(&key.fingerprint),
+            replaced_at: facts.replaced_at,
+            handled: inbox == Some(&identity.fingerprint),
         };
         let before = findings.count();
-        message.outcome(&mut findings);
-        message.reason(inbox.is_some(), facts.failed.as_deref(), &mut findings);
-        message.effect(history, &mut findings);
+        message.check_outcome(&mut findings);
+        message.check_reason(inbox.is_some(), facts.first_failure.as_deref(), &mut findings);
+        message.check_effect(history, &mut findings);
         if findings.count() > before {
-            findings.suspects.push(key.clone());
+            findings.affected.push(identity.clone());
         }
         if let Some((orderid, sku)) = message.line().filter(|_| message.handled) {
             let since = match message.kind {
                 "allocate" => history
-                    .caused
+                    .caused_events
                     .get(&(message.id(), orderid.clone()))
                     .map_or(i64::MAX, |caused| caused.first),
                 _ => message.sent.first().copied().unwrap_or(0),
@@ -90,33 +90,33 @@ pub(super) fn judge(history: &History) -> Findings {
             handled.insert((message.kind, orderid, sku), since);
         }
     }
-    lines(history, &handled, &mut findings);
+    check_lines(history, &handled, &mut findings);
     findings
 }
 
-/// All messages that were sent, and those that edits made.
-fn gather(history: &History) -> BTreeMap<Key, Facts> {
-    let mut all: BTreeMap<Key, Facts> = BTreeMap::new();
-    for sending in &history.sendings {
-        let facts = all.entry(sending.key.clone()).or_default();
-        facts.kind.clone_from(&sending.kind);
-        facts.body.clone_from(&sending.body);
-        facts.sent.push(sending.position);
+/// All messages that were sent or made by an edit.
+fn collect_facts(history: &History) -> BTreeMap<MessageIdentity, Facts> {
+    let mut all: BTreeMap<MessageIdentity, Facts> = BTreeMap::new();
+    for sent in &history.sent_messages {
+        let facts = all.entry(sent.identity.clone()).or_default();
+        facts.kind.clone_from(&sent.kind);
+        facts.body.clone_from(&sent.body);
+        facts.sent.push(sent.position);
     }
     for change in history.changes.values().flatten() {
         let Some(row) = change.after.as_ref().or(change.before.as_ref()) else { continue };
-        if let Some(before) = change.before.as_ref().filter(|before| before.key() != row.key()) {
-            let facts = all.entry(before.key()).or_default();
-            facts.replaced = Some(change.position);
+        if let Some(before) = change.before.as_ref().filter(|before| before.identity() != row.identity()) {
+            let facts = all.entry(before.identity()).or_default();
+            facts.replaced_at = Some(change.position);
             facts.last = None;
         }
-        let facts = all.entry(row.key()).or_default();
+        let facts = all.entry(row.identity()).or_default();
         if facts.kind.is_empty() {
             facts.kind.clone_from(&row.kind);
             facts.body = row.body();
         }
-        if change.before.is_none() && facts.failed.is_none() {
-            facts.failed = Some(row.reason.clone().unwrap_or_else(|| row.error.clone()));
+        if change.before.is_none() && facts.first_failure.is_none() {
+            facts.first_failure = Some(row.reason.clone().unwrap_or_else(|| row.error.clone()));
         }
         if facts.last.as_ref().is_none_or(|last| last.position < change.position) {
             facts.last = Some(change.clone());
@@ -125,14 +125,14 @@ fn gather(history: &History) -> BTreeMap<Key, Facts> {
     all
 }
 
-impl Message<'_> {
+impl MessageState<'_> {
     fn id(&self) -> String {
-        self.key.id.clone().unwrap_or_default()
+        self.identity.id.clone().unwrap_or_default()
     }
 
-    /// How it is called in what the checker says.
+    /// Its name in findings.
     fn name(&self) -> String {
-        let id = self.key.id.as_deref().unwrap_or("without id");
+        let id = self.identity.id.as_deref().unwrap_or("without id");
         format!("{id} ({} {})", self.kind, String::from_utf8_lossy(self.body))
     }
 
@@ -140,45 +140,50 @@ impl Message<'_> {
         self.sent.last().is_some_and(|last| *last > position)
     }
 
-    fn outcome(&self, findings: &mut Findings) {
+    fn check_outcome(&self, findings: &mut Findings) {
         let row = self.last.and_then(|change| change.after.as_ref().or(change.before.as_ref()));
         let (status, since) = (row.map(|row| row.status.as_str()), self.last.map_or(0, |last| last.position));
         let outcome = match (self.handled, status) {
             (true, None) => "handled",
             (true, Some("resolved")) => "resolved",
-            // What its sender sent again is handled; so is the first delivery if it was never acknowledged. A copy that
-            // the relay published for a retry may not be.
+            // A message that its sender sent again may be handled; so may a first delivery that was not acknowledged.
+            // A retry copy may not.
             (true, Some("discarded"))
                 if self.sent.len() > 1 || row.is_some_and(|row| row.generation == 1) =>
             {
                 "handled after a discard"
             }
             (true, Some(status)) => {
-                return findings.double.push(format!("{} is handled and {status}", self.name()));
+                return findings.repeated.push(format!("{} is handled and {status}", self.name()));
             }
             (false, Some("dead")) if self.last.is_some_and(|last| last.after.is_none()) => {
                 return findings.lost.push(format!("{} was removed while it was dead", self.name()));
             }
             (false, Some("dead")) => "dead",
             (false, Some("discarded")) if self.sent_after(since) => {
-                return findings.lost.push(format!("{} was sent again after its discard", self.name()));
+                return findings.lost.push(format!(
+                    "{} was sent again after its discard and has no new outcome",
+                    self.name()
+                ));
             }
             (false, Some("discarded")) => "discarded",
             (false, Some(status)) => {
                 return findings.lost.push(format!("{} is {status}, not handled", self.name()));
             }
-            (false, None) if self.replaced.is_some_and(|replaced| !self.sent_after(replaced)) => "replaced",
+            (false, None) if self.replaced_at.is_some_and(|replaced_at| !self.sent_after(replaced_at)) => {
+                "replaced"
+            }
             (false, None) => return findings.lost.push(self.name()),
         };
         *findings.outcomes.entry(outcome).or_default() += 1;
     }
 
-    /// Nothing is dead, or was tried in vain, that had no reason to be.
-    fn reason(&self, id_is_used: bool, failed: Option<&str>, findings: &mut Findings) {
-        let expectation = expectation(self.key.id.as_deref(), self.kind, self.body);
+    /// Every dead letter and every failed attempt must have an expected reason.
+    fn check_reason(&self, id_is_used: bool, first_failure: Option<&str>, findings: &mut Findings) {
+        let expectation = expectation(self.identity.id.as_deref(), self.kind, self.body);
         let conflict = id_is_used && !self.handled;
         if self.handled && matches!(expectation, Expectation::Dead(_)) {
-            findings.complaints.push(format!("{} was handled", self.name()));
+            findings.violations.push(format!("{} was handled", self.name()));
         }
         let row = self.last.and_then(|change| change.after.as_ref()).filter(|row| row.status == "dead");
         if let Some(reason) = row.and_then(|row| row.reason.as_deref()) {
@@ -189,31 +194,33 @@ impl Message<'_> {
                     Expectation::Dead(expected) => reason == expected,
                 };
             if !expected {
-                findings.complaints.push(format!("{} is dead: {reason}", self.name()));
+                findings.violations.push(format!("{} is dead-lettered: {reason}", self.name()));
             }
-        } else if let Some(why) = failed.filter(|_| expectation == Expectation::Handled && !conflict) {
-            findings.complaints.push(format!("{} failed at first: {why}", self.name()));
+        } else if let Some(failure) =
+            first_failure.filter(|_| expectation == Expectation::Handled && !conflict)
+        {
+            findings.violations.push(format!("{} failed unexpectedly: {failure}", self.name()));
         }
     }
 
-    /// Once if it was handled; not at all if it was not.
-    fn effect(&self, history: &History, findings: &mut Findings) {
-        let Some(command) = readable(self.body) else { return };
+    /// A handled message has its effect once, any other message has none.
+    fn check_effect(&self, history: &History, findings: &mut Findings) {
+        let Some(command) = parse_object(self.body) else { return };
         let text = |field: &str| command[field].as_str().unwrap_or_default().to_owned();
-        let caused = history.caused.get(&(self.id(), text("orderid")));
+        let caused = history.caused_events.get(&(self.id(), text("orderid")));
         let events = |names: &[&str]| {
-            let of =
+            let count =
                 |name: &&str| caused.and_then(|caused| caused.events.get(*name)).map_or(0, BTreeSet::len);
-            names.iter().map(of).sum::<usize>()
+            names.iter().map(count).sum::<usize>()
         };
         let (times, optional) = match self.kind {
             "allocate" => (events(&["allocated", "out_of_stock"]), false),
-            // A line that is not there, or waits, is cancelled without an event.
+            // Deallocating a line that does not exist or has no batch causes no event.
             "deallocate" => (events(&["deallocated"]), true),
-            "create_batch" => (created(history, &command, self.handled), false),
+            "create_batch" => (times_created(history, &command, self.handled), false),
             "change_batch_quantity" => {
-                let wanted = (text("batchref"), command["qty"].as_i64().unwrap_or(-1));
-                (history.counted.get(&wanted).copied().unwrap_or(0), false)
+                let change = (text("batchref"), command["qty"].as_i64().unwrap_or(-1));
+                (history.quantities.get(&change).copied().unwrap_or(0), false)
             }
             _ => (0, true),
         };
@@ -221,46 +228,48 @@ impl Message<'_> {
             (true, 0) if !optional => {
                 findings.lost.push(format!("{} is handled without effect", self.name()));
             }
-            (true, 2..) => findings.double.push(format!("{} ×{times}", self.name())),
-            (false, 1..) => findings.double.push(format!("{} is not handled, but done", self.name())),
+            (true, 2..) => findings.repeated.push(format!("{} ×{times}", self.name())),
+            (false, 1..) => {
+                findings.repeated.push(format!("{} is not handled, but has an effect", self.name()))
+            }
             _ => {}
         }
     }
 
-    /// The order and the SKU it is about, if it is about a line.
+    /// Its order and SKU, if it concerns a line.
     fn line(&self) -> Option<(String, String)> {
-        let command = readable(self.body).filter(|_| matches!(self.kind, "allocate" | "deallocate"))?;
+        let command = parse_object(self.body).filter(|_| matches!(self.kind, "allocate" | "deallocate"))?;
         Some((command["orderid"].as_str()?.to_owned(), command["sku"].as_str()?.to_owned()))
     }
 }
 
-/// How often a batch was created; never by another command for the same batch, which is rejected.
-fn created(history: &History, command: &Value, handled: bool) -> usize {
+/// How often a batch was created by this command. Another command for the same batch is rejected.
+fn times_created(history: &History, command: &Value, handled: bool) -> usize {
     let reference = command["ref"].as_str().unwrap_or_default();
-    let times = history.created.get(reference).copied().unwrap_or(0);
-    // Several commands are about this one; only one of them is handled.
-    if reference.starts_with("anchor-") && !handled { times.saturating_sub(1) } else { times }
+    let times = history.created_batches.get(reference).copied().unwrap_or(0);
+    // Several commands create this batch; only one of them is handled.
+    if reference.starts_with("initial-") && !handled { times.saturating_sub(1) } else { times }
 }
 
-/// A line is there if it was asked for and not cancelled since. Where both commands were under way at the same time, one
-/// may have overtaken the other: then it may be there or not.
-fn lines(history: &History, handled: &HashMap<(&str, String, String), i64>, findings: &mut Findings) {
+/// A line exists if it was requested and not deallocated since. If both commands were in flight at the same time,
+/// either order is possible, and the line may or may not exist.
+fn check_lines(history: &History, handled: &HashMap<(&str, String, String), i64>, findings: &mut Findings) {
     let find = |kind, line: &(String, String)| handled.get(&(kind, line.0.clone(), line.1.clone()));
-    let asked = handled.keys().map(|(_, orderid, sku)| (orderid.clone(), sku.clone()));
-    for line in asked.chain(history.lines.iter().cloned()).collect::<BTreeSet<_>>() {
-        let (requested, cancelled) = (find("allocate", &line), find("deallocate", &line));
-        let there = history.lines.contains(&line);
-        let wrong = match (requested, cancelled) {
-            (None, _) => there,
-            (Some(_), None) => !there,
-            (Some(requested), Some(cancelled)) => there && requested < cancelled,
+    let requested = handled.keys().map(|(_, orderid, sku)| (orderid.clone(), sku.clone()));
+    for line in requested.chain(history.lines.iter().cloned()).collect::<BTreeSet<_>>() {
+        let (requested, deallocated) = (find("allocate", &line), find("deallocate", &line));
+        let exists = history.lines.contains(&line);
+        let is_wrong = match (requested, deallocated) {
+            (None, _) => exists,
+            (Some(_), None) => !exists,
+            (Some(requested), Some(deallocated)) => exists && requested < deallocated,
         };
-        if wrong {
-            let seen = if there { "is there" } else { "is not there" };
-            let (requested, cancelled) = (requested.is_some(), cancelled.is_some());
+        if is_wrong {
+            let state = if exists { "exists" } else { "does not exist" };
+            let (requested, deallocated) = (requested.is_some(), deallocated.is_some());
             findings
-                .complaints
-                .push(format!("the line {line:?} {seen}; requested: {requested}, cancelled: {cancelled}"));
+                .violations
+                .push(format!("line {line:?} {state}; requested: {requested}, deallocated: {deallocated}"));
         }
     }
 }

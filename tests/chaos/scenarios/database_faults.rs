@@ -1,145 +1,150 @@
-//! PostgreSQL that crashes, goes away, or is cut off around a commit. None of it is an attempt, and nobody dies of it.
+//! PostgreSQL crashes, stops, or loses a connection around a commit. Nothing counts as an attempt, and no process
+//! ends.
 
 use std::time::Duration;
 
 use crate::{
-    command::{create_batch, lines_of},
-    lab::{Lab, Recovery},
-    load::Load,
-    protocol::Moment,
-    proxy::{Cut, Proxy},
-    verdict::Verdict,
-    wait::until,
-    world::World,
+    check_report::CheckReport,
+    cluster::{Cluster, Recovery},
+    command::{create_batch, order_lines},
+    command_load::CommandLoad,
+    proxy::{CutPoint, Proxy},
+    test_system::TestSystem,
+    wait::wait_until,
+    wire::WireEvent,
 };
 
 /// How often a backend is killed.
 const CRASHES: usize = 10;
-/// How long the server is away.
-const AWAY: Duration = Duration::from_secs(10);
-/// A server that came back is found within this time, however busy the machine is; how soon it was is measured.
-const FOUND_AGAIN_WITHIN: Duration = Duration::from_secs(30);
+/// How long the server is stopped.
+const OUTAGE_DURATION: Duration = Duration::from_secs(10);
+/// Time limit to continue after an outage on a busy machine. The actual time is measured.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
 
-/// Whether it was committed is unknown; the inbox knows.
-pub(super) async fn commit_reply_lost(lab: &Lab) -> anyhow::Result<Verdict> {
-    commit_cut(World::new(lab, "commit_reply_lost").await?, Moment::Committed).await
+/// The worker does not know whether the commit took effect; the inbox does.
+pub(super) async fn commit_reply_lost(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    cut_at_commit(TestSystem::new(cluster, "commit_reply_lost").await?, WireEvent::Committed).await
 }
 
-pub(super) async fn commit_never_arrives(lab: &Lab) -> anyhow::Result<Verdict> {
-    commit_cut(World::new(lab, "commit_never_arrives").await?, Moment::Commit).await
+pub(super) async fn commit_lost(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    cut_at_commit(TestSystem::new(cluster, "commit_lost").await?, WireEvent::Commit).await
 }
 
-async fn commit_cut(world: World<'_>, moment: Moment) -> anyhow::Result<Verdict> {
-    let proxy = Proxy::to(&world.database_url()).await?;
+async fn cut_at_commit(system: TestSystem<'_>, event: WireEvent) -> anyhow::Result<CheckReport> {
+    let proxy = Proxy::start(&system.database_url()).await?;
     let environment = [("DATABASE_URL", proxy.url()), ("ALLOCATION__WORKER__MAX_BATCH", "10")];
-    let mut program = world.start("worker,relay", &environment)?;
-    proxy.trap(Cut::Before, moment, 1);
-    world.send(&lines_of("LAMP", "line", 60)).await?;
-    until("the connection breaks", world.lab.patience(), async || anyhow::Ok(proxy.sprung() > 0)).await?;
-    world.hit(format!("cut before {moment:?}"));
-    world.wait_handled(60).await?;
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    world.expect("alive", &program.is_alive(), &true);
-    world.finish(vec![program]).await
+    let mut program = system.start("worker,relay", &environment)?;
+    proxy.arm_cut(CutPoint::Before, event, 1);
+    system.send(&order_lines("LAMP", "line", 60)).await?;
+    wait_until("the connection is cut", system.cluster.timeout(), async || anyhow::Ok(proxy.cuts_made() > 0))
+        .await?;
+    system.add_evidence(format!("cut before {event:?}"));
+    system.wait_handled(60).await?;
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.expect("alive", &program.is_alive(), &true);
+    system.finish(vec![program]).await
 }
 
-/// The link breaks in the middle of statements, wherever that is, five times.
-pub(super) async fn statements_torn(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "statements_torn").await?;
-    let proxy = Proxy::to(&world.database_url()).await?;
+/// The connection is cut within statements, at five different bytes.
+pub(super) async fn statements_cut(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "statements_cut").await?;
+    let proxy = Proxy::start(&system.database_url()).await?;
     let environment = [("DATABASE_URL", proxy.url()), ("ALLOCATION__WORKER__MAX_BATCH", "10")];
-    let mut program = world.start("worker,relay", &environment)?;
-    let mut load = Load::seeded(16);
+    let mut program = system.start("worker,relay", &environment)?;
+    let mut load = CommandLoad::seeded(16);
     for round in 1..=5_u32 {
-        world.drained().await?;
-        load.handled();
+        system.wait_until_drained().await?;
+        load.mark_handled();
         proxy.cut_after(1777 * usize::try_from(round)?);
-        world.send(&load.portion(60)).await?;
-        until("the link breaks", world.lab.patience(), async || anyhow::Ok(proxy.sprung() >= round)).await?;
-        world.hit("cut within a statement".into());
+        system.send(&load.next_commands(60)).await?;
+        wait_until("the connection is cut", system.cluster.timeout(), async || {
+            anyhow::Ok(proxy.cuts_made() >= round)
+        })
+        .await?;
+        system.add_evidence("cut within a statement".into());
     }
-    world.drained().await?;
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    world.expect("alive", &program.is_alive(), &true);
-    world.finish(vec![program]).await
+    system.wait_until_drained().await?;
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.expect("alive", &program.is_alive(), &true);
+    system.finish(vec![program]).await
 }
 
-/// Every session is dropped and the server recovers, again and again.
-pub(super) async fn backends_killed(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "backends_killed").await?;
-    let mut program = world.start("worker,relay", &[("ALLOCATION__WORKER__MAX_BATCH", "5")])?;
-    let mut load = Load::seeded(21);
+/// Every session is dropped and the server recovers, ten times.
+pub(super) async fn backends_killed(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "backends_killed").await?;
+    let mut program = system.start("worker,relay", &[("ALLOCATION__WORKER__MAX_BATCH", "5")])?;
+    let mut load = CommandLoad::seeded(21);
     for round in 0..CRASHES {
-        let before = world.handled().await?;
-        let portion = load.portion(60);
+        let before = system.handled().await?;
+        let portion = load.next_commands(60);
         let crash = async {
-            world.wait_for_more(before).await?;
-            lab.postgres.crash_a_backend(&world.database).await
+            system.wait_for_progress(before).await?;
+            cluster.postgres.crash_backend(&system.database).await
         };
-        let (sent, open) = tokio::join!(world.send(&portion), crash);
+        let (sent, open) = tokio::join!(system.send(&portion), crash);
         sent?;
         if open? > 0 {
-            world.hit("crashed with open transactions".into());
+            system.add_evidence("crashed with open transactions".into());
         }
         let probe = create_batch(&format!("probe-{round}"), "LAMP", 1);
-        world.measure(Recovery::Database, &probe).await?;
-        world.drained().await?;
-        load.handled();
+        system.measure_recovery(Recovery::Database, &probe).await?;
+        system.wait_until_drained().await?;
+        load.mark_handled();
     }
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    world.expect("alive", &program.is_alive(), &true);
-    world.finish(vec![program]).await
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.expect("alive", &program.is_alive(), &true);
+    system.finish(vec![program]).await
 }
 
-/// The whole server dies, and is started again.
-pub(super) async fn postmaster_killed(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "postmaster_killed").await?;
-    let mut program = world.start("worker,relay", &[("ALLOCATION__WORKER__MAX_BATCH", "5")])?;
-    let lines = lines_of("LAMP", "line", 200);
+/// The postmaster is killed and the server started again.
+pub(super) async fn postmaster_killed(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "postmaster_killed").await?;
+    let mut program = system.start("worker,relay", &[("ALLOCATION__WORKER__MAX_BATCH", "5")])?;
+    let lines = order_lines("LAMP", "line", 200);
     let crash = async {
-        world.wait_for_more(0).await?;
-        let in_flight = world.in_flight().await?;
-        lab.postgres.crash().await?;
+        system.wait_for_progress(0).await?;
+        let in_flight = system.in_flight().await?;
+        cluster.postgres.crash().await?;
         anyhow::Ok(in_flight)
     };
-    let (sent, in_flight) = tokio::join!(world.send(&lines), crash);
+    let (sent, in_flight) = tokio::join!(system.send(&lines), crash);
     sent?;
     if in_flight? > 0 {
-        world.hit("crashed with messages in flight".into());
+        system.add_evidence("crashed with messages in flight".into());
     }
-    world.measure(Recovery::Database, &create_batch("probe", "LAMP", 1)).await?;
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    world.expect("alive", &program.is_alive(), &true);
-    world.finish(vec![program]).await
+    system.measure_recovery(Recovery::Database, &create_batch("probe", "LAMP", 1)).await?;
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.expect("alive", &program.is_alive(), &true);
+    system.finish(vec![program]).await
 }
 
-/// Messages are held meanwhile, and work goes on as soon as the server is back.
-pub(super) async fn database_down(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "database_down").await?;
-    let mut program = world.start("worker,relay", &[("ALLOCATION__WORKER__MAX_BATCH", "5")])?;
-    let (before, meanwhile) = (lines_of("LAMP", "before", 100), lines_of("DESK", "meanwhile", 100));
+/// Messages stay unacknowledged during the outage, and work continues when the server is available again.
+pub(super) async fn database_down(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "database_down").await?;
+    let mut program = system.start("worker,relay", &[("ALLOCATION__WORKER__MAX_BATCH", "5")])?;
+    let (before, meanwhile) = (order_lines("LAMP", "before", 100), order_lines("DESK", "meanwhile", 100));
     let stop = async {
-        world.wait_for_more(0).await?;
-        let in_flight = world.in_flight().await?;
-        lab.postgres.stop_at_once()?;
+        system.wait_for_progress(0).await?;
+        let in_flight = system.in_flight().await?;
+        cluster.postgres.stop_immediately()?;
         anyhow::Ok(in_flight)
     };
-    let (sent, in_flight) = tokio::join!(world.send(&before), stop);
+    let (sent, in_flight) = tokio::join!(system.send(&before), stop);
     sent?;
     in_flight?;
-    world.send(&meanwhile).await?;
-    tokio::time::sleep(AWAY).await; // the fault takes so long; nothing is waited for
-    let held = lab.rabbit.unacknowledged(&world.namespace).await?;
-    world.expect("messages held", &(held > 0), &true);
+    system.send(&meanwhile).await?;
+    tokio::time::sleep(OUTAGE_DURATION).await; // the duration of the fault; not a wait for a condition
+    let held = cluster.rabbit.unacknowledged_messages(&system.namespace).await?;
+    system.expect("unacknowledged messages", &(held > 0), &true);
     if held > 0 {
-        world.hit(format!("{held} messages held"));
+        system.add_evidence(format!("{held} unacknowledged messages"));
     }
-    lab.postgres.run().await?;
-    // It may have begun before we asked.
-    let found = world.wait_for_more(world.handled().await?.min(199)).await?;
-    world.lab.recovered(Recovery::Database, found);
-    world.expect("found again soon", &(found < FOUND_AGAIN_WITHIN), &true);
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    world.expect("alive", &program.is_alive(), &true);
-    world.finish(vec![program]).await
+    cluster.postgres.run().await?;
+    // Work may have continued before this reading.
+    let recovery = system.wait_for_progress(system.handled().await?.min(199)).await?;
+    system.cluster.record_recovery(Recovery::Database, recovery);
+    system.expect("continued in time", &(recovery < RECOVERY_LIMIT), &true);
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.expect("alive", &program.is_alive(), &true);
+    system.finish(vec![program]).await
 }

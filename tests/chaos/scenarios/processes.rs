@@ -1,4 +1,4 @@
-//! Processes that are stopped, restarted, out of date, or out of resources.
+//! Processes that are suspended, restarted, out of date, or out of resources.
 
 use std::time::Duration;
 
@@ -6,149 +6,153 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use crate::{
-    command::lines_of, lab::Lab, load::Load, program::Program, proxy::Proxy, verdict::Verdict, wait::until,
-    world::World,
+    check_report::CheckReport, cluster::Cluster, command::order_lines, command_load::CommandLoad,
+    program::Program, proxy::Proxy, test_system::TestSystem, wait::wait_until,
 };
 
-/// What a shell reports of a process that a second signal ended.
-const ENDED_AT_ONCE: i32 = 130;
-/// How often a process is replaced.
+/// The exit code after a second signal.
+const EXIT_CODE_SECOND_SIGNAL: i32 = 130;
+/// Log messages after the first signal, before and after they were reworded.
+const STOPPING: [&str; 2] = ["a second signal ends at once", "shutting down"];
+/// The number of restarts.
 const RESTARTS: usize = 10;
 
-/// A worker that sleeps while another does its work, and wakes up in the middle of a transaction.
-pub(super) async fn worker_stopped_and_woken(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "worker_stopped_and_woken").await?;
-    let hasty = format!("{}?heartbeat=2", lab.rabbit.url());
-    let small = ("ALLOCATION__WORKER__MAX_BATCH", "5");
-    let sleeper = world.start("worker,relay", &[("AMQP_URL", &hasty), small])?;
-    let mut load = Load::seeded(13);
-    let portion = load.portion(300);
+/// A worker is suspended during a transaction, another one handles its messages, and the first resumes.
+pub(super) async fn worker_suspended_and_resumed(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "worker_suspended_and_resumed").await?;
+    let url = format!("{}?heartbeat=2", cluster.rabbit.url());
+    let small_batches = ("ALLOCATION__WORKER__MAX_BATCH", "5");
+    let suspended = system.start("worker,relay", &[("AMQP_URL", &url), small_batches])?;
+    let mut load = CommandLoad::seeded(13);
+    let portion = load.next_commands(300);
     let stop = async {
-        world.wait_for_more(0).await?;
-        sleeper.signal(Signal::STOP)
+        system.wait_for_progress(0).await?;
+        suspended.signal(Signal::STOP)
     };
-    let (sent, stopped) = tokio::join!(world.send(&portion), stop);
+    let (sent, suspension) = tokio::join!(system.send(&portion), stop);
     sent?;
-    stopped?;
-    let in_flight = world.in_flight().await?;
-    world.expect("messages in its hands", &(in_flight > 0), &true);
-    let other = world.start("worker,relay", &[("AMQP_URL", &hasty)])?;
-    let replaced = async || anyhow::Ok(world.redeliveries().await? > 0);
-    let replaced = until("its messages are handed to the other", Duration::from_secs(30), replaced).await;
-    sleeper.signal(Signal::CONT)?;
-    world.hit(format!("replaced after {} s", replaced?.as_secs()));
-    world.wait_handled(300).await?;
-    world.finish(vec![sleeper, other]).await
+    suspension?;
+    let in_flight = system.in_flight().await?;
+    system.expect("unacknowledged messages", &(in_flight > 0), &true);
+    let replacement = system.start("worker,relay", &[("AMQP_URL", &url)])?;
+    let redelivered = async || anyhow::Ok(system.redeliveries().await? > 0);
+    let redelivered = wait_until("its messages are redelivered", Duration::from_secs(30), redelivered).await;
+    suspended.signal(Signal::CONT)?;
+    system.add_evidence(format!("redelivered after {} s", redelivered?.as_secs()));
+    system.wait_handled(300).await?;
+    system.finish(vec![suspended, replacement]).await
 }
 
-/// A process that is told to stop finishes what is in hand and hands back the rest; another goes on.
-pub(super) async fn rolling_restarts(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "rolling_restarts").await?;
-    let small = [("ALLOCATION__WORKER__MAX_BATCH", "5")];
-    let mut program = world.start("worker,relay", &small)?;
-    let mut load = Load::seeded(47);
+/// A stopping process finishes its current work and returns the other messages; the next process handles them.
+pub(super) async fn rolling_restarts(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "rolling_restarts").await?;
+    let small_batches = [("ALLOCATION__WORKER__MAX_BATCH", "5")];
+    let mut program = system.start("worker,relay", &small_batches)?;
+    let mut load = CommandLoad::seeded(47);
     for _ in 0..RESTARTS {
-        let (before, portion) = (world.handled().await?, load.portion(100));
+        let (before, portion) = (system.handled().await?, load.next_commands(100));
         let stop = async {
-            world.wait_for_more(before).await?;
-            let in_flight = world.in_flight().await?;
+            system.wait_for_progress(before).await?;
+            let in_flight = system.in_flight().await?;
             program.signal(Signal::TERM)?;
             anyhow::Ok(in_flight)
         };
-        let (sent, in_flight) = tokio::join!(world.send(&portion), stop);
+        let (sent, in_flight) = tokio::join!(system.send(&portion), stop);
         sent?;
         if in_flight? > 0 {
-            world.hit("stopped with messages in flight".into());
+            system.add_evidence("stopped with messages in flight".into());
         }
-        let ended = program.ends().await?;
-        world.expect("a process that was to stop ended well", &ended.success(), &true);
-        program = world.start("worker,relay", &small)?;
-        world.drained().await?;
-        load.handled();
+        let status = program.wait_for_exit().await?;
+        system.expect("a stopped process ended successfully", &status.success(), &true);
+        program = system.start("worker,relay", &small_batches)?;
+        system.wait_until_drained().await?;
+        load.mark_handled();
     }
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    world.finish(vec![program]).await
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.finish(vec![program]).await
 }
 
-/// A second signal ends a process at once that cannot finish what it has in hand.
-pub(super) async fn second_signal(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "second_signal").await?;
-    let proxy = Proxy::to(&world.database_url()).await?;
-    let mut program = world.start("worker,relay", &[("DATABASE_URL", proxy.url())])?;
-    until("it consumes", lab.patience(), async || {
-        anyhow::Ok(program.log().matches("consuming").count() >= 2)
+/// A second signal ends a process that cannot finish its current work.
+pub(super) async fn second_signal(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "second_signal").await?;
+    let proxy = Proxy::start(&system.database_url()).await?;
+    let mut program = system.start("worker,relay", &[("DATABASE_URL", proxy.url())])?;
+    system.wait_until_consuming().await?;
+    proxy.freeze(true);
+    system.send(&order_lines("LAMP", "line", 50)).await?;
+    wait_until("all messages are delivered", cluster.timeout(), async || {
+        anyhow::Ok(system.ready_commands().await? == 0)
     })
     .await?;
-    proxy.freeze(true);
-    world.send(&lines_of("LAMP", "line", 50)).await?;
-    until("all is handed out", lab.patience(), async || anyhow::Ok(world.ready().await? == 0)).await?;
-    world.hit("50 messages in its hands".into());
+    system.add_evidence("50 unacknowledged messages".into());
     program.signal(Signal::TERM)?;
-    let told = async || anyhow::Ok(program.log().contains("a second signal ends at once"));
-    until("it was told to stop", lab.patience(), told).await?;
-    world.expect("alive after the first", &program.is_alive(), &true);
+    let stopping = async || anyhow::Ok(STOPPING.iter().any(|text| program.log().contains(text)));
+    wait_until("the first signal is logged", cluster.timeout(), stopping).await?;
+    system.expect("alive after the first signal", &program.is_alive(), &true);
     program.signal(Signal::TERM)?;
-    world.expect("exit code", &program.ends().await?.code(), &Some(ENDED_AT_ONCE));
+    system.expect("exit code", &program.wait_for_exit().await?.code(), &Some(EXIT_CODE_SECOND_SIGNAL));
     drop(proxy);
-    let next = world.healthy()?;
-    world.finish(vec![next]).await
+    let next = system.start_all_roles()?;
+    system.finish(vec![next]).await
 }
 
-/// Of three who migrate at once all succeed; on a schema from the future nobody works.
-pub(super) async fn migrators_at_once(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "migrators_at_once").await?;
-    let fresh = format!("{}_fresh", world.database);
-    let url = lab.postgres.url("postgres", &fresh);
-    let mut migrators = Vec::new();
+/// Three concurrent migrations all succeed. No process runs on a newer schema.
+pub(super) async fn concurrent_migrations(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "concurrent_migrations").await?;
+    let new_database = format!("{}_new", system.database);
+    let url = cluster.postgres.url("postgres", &new_database);
+    let mut migrations = Vec::new();
     for _ in 0..3 {
-        let mut command = lab.program(&world.namespace, &url, &["migrate"]);
-        migrators.push(Program::start(&mut command, world.next_log())?);
+        let mut command = cluster.program(&system.namespace, &url, &["migrate"]);
+        migrations.push(Program::start(&mut command, system.next_log_path())?);
     }
-    // The last one has been started: if the first ones have not ended, all are at it.
-    if migrators.iter_mut().all(Program::is_alive) {
-        world.hit("three migrated at once".into());
+    // The last migration has started: if none has ended, all run at the same time.
+    if migrations.iter_mut().all(Program::is_alive) {
+        system.add_evidence("three concurrent migrations".into());
     }
-    for mut migrator in migrators {
-        world.expect("exit code of a migrator", &migrator.ends().await?.code(), &Some(0));
+    for mut migration in migrations {
+        system.expect("exit code of a migration", &migration.wait_for_exit().await?.code(), &Some(0));
     }
-    lab.drop_database(&fresh).await?;
-    let future = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
-                  values (999999, 'from the future', true, '', 0)";
-    world.execute(future).await?;
-    let mut refused = world.healthy()?;
-    world.expect("it refuses", &refused.ends().await?.code(), &Some(1));
-    world.execute("delete from _sqlx_migrations where version = 999999").await?;
-    let program = world.healthy()?;
-    world.send(&lines_of("LAMP", "line", 5)).await?;
-    world.finish(vec![program]).await
+    cluster.drop_database(&new_database).await?;
+    let newer_migration =
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         values (999999, 'newer', true, '', 0)";
+    system.execute(newer_migration).await?;
+    let mut process = system.start_all_roles()?;
+    system.expect("exit code on a newer schema", &process.wait_for_exit().await?.code(), &Some(1));
+    system.execute("delete from _sqlx_migrations where version = 999999").await?;
+    let program = system.start_all_roles()?;
+    system.send(&order_lines("LAMP", "line", 5)).await?;
+    system.finish(vec![program]).await
 }
 
-/// Connections that cannot be made for want of descriptors are servers that are away.
-pub(super) async fn no_file_descriptors(lab: &Lab) -> anyhow::Result<Verdict> {
-    let world = World::new(lab, "no_file_descriptors").await?;
-    let (database, broker) = (Proxy::to(&world.database_url()).await?, Proxy::to(&lab.rabbit.url()).await?);
+/// A connection that fails for lack of a file descriptor is treated as an outage.
+pub(super) async fn file_descriptors_exhausted(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "file_descriptors_exhausted").await?;
+    let (database, broker) =
+        (Proxy::start(&system.database_url()).await?, Proxy::start(&cluster.rabbit.url()).await?);
     let mut program =
-        world.start("worker,relay", &[("DATABASE_URL", database.url()), ("AMQP_URL", broker.url())])?;
-    world.send(&lines_of("LAMP", "before", 20)).await?;
-    world.drained().await?;
-    let before = descriptors(&program, Some(3))?;
+        system.start("worker,relay", &[("DATABASE_URL", database.url()), ("AMQP_URL", broker.url())])?;
+    system.send(&order_lines("LAMP", "before", 20)).await?;
+    system.wait_until_drained().await?;
+    let before = set_descriptor_limit(&program, Some(3))?;
     database.cut();
     broker.cut();
-    world.send(&lines_of("LAMP", "meanwhile", 20)).await?;
-    let waits = async || anyhow::Ok(program.log().contains("waiting for the database"));
-    let waited = until("it waits", lab.patience(), waits).await;
-    descriptors(&program, before)?;
-    waited?;
-    world.hit("no descriptor for a connection".into());
-    world.wait_handled(40).await?;
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    world.expect("alive", &program.is_alive(), &true);
-    world.finish(vec![program]).await
+    system.send(&order_lines("LAMP", "meanwhile", 20)).await?;
+    let logged = async || anyhow::Ok(program.has_logged_outage_of("database"));
+    let result = wait_until("the outage is logged", cluster.timeout(), logged).await;
+    set_descriptor_limit(&program, before)?;
+    result?;
+    system.add_evidence("no file descriptor for a connection".into());
+    system.wait_handled(40).await?;
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.expect("alive", &program.is_alive(), &true);
+    system.finish(vec![program]).await
 }
 
-/// Sets how many files a process may have open, and gives back how many it could before.
-fn descriptors(program: &Program, limit: Option<u64>) -> anyhow::Result<Option<u64>> {
-    let pid = Pid::from_raw(i32::try_from(program.pid())?).context("0 is no process")?;
+/// Sets how many files a process may open, and returns the previous limit.
+fn set_descriptor_limit(program: &Program, limit: Option<u64>) -> anyhow::Result<Option<u64>> {
+    let pid = Pid::from_raw(i32::try_from(program.pid())?).context("0 is not a process id")?;
     let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
     let before = prlimit(Some(pid), Resource::Nofile, Rlimit { current: limit, maximum })?;
     Ok(before.current)

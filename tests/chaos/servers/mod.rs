@@ -1,4 +1,4 @@
-//! Servers of our own, on ports and in folders of our own: they may be killed, stopped and filled.
+//! Private servers on free ports and in temporary directories. Tests may kill, stop and fill them.
 
 mod postgres;
 mod rabbitmq;
@@ -16,19 +16,19 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(crate) use postgres::Postgres;
 pub(crate) use rabbitmq::RabbitMq;
 
-/// How variables begin by which the program and the servers are told what to do.
-const COMMANDING: [&str; 4] = ["ALLOCATION_", "CRASH_AT", "PLANTED_BUG", "RABBITMQ_"];
+/// Prefixes of the variables that control the program and the servers.
+const CONTROL_PREFIXES: [&str; 4] = ["ALLOCATION_", "CRASH_AT", "PLANTED_BUG", "RABBITMQ_"];
 
-/// Variables of whoever called us that must reach neither the program nor the servers.
-pub(crate) fn foreign_variables() -> impl Iterator<Item = OsString> {
+/// Variables of this environment that must not reach the program or the servers.
+pub(crate) fn control_variables() -> impl Iterator<Item = OsString> {
     env::vars_os().map(|(name, _)| name).filter(|name| {
         let name = name.to_string_lossy().to_ascii_uppercase();
-        COMMANDING.iter().any(|beginning| name.starts_with(beginning))
+        CONTROL_PREFIXES.iter().any(|beginning| name.starts_with(beginning))
     })
 }
 
-/// What this machine lacks, in words; nothing if it has both servers.
-pub(crate) fn missing() -> Vec<String> {
+/// The software that this machine lacks.
+pub(crate) fn missing_software() -> Vec<String> {
     let parts = [
         (
             postgres::binaries().is_none(),
@@ -40,16 +40,20 @@ pub(crate) fn missing() -> Vec<String> {
         ),
         (rabbitmq::port_mapper().is_none(), "Erlang's port mapper, epmd (Debian package: erlang-base)"),
     ];
-    parts.into_iter().filter(|(lacks, _)| *lacks).map(|(_, what)| what.to_owned()).collect()
+    parts
+        .into_iter()
+        .filter(|(is_missing, _)| *is_missing)
+        .map(|(_, description)| description.to_owned())
+        .collect()
 }
 
-/// A port that nobody listens on at the moment.
+/// A free port.
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// The entry of a folder whose name begins like this, the last one if there are several.
-fn newest(folder: &str, prefix: &str) -> Option<PathBuf> {
+/// The last entry of a directory whose name has this prefix.
+fn latest_entry(folder: &str, prefix: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     let mut named: Vec<_> = entries
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
@@ -58,19 +62,19 @@ fn newest(folder: &str, prefix: &str) -> Option<PathBuf> {
     named.pop()
 }
 
-fn existing(path: PathBuf) -> Option<PathBuf> {
+fn if_exists(path: PathBuf) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// What a server wrote last, for whoever wonders why it did not start.
+/// The last lines of a server's log.
 fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-/// Signals one process, by its id.
-pub(crate) fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
-    let pid = Pid::from_raw(i32::try_from(pid)?).ok_or_else(|| anyhow::anyhow!("0 is no process"))?;
+/// Sends a signal to one process.
+pub(crate) fn send_signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid)?).ok_or_else(|| anyhow::anyhow!("0 is not a process id"))?;
     Ok(kill_process(pid, signal)?)
 }

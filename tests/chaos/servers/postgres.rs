@@ -1,4 +1,4 @@
-//! A cluster of our own, which can be crashed.
+//! A private PostgreSQL cluster that can be crashed.
 
 use std::{
     fs::{self, File},
@@ -17,29 +17,30 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
-use super::{existing, foreign_variables, free_port, newest, signal, tail};
-use crate::wait::{POLL, until};
+use super::{control_variables, free_port, if_exists, latest_entry, send_signal, tail};
+use crate::wait::{POLL, wait_until};
 
-/// A start takes so long at most, the end of the previous postmaster's children included.
-const STARTS_WITHIN: Duration = Duration::from_mins(1);
+/// Time limit of a start; the children of a killed postmaster may delay it.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The programs of the newest version that is installed.
+/// The executables of the newest installed version.
 pub(super) fn binaries() -> Option<PathBuf> {
-    existing(newest("/usr/lib/postgresql", "")?.join("bin")).filter(|bin| bin.join("postgres").exists())
+    if_exists(latest_entry("/usr/lib/postgresql", "")?.join("bin"))
+        .filter(|bin| bin.join("postgres").exists())
 }
 
-/// A cluster in a temporary folder. It ends with this value.
+/// A cluster in a temporary directory. Dropping it stops the server.
 pub(crate) struct Postgres {
     folder: TempDir,
     binaries: PathBuf,
     port: u16,
-    /// Whom the server runs as where we are root, which it refuses to be.
+    /// The account of the server if the tests run as root, which the server refuses.
     owner: Option<(u32, u32)>,
     postmaster: Mutex<Option<Child>>,
 }
 
 impl Postgres {
-    /// Makes a cluster and starts it.
+    /// Creates a cluster and starts it.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let postgres = Self {
             folder: TempDir::with_prefix("chaos-postgres-")?,
@@ -64,21 +65,21 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// How a database is reached by a role; TLS is off, so that a proxy can read along.
+    /// The URL of a database for a role; without TLS, so that the proxy can read the messages.
     pub(crate) fn url(&self, role: &str, database: &str) -> String {
         format!("postgres://{role}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// Runs statements in a database, as its owner.
-    pub(crate) async fn administer(&self, database: &str, statements: &str) -> anyhow::Result<()> {
+    pub(crate) async fn execute(&self, database: &str, statements: &str) -> anyhow::Result<()> {
         let mut connection = PgConnection::connect(&self.url("postgres", database)).await?;
         sqlx::raw_sql(statements).execute(&mut connection).await?;
         Ok(connection.close().await?)
     }
 
-    /// Kills one session of the program, and the server recovers from a crash. Says how many transactions were open
-    /// in the database.
-    pub(crate) async fn crash_a_backend(&self, database: &str) -> anyhow::Result<i64> {
+    /// Kills one session of the program, so that the server recovers from a crash. Returns the number of transactions
+    /// that were open in the database.
+    pub(crate) async fn crash_backend(&self, database: &str) -> anyhow::Result<i64> {
         let mut watch = PgConnection::connect(&self.url("postgres", "postgres")).await?;
         let open: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity where backend_type = 'client backend' and datname = $1
@@ -87,21 +88,21 @@ impl Postgres {
         .bind(database)
         .fetch_one(&mut watch)
         .await?;
-        let victim: Option<i32> = sqlx::query_scalar(
+        let backend: Option<i32> = sqlx::query_scalar(
             "select pid from pg_stat_activity where backend_type = 'client backend' and datname = $1
              and application_name = 'allocation' order by (state <> 'idle') desc, pid limit 1",
         )
         .bind(database)
         .fetch_optional(&mut watch)
         .await?;
-        let victim = u32::try_from(victim.context("no session of the program to kill")?)?;
-        signal(victim, Signal::KILL)?;
-        // Our own session ends with the crash: before that an answer would mean nothing.
-        until("the server crashes", STARTS_WITHIN, async || {
+        let backend = u32::try_from(backend.context("the program has no session")?)?;
+        send_signal(backend, Signal::KILL)?;
+        // This session ends with the crash; a connection attempt before that would succeed.
+        wait_until("the server crashes", START_TIMEOUT, async || {
             anyhow::Ok(sqlx::raw_sql("select 1").execute(&mut watch).await.is_err())
         })
         .await?;
-        self.accepts().await?;
+        self.wait_until_available().await?;
         Ok(open)
     }
 
@@ -111,38 +112,42 @@ impl Postgres {
         self.run().await
     }
 
-    /// Ends the server at once, as `pg_ctl stop -m immediate` does.
-    pub(crate) fn stop_at_once(&self) -> anyhow::Result<()> {
+    /// Stops the server immediately, as `pg_ctl stop -m immediate` does.
+    pub(crate) fn stop_immediately(&self) -> anyhow::Result<()> {
         self.stop(Signal::QUIT)
     }
 
-    /// Starts the server and waits until it accepts; the remains of a killed one may turn it away for a while.
+    /// Starts the server and waits until it accepts connections. The children of a killed postmaster may prevent it
+    /// for a while.
     pub(crate) async fn run(&self) -> anyhow::Result<()> {
         let begin = Instant::now();
-        while begin.elapsed() < STARTS_WITHIN {
+        while begin.elapsed() < START_TIMEOUT {
             self.stop(Signal::QUIT)?;
-            self.launch()?;
-            while self.lives()? && begin.elapsed() < STARTS_WITHIN {
-                if self.answers().await && self.lives()? {
+            self.spawn()?;
+            while self.is_running()? && begin.elapsed() < START_TIMEOUT {
+                if self.accepts_connections().await && self.is_running()? {
                     return Ok(());
                 }
                 tokio::time::sleep(POLL * 4).await;
             }
         }
-        bail!("PostgreSQL did not start within {STARTS_WITHIN:?}:\n{}", tail(&self.log()))
+        bail!("PostgreSQL did not start within {START_TIMEOUT:?}:\n{}", tail(&self.log()))
     }
 
-    /// Whether it lets us in.
-    pub(crate) async fn answers(&self) -> bool {
+    /// Whether it accepts connections.
+    pub(crate) async fn accepts_connections(&self) -> bool {
         PgConnection::connect(&self.url("postgres", "postgres")).await.is_ok()
     }
 
-    async fn accepts(&self) -> anyhow::Result<Duration> {
-        until("PostgreSQL accepts", STARTS_WITHIN, async || anyhow::Ok(self.answers().await)).await
+    async fn wait_until_available(&self) -> anyhow::Result<Duration> {
+        wait_until("PostgreSQL accepts connections", START_TIMEOUT, async || {
+            anyhow::Ok(self.accepts_connections().await)
+        })
+        .await
     }
 
-    /// Starts a postmaster, which is ours from the first moment on.
-    fn launch(&self) -> anyhow::Result<()> {
+    /// Starts a postmaster as a child process.
+    fn spawn(&self) -> anyhow::Result<()> {
         let log = File::options().append(true).create(true).open(self.log())?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path());
@@ -155,19 +160,19 @@ impl Postgres {
         Ok(())
     }
 
-    /// Whether our postmaster has not ended.
-    fn lives(&self) -> anyhow::Result<bool> {
+    /// Whether the postmaster is running.
+    fn is_running(&self) -> anyhow::Result<bool> {
         let mut postmaster = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(child) = postmaster.as_mut() else { return Ok(false) };
         Ok(child.try_wait()?.is_none())
     }
 
-    fn stop(&self, with: Signal) -> anyhow::Result<()> {
+    fn stop(&self, signal: Signal) -> anyhow::Result<()> {
         let mut postmaster = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut child) = postmaster.take()
             && child.try_wait()?.is_none()
         {
-            kill_process(Pid::from_child(&child), with)?;
+            kill_process(Pid::from_child(&child), signal)?;
             child.wait()?;
         }
         Ok(())
@@ -176,7 +181,7 @@ impl Postgres {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.binaries.join(program));
         command.current_dir("/");
-        for variable in foreign_variables() {
+        for variable in control_variables() {
             command.env_remove(variable);
         }
         if let Some((uid, gid)) = self.owner {
@@ -200,14 +205,15 @@ impl Drop for Postgres {
     }
 }
 
-/// User and group of the account `postgres`, if we are root.
+/// User and group of the account `postgres`, if the tests run as root.
 fn owner() -> anyhow::Result<Option<(u32, u32)>> {
     if fs::metadata(Path::new("/proc/self"))?.uid() != 0 {
         return Ok(None);
     }
     let accounts = fs::read_to_string("/etc/passwd")?;
     let account = accounts.lines().find(|line| line.starts_with("postgres:"));
-    let mut fields = account.context("there is no account called postgres")?.split(':').skip(2);
-    let mut number = || fields.next().and_then(|field| field.parse().ok()).context("an account has numbers");
+    let mut fields = account.context("no account named postgres")?.split(':').skip(2);
+    let mut number =
+        || fields.next().and_then(|field| field.parse().ok()).context("the account has no numeric ids");
     Ok(Some((number()?, number()?)))
 }

@@ -1,4 +1,4 @@
-//! A broker of our own, with its own port mapper, cookie and data.
+//! A private RabbitMQ node with its own port mapper, cookie and data.
 
 use std::{
     ffi::OsString,
@@ -18,25 +18,25 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-use super::{existing, foreign_variables, free_port, newest, tail};
-use crate::wait::until;
+use super::{control_variables, free_port, if_exists, latest_entry, tail};
+use crate::wait::wait_until;
 
-/// A start takes so long at most, even on a small machine that does other things as well.
-const STARTS_WITHIN: Duration = Duration::from_mins(2);
+/// Time limit of a start on a small, busy machine.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The scripts of the package itself; those on the path change the user.
 pub(super) fn binaries() -> Option<PathBuf> {
     let roots = ["/usr/lib/rabbitmq/lib", "/usr/local/lib/rabbitmq/lib", "/opt/rabbitmq/lib"];
-    roots.iter().find_map(|root| existing(newest(root, "rabbitmq_server-")?.join("sbin")))
+    roots.iter().find_map(|root| if_exists(latest_entry(root, "rabbitmq_server-")?.join("sbin")))
 }
 
 pub(super) fn port_mapper() -> Option<PathBuf> {
     ["/usr/bin/epmd", "/usr/local/bin/epmd", "/usr/lib/erlang/bin/epmd"]
         .iter()
-        .find_map(|path| existing(PathBuf::from(path)))
+        .find_map(|path| if_exists(PathBuf::from(path)))
 }
 
-/// A node in a temporary folder. It ends with this value.
+/// A node in a temporary directory. Dropping it stops the node.
 pub(crate) struct RabbitMq {
     folder: TempDir,
     binaries: PathBuf,
@@ -48,7 +48,7 @@ pub(crate) struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// Makes a node and starts it.
+    /// Creates a node and starts it.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("chaos-rabbitmq-")?;
         let binaries = binaries().context("RabbitMQ is not installed")?;
@@ -60,8 +60,8 @@ impl RabbitMq {
         fs::write(folder.path().join("rabbitmq.conf"), configuration)?;
         fs::write(folder.path().join("enabled_plugins"), "[].")?;
         fs::create_dir(folder.path().join("home"))?;
-        // In the foreground, so that it is our child; a node that finds one starts none of its own.
-        let mapper = Command::new(port_mapper().context("there is no epmd")?)
+        // In the foreground, so that it is a child process; a node that finds a port mapper starts none.
+        let mapper = Command::new(port_mapper().context("epmd is not installed")?)
             .args(["-address", "127.0.0.1", "-port", &mapper_port.to_string()])
             .env("HOME", folder.path().join("home"))
             .stdin(Stdio::null())
@@ -81,24 +81,24 @@ impl RabbitMq {
         Ok(rabbit)
     }
 
-    /// How the broker is reached by a user whose password is the name.
+    /// The URL of the broker for a user whose password equals the name.
     pub(crate) fn url_of(&self, user: &str) -> String {
         format!("amqp://{user}:{user}@127.0.0.1:{}/%2f", self.port)
     }
 
-    /// How the broker is reached.
+    /// The URL of the broker.
     pub(crate) fn url(&self) -> String {
         self.url_of("guest")
     }
 
-    /// Starts the node and waits until it accepts.
+    /// Starts the node and waits until it accepts connections.
     pub(crate) async fn run(&self) -> anyhow::Result<()> {
         self.kill()?;
         let log = File::options().append(true).create(true).open(self.log())?;
         let node = self
-            .script("rabbitmq-server")
+            .command("rabbitmq-server")
             .current_dir(self.folder.path())
-            // A group of its own: the script and the machine under it end together.
+            // A process group of its own: the script and the Erlang machine end together.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -106,41 +106,46 @@ impl RabbitMq {
             .spawn()?;
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node);
         let accepts = async || {
-            ensure!(self.lives()?, "RabbitMQ has ended");
-            anyhow::Ok(self.answers().await)
+            ensure!(self.is_running()?, "RabbitMQ has ended");
+            anyhow::Ok(self.accepts_connections().await)
         };
-        until("RabbitMQ accepts", STARTS_WITHIN, accepts).await.with_context(|| tail(&self.log()))?;
+        wait_until("RabbitMQ accepts connections", START_TIMEOUT, accepts)
+            .await
+            .with_context(|| tail(&self.log()))?;
         Ok(())
     }
 
-    /// Whether our node has not ended.
-    fn lives(&self) -> anyhow::Result<bool> {
+    /// Whether the node is running.
+    fn is_running(&self) -> anyhow::Result<bool> {
         let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(child) = node.as_mut() else { return Ok(false) };
         Ok(child.try_wait()?.is_none())
     }
 
-    /// Whether it lets us in.
-    pub(crate) async fn answers(&self) -> bool {
+    /// Whether it accepts connections.
+    pub(crate) async fn accepts_connections(&self) -> bool {
         let url = self.url();
         let connecting = Connection::connect(&url, ConnectionProperties::default());
         match tokio::time::timeout(Duration::from_secs(5), connecting).await {
-            Ok(Ok(connection)) => connection.close(200, "it works".into()).await.is_ok(),
+            Ok(Ok(connection)) => connection.close(200, "available".into()).await.is_ok(),
             _ => false,
         }
     }
 
-    /// Waits until the broker lets us in.
-    pub(crate) async fn accepts(&self) -> anyhow::Result<Duration> {
-        until("RabbitMQ accepts", STARTS_WITHIN, async || anyhow::Ok(self.answers().await)).await
+    /// Waits until the broker accepts connections.
+    pub(crate) async fn wait_until_available(&self) -> anyhow::Result<Duration> {
+        wait_until("RabbitMQ accepts connections", START_TIMEOUT, async || {
+            anyhow::Ok(self.accepts_connections().await)
+        })
+        .await
     }
 
-    /// SIGKILL. Queues that were declared within the last two seconds may be lost with it.
+    /// Sends SIGKILL. Queues that were declared within the last two seconds may be lost.
     pub(crate) fn kill(&self) -> anyhow::Result<()> {
         let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut child) = node.take() {
             match kill_process_group(Pid::from_child(&child), Signal::KILL) {
-                // It has ended by itself, and nobody of its group is left.
+                // It has ended, and no process of its group is left.
                 Ok(()) | Err(Errno::SRCH) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -149,32 +154,32 @@ impl RabbitMq {
         Ok(())
     }
 
-    /// Calls `rabbitmqctl` and gives back what it printed.
-    pub(crate) async fn control(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = tokio::process::Command::from(self.script("rabbitmqctl"))
+    /// Calls `rabbitmqctl` and returns its output.
+    pub(crate) async fn rabbitmqctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = tokio::process::Command::from(self.command("rabbitmqctl"))
             .arg("--quiet")
             .args(arguments)
             .kill_on_drop(true)
             .output()
             .await?;
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "rabbitmqctl {}: {told}{complaint}", arguments.join(" "));
-        Ok(told)
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "rabbitmqctl {}: {stdout}{stderr}", arguments.join(" "));
+        Ok(stdout)
     }
 
-    /// How many messages of a namespace are delivered and not settled.
-    pub(crate) async fn unacknowledged(&self, namespace: &str) -> anyhow::Result<u64> {
-        let listed = self.control(&["list_queues", "name", "messages_unacknowledged"]).await?;
-        let ours = listed.lines().filter_map(|line| line.strip_prefix(namespace)?.split_once('\t'));
-        let of_work = ours.filter(|(queue, _)| matches!(*queue, ".orders" | ".stock"));
-        Ok(of_work.filter_map(|(_, count)| count.trim().parse::<u64>().ok()).sum())
+    /// The number of unacknowledged messages in the command queues of a namespace.
+    pub(crate) async fn unacknowledged_messages(&self, namespace: &str) -> anyhow::Result<u64> {
+        let listed = self.rabbitmqctl(&["list_queues", "name", "messages_unacknowledged"]).await?;
+        let in_namespace = listed.lines().filter_map(|line| line.strip_prefix(namespace)?.split_once('\t'));
+        let in_command_queues = in_namespace.filter(|(queue, _)| matches!(*queue, ".orders" | ".stock"));
+        Ok(in_command_queues.filter_map(|(_, count)| count.trim().parse::<u64>().ok()).sum())
     }
 
     /// One of the package's scripts, for this node.
-    fn script(&self, name: &str) -> Command {
+    fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.binaries.join(name));
-        for variable in foreign_variables() {
+        for variable in control_variables() {
             command.env_remove(variable);
         }
         command.envs(self.environment());

@@ -1,4 +1,4 @@
-//! One fault at a time, in the middle of work, and the proof that it met some.
+//! Injects one fault at a time during work, with evidence that it interrupted some.
 
 use std::time::{Duration, Instant};
 
@@ -6,85 +6,92 @@ use anyhow::ensure;
 use rustix::process::Signal;
 
 use super::{
-    all_done,
     fleet::Fleet,
     plan::{Fault, Step},
+    wait_until_done,
 };
 use crate::{
+    cluster::{PROCESS_ROLES, Recovery},
     command::create_batch,
-    lab::{NAMED, Recovery},
-    load::Load,
+    command_load::CommandLoad,
     scenarios::kill_leader,
-    wait::until,
-    world::World,
+    test_system::TestSystem,
+    wait::wait_until,
 };
 
-/// Somebody begins with what was sent, or leads, within this time.
-const BEGINS_WITHIN: Duration = Duration::from_mins(1);
-/// What a killed worker held is handed to another within this time, if it held anything.
-const HANDED_OVER_WITHIN: Duration = Duration::from_secs(3);
+/// Time limit for the first handled command, and for a relay to become leader.
+const PROGRESS_TIMEOUT: Duration = Duration::from_mins(1);
+/// Time limit for the redelivery of the messages that a killed worker held.
+const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A world under fire.
-pub(super) struct Chaos<'a, 'lab> {
-    pub(super) world: &'a World<'lab>,
+/// The state of a soak.
+pub(super) struct SoakRun<'a, 'cluster> {
+    pub(super) system: &'a TestSystem<'cluster>,
     pub(super) fleet: Fleet,
-    pub(super) load: Load,
-    /// Kills that met work in flight.
+    pub(super) load: CommandLoad,
+    /// Kills that interrupted work in flight.
     pub(super) kills: usize,
     pub(super) probes: u32,
 }
 
-impl Chaos<'_, '_> {
-    /// Sends a portion, lets the fault come in the middle of it, and waits until all is done.
-    pub(super) async fn play(&mut self, step: Step) -> anyhow::Result<()> {
-        self.load.handled();
-        let portion = self.load.portion(step.commands);
-        let world = self.world;
-        let before = world.handled().await?;
+impl SoakRun<'_, '_> {
+    /// Sends commands, injects the fault while they are handled, and waits until all are done.
+    pub(super) async fn run_step(&mut self, step: Step) -> anyhow::Result<()> {
+        self.load.mark_handled();
+        let portion = self.load.next_commands(step.commands);
+        let system = self.system;
+        let before = system.handled().await?;
         self.fleet.slow_links();
         let fault = async {
-            until("work begins", BEGINS_WITHIN, async || anyhow::Ok(world.handled().await? > before)).await?;
+            wait_until("work begins", PROGRESS_TIMEOUT, async || {
+                anyhow::Ok(system.handled().await? > before)
+            })
+            .await?;
             tokio::time::sleep(step.after).await; // part of the plan
-            self.strike(step.fault).await
+            self.inject(step.fault).await
         };
-        let (sent, struck) = tokio::join!(world.send(&portion), fault);
+        let (sent, injected) = tokio::join!(system.send(&portion), fault);
         sent?;
-        struck?;
+        injected?;
         self.fleet.fast_links();
-        all_done(world).await?;
-        ensure!(self.fleet.survivors() == NAMED.len(), "somebody died by itself: {:?}", self.fleet.tails());
+        wait_until_done(system).await?;
+        ensure!(
+            self.fleet.alive_count() == PROCESS_ROLES.len(),
+            "a process ended unexpectedly: {:?}",
+            self.fleet.tails()
+        );
         Ok(())
     }
 
-    async fn strike(&mut self, fault: Fault) -> anyhow::Result<()> {
-        let (world, lab) = (self.world, self.world.lab);
+    async fn inject(&mut self, fault: Fault) -> anyhow::Result<()> {
+        let (system, cluster) = (self.system, self.system.cluster);
         match fault {
-            Fault::KillWorker(place) => self.kill_workers(&[place]).await,
+            Fault::KillWorker(index) => self.kill_workers(&[index]).await,
             Fault::KillWorkers => self.kill_workers(&[0, 1]).await,
             Fault::KillRelay => self.kill_relay().await,
             Fault::CrashBackend => {
-                if lab.postgres.crash_a_backend(&world.database).await? > 0 {
-                    world.hit("PostgreSQL crashed with open transactions".into());
+                if cluster.postgres.crash_backend(&system.database).await? > 0 {
+                    system.add_evidence("PostgreSQL crashed with open transactions".into());
                 }
-                self.measure(Recovery::Database).await
+                self.measure_recovery(Recovery::Database).await
             }
             Fault::CrashPostmaster => {
-                lab.postgres.crash().await?;
-                self.measure(Recovery::Database).await
+                cluster.postgres.crash().await?;
+                self.measure_recovery(Recovery::Database).await
             }
             Fault::KillBroker => {
-                lab.rabbit.kill()?;
-                lab.rabbit.run().await?;
-                self.measure(Recovery::Broker).await
+                cluster.rabbit.kill()?;
+                cluster.rabbit.run().await?;
+                self.measure_recovery(Recovery::Broker).await
             }
             Fault::RestartBroker => {
-                lab.rabbit.control(&["stop_app"]).await?;
-                lab.rabbit.control(&["start_app"]).await?;
-                lab.rabbit.accepts().await?;
-                self.measure(Recovery::Broker).await
+                cluster.rabbit.rabbitmqctl(&["stop_app"]).await?;
+                cluster.rabbit.rabbitmqctl(&["start_app"]).await?;
+                cluster.rabbit.wait_until_available().await?;
+                self.measure_recovery(Recovery::Broker).await
             }
             Fault::CutDatabase => {
-                self.fleet.cut_database();
+                self.fleet.cut_database_connections();
                 Ok(())
             }
             Fault::CutBroker => {
@@ -94,73 +101,75 @@ impl Chaos<'_, '_> {
         }
     }
 
-    /// A command that is sent after the server is back, and how long it takes.
-    async fn measure(&mut self, kind: Recovery) -> anyhow::Result<()> {
+    /// Measures the recovery with a command that is sent after the server is available again.
+    async fn measure_recovery(&mut self, kind: Recovery) -> anyhow::Result<()> {
         self.probes += 1;
         self.fleet.fast_links();
-        self.world.measure(kind, &create_batch(&format!("probe-{}", self.probes), "LAMP", 1)).await
+        self.system.measure_recovery(kind, &create_batch(&format!("probe-{}", self.probes), "LAMP", 1)).await
     }
 
-    /// Stops workers, looks what they have in hand, and kills them. The proof is a transaction that was open, or a
-    /// message that is handed to somebody else afterwards.
-    async fn kill_workers(&mut self, places: &[usize]) -> anyhow::Result<()> {
-        let world = self.world;
-        let mut victims = Vec::new();
-        for place in places {
-            let victim = self.fleet.take(*place)?;
-            victim.signal(Signal::STOP)?;
-            victims.push(victim);
+    /// Suspends workers, reads their open transactions, and kills them. The evidence is an open transaction, or a
+    /// message that is redelivered to another worker.
+    async fn kill_workers(&mut self, indexes: &[usize]) -> anyhow::Result<()> {
+        let system = self.system;
+        let mut processes = Vec::new();
+        for index in indexes {
+            let process = self.fleet.take(*index)?;
+            process.signal(Signal::STOP)?;
+            processes.push(process);
         }
-        let busy = busy(world, places).await?;
-        let redelivered = world.redeliveries().await?;
-        for victim in victims {
-            victim.kill().await?;
+        let busy = count_in_transaction(system, indexes).await?;
+        let before = system.redeliveries().await?;
+        for process in processes {
+            process.kill().await?;
         }
         let begin = Instant::now();
         self.fleet.fast_links();
-        for place in places {
-            self.fleet.restart(world, *place)?;
+        for index in indexes {
+            self.fleet.restart(system, *index)?;
         }
-        let again = async || anyhow::Ok(world.redeliveries().await? > redelivered);
-        let handed_over = until("its messages come again", HANDED_OVER_WITHIN, again).await.is_ok();
-        // Whose messages come again is not known: at least one of them had some.
-        let met_work = busy.max(usize::from(handed_over));
-        self.kills += met_work;
-        if met_work > 0 {
-            world.hit("killed with messages in hand".into());
+        let redelivered = async || anyhow::Ok(system.redeliveries().await? > before);
+        let redelivered =
+            wait_until("messages are redelivered", REDELIVERY_TIMEOUT, redelivered).await.is_ok();
+        // It is not known whose messages are redelivered: at least one worker had some.
+        let interrupted = busy.max(usize::from(redelivered));
+        self.kills += interrupted;
+        if interrupted > 0 {
+            system.add_evidence("killed with messages in flight".into());
         }
-        if handed_over {
-            let nobody = async || anyhow::Ok(world.count("select count(*) from message_starts").await? == 0);
-            until("they are done elsewhere", BEGINS_WITHIN, nobody).await?;
-            world.lab.recovered(Recovery::Worker, begin.elapsed());
+        if redelivered {
+            let finished =
+                async || anyhow::Ok(system.count("select count(*) from message_starts").await? == 0);
+            wait_until("redelivered messages are finished", PROGRESS_TIMEOUT, finished).await?;
+            system.cluster.record_recovery(Recovery::Worker, begin.elapsed());
         }
         Ok(())
     }
 
     async fn kill_relay(&mut self) -> anyhow::Result<()> {
-        let world = self.world;
-        let mut leads = None;
-        until("a relay leads", BEGINS_WITHIN, async || {
-            leads = self.fleet.leader(world).await?;
-            anyhow::Ok(leads.is_some())
+        let system = self.system;
+        let mut leader = None;
+        wait_until("a relay is leader", PROGRESS_TIMEOUT, async || {
+            leader = self.fleet.leader(system).await?;
+            anyhow::Ok(leader.is_some())
         })
         .await?;
-        if let Some(place) = leads {
-            let victim = self.fleet.take(place)?;
-            self.kills += usize::from(kill_leader(world, victim).await?);
-            self.fleet.restart(world, place)?;
+        if let Some(index) = leader {
+            let process = self.fleet.take(index)?;
+            self.kills += usize::from(kill_leader(system, process).await?);
+            self.fleet.restart(system, index)?;
         }
         Ok(())
     }
 }
 
-/// How many of the processes, which are stopped, are in a transaction: they cannot end it.
-async fn busy(world: &World<'_>, places: &[usize]) -> anyhow::Result<usize> {
-    let roles: Vec<_> = places.iter().map(|place| NAMED[*place].to_owned()).collect();
+/// The number of suspended processes with an open transaction.
+async fn count_in_transaction(system: &TestSystem<'_>, indexes: &[usize]) -> anyhow::Result<usize> {
+    let roles: Vec<_> = indexes.iter().map(|index| PROCESS_ROLES[*index].to_owned()).collect();
     let busy = sqlx::query_scalar(
         "select count(distinct usename) from pg_stat_activity
          where datname = current_database() and usename::text = any($1) and xact_start is not null",
     );
-    let busy: i64 = busy.bind(roles).fetch_one(&world.pool).await?;
+    let busy: i64 = busy.bind(roles).fetch_one(&system.pool).await?;
     Ok(usize::try_from(busy)?)
 }

@@ -1,8 +1,7 @@
-//! Random faults under load, from a seed. Whatever comes of it, nothing is lost, double, out of order, or dead.
+//! Random faults under load, from a seed. Nothing may be lost, repeated, out of order or dead-lettered.
 //!
-//! No fault comes while a message is under suspicion of having killed its worker (a row of `message_starts`): the fifth
-//! death in a row makes a message dead, guilty or not, and kills that come faster than anybody can work would make
-//! innocent ones dead, as the README says. So no message sees more than one start that a fault interrupts.
+//! No fault is injected while a message has an unfinished start (a row of `message_starts`): the fifth death in a row
+//! dead-letters a message, whatever the cause. So a fault interrupts at most one start of each message.
 
 mod faults;
 mod fleet;
@@ -14,80 +13,81 @@ use anyhow::Context as _;
 
 use crate::{
     arguments::Size,
+    check_report::CheckReport,
+    cluster::Cluster,
     command::{Command, Effect},
-    lab::Lab,
-    load::Load,
+    command_load::CommandLoad,
+    output::print_line,
     program::Program,
     random::Random,
-    report::say,
-    scenarios::SETTLED_AFTER,
-    verdict::Verdict,
-    wait::until_is,
-    world::World,
+    scenarios::QUEUES_ON_DISK_AFTER,
+    test_system::TestSystem,
+    wait::wait_until_equal,
 };
-use faults::Chaos;
+use faults::SoakRun;
 pub(crate) use fleet::Fleet;
-use plan::{plan, told};
+use plan::{describe, plan};
 
 pub(crate) const INJECTED: &str = "random kills, crashes and cuts under load, from a seed";
 
-/// Whatever was in flight is done by then, after any fault.
-const DONE_WITHIN: Duration = Duration::from_mins(2);
-/// How it goes is said after so many faults.
-const SAID_EVERY: usize = 50;
-/// Of so many kills some may have met nobody at work; they are made up for, but not without end.
-const TRIES: usize = 3;
-/// So many old commands come again at a time.
-const PORTION: usize = 1000;
+/// Time limit for work in flight after any fault.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(2);
+/// Progress is printed after this many faults.
+const PROGRESS_INTERVAL: usize = 50;
+/// Kills that interrupted no work are repeated in additional rounds, up to this number.
+const MAX_EXTRA_ROUNDS: usize = 3;
+/// How many old commands are sent again at a time.
+const CHUNK: usize = 1000;
 
-/// Plays rounds of the plan until all kills have met work in flight, or the time is over. In the end old commands come
-/// once more.
-pub(crate) async fn soak(lab: &Lab, size: Size) -> anyhow::Result<Verdict> {
-    say(&format!(
+/// Runs rounds of the plan until all kills have interrupted work, or the time has passed. At the end old commands are
+/// sent again.
+pub(crate) async fn soak(cluster: &Cluster, size: Size) -> anyhow::Result<CheckReport> {
+    print_line(&format!(
         "soak: SEED={} COMMANDS={} KILLS={} and {} crashes of PostgreSQL, {} of RabbitMQ",
         size.seed, size.commands, size.kills, size.database_crashes, size.broker_crashes
     ));
-    let world = World::new(lab, "soak").await?;
-    let fleet = Fleet::start(&world, &[]).await?;
-    tokio::time::sleep(SETTLED_AFTER.saturating_sub(world.begun.elapsed())).await; // see the constant
-    let mut chaos = Chaos { world: &world, fleet, load: Load::seeded(size.seed), kills: 0, probes: 0 };
-    let mut played = rounds(&mut chaos, size).await;
-    let Chaos { fleet, mut load, kills, .. } = chaos;
-    let (mut programs, _links) = fleet.into_programs();
-    if played.is_ok() {
-        played = superseded(&world, &mut load, &mut programs).await.context("old commands once more");
+    let system = TestSystem::new(cluster, "soak").await?;
+    let fleet = Fleet::start(&system, &[]).await?;
+    tokio::time::sleep(QUEUES_ON_DISK_AFTER.saturating_sub(system.started_at.elapsed())).await; // see the constant
+    let mut run =
+        SoakRun { system: &system, fleet, load: CommandLoad::seeded(size.seed), kills: 0, probes: 0 };
+    let mut result = run_rounds(&mut run, size).await;
+    let SoakRun { fleet, mut load, kills, .. } = run;
+    let (mut programs, _proxies) = fleet.into_programs();
+    if result.is_ok() {
+        result = resend_superseded(&system, &mut load, &mut programs).await.context("resending old commands");
     }
-    if let Err(error) = played {
-        world.complaints.borrow_mut().push(format!("{error:#}"));
+    if let Err(error) = result {
+        system.violations.borrow_mut().push(format!("{error:#}"));
     }
     if size.duration.is_none() {
-        world.expect("kills that met work in flight", &(kills >= size.kills), &true);
+        system.expect("kills that interrupted work", &(kills >= size.kills), &true);
     }
-    world.expect("failed attempts", &world.failed_attempts().await?, &0);
-    let mut verdict = world.finish(programs).await?;
-    verdict.injected = format!("{INJECTED} {}", size.seed);
-    Ok(verdict)
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    let mut report = system.finish(programs).await?;
+    report.injected = format!("{INJECTED} {}", size.seed);
+    Ok(report)
 }
 
-async fn rounds(chaos: &mut Chaos<'_, '_>, size: Size) -> anyhow::Result<()> {
+async fn run_rounds(run: &mut SoakRun<'_, '_>, size: Size) -> anyhow::Result<()> {
     let mut random = Random::seeded(size.seed);
     let mut round = size;
-    for tried in 0.. {
+    for extra_rounds in 0.. {
         let steps = plan(round, &mut random);
-        say(&format!("plan: {}", told(&steps)));
+        print_line(&format!("plan: {}", describe(&steps)));
         for (number, step) in steps.into_iter().enumerate() {
-            if number % SAID_EVERY == SAID_EVERY - 1 {
-                say(&progress(chaos));
+            if number % PROGRESS_INTERVAL == PROGRESS_INTERVAL - 1 {
+                print_line(&progress_text(run));
             }
-            chaos.play(step).await.with_context(|| format!("{:?}", step.fault))?;
+            run.run_step(step).await.with_context(|| format!("{:?}", step.fault))?;
         }
-        let left = size.kills.saturating_sub(chaos.kills);
+        let missing = size.kills.saturating_sub(run.kills);
         match size.duration {
-            Some(duration) if chaos.world.begun.elapsed() < duration => say(&progress(chaos)),
-            None if left > 0 && tried < TRIES => {
-                // A kill without a command would meet nobody at work.
-                let commands = (size.commands * left / size.kills.max(1)).max(left);
-                round = Size { kills: left, commands, database_crashes: 0, broker_crashes: 0, ..size };
+            Some(duration) if run.system.started_at.elapsed() < duration => print_line(&progress_text(run)),
+            None if missing > 0 && extra_rounds < MAX_EXTRA_ROUNDS => {
+                // A kill without commands would interrupt no work.
+                let commands = (size.commands * missing / size.kills.max(1)).max(missing);
+                round = Size { kills: missing, commands, database_crashes: 0, broker_crashes: 0, ..size };
             }
             _ => break,
         }
@@ -95,31 +95,37 @@ async fn rounds(chaos: &mut Chaos<'_, '_>, size: Size) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes every line back, and then sends all old lines and counts once more: without the inbox they would count again.
-async fn superseded(world: &World<'_>, load: &mut Load, programs: &mut Vec<Program>) -> anyhow::Result<()> {
-    load.handled();
-    for portion in load.cancel_all().chunks(PORTION) {
-        world.send(portion).await?;
-        all_done(world).await?;
+/// Deallocates every line, and then sends all old lines and quantity changes again: without the inbox they would take
+/// effect again.
+async fn resend_superseded(
+    system: &TestSystem<'_>,
+    load: &mut CommandLoad,
+    programs: &mut Vec<Program>,
+) -> anyhow::Result<()> {
+    load.mark_handled();
+    for portion in load.deallocate_all().chunks(CHUNK) {
+        system.send(portion).await?;
+        wait_until_done(system).await?;
     }
-    world.stop(vec![programs.remove(0)]).await; // one worker takes everything in order
-    let comes_again = |old: &Command| matches!(old.effect, Effect::Line { .. } | Effect::Count { .. });
-    let old: Vec<_> = world.upstream.attempted().into_iter().filter(comes_again).collect();
-    for (number, portion) in old.chunks(PORTION).enumerate() {
-        world.repeat_old(portion, number, DONE_WITHIN).await?;
-        all_done(world).await?;
+    system.stop(vec![programs.remove(0)]).await; // a single worker handles everything in order
+    let is_repeatable =
+        |old: &Command| matches!(old.effect, Effect::Line { .. } | Effect::QuantityChange { .. });
+    let old: Vec<_> = system.command_source.attempted().into_iter().filter(is_repeatable).collect();
+    for (number, portion) in old.chunks(CHUNK).enumerate() {
+        system.resend_old(portion, number, DRAIN_TIMEOUT).await?;
+        wait_until_done(system).await?;
     }
     Ok(())
 }
 
-fn progress(chaos: &Chaos<'_, '_>) -> String {
-    let (commands, elapsed) = (chaos.world.upstream.attempts(), chaos.world.begun.elapsed());
-    format!("{} kills, {commands} commands in {} s", chaos.kills, elapsed.as_secs())
+fn progress_text(run: &SoakRun<'_, '_>) -> String {
+    let (commands, elapsed) = (run.system.command_source.attempt_count(), run.system.started_at.elapsed());
+    format!("{} kills, {commands} commands in {} s", run.kills, elapsed.as_secs())
 }
 
-/// Waits until everything that was sent is done, and nobody is under suspicion.
-async fn all_done(world: &World<'_>) -> anyhow::Result<()> {
-    world.all_handled(DONE_WITHIN).await?;
-    let suspects = async || world.count("select count(*) from message_starts").await;
-    until_is("nobody is under suspicion", DONE_WITHIN, &0, suspects).await.map(drop)
+/// Waits until everything that was sent is handled, and no start is unfinished.
+async fn wait_until_done(system: &TestSystem<'_>) -> anyhow::Result<()> {
+    system.wait_all_handled(DRAIN_TIMEOUT).await?;
+    let unfinished_starts = async || system.count("select count(*) from message_starts").await;
+    wait_until_equal("unfinished starts", DRAIN_TIMEOUT, &0, unfinished_starts).await.map(drop)
 }

@@ -1,20 +1,20 @@
-//! Which faults, in which order, after how much work: the same for the same seed.
+//! The faults of a round, their order and timing: the same for the same seed.
 
 use std::{fmt::Write as _, time::Duration};
 
 use crate::{arguments::Size, random::Random};
 
-/// Work has been under way for less than this when the fault comes.
-const LATEST: Duration = Duration::from_millis(40);
+/// The latest time of a fault after the first handled command.
+const MAX_DELAY: Duration = Duration::from_millis(40);
 
-/// One thing that goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// SIGKILL of one of the two workers.
     KillWorker(usize),
-    /// SIGKILL of both at once.
+    /// SIGKILL of both workers at once.
     KillWorkers,
-    /// SIGKILL of the relay that leads.
+    /// SIGKILL of the leading relay.
     KillRelay,
     /// SIGKILL of a backend: the server drops every session and recovers.
     CrashBackend,
@@ -29,16 +29,16 @@ pub(super) enum Fault {
     CutBroker,
 }
 
-/// A fault, and the work in the middle of which it comes.
+/// A fault, and the commands during which it is injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) fault: Fault,
     pub(super) commands: usize,
-    /// How long after the first of them was handled.
+    /// The time after the first handled command.
     pub(super) after: Duration,
 }
 
-/// Everything of one round, in a random order.
+/// All faults of one round, in a random order.
 pub(super) fn plan(size: Size, random: &mut Random) -> Vec<Step> {
     let mut faults = Vec::new();
     let mut kills = size.kills;
@@ -62,12 +62,15 @@ pub(super) fn plan(size: Size, random: &mut Random) -> Vec<Step> {
     }
     random.shuffle(&mut faults);
     let commands = size.commands.div_ceil(faults.len().max(1));
-    faults.into_iter().map(|fault| Step { fault, commands, after: random.moment(LATEST) }).collect()
+    faults
+        .into_iter()
+        .map(|fault| Step { fault, commands, after: random.duration_below(MAX_DELAY) })
+        .collect()
 }
 
-/// The plan in a line, so that two runs can be compared.
-pub(super) fn told(steps: &[Step]) -> String {
-    let mut told = String::new();
+/// The plan as one line of letters, to compare two runs.
+pub(super) fn describe(steps: &[Step]) -> String {
+    let mut text = String::new();
     for step in steps {
         let letter = match step.fault {
             Fault::KillWorker(0) => 'a',
@@ -81,7 +84,7 @@ pub(super) fn told(steps: &[Step]) -> String {
             Fault::CutDatabase => 'd',
             Fault::CutBroker => 'm',
         };
-        let _ = write!(told, "{letter}");
+        let _ = write!(text, "{letter}");
     }
-    told
+    text
 }

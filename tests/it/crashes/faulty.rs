@@ -301,7 +301,7 @@ async fn a_worker_with_a_fault() {
     };
     let policy = FailurePolicy { handler_timeout: Duration::from_millis(300), retry, host: "cursed".into() };
     let (database, broker_outage) =
-        (Arc::new(AvailabilityLog::of("the database")), Arc::new(AvailabilityLog::of("the broker")));
+        (Arc::new(AvailabilityLog::of("database")), Arc::new(AvailabilityLog::of("the broker")));
     let worker = |queue| Consumer {
         queue,
         queue_kind: QueueKind::Main,

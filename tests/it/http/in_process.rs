@@ -114,7 +114,7 @@ async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
         topology: Arc::new(Ready),
         schema: Arc::new(Ready),
         watchdog: Watchdog::default(),
-        database: Arc::new(AvailabilityLog::of("the database")),
+        database: Arc::new(AvailabilityLog::of("database")),
     };
     let listener = api.bind().await.unwrap();
     let address = listener.as_ref().unwrap().local_addr().unwrap();

@@ -174,8 +174,8 @@ async fn a_relay_that_loses_its_session_drops_what_it_publishes() {
         publisher: Arc::new(Silent),
         max_in_flight: 100,
         retention: Retention { inbox: hour, failures: hour },
-        database: Arc::new(AvailabilityLog::of("the database")),
-        broker: Arc::new(AvailabilityLog::of("the broker")),
+        database: Arc::new(AvailabilityLog::of("database")),
+        broker: Arc::new(AvailabilityLog::of("broker")),
     };
     let _running = AbortOnDropHandle::new(tokio::spawn(async move {
         relay.run(&CancellationToken::new()).await;

@@ -124,14 +124,14 @@ impl Publisher for ScriptedPublisher {
 
 /// A relay that takes eight at once.
 pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> Relay {
-    let broker = Arc::new(AvailabilityLog::of("the broker"));
+    let broker = Arc::new(AvailabilityLog::of("broker"));
     *publisher.outage.lock().unwrap() = Some(broker.clone());
     Relay {
         outbox: Arc::new(outbox.clone()),
         publisher: Arc::new(publisher.clone()),
         max_in_flight: 8,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
-        database: Arc::new(AvailabilityLog::of("the database")),
+        database: Arc::new(AvailabilityLog::of("database")),
         broker,
     }
 }

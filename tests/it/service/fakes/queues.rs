@@ -217,9 +217,9 @@ pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer
         requeue_after: Duration::from_secs(3),
         finish_timeout: Duration::from_secs(8),
         watchdog: Watchdog::default(),
-        database: Arc::new(AvailabilityLog::of("the database")),
+        database: Arc::new(AvailabilityLog::of("database")),
         mail: None,
-        broker: Arc::new(AvailabilityLog::of("the broker")),
+        broker: Arc::new(AvailabilityLog::of("broker")),
     }
 }
 
