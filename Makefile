@@ -1,36 +1,36 @@
-# Everything one does here, a word each. The longer recipes are in config/run.sh.
+# All development tasks. The longer recipes are in config/run.sh.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos soak bench bench-relay lint fmt sqlx-metadata sqlx-check deny
-# Cargo uses every core by itself, and two of it would wait for each other's lock.
+# One cargo process uses all cores; a second one would wait for its lock.
 .NOTPARALLEL:
 
-help: ## This list
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Find or start the servers, play the example day, go on working until Ctrl-C
+run: ## Find or start the servers, process the example day, run until Ctrl-C
 	@config/run.sh run
 
-test: ## Every test, against servers that are found or started
+test: ## Run all tests against servers that are found or started
 	@urls=$$(config/servers.sh); eval "$$urls"; \
 	if cargo nextest --version &>/dev/null; then cargo nextest run; else cargo test; fi
 
-chaos: ## Chaos tests on private servers: every fault once, then random ones
-	@cargo test --features chaos --test chaos # RETRIES=1 repeats an aborted scenario, never one with a violation
+chaos: ## Inject every fault once, then random faults, on separate servers
+	@cargo test --features chaos --test chaos # RETRIES=1 repeats an aborted scenario, never a failed check
 
-soak: ## The two random soaks alone: make soak DURATION=1h for each, or KILLS=1000 COMMANDS=100000; SEED=1
+soak: ## Run the random faults only: DURATION=1h each, or KILLS=1000 COMMANDS=100000; SEED=1
 	@COMMANDS="$(COMMANDS)" KILLS="$(KILLS)" DURATION="$(DURATION)" SEED="$(SEED)" \
 		cargo test --features chaos --test chaos -- soak
 
-bench: ## How fast, how soon and at what cost, end to end: make bench PARTS="a b" ROUNDS=3 COMMANDS=50000
+bench: ## Measure throughput, latency and cost end to end: PARTS="a b" ROUNDS=3 COMMANDS=50000
 	@urls=$$(config/servers.sh); eval "$$urls"; \
 		ROUNDS="$(ROUNDS)" COMMANDS="$(COMMANDS)" cargo bench --bench pipeline -- $(PARTS)
 
-bench-relay: ## How fast, how soon and how quiet the relay alone is
+bench-relay: ## Measure the relay alone
 	@urls=$$(config/servers.sh); eval "$$urls"; cargo bench --bench relay
 
-lint: ## Formatting, SQL metadata, clippy; a warning is an error
+lint: ## Check formatting, SQL metadata and clippy; a warning is an error
 	cargo fmt --check
 	@config/run.sh sqlx-check
 	cargo clippy --all-targets -- -D warnings
@@ -39,12 +39,12 @@ lint: ## Formatting, SQL metadata, clippy; a warning is an error
 fmt: ## Format the code
 	cargo fmt
 
-sqlx-metadata: ## Describe every query again, into .sqlx, from the migrations
+sqlx-metadata: ## Update .sqlx from the queries and the migrations
 	@config/run.sh sqlx-metadata
 
-sqlx-check: ## Does .sqlx still match the queries and the migrations?
+sqlx-check: ## Check that .sqlx matches the queries and the migrations
 	@config/run.sh sqlx-check
 
-deny: ## Known vulnerabilities, licences, banned crates, sources
-	@cargo deny --version &>/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+deny: ## Check dependencies: vulnerabilities, licences, bans, sources
+	@cargo deny --version &>/dev/null || { echo "cargo-deny is not installed; run: cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo deny check

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The longer recipes of the Makefile: run, sqlx-metadata, sqlx-check.
+# The longer recipes of the Makefile.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -7,7 +7,7 @@ allocation=${CARGO_TARGET_DIR:-target}/release/allocation
 
 say() { echo "$*" >&2; }
 
-# Exports DATABASE_URL and AMQP_URL; fails with the exit code of config/servers.sh.
+# Exports DATABASE_URL and AMQP_URL. Fails with the exit code of config/servers.sh.
 find_servers() {
     local urls
     urls=$(config/servers.sh) || return
@@ -44,7 +44,7 @@ run() {
     elif [[ -z $stopping ]]; then
         next_steps "$code"
     fi
-    while kill -0 "$worker" 2>/dev/null; do wait "$worker" || true; done # each signal ends a wait
+    while kill -0 "$worker" 2>/dev/null; do wait "$worker" || true; done # a signal interrupts wait
     wait "$worker"
 }
 
@@ -59,11 +59,11 @@ next_steps() {
     say "  eval \"\$(config/servers.sh)\"; $allocation send allocate --orderid my-order --sku NAPPING-SOFA --qty 1 --follow"
 }
 
-# Runs the SQL on standard input in database $1 of the server. A machine that has the server in Docker may have no psql.
+# Runs the SQL on standard input in database $1 of the server. Without psql, uses the one in the container.
 run_sql() {
     local psql=(psql)
     if ! type -P psql >/dev/null; then
-        type -P docker >/dev/null || { say "psql is missing; Debian has it in postgresql-client"; return 1; }
+        type -P docker >/dev/null || { say "psql not found; install the Debian package postgresql-client"; return 1; }
         psql=(docker compose exec -T postgres psql)
     fi
     "${psql[@]}" --no-psqlrc --quiet --set ON_ERROR_STOP=1 "$(url_of "$1")"
@@ -71,7 +71,7 @@ run_sql() {
 
 url_of() { sed -E "s#^([a-z]+://[^/?]*)(/[^?]*)?#\1/$1#" <<<"$DATABASE_URL"; }
 
-# Has every query checked by a database that was migrated from nothing; $fresh/.sqlx is what the macros learnt from it.
+# Checks every query against a newly migrated database. The macros write their metadata to $fresh/.sqlx.
 describe_queries() {
     local migration
     fresh=$(mktemp -d) scratch=allocation_sqlx_$$
@@ -79,11 +79,11 @@ describe_queries() {
     trap 'rm -rf "$fresh"; run_sql postgres <<<"drop database if exists $scratch with (force)"' EXIT
     run_sql postgres <<<"create database $scratch"
     for migration in migrations/*.sql; do
-        run_sql "$scratch" <"$migration" || { say "$migration does not apply"; exit 1; }
+        run_sql "$scratch" <"$migration" || { say "$migration failed"; exit 1; }
     done
 
     mkdir "$fresh/.sqlx"
-    touch src/lib.rs # the macros run when the compiler does, and everything here is compiled from this file on
+    touch src/lib.rs # the macros run only if the crate is compiled
     SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$fresh/.sqlx DATABASE_URL=$(url_of "$scratch") cargo check --quiet --all-targets
 }
 

@@ -1,57 +1,58 @@
 #!/usr/bin/env bash
-# Finds or starts PostgreSQL and RabbitMQ, and says where they are:   urls=$(config/servers.sh) && eval "$urls"
+# Finds or starts PostgreSQL and RabbitMQ and prints their URLs:   urls=$(config/servers.sh) && eval "$urls"
 #
-# For each of the two, the first that works: what DATABASE_URL or AMQP_URL names (then no other is tried); a server that
-# answers on this machine; a container from docker-compose.yml; the Debian package, as root. Standard output carries the
-# exports alone. Exit 1: what was named or started does not answer. Exit 3: nothing is here, and no way to start it.
+# Uses, for each server, the first of: DATABASE_URL or AMQP_URL (if set, nothing else is tried); a server on
+# this machine; a container from docker-compose.yml; the Debian package, as root. Standard output contains
+# only export statements. Exit 1: a named or started server does not answer. Exit 3: no server was found, and
+# none can be started.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec </dev/null # nothing below may stop to ask
+exec </dev/null # no command below may prompt
 
-deadline=90 # seconds; RabbitMQ takes thirty on a small machine, and longer the first time
+deadline=90 # seconds; RabbitMQ needs 30 on a small machine, and more at the first start
 postgres_password=${POSTGRES_PASSWORD:-allocation}
 postgres_urls=("postgres://postgres@127.0.0.1:5432/allocation"
     "postgres://allocation:$postgres_password@127.0.0.1:5432/allocation")
-amqp_urls=("amqp://guest:guest@127.0.0.1:5672/%2f" # may enter from the broker's own machine only, so not a container
+amqp_urls=("amqp://guest:guest@127.0.0.1:5672/%2f" # guest can log in from the same host only: not to a container
     "amqp://allocation:${RABBITMQ_PASSWORD:-allocation}@127.0.0.1:5672/%2f")
 database_url=${DATABASE_URL:-} amqp_url=${AMQP_URL:-}
 
 say() { echo "servers: $*" >&2; }
 redacted() { sed -E 's#://([^:@/]*):[^@/]*@#://\1:***@#' <<<"$1"; }
 
-# Connects descriptor 9 to the host and port (usually $2) of URL $1. BASH_REMATCH keeps the user, 2, and the password, 4.
+# Connects descriptor 9 to the host and port (default: $2) of URL $1. Sets BASH_REMATCH: 2 user, 4 password.
 dial() {
     [[ $1 =~ ^[a-z]+://(([^:@/]*)(:([^@/]*))?@)?([^:/?@]+)(:([0-9]+))? ]] &&
         { exec 9<>"/dev/tcp/${BASH_REMATCH[5]}/${BASH_REMATCH[7]:-$2}"; } 2>/dev/null
 }
 
 postgres_answers() (
-    if type -P psql >/dev/null; then # what the URL names may not exist yet; the database called postgres does
+    if type -P psql >/dev/null; then # the database of the URL may not exist yet; postgres always exists
         for url in "$1" "$(sed -E 's#^([a-z]+://[^/?]*)(/[^?]*)?#\1/postgres#' <<<"$1")"; do
             PGCONNECT_TIMEOUT=3 psql --no-psqlrc --no-password --quiet --command 'select 1' "$url" &>/dev/null && exit
         done
         exit 1
-    else # asks to enter as postgres. An R of length 8, then S, the next message, is a yes; a password stays untried
+    else # StartupMessage as postgres: AuthenticationOk is R of length 8; a password is not verified
         dial "$1" 5432 && printf '\0\0\0\x17\0\x03\0\0user\0postgres\0\0' >&9 || exit
         IFS= LC_ALL=C read -r -t 3 -d S -u 9 reply && [[ $reply == $'R\x08' || $1 == *:*@* || -n ${DATABASE_URL:-} ]]
     fi
 )
 
-# Logs in: an open port says neither that RabbitMQ is up behind it nor that this user may enter.
+# Logs in: an open port does not show that RabbitMQ is running or that the user is accepted.
 amqp_answers() (
-    [[ $1 != amqps:* ]] || { dial "$1" 5671; exit; } # TLS is beyond a shell
+    [[ $1 != amqps:* ]] || { dial "$1" 5671; exit; } # TLS: only the port is checked
     dial "$1" 5672 || exit
     printf -v user %b "${BASH_REMATCH[2]//%/\\x}"
     printf -v password %b "${BASH_REMATCH[4]//%/\\x}"
     printf -v login '\\x%02x' $((2 + ${#user} + ${#password}))
     printf -v frame '\\x%02x' $((26 + ${#user} + ${#password}))
-    # The greeting and connection.start-ok in one go; who may enter is answered with connection.tune, which is 10 and 30.
+    # Sends the protocol header and connection.start-ok. The reply to a valid login is connection.tune: 10, 30.
     printf "AMQP\0\0\x09\x01\x01\0\0\0\0\0$frame\0\x0a\0\x0b\0\0\0\0\x05PLAIN\0\0\0$login\0%s\0%s\x05en_US\xce" "$user" "$password" >&9
     while IFS= LC_ALL=C read -r -t 5 -d $'\x1e' -u 9 reply; do [[ $reply != *$'\n' ]] || exit 0; done 2>/dev/null
     exit 1
 )
 
-# Notes what answers on this machine; true once nothing is missing.
+# Finds servers on this machine. Succeeds when both URLs are known.
 look() {
     local url
     for url in "${postgres_urls[@]}"; do [[ -n $database_url ]] || ! postgres_answers "$url" || database_url=$url; done
@@ -68,7 +69,7 @@ start_containers() {
     docker compose up --detach --wait "${services[@]}" >&2
 }
 
-# A package does not always start its server: a container has no systemd, and often a policy against it.
+# A package may not start its server: containers have no systemd, and often a policy that prevents it.
 start_debian_packages() {
     { ((EUID == 0)) && type -P apt-get >/dev/null; } || return
     local packages=()
@@ -87,7 +88,7 @@ start_postgres() {
     version=$(cd /usr/lib/postgresql && printf '%s\n' * | sort -V | tail -n 1)
     [[ -d /etc/postgresql/$version/main ]] || pg_createcluster "$version" main >&2 || return
     dial "${postgres_urls[0]}" 5432 || pg_ctlcluster "$version" main start >&2 || return
-    say "PostgreSQL $version runs; adding the role allocation, which may create databases, if it is not there"
+    say "PostgreSQL $version is running; creating the role allocation (createdb) if it does not exist"
     (cd / && runuser -u postgres -- psql --no-psqlrc --quiet --set password="$postgres_password" >&2) <<'SQL'
 select format('create role allocation login createdb password %L', :'password')
 where not exists (select from pg_roles where rolname = 'allocation') \gexec
@@ -98,24 +99,24 @@ start_rabbitmq() {
     ! dial "${amqp_urls[0]}" 5672 || return 0
     say "starting RabbitMQ"
     [[ ! -d /run/systemd/system ]] || { systemctl start rabbitmq-server >&2; return; }
-    # The node is named after the host, unless that name leads nowhere. A daemon must not hold on to our outputs.
+    # The node name needs a resolvable host name. The daemon must not keep our output streams open.
     getent hosts "$(hostname -s)" >/dev/null || export RABBITMQ_NODENAME=rabbit@localhost
     rabbitmq-server -detached >/dev/null 2>&1
 }
 
 fail() { say "${@:2}"; exit "$1"; }
 
-[[ -z $database_url ]] || postgres_answers "$database_url" || fail 1 "DATABASE_URL, $(redacted "$database_url"), does not let this user in"
-[[ -z $amqp_url ]] || amqp_answers "$amqp_url" || fail 1 "AMQP_URL, $(redacted "$amqp_url"), does not let this user in"
+[[ -z $database_url ]] || postgres_answers "$database_url" || fail 1 "cannot log in to DATABASE_URL ($(redacted "$database_url")); check that the server runs and accepts this user"
+[[ -z $amqp_url ]] || amqp_answers "$amqp_url" || fail 1 "cannot log in to AMQP_URL ($(redacted "$amqp_url")); check that the server runs and accepts this user"
 if ! look; then
     start_containers || start_debian_packages || {
-        [[ -n $database_url ]] || say "missing: a PostgreSQL on 127.0.0.1:5432 that lets in postgres, or allocation by password"
-        [[ -n $amqp_url ]] || say "missing: a RabbitMQ on 127.0.0.1:5672 that lets in guest or allocation"
-        fail 3 "set DATABASE_URL and AMQP_URL, or start Docker (with its compose plugin), or run this as root on Debian"
+        [[ -n $database_url ]] || say "no PostgreSQL on 127.0.0.1:5432 that accepts the user postgres, or allocation with its password"
+        [[ -n $amqp_url ]] || say "no RabbitMQ on 127.0.0.1:5672 that accepts the user guest or allocation"
+        fail 3 "set DATABASE_URL and AMQP_URL, or install Docker with Compose, or run this as root on Debian"
     }
     SECONDS=0
     until look; do
-        ((SECONDS < deadline)) || fail 1 "what was started has not answered for $deadline s"
+        ((SECONDS < deadline)) || fail 1 "the started servers did not answer within $deadline s"
         sleep 1
     done
 fi
