@@ -73,14 +73,14 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         broker,
     };
     let stop = CancellationToken::new();
-    let published = async {
+    let stop_when_published = async {
         queues.drained().await;
         while !store.state().await.outbox.is_empty() {
             tokio::task::yield_now().await;
         }
         stop.cancel();
     };
-    tokio::join!(consumer.run(&stop), relay.run(&stop), published);
+    tokio::join!(consumer.run(&stop), relay.run(&stop), stop_when_published);
     let state = store.state().await;
     DemoReport {
         events: publisher.published().into_iter().map(|row| row.name).collect(),
