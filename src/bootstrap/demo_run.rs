@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    adapters::memory::{MemoryQueues, MemoryStore, RecordingNotifier, RecordingPublisher},
+    adapters::memory::{MemoryQueues, MemoryState, MemoryStore, RecordingNotifier, RecordingPublisher},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
         outbox::Retention,
@@ -73,23 +73,25 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         broker,
     };
     let stop = CancellationToken::new();
-    let published = async {
+    let stop_when_published = async {
         queues.drained().await;
         while !store.state().await.outbox.is_empty() {
             tokio::task::yield_now().await;
         }
         stop.cancel();
     };
-    tokio::join!(consumer.run(&stop), relay.run(&stop), published);
-    let state = store.state().await;
+    tokio::join!(consumer.run(&stop), relay.run(&stop), stop_when_published);
+    let events = publisher.published().into_iter().map(|row| row.name).collect();
+    report(&*store.state().await, events)
+}
+
+fn report(state: &MemoryState, events: Vec<String>) -> DemoReport {
+    let lines =
+        |is_counted: fn(&ReadModelState) -> bool| state.view.values().filter(|line| is_counted(line)).count();
     DemoReport {
-        events: publisher.published().into_iter().map(|row| row.name).collect(),
-        allocated: state.view.values().filter(|line| matches!(line, ReadModelState::Allocated(..))).count(),
-        backordered: state
-            .view
-            .values()
-            .filter(|line| matches!(line, ReadModelState::Backordered(_)))
-            .count(),
+        events,
+        allocated: lines(|line| matches!(line, ReadModelState::Allocated(..))),
+        backordered: lines(|line| matches!(line, ReadModelState::Backordered(_))),
         failed: state.failures.len(),
     }
 }

@@ -2,6 +2,7 @@
 //! error.
 
 mod admin;
+#[expect(clippy::module_inception, reason = "the main file of this folder")]
 mod cli;
 mod csv;
 mod dead_letters;

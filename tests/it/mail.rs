@@ -120,14 +120,14 @@ async fn while_the_mail_server_is_away_nothing_is_lost_and_nothing_counts() {
     wait_told(&world, 1).await;
     server.stop().await;
     order(&world, 2..=4).await;
-    let noticed = async || process.log().contains("waiting for the mail server");
+    let noticed = async || process.log().contains("mail server unavailable");
     wait_until("it is noticed that the server is away", DRAINS_WITHIN, noticed).await;
     let events = world.settled(5).await; // everything else goes on
     assert_eq!(world.count(NOTIFICATIONS_HANDLED).await, 1);
 
     server.start_again().await;
     wait_told(&world, 4).await;
-    let noticed = async || process.log().contains("the mail server is back");
+    let noticed = async || process.log().contains("mail server available again");
     wait_until("it is noticed that the server is back", DRAINS_WITHIN, noticed).await;
     assert_eq!(events_told(&server), ids(&events));
     assert_eq!(world.count(FAILURES).await, 0);
@@ -294,7 +294,7 @@ async fn restarts_while_the_mail_server_is_away_kill_no_notification() {
     // More restarts than starts that would take a message for the cause: the first is no redelivery, then come four.
     for _ in 0..6 {
         let notifier = world.notifier("notifier", &server, HASTY);
-        let waits = async || notifier.log().contains("waiting for the mail server");
+        let waits = async || notifier.log().contains("mail server unavailable");
         wait_until("it is noticed that the server is away", DRAINS_WITHIN, waits).await;
         assert!(notifier.terminate().await.success());
         assert_eq!(world.count(STARTS).await, 0, "a start counts once the mail is out");

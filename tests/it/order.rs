@@ -98,7 +98,7 @@ async fn restarts_in_an_outage_are_no_crashes() {
     world.sender.send_all(&commands).await;
     for _ in 0..6 {
         let worker = small_steps(&world, &[]);
-        let waits = async || worker.log().contains("waiting for the database");
+        let waits = async || worker.log().contains("database unavailable");
         wait_until("the outage is noticed", DRAINS_WITHIN, waits).await;
         assert!(worker.terminate().await.success());
         assert_eq!(world.count(STARTS).await, 0, "an orderly end is no crash");

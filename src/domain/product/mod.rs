@@ -2,6 +2,7 @@
 
 mod changes;
 mod line;
+#[expect(clippy::module_inception, reason = "the main file of this folder")]
 mod product;
 mod rules;
 #[cfg(test)]

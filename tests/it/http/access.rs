@@ -84,7 +84,7 @@ async fn a_second_process_waits_for_the_address_and_takes_over() {
     let (first, client) = world.api(ROLES, &[]).await;
     let address = client.address().to_string();
     let second = world.start(&["run", "--only", ROLES], &[("ALLOCATION__API__LISTEN", address.as_str())]);
-    let waits = async || second.log().contains("waiting for the address of api.listen");
+    let waits = async || second.log().contains("address of api.listen unavailable");
     wait_until("the second says that it waits", DRAINS_WITHIN, waits).await;
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
     assert!(!second.log().contains("serving HTTP"));

@@ -1,0 +1,12 @@
+//! The settings: their types, and how they are read and checked.
+
+mod check;
+mod load;
+mod secret;
+mod settings;
+
+pub use secret::{Secret, SecretUrl};
+pub use settings::{
+    Api, Broker, Database, Limits, Log, LogFormat, Notifications, Relay, Retention, Retry, Settings, Smtp,
+    Worker,
+};

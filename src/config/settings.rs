@@ -1,0 +1,133 @@
+//! The settings as types. `config/default.toml` documents each of them.
+
+#![expect(missing_docs, reason = "config/default.toml documents the settings")]
+
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::secret::{Secret, SecretUrl};
+
+/// All settings.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub namespace: String,
+    pub database: Database,
+    pub broker: Broker,
+    pub worker: Worker,
+    pub relay: Relay,
+    pub api: Api,
+    pub smtp: Smtp,
+    pub notifications: Notifications,
+    pub retry: Retry,
+    pub limits: Limits,
+    pub retention: Retention,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    pub url: SecretUrl,
+    pub max_connections: NonZeroU32,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Broker {
+    pub url: SecretUrl,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    pub max_batch: NonZeroUsize,
+    pub prefetch: NonZeroU16,
+    pub partitions: NonZeroUsize,
+    #[serde(with = "humantime_serde")]
+    pub handler_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub requeue_after: Duration,
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    pub max_in_flight: NonZeroU32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    pub listen: SocketAddr,
+    pub token: Secret,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Smtp {
+    pub url: SecretUrl,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notifications {
+    pub from: String,
+    pub to: String,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    pub max_attempts: NonZeroU32,
+    #[serde(with = "humantime_serde")]
+    pub initial_interval: Duration,
+    pub multiplier: f64,
+    #[serde(with = "humantime_serde")]
+    pub max_interval: Duration,
+    pub jitter: f64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub body_bytes: NonZeroUsize,
+    pub header_bytes: NonZeroUsize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    #[serde(with = "humantime_serde")]
+    pub inbox: Duration,
+    #[serde(with = "humantime_serde")]
+    pub failures: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text each.
+    Text,
+    /// One JSON object each.
+    Json,
+}
