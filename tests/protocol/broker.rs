@@ -1,9 +1,9 @@
-//! The quorum queue: order, redelivery, and who gets the deliveries.
+//! The quorum queue: order, redelivery, and the assignment of deliveries.
 //!
-//! Returned messages are delivered before all others, but behind the messages that were returned earlier
-//! (`rabbit_fifo.erl`, `return_one` and `take_next_msg`; measured on 3.10.8). The original order is therefore kept only
-//! if one consumer has taken everything that was returned before. A new subscription takes it at once, up to its
-//! prefetch. Not modelled: delivery limit, dead-letter queue, time to live, loss of a queue.
+//! Returned messages are delivered before all others, but after messages that were returned earlier
+//! (`rabbit_fifo.erl`, `return_one` and `take_next_msg`; measured on 3.10.8). The original order is therefore kept
+//! only if one consumer receives everything that was returned before. A new subscription receives it at once, up to
+//! its prefetch. Not modelled: delivery limit, dead-letter queue, time to live, loss of a queue.
 
 use crate::{
     config::{Config, Fault},
@@ -27,8 +27,8 @@ impl Queue {
         (!from.is_empty()).then(|| from.remove(0))
     }
 
-    /// Takes back what a connection held, in the order in which it was delivered.
-    pub(crate) fn take_back(&mut self, held: &[Message]) {
+    /// Requeues what a connection held, in the order of delivery.
+    pub(crate) fn requeue(&mut self, held: &[Message]) {
         self.returned.extend(held.iter().map(|message| Message { redelivered: true, ..*message }));
     }
 
@@ -68,11 +68,11 @@ impl State {
         }
     }
 
-    /// A connection ends: what it held unacknowledged returns to the queue.
-    pub(crate) fn connection_ends(&mut self, worker: u8) {
-        let ended = &mut self.workers[usize::from(worker)];
-        if std::mem::replace(&mut ended.connected, false) {
-            self.queue.take_back(&ended.held);
+    /// A connection ends: its unacknowledged messages return to the queue.
+    pub(crate) fn end_connection(&mut self, worker: u8) {
+        let worker_state = &mut self.workers[usize::from(worker)];
+        if std::mem::replace(&mut worker_state.connected, false) {
+            self.queue.requeue(&worker_state.held);
         }
         if self.active.is_some_and(|(active, _)| active == worker) {
             self.active = None;

@@ -1,28 +1,28 @@
-//! The size of a check: which parts take part, and how often each disturbance may happen.
+//! The size of a check: which components are included, and how often each disturbance may happen.
 //!
-//! Every disturbance may happen at every step, but only as often as [`Budget`] says. Without this limit the number of
+//! A disturbance may happen at every step, but only as often as [`Budget`] says. Without this limit the number of
 //! states is infinite. The checks are therefore exhaustive up to the stated size, and say nothing beyond it.
 
-/// A fault of the program, to show that the check finds it. The names C1 to C5 are those of the audit.
+/// A fault of the program, to show that the check finds it. C1 to C5 are the numbers of the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The protocol as it is meant to be.
+    /// The protocol without a fault.
     None,
-    /// C1: an orderly end cancels and rejects, and the broker returns the messages in another order.
-    ReturnInAnotherOrder,
-    /// C1 by another way: after a lost subscription the worker subscribes with a smaller prefetch.
+    /// C1: an orderly stop cancels and rejects, and the broker returns the messages in a different order.
+    ReturnInDifferentOrder,
+    /// C1 in another way: after a lost subscription the worker subscribes with a smaller prefetch.
     SmallerPrefetchAfterReturn,
     /// C2: a redelivered message of generation 0 records nothing if there is an old row.
-    OldRowSwallows,
-    /// C3: an orderly end does not take back the starts that the process counted.
-    StartsAreKept,
+    OldRowDropsMessage,
+    /// C3: an orderly stop does not revert the starts that the process recorded.
+    StartsNotReverted,
     /// C5: a retry copy is handled whatever the status and the generation of its row.
     NoGenerationFence,
     /// The generation fence leaves the inbox row of a copy that it does not handle.
     FencedCopyEntersInbox,
     /// The relay marks a row as published whatever its generation.
     RelayMarksAnyGeneration,
-    /// Retention removes a failed message while a copy of it is on its way.
+    /// Retention removes a failed message while a copy of it is outstanding.
     RetentionIgnoresCopies,
     /// A new leader skips the rows that the frozen leader has read.
     ClaimedRowsAreSkipped,
@@ -30,8 +30,8 @@ pub(crate) enum Fault {
     RemovedBeforeConfirmed,
     /// A stale leader removes rows.
     StaleLeaderRemoves,
-    /// The database is unavailable when the process ends, so the starts cannot be taken back.
-    EndWithoutDatabase,
+    /// The database is unavailable when the process stops, so the starts cannot be reverted.
+    StopWithoutDatabase,
 }
 
 /// How often each disturbance may still happen.
@@ -41,16 +41,17 @@ pub(crate) struct Budget {
     pub(crate) repeats: u8,
     /// A handler rejects a command.
     pub(crate) rejections: u8,
-    /// A worker process dies at an arbitrary step.
+    /// A worker process crashes at an arbitrary step.
     pub(crate) crashes: u8,
-    /// A worker is told to stop.
+    /// A worker receives a stop signal.
     pub(crate) stops: u8,
-    /// A unit of work fails because the database is unavailable. The worker waits, tries again or hands back.
+    /// A unit of work fails because the database is unavailable. The worker waits, then tries again or returns its
+    /// messages.
     pub(crate) outages: u8,
-    /// A connection to the broker is lost while the process stays alive.
-    pub(crate) cuts: u8,
-    /// A commit takes effect but its answer does not arrive.
-    pub(crate) lost_answers: u8,
+    /// A connection to the broker is lost while the process keeps running.
+    pub(crate) lost_connections: u8,
+    /// A commit takes effect but its reply is lost.
+    pub(crate) lost_replies: u8,
     /// An operator acts: retry, discard, restore.
     pub(crate) actions: u8,
     /// An operator edits a dead message, which also retries it.
@@ -59,14 +60,14 @@ pub(crate) struct Budget {
     pub(crate) removals: u8,
     /// A standby ends the session of a frozen leader, which later continues.
     pub(crate) takeovers: u8,
-    /// A relay dies.
+    /// A relay crashes.
     pub(crate) relay_crashes: u8,
 }
 
 /// One configuration of the model.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
-    /// The name in the report.
+    /// The name in the output.
     pub(crate) name: &'static str,
     /// Message ids 0, 1, … are sent in this order; at most [`crate::state::MESSAGES`].
     pub(crate) messages: u8,
@@ -89,7 +90,7 @@ pub(crate) struct Config {
     pub(crate) symmetric: bool,
     /// The limits of the disturbances.
     pub(crate) budget: Budget,
-    /// What is wrong with the program.
+    /// The fault of the program.
     pub(crate) fault: Fault,
 }
 
@@ -112,8 +113,8 @@ impl Config {
             crashes: 0,
             stops: 0,
             outages: 0,
-            cuts: 0,
-            lost_answers: 0,
+            lost_connections: 0,
+            lost_replies: 0,
             actions: 0,
             edits: 0,
             removals: 0,

@@ -11,17 +11,17 @@ use crate::{
     worker::Isolation,
 };
 
-/// An action in the state in which it happens: what a worker handles depends on the state.
+/// An action with the state in which it happens: what a worker handles depends on the state.
 pub(crate) fn describe(config: &Config, state: &State, action: Action) -> String {
     let (worker, rejected, end) = match action {
         Action::HandleAndCommit { worker, rejected } => (worker, rejected, "commits"),
-        Action::CommitWithoutAnswer { worker, rejected } => (worker, rejected, "commits without an answer"),
+        Action::CommitReplyLost { worker, rejected } => (worker, rejected, "commits, and the reply is lost"),
         other => return other.to_string(),
     };
     let (group, isolation) = state.group(config, worker);
-    let outcome = |(place, message): (u8, &Message)| match isolation {
+    let outcome = |(index, message): (u8, &Message)| match isolation {
         Isolation::GiveUp => format!("gives up {message} (crash_loop)"),
-        _ if rejected.has(place) => format!("rejects {message}"),
+        _ if rejected.has(index) => format!("rejects {message}"),
         _ => format!("handles {message}"),
     };
     let outcomes: Vec<_> = (0..).zip(group).map(outcome).collect();
@@ -47,31 +47,31 @@ impl Display for Action {
             Self::SendAgain { id } => write!(f, "the sender sends message {id} again"),
             Self::Subscribe { worker } => write!(f, "worker {worker} becomes the active consumer"),
             Self::Deliver { worker } => write!(f, "the broker delivers the next message to worker {worker}"),
-            Self::CountStarts { worker } => write!(f, "worker {worker} counts the starts of its group"),
+            Self::RecordStarts { worker } => write!(f, "worker {worker} records the starts of its group"),
             Self::HandleAndCommit { worker, .. } => {
                 write!(f, "worker {worker} handles its group and commits")
             }
-            Self::CommitWithoutAnswer { worker, .. } => {
-                write!(f, "worker {worker} commits without an answer")
+            Self::CommitReplyLost { worker, .. } => {
+                write!(f, "worker {worker} commits, and the reply is lost")
             }
             Self::Acknowledge { worker } => write!(f, "worker {worker} acknowledges what it finished"),
             Self::DatabaseUnavailable { worker } => {
                 write!(f, "worker {worker} finds the database unavailable and waits")
             }
             Self::TryAgain { worker } => write!(f, "worker {worker} tries again"),
-            Self::HandBack { worker } => write!(f, "worker {worker} begins to hand back"),
-            Self::Stop { worker } => write!(f, "worker {worker} is told to stop"),
-            Self::TakeBackStarts { worker } => write!(f, "worker {worker} takes back its starts"),
+            Self::ReturnMessages { worker } => write!(f, "worker {worker} begins to return its messages"),
+            Self::Stop { worker } => write!(f, "worker {worker} receives a stop signal"),
+            Self::RevertStarts { worker } => write!(f, "worker {worker} reverts its starts"),
             Self::Close { worker } => write!(f, "worker {worker} closes its connection"),
             Self::ConnectionLost { worker } => {
                 write!(f, "worker {worker} loses its connection to the broker")
             }
             Self::Crash { worker } => write!(f, "worker {worker} crashes"),
-            Self::KilledByMessage { worker } => {
-                write!(f, "worker {worker} is killed by a message of its group")
+            Self::CrashedByMessage { worker } => {
+                write!(f, "worker {worker} crashes on a message of its group")
             }
             Self::Relay { relay, step } => write!(f, "relay {relay} {step}"),
-            Self::TakeOver => write!(f, "the standby ends the session of the leader and leads"),
+            Self::TakeOver => write!(f, "the standby ends the session of the leader and becomes leader"),
             Self::RelayCrash { relay } => write!(f, "relay {relay} crashes"),
             Self::Operator { operation, row } => write!(f, "an operator {operation} row {row}"),
             Self::RemoveInboxRow { id } => write!(f, "retention removes the inbox row of message {id}"),

@@ -1,18 +1,18 @@
-//! Failed messages: attempts, generations, and what operators and retention do with them.
+//! Failed messages: attempts, generations, operator actions and retention.
 //!
 //! Each operator action is one transaction. A retry is due at once. Not modelled: delays, reasons, the history of
-//! attempts, bulk actions, `waiting` messages and `overtaken_by`.
-//! Retention is assumed to be longer than any message is on its way. It may remove a resolved or discarded row if no
-//! copy of it is outstanding. It may remove an inbox row if no delivery of generation 0 is outstanding, every failed
-//! message of this id is resolved (an edited one may be dead because of the inbox row), and the sender does not send it
-//! again later. These are the conditions under which a message takes effect once.
+//! attempts, bulk actions, `waiting` messages and `overtaken_by`. Retention is assumed to be longer than any message
+//! is outstanding. It may remove a resolved or discarded row if no copy of it is outstanding. It may remove an inbox
+//! row if no delivery of generation 0 is outstanding, every failed message of this id is resolved (an edited one may
+//! be dead because of the inbox row), and the sender does not send it again later. These are the conditions under
+//! which a message takes effect once.
 
 use crate::{
     config::{Config, Fault},
     state::{Body, Marker, Message, Row, State, Status},
 };
 
-/// What an operator does with one row.
+/// An operator action on one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Retry,
@@ -25,38 +25,38 @@ pub(crate) enum Operation {
 }
 
 impl State {
-    fn place(&self, message: Message) -> Option<usize> {
+    fn position_of(&self, message: Message) -> Option<usize> {
         self.failed.iter().position(|row| row.id == message.id && row.body == message.body)
     }
 
     /// Records a failed attempt. `permanent`: no retry can help.
     pub(crate) fn record(&mut self, config: &Config, message: Message, permanent: bool) {
         self.history.failed.add(message.id);
-        let place = self.place(message).unwrap_or(self.failed.len());
-        if place == self.failed.len() {
+        let index = self.position_of(message).unwrap_or(self.failed.len());
+        if index == self.failed.len() {
             let (number, status) = (self.next_row, Status::Retrying);
             let Message { id, body, .. } = message;
             self.next_row += 1;
             self.failed.push(Row { number, id, body, status, attempts: 0, generation: 0, published: false });
         } else {
-            let row = &mut self.failed[place];
+            let row = &mut self.failed[index];
             let retrying = row.status == Status::Retrying;
-            let swallowed = match message.marker {
-                // Only a retrying row answers for a message of generation 0: its retry will handle it.
-                None => retrying || (config.fault == Fault::OldRowSwallows && message.redelivered),
+            let dropped = match message.marker {
+                // Only a retrying row covers a message of generation 0: its retry will handle the message.
+                None => retrying || (config.fault == Fault::OldRowDropsMessage && message.redelivered),
                 Some(marker) => {
                     row.generation != marker.generation
                         || !retrying && config.fault != Fault::NoGenerationFence
                 }
             };
-            if swallowed {
+            if dropped {
                 return;
             }
             if message.marker.is_none() {
                 row.attempts = 0;
             }
         }
-        let row = &mut self.failed[place];
+        let row = &mut self.failed[index];
         row.attempts += 1;
         row.generation += 1;
         row.published = false;
@@ -64,10 +64,10 @@ impl State {
             if permanent || row.attempts >= config.max_attempts { Status::Dead } else { Status::Retrying };
     }
 
-    /// A message was handled: its failed message is resolved, a discarded one too.
+    /// A message was handled: its failed message is resolved, even a discarded one.
     pub(crate) fn resolve(&mut self, config: &Config, message: Message) {
-        let Some(place) = self.place(message) else { return };
-        let status = &mut self.failed[place].status;
+        let Some(index) = self.position_of(message) else { return };
+        let status = &mut self.failed[index].status;
         if *status == Status::Discarded {
             if config.fault == Fault::NoGenerationFence {
                 return;
@@ -90,17 +90,17 @@ impl State {
         }
     }
 
-    pub(crate) fn operate(&mut self, operation: Operation, place: usize) {
-        let handled = self.inbox[usize::from(self.failed[place].id)] == Some(self.failed[place].body);
-        let row = &mut self.failed[place];
+    pub(crate) fn operate(&mut self, operation: Operation, index: usize) {
+        let handled = self.inbox[usize::from(self.failed[index].id)] == Some(self.failed[index].body);
+        let row = &mut self.failed[index];
         match operation {
-            // It was handled by another copy; the retry is skipped.
+            // Another copy was handled; the retry is skipped.
             Operation::Retry if handled => row.status = Status::Resolved,
             Operation::Retry if row.status == Status::Retrying => row.published = false,
             Operation::Retry => retry(row),
             Operation::Discard => {
                 row.status = Status::Discarded;
-                self.note_discard(place);
+                self.record_discard(index);
             }
             Operation::Restore => {
                 row.status = Status::Dead;
@@ -109,26 +109,26 @@ impl State {
             Operation::ShowForEdit => {
                 self.shown = Some(Marker { row: row.number, generation: row.generation });
             }
-            Operation::SaveEdit => self.save_edit(place),
+            Operation::SaveEdit => self.save_edit(index),
         }
     }
 
-    fn save_edit(&mut self, place: usize) {
-        let Row { number, id, status, generation, .. } = self.failed[place];
+    fn save_edit(&mut self, index: usize) {
+        let Row { number, id, status, generation, .. } = self.failed[index];
         let shown = self.shown.take();
-        // The key is unique: a second row of this id and body cannot be made.
+        // The key is unique: a second row with this id and body is impossible.
         let collides = self
             .failed
             .iter()
             .any(|other| other.number != number && other.id == id && other.body == Body::Edited);
         if status == Status::Dead && shown == Some(Marker { row: number, generation }) && !collides {
-            self.failed[place].body = Body::Edited;
-            retry(&mut self.failed[place]);
+            self.failed[index].body = Body::Edited;
+            retry(&mut self.failed[index]);
         }
     }
 
-    fn note_discard(&mut self, place: usize) {
-        let id = self.failed[place].id;
+    fn record_discard(&mut self, index: usize) {
+        let id = self.failed[index].id;
         let other = self.failed.iter().filter(|row| row.id == id).count() > 1;
         if !other && !self.effects.contains(&id) && !self.first_delivery_outstanding(id) {
             self.history.discarded.add(id);
@@ -136,7 +136,7 @@ impl State {
     }
 
     /// Whether retention may remove the inbox row of a message.
-    pub(crate) fn may_forget(&self, id: u8) -> bool {
+    pub(crate) fn may_remove_inbox_row(&self, id: u8) -> bool {
         self.inbox[usize::from(id)].is_some()
             && !self.first_delivery_outstanding(id)
             && !self.failed.iter().any(|row| row.id == id && row.status != Status::Resolved)
@@ -148,13 +148,13 @@ impl State {
             && (config.fault == Fault::RetentionIgnoresCopies || !self.copy_outstanding(row.number))
     }
 
-    pub(crate) fn forget(&mut self, id: u8) {
+    pub(crate) fn remove_inbox_row(&mut self, id: u8) {
         self.inbox[usize::from(id)] = None;
         self.history.removed.add(id);
     }
 
-    pub(crate) fn remove_row(&mut self, place: usize) {
-        let row = self.failed.remove(place);
+    pub(crate) fn remove_row(&mut self, index: usize) {
+        let row = self.failed.remove(index);
         self.history.removed.add(row.id);
         self.history.discarded.remove(row.id);
         if self.shown.is_some_and(|shown| shown.row == row.number) {
@@ -163,7 +163,7 @@ impl State {
     }
 }
 
-/// Dead to retrying, as a new generation: copies of earlier ones are not handled any more.
+/// Dead to retrying, as a new generation: earlier copies are not handled any more.
 fn retry(row: &mut Row) {
     row.status = Status::Retrying;
     row.generation += 1;

@@ -1,12 +1,12 @@
 //! An exhaustive check of the protocol between sender, queue, workers, database, relays, operators and subscriber.
 //!
-//! `model` says which steps are possible: those that the program does by itself, and disturbances (crash, orderly stop,
-//! outage, lost connection, lost answer, operator, retention, frozen leader). A check visits every interleaving of them
-//! up to the limits of its configuration, and `properties` says what must hold in each state. The other modules
-//! describe one part each and say what they leave out.
+//! `model` lists the possible steps: those that the program takes by itself, and disturbances (crash, orderly stop,
+//! outage, lost connection, lost reply, operator, retention, unresponsive leader). A check visits every interleaving
+//! of them up to the limits of its configuration, and `properties` states what must hold in each state. The other
+//! modules describe one component each and list what they leave out.
 //!
-//! A test `…_is_found` puts a fault into the program and expects the violation. It prints the shortest trace.
-//! Run with `--no-capture` (nextest) or `--nocapture` (cargo test) to see sizes and traces.
+//! A test `…_is_found` adds a fault to the program and expects the violation. It prints the shortest trace. Run with
+//! `--no-capture` (nextest) or `--nocapture` (cargo test) to see sizes and traces.
 
 mod broker;
 mod config;
@@ -32,11 +32,19 @@ const ORDER: Config = Config {
     workers: 2,
     single_active_consumer: true,
     max_batch: 2,
-    budget: Budget { repeats: 1, crashes: 1, stops: 1, outages: 1, cuts: 1, lost_answers: 1, ..NONE },
+    budget: Budget {
+        repeats: 1,
+        crashes: 1,
+        stops: 1,
+        outages: 1,
+        lost_connections: 1,
+        lost_replies: 1,
+        ..NONE
+    },
     ..Config::SMALLEST
 };
 
-/// One message that fails: two workers, copies of several generations on their way, operators.
+/// One failing message: two workers, copies of several generations, operators.
 const RETRY: Config = Config {
     name: "retry and discard",
     workers: 2,
@@ -47,34 +55,34 @@ const RETRY: Config = Config {
     ..Config::SMALLEST
 };
 
-/// One message that fails: one worker, an editor, retention.
+/// One failing message: one worker, an editor, retention.
 const EDIT: Config = Config {
     name: "edit and retention",
     workers: 1,
     prefetch: 2,
-    budget: Budget { repeats: 1, rejections: 2, lost_answers: 1, actions: 1, edits: 2, removals: 2, ..NONE },
+    budget: Budget { repeats: 1, rejections: 2, lost_replies: 1, actions: 1, edits: 2, removals: 2, ..NONE },
     ..RETRY
 };
 
-/// Two good messages and one worker that ends more often than a message may be started.
+/// Two valid messages and one worker that stops more often than a message may be started.
 const STARTS: Config = Config {
     name: "starts",
     messages: 2,
     single_active_consumer: true,
     max_batch: 2,
-    budget: Budget { crashes: 5, stops: 2, outages: 2, cuts: 1, lost_answers: 1, ..NONE },
+    budget: Budget { crashes: 5, stops: 2, outages: 2, lost_connections: 1, lost_replies: 1, ..NONE },
     ..Config::SMALLEST
 };
 
-/// One good message in two workers, one of which may have lost its connection.
+/// One valid message in two workers, one of which may have lost its connection.
 const STARTS_OF_TWO: Config = Config {
     name: "starts in two workers",
     workers: 2,
-    budget: Budget { crashes: 5, stops: 1, outages: 1, cuts: 1, lost_answers: 1, ..NONE },
+    budget: Budget { crashes: 5, stops: 1, outages: 1, lost_connections: 1, lost_replies: 1, ..NONE },
     ..Config::SMALLEST
 };
 
-/// A message that kills its worker, between two good ones.
+/// A message that crashes its worker, between two valid ones.
 const POISON: Config = Config {
     name: "poison",
     messages: 3,
@@ -82,11 +90,11 @@ const POISON: Config = Config {
     max_batch: 2,
     prefetch: 3,
     poison: Some(1),
-    budget: Budget { stops: 1, outages: 1, cuts: 1, lost_answers: 1, ..NONE },
+    budget: Budget { stops: 1, outages: 1, lost_connections: 1, lost_replies: 1, ..NONE },
     ..Config::SMALLEST
 };
 
-/// Events of one SKU, and a leader that dies, or is frozen and continues.
+/// Events of one SKU, and a leader that crashes, or is unresponsive and continues.
 const RELAY: Config = Config {
     name: "relay",
     messages: 3,
@@ -96,7 +104,7 @@ const RELAY: Config = Config {
     ..Config::SMALLEST
 };
 
-/// All parts at once, with two messages.
+/// All components, with two messages.
 const COMBINED: Config = Config {
     name: "combined, two messages",
     messages: 2,
@@ -107,7 +115,7 @@ const COMBINED: Config = Config {
     ..Config::SMALLEST
 };
 
-/// All parts at once, with one message that is sent twice to two workers.
+/// All components, with one message that is sent twice to two workers.
 const COMBINED_REPEATED: Config = Config {
     name: "combined, one message twice",
     workers: 2,
@@ -128,119 +136,139 @@ const COMBINED_REPEATED: Config = Config {
 
 #[test]
 fn commands_of_one_line_stay_in_order_through_crashes_stops_and_outages() {
-    report::holds(ORDER);
+    report::assert_holds(ORDER);
 }
 
 #[test]
 fn a_failed_message_is_neither_lost_nor_handled_twice_nor_handled_after_a_discard() {
-    report::holds(RETRY);
+    report::assert_holds(RETRY);
 }
 
 #[test]
 fn an_edited_message_and_retention_lose_nothing() {
-    report::holds(EDIT);
+    report::assert_holds(EDIT);
 }
 
 #[test]
-fn only_deaths_count_as_starts_without_an_end() {
-    report::holds(STARTS);
-    report::holds(STARTS_OF_TWO);
+fn only_crashes_leave_unfinished_starts() {
+    report::assert_holds(STARTS);
+    report::assert_holds(STARTS_OF_TWO);
 }
 
 #[test]
-fn a_message_that_kills_its_worker_is_dead_and_its_neighbours_are_handled() {
-    report::holds(POISON);
+fn a_message_that_crashes_its_worker_is_dead_lettered_and_its_neighbours_are_handled() {
+    report::assert_holds(POISON);
 }
 
 #[test]
 fn events_of_one_sku_arrive_in_order_although_a_stale_leader_publishes() {
-    report::holds(RELAY);
+    report::assert_holds(RELAY);
 }
 
-/// A stale leader removes only what the broker confirmed to it. Even with a session it would lose no event.
+/// A stale leader removes only events that the broker confirmed to it. Even with a session it would lose no event.
 #[test]
-fn a_stale_leader_that_removes_its_confirmed_rows_does_no_harm() {
-    report::holds(RELAY.with(Fault::StaleLeaderRemoves));
-}
-
-#[test]
-fn all_parts_together_keep_all_properties() {
-    report::holds(COMBINED);
+fn a_stale_leader_that_removes_its_confirmed_rows_loses_no_event() {
+    report::assert_holds(RELAY.with(Fault::StaleLeaderRemoves));
 }
 
 #[test]
-fn all_parts_together_keep_all_properties_of_a_message_sent_twice() {
-    report::holds(COMBINED_REPEATED);
+fn all_components_together_keep_all_properties() {
+    report::assert_holds(COMBINED);
+}
+
+#[test]
+fn all_components_together_keep_all_properties_of_a_message_sent_twice() {
+    report::assert_holds(COMBINED_REPEATED);
 }
 
 /// C1.
 #[test]
-fn a_return_in_another_order_is_found() {
+fn a_return_in_a_different_order_is_found() {
     let config = Config { budget: Budget { stops: 1, ..NONE }, ..ORDER };
-    report::finds(config, Fault::ReturnInAnotherOrder, "commands of one line take effect in order");
+    report::assert_finds(config, Fault::ReturnInDifferentOrder, "commands of one line take effect in order");
 }
 
-/// The broker appends what is returned to what was returned before. A subscription must take all of that.
+/// The broker appends returned messages to those returned before. A subscription must receive all of them.
 #[test]
 fn a_smaller_prefetch_after_a_return_is_found() {
     let config = Config { budget: Budget { stops: 2, ..NONE }, ..ORDER };
-    report::finds(config, Fault::SmallerPrefetchAfterReturn, "commands of one line take effect in order");
+    report::assert_finds(
+        config,
+        Fault::SmallerPrefetchAfterReturn,
+        "commands of one line take effect in order",
+    );
 }
 
 /// C2.
 #[test]
-fn an_old_row_that_swallows_a_redelivered_message_is_found() {
+fn an_old_row_that_drops_a_redelivered_message_is_found() {
     let property = "a message sent again after a discard is handled or recorded";
-    report::finds(RETRY, Fault::OldRowSwallows, property);
+    report::assert_finds(RETRY, Fault::OldRowDropsMessage, property);
 }
 
 /// C3.
 #[test]
-fn starts_that_an_orderly_end_keeps_are_found() {
+fn starts_not_reverted_by_an_orderly_stop_are_found() {
     let config = Config { budget: Budget { stops: 1, outages: 5, ..NONE }, ..STARTS_OF_TWO };
-    report::finds(config, Fault::StartsAreKept, "no message is dead as crash_loop without as many deaths");
+    report::assert_finds(
+        config,
+        Fault::StartsNotReverted,
+        "no message is dead as crash_loop without as many crashes",
+    );
 }
 
-/// A limit of the protocol: starts cannot be taken back while the database is unavailable. A worker that hands back
-/// must therefore take them back later; a worker that is stopped cannot.
+/// A limit of the protocol: starts cannot be reverted while the database is unavailable. A worker that returns its
+/// messages must therefore revert them later; a worker that stops cannot.
 #[test]
-fn an_end_without_the_database_counts_as_a_death() {
+fn a_stop_without_the_database_counts_as_a_crash() {
     let config = Config { budget: Budget { outages: 5, ..NONE }, ..STARTS_OF_TWO };
-    report::finds(
+    report::assert_finds(
         config,
-        Fault::EndWithoutDatabase,
-        "no message is dead as crash_loop without as many deaths",
+        Fault::StopWithoutDatabase,
+        "no message is dead as crash_loop without as many crashes",
     );
 }
 
 /// C5.
 #[test]
 fn a_copy_without_generation_fence_is_found() {
-    report::finds(RETRY, Fault::NoGenerationFence, "a discarded message has no effect");
+    report::assert_finds(RETRY, Fault::NoGenerationFence, "a discarded message has no effect");
 }
 
 #[test]
 fn a_fenced_copy_in_the_inbox_is_found() {
-    report::finds(RETRY, Fault::FencedCopyEntersInbox, "the inbox has handled messages only");
+    report::assert_finds(RETRY, Fault::FencedCopyEntersInbox, "the inbox has handled messages only");
 }
 
 #[test]
 fn a_mark_of_another_generation_is_found() {
-    report::finds(RETRY, Fault::RelayMarksAnyGeneration, "a published retry is in the queue until it ends");
+    report::assert_finds(
+        RETRY,
+        Fault::RelayMarksAnyGeneration,
+        "a published retry is in the queue until it ends",
+    );
 }
 
 #[test]
 fn a_leader_that_skips_claimed_rows_is_found() {
-    report::finds(RELAY, Fault::ClaimedRowsAreSkipped, "events arrive in order, each after its predecessor");
+    report::assert_finds(
+        RELAY,
+        Fault::ClaimedRowsAreSkipped,
+        "events arrive in order, each after its predecessor",
+    );
 }
 
 #[test]
 fn a_row_removed_before_its_confirm_is_found() {
-    report::finds(RELAY, Fault::RemovedBeforeConfirmed, "events arrive in order, each after its predecessor");
+    report::assert_finds(
+        RELAY,
+        Fault::RemovedBeforeConfirmed,
+        "events arrive in order, each after its predecessor",
+    );
 }
 
-/// Retention must be longer than a copy may be on its way.
+/// Retention must be longer than a copy may be outstanding.
 #[test]
 fn a_row_removed_while_a_copy_is_on_its_way_is_found() {
-    report::finds(EDIT, Fault::RetentionIgnoresCopies, "a message takes effect once");
+    report::assert_finds(EDIT, Fault::RetentionIgnoresCopies, "a message takes effect once");
 }

@@ -1,7 +1,7 @@
-//! The model: which steps are possible in a state, and what each of them does.
+//! The model: the possible steps in a state, and the effect of each.
 //!
-//! Progress steps are what the program does by itself; they end after a finite number. All other steps are disturbances
-//! and are limited by the budget.
+//! The program takes progress steps by itself; they end after a finite number. All other steps are disturbances,
+//! limited by the budget.
 
 use stateright::{Model, Property};
 
@@ -23,19 +23,19 @@ pub(crate) enum Action {
 
     Subscribe { worker: u8 },
     Deliver { worker: u8 },
-    CountStarts { worker: u8 },
+    RecordStarts { worker: u8 },
     HandleAndCommit { worker: u8, rejected: Set },
-    CommitWithoutAnswer { worker: u8, rejected: Set },
+    CommitReplyLost { worker: u8, rejected: Set },
     Acknowledge { worker: u8 },
     DatabaseUnavailable { worker: u8 },
     TryAgain { worker: u8 },
-    HandBack { worker: u8 },
+    ReturnMessages { worker: u8 },
     Stop { worker: u8 },
-    TakeBackStarts { worker: u8 },
+    RevertStarts { worker: u8 },
     Close { worker: u8 },
     ConnectionLost { worker: u8 },
     Crash { worker: u8 },
-    KilledByMessage { worker: u8 },
+    CrashedByMessage { worker: u8 },
 
     Relay { relay: u8, step: RelayStep },
     TakeOver,
@@ -70,7 +70,7 @@ impl Model for Protocol {
             starts: [0; MESSAGES],
             effects: Vec::new(),
             outbox: Set::default(),
-            left: self.config.budget,
+            remaining: self.config.budget,
             history: History::default(),
         }]
     }
@@ -78,9 +78,9 @@ impl Model for Protocol {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         self.progress(state, actions);
         for worker in 0..self.config.workers {
-            self.disturb_worker(state, worker, actions);
+            self.worker_disturbances(state, worker, actions);
         }
-        self.disturb_others(state, actions);
+        self.other_disturbances(state, actions);
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
@@ -101,14 +101,14 @@ impl Model for Protocol {
 }
 
 impl Protocol {
-    /// What happens without any disturbance.
+    /// Steps without a disturbance.
     fn progress(&self, state: &State, actions: &mut Vec<Action>) {
         let next = state.history.sent.iter().position(|&sent| sent == 0).unwrap_or(MESSAGES);
         if next < usize::from(self.config.messages) {
             actions.push(Action::Send { id: u8::try_from(next).expect("there are few messages") });
         }
         for worker in 0..self.config.workers {
-            self.progress_of_worker(state, worker, actions);
+            self.worker_progress(state, worker, actions);
         }
         let mut steps = Vec::new();
         for relay in (0..).take(state.relays.len()) {
@@ -117,11 +117,11 @@ impl Protocol {
         }
     }
 
-    /// Whether the program has something left to do.
+    /// Whether the program has work left.
     pub(crate) fn can_progress(&self, state: &State) -> bool {
         let mut actions = Vec::new();
         (0..self.config.workers).any(|worker| {
-            self.progress_of_worker(state, worker, &mut actions);
+            self.worker_progress(state, worker, &mut actions);
             !actions.is_empty()
         }) || {
             self.progress(state, &mut actions);
@@ -129,49 +129,49 @@ impl Protocol {
         }
     }
 
-    fn progress_of_worker(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
-        let memory = &state.workers[usize::from(worker)];
-        if memory.connected && memory.finished > 0 {
+    fn worker_progress(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
+        let worker_state = &state.workers[usize::from(worker)];
+        if worker_state.connected && worker_state.finished > 0 {
             actions.push(Action::Acknowledge { worker });
         }
-        match memory.phase {
+        match worker_state.phase {
             Phase::Working => {
-                self.progress_of_subscription(state, worker, actions);
-                if memory.unfinished().is_empty() {
-                } else if !state.uncounted(&self.config, worker).is_empty() {
-                    actions.push(Action::CountStarts { worker });
-                } else if self.kills(state, worker) {
-                    actions.push(Action::KilledByMessage { worker });
+                self.subscription_progress(state, worker, actions);
+                if worker_state.unfinished().is_empty() {
+                } else if !state.unrecorded_starts(&self.config, worker).is_empty() {
+                    actions.push(Action::RecordStarts { worker });
+                } else if self.crashes_worker(state, worker) {
+                    actions.push(Action::CrashedByMessage { worker });
                 } else {
                     actions.push(Action::HandleAndCommit { worker, rejected: Set::default() });
                 }
             }
             Phase::Waiting => actions.push(Action::TryAgain { worker }),
-            Phase::Ending => {
-                if !memory.counted.is_empty() {
-                    actions.push(Action::TakeBackStarts { worker });
+            Phase::Stopping => {
+                if !worker_state.recorded_starts.is_empty() {
+                    actions.push(Action::RevertStarts { worker });
                 }
-                if memory.connected && memory.finished == 0 {
+                if worker_state.connected && worker_state.finished == 0 {
                     actions.push(Action::Close { worker });
                 }
             }
         }
     }
 
-    fn progress_of_subscription(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
-        let memory = &state.workers[usize::from(worker)];
-        if !memory.connected || state.queue.is_empty() {
+    fn subscription_progress(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
+        let worker_state = &state.workers[usize::from(worker)];
+        if !worker_state.connected || state.queue.is_empty() {
         } else if self.config.single_active_consumer {
             if state.active.is_none() {
                 actions.push(Action::Subscribe { worker });
             }
-        } else if memory.held.len() < usize::from(self.config.prefetch) {
+        } else if worker_state.held.len() < usize::from(self.config.prefetch) {
             actions.push(Action::Deliver { worker });
         }
     }
 
-    /// Whether the next group of a worker contains the message that terminates it.
-    fn kills(&self, state: &State, worker: u8) -> bool {
+    /// Whether the next group of a worker contains the message that crashes it.
+    fn crashes_worker(&self, state: &State, worker: u8) -> bool {
         let (group, isolation) = state.group(&self.config, worker);
         isolation != Isolation::GiveUp
             && group.iter().any(|message| {
@@ -179,95 +179,95 @@ impl Protocol {
             })
     }
 
-    fn disturb_worker(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
-        let memory = &state.workers[usize::from(worker)];
-        if memory.held.is_empty() {
+    fn worker_disturbances(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
+        let worker_state = &state.workers[usize::from(worker)];
+        if worker_state.held.is_empty() {
             return;
         }
-        let left = &state.left;
-        let ready = memory.phase == Phase::Working
-            && !memory.unfinished().is_empty()
-            && state.uncounted(&self.config, worker).is_empty()
-            && !self.kills(state, worker);
+        let remaining = &state.remaining;
+        let ready = worker_state.phase == Phase::Working
+            && !worker_state.unfinished().is_empty()
+            && state.unrecorded_starts(&self.config, worker).is_empty()
+            && !self.crashes_worker(state, worker);
         if ready {
             let rejections = self.rejections(state, worker);
             let rejected = rejections.iter().filter(|rejected| !rejected.is_empty());
             actions.extend(rejected.map(|&rejected| Action::HandleAndCommit { worker, rejected }));
-            if left.lost_answers > 0 {
+            if remaining.lost_replies > 0 {
                 let all = rejections.iter();
-                actions.extend(all.map(|&rejected| Action::CommitWithoutAnswer { worker, rejected }));
+                actions.extend(all.map(|&rejected| Action::CommitReplyLost { worker, rejected }));
             }
-            if left.outages > 0 {
+            if remaining.outages > 0 {
                 actions.push(Action::DatabaseUnavailable { worker });
             }
         }
-        if memory.phase == Phase::Waiting {
-            actions.push(Action::HandBack { worker });
+        if worker_state.phase == Phase::Waiting {
+            actions.push(Action::ReturnMessages { worker });
         }
-        if left.stops > 0 && memory.connected && memory.phase != Phase::Ending {
+        if remaining.stops > 0 && worker_state.connected && worker_state.phase != Phase::Stopping {
             actions.push(Action::Stop { worker });
         }
-        if left.cuts > 0 && memory.connected {
+        if remaining.lost_connections > 0 && worker_state.connected {
             actions.push(Action::ConnectionLost { worker });
         }
-        if left.crashes > 0 {
+        if remaining.crashes > 0 {
             actions.push(Action::Crash { worker });
         }
     }
 
-    /// The members of the next group that the handler may reject: every set that the budget allows.
+    /// The sets of members of the next group that the handler may reject, within the budget.
     fn rejections(&self, state: &State, worker: u8) -> Vec<Set> {
         let (group, isolation) = state.group(&self.config, worker);
         let mut sets = vec![Set::default()];
         if isolation == Isolation::GiveUp {
             return sets;
         }
-        for (place, message) in (0..).zip(group) {
+        for (index, message) in (0..).zip(group) {
             if state.reaches_handler(&self.config, *message) {
                 for mut set in sets.clone() {
-                    set.add(place);
+                    set.add(index);
                     sets.push(set);
                 }
             }
         }
-        sets.retain(|set| set.members().count() <= usize::from(state.left.rejections));
+        sets.retain(|set| set.members().count() <= usize::from(state.remaining.rejections));
         sets
     }
 
-    fn disturb_others(&self, state: &State, actions: &mut Vec<Action>) {
-        let left = &state.left;
+    fn other_disturbances(&self, state: &State, actions: &mut Vec<Action>) {
+        let remaining = &state.remaining;
         let history = &state.history;
         for id in 0..self.config.messages {
             let sent = history.sent[usize::from(id)] > 0;
-            if left.repeats > 0 && sent && !history.removed.has(id) {
+            if remaining.repeats > 0 && sent && !history.removed.has(id) {
                 actions.push(Action::SendAgain { id });
             }
-            if left.removals > 0 && state.may_forget(id) {
+            if remaining.removals > 0 && state.may_remove_inbox_row(id) {
                 actions.push(Action::RemoveInboxRow { id });
             }
         }
         for row in &state.failed {
             let costs = [
-                (Operation::Retry, left.actions),
-                (Operation::Discard, left.actions),
-                (Operation::Restore, left.actions),
-                (Operation::ShowForEdit, left.edits),
+                (Operation::Retry, remaining.actions),
+                (Operation::Discard, remaining.actions),
+                (Operation::Restore, remaining.actions),
+                (Operation::ShowForEdit, remaining.edits),
                 (Operation::SaveEdit, 1),
             ];
-            let allowed = |(operation, left): (_, u8)| {
-                (left > 0 && state.allows(operation, *row))
+            let allowed = |(operation, remaining): (_, u8)| {
+                (remaining > 0 && state.allows(operation, *row))
                     .then_some(Action::Operator { operation, row: row.number })
             };
             actions.extend(costs.into_iter().filter_map(allowed));
-            if left.removals > 0 && state.may_remove(&self.config, *row) {
+            if remaining.removals > 0 && state.may_remove(&self.config, *row) {
                 actions.push(Action::RemoveFailedMessage { row: row.number });
             }
         }
-        if left.takeovers > 0 && !state.relays.is_empty() {
+        if remaining.takeovers > 0 && !state.relays.is_empty() {
             actions.push(Action::TakeOver);
         }
         for relay in (0..).take(state.relays.len()) {
-            if left.relay_crashes > 0 && !state.relays[usize::from(relay)].remembers_nothing() {
+            if remaining.relay_crashes > 0 && !state.relays[usize::from(relay)].is_empty() {
                 actions.push(Action::RelayCrash { relay });
             }
         }

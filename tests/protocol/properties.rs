@@ -1,4 +1,4 @@
-//! What must hold in every state, and what must be reachable so that the check says something.
+//! What must hold in every state, and what must be reachable for the check to be meaningful.
 
 use stateright::Property;
 
@@ -12,30 +12,32 @@ use crate::{
 /// The properties of a configuration.
 pub(crate) fn all(config: &Config) -> Vec<Property<Protocol>> {
     let mut properties = vec![
-        Property::always("no message is lost", |_, state| nothing_is_lost(state)),
+        Property::always("no message is lost", |_, state| no_message_is_lost(state)),
         Property::always("a published retry is in the queue until it ends", |_, state: &State| {
             retries_are_in_the_queue(state)
         }),
         Property::always("every message ends in an effect or a visible failed message", |model, state| {
-            ends_are_visible(model, state)
+            every_message_has_an_outcome(model, state)
         }),
         Property::always("the inbox has handled messages only", |_, state: &State| {
             let handled = |(id, row): (u8, &Option<_>)| row.is_none() || state.effects.contains(&id);
             (0..).zip(&state.inbox).all(handled)
         }),
         Property::always("a message takes effect once", |_, state: &State| {
-            (1..state.effects.len()).all(|place| !state.effects[..place].contains(&state.effects[place]))
+            (1..state.effects.len()).all(|index| !state.effects[..index].contains(&state.effects[index]))
         }),
         Property::always(
             "a message sent again after a discard is handled or recorded",
-            |_, state: &State| !state.history.swallowed_after_discard,
+            |_, state: &State| !state.history.dropped_after_discard,
         ),
         Property::always("a discarded message has no effect", |_, state: &State| {
             state.history.discarded.members().all(|id| !state.effects.contains(&id))
         }),
-        Property::always("a discarded message stays discarded", |_, state| discarded_messages_stay(state)),
-        Property::always("no message is dead as crash_loop without as many deaths", |_, state: &State| {
-            !state.history.unjust
+        Property::always("a discarded message stays discarded", |_, state| {
+            discarded_messages_stay_discarded(state)
+        }),
+        Property::always("no message is dead as crash_loop without as many crashes", |_, state: &State| {
+            !state.history.unjustified_crash_loop
         }),
     ];
     if config.relays > 0 {
@@ -49,13 +51,13 @@ pub(crate) fn all(config: &Config) -> Vec<Property<Protocol>> {
     }
     if config.poison.is_some() && config.budget.crashes == 0 {
         properties
-            .push(Property::always("only the message that kills its worker is dead", only_poison_is_dead));
+            .push(Property::always("only the message that crashes its worker is dead", only_poison_is_dead));
     }
     properties.extend(reachable(config));
     properties
 }
 
-/// Situations that a configuration must contain, or it would prove nothing about them.
+/// Situations that a configuration must contain; otherwise the check says nothing about them.
 fn reachable(config: &Config) -> Vec<Property<Protocol>> {
     let Budget { repeats, actions, rejections, crashes, .. } = config.budget;
     let mut properties = Vec::new();
@@ -73,21 +75,21 @@ fn reachable(config: &Config) -> Vec<Property<Protocol>> {
     if config.relays > 0 && rejections > 1 && actions > 1 {
         properties.push(Property::sometimes("two copies of one generation exist", |_, state: &State| {
             let copies: Vec<_> = state.outstanding().filter_map(|message| message.marker).collect();
-            (1..copies.len()).any(|place| copies[..place].contains(&copies[place]))
+            (1..copies.len()).any(|index| copies[..index].contains(&copies[index]))
         }));
     }
     properties
 }
 
 /// A message that was sent is in the queue, handled, or a failed message. A delivery that ended left one of the latter.
-fn nothing_is_lost(state: &State) -> bool {
-    let known = |id: u8| {
+fn no_message_is_lost(state: &State) -> bool {
+    let exists = |id: u8| {
         (state.inbox[usize::from(id)].is_some() && state.effects.contains(&id))
             || state.failed.iter().any(|row| row.id == id)
             || state.history.removed.has(id)
             || state.outstanding().any(|message| message.id == id && message.marker.is_none())
     };
-    !state.history.swallowed && (0..).zip(state.history.sent).all(|(id, sent)| sent == 0 || known(id))
+    !state.history.dropped && (0..).zip(state.history.sent).all(|(id, sent)| sent == 0 || exists(id))
 }
 
 /// The relay publishes a retry again only if its row is not marked as published.
@@ -102,8 +104,8 @@ fn retries_are_in_the_queue(state: &State) -> bool {
     })
 }
 
-/// Once nothing can happen by itself, nothing is left on its way.
-fn ends_are_visible(model: &Protocol, state: &State) -> bool {
+/// When no progress step is possible, no work is left.
+fn every_message_has_an_outcome(model: &Protocol, state: &State) -> bool {
     if model.can_progress(state) {
         return true;
     }
@@ -123,7 +125,7 @@ fn ends_are_visible(model: &Protocol, state: &State) -> bool {
         && (0..).zip(state.history.sent).all(|(id, sent)| sent == 0 || visible(id))
 }
 
-fn discarded_messages_stay(state: &State) -> bool {
+fn discarded_messages_stay_discarded(state: &State) -> bool {
     state
         .history
         .discarded
@@ -139,8 +141,8 @@ fn is_prefix(set: Set) -> bool {
 /// first was handled before it: the line is not left allocated.
 fn commands_in_order(model: &Protocol, state: &State) -> bool {
     let (allocate, deallocate) = (0, model.config.messages - 1);
-    let place = |id| state.effects.iter().position(|&effect| effect == id);
-    match (place(allocate), place(deallocate)) {
+    let position = |id| state.effects.iter().position(|&effect| effect == id);
+    match (position(allocate), position(deallocate)) {
         _ if state.history.failed.has(allocate) || state.history.failed.has(deallocate) => true,
         (Some(first), Some(second)) => first < second,
         (None, Some(_)) => false,

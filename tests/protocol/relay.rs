@@ -1,8 +1,10 @@
-//! The relay: due retries to the queue, events to the subscriber, and a leader that is frozen and continues later.
+//! The relay: due retries to the queue, events to the subscriber, and a leader that is unresponsive and continues
+//! later.
 //!
-//! The standby becomes leader when it ends the session of a frozen leader. The stale leader keeps what it has read and
-//! may still publish it; on its lost session it cannot remove or mark anything. Order holds within a SKU, so one SKU
-//! is modelled. Not modelled: rejected and parked events, several events in flight, retries that no queue takes.
+//! The standby becomes leader when it ends the session of an unresponsive leader. The stale leader keeps what it has
+//! read and may still publish it; on its terminated session it cannot remove or mark anything. Order holds within a
+//! SKU, so one SKU is modelled. Not modelled: rejected and parked events, several events in flight, retries without a
+//! queue.
 
 use crate::{
     config::{Config, Fault},
@@ -12,14 +14,14 @@ use crate::{
 /// Events that the leader reads together (`relay.max_in_flight`).
 const WINDOW: usize = 2;
 
-/// A retry copy between the reading of its row and its mark.
+/// A retry copy between reading its row and marking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DueRetry {
     message: Message,
     confirmed: bool,
 }
 
-/// What a relay process remembers.
+/// The memory of a relay process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Relay {
     /// Events that are read and not yet published.
@@ -35,7 +37,7 @@ pub(crate) enum RelayStep {
     ReadEvents,
     PublishEvent,
     RemoveEvents,
-    /// Reads the due row at this place.
+    /// Reads the due row at this index.
     ReadRetry(u8),
     PublishRetry,
     MarkRetry,
@@ -47,28 +49,28 @@ impl Relay {
         self.retry.is_some_and(|retry| retry.message.is_copy_of(row))
     }
 
-    pub(crate) fn remembers_nothing(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl State {
-    /// What a relay can do next.
+    /// The possible steps of a relay.
     pub(crate) fn relay_steps(&self, config: &Config, relay: u8, steps: &mut Vec<RelayStep>) {
-        let memory = &self.relays[usize::from(relay)];
-        let leads = relay == self.leader;
-        if !memory.read.is_empty() {
+        let relay_state = &self.relays[usize::from(relay)];
+        let is_leader = relay == self.leader;
+        if !relay_state.read.is_empty() {
             steps.push(RelayStep::PublishEvent);
-        } else if !memory.confirmed.is_empty() {
+        } else if !relay_state.confirmed.is_empty() {
             steps.push(RelayStep::RemoveEvents);
-        } else if leads && !self.readable(config).is_empty() {
+        } else if is_leader && !self.readable(config).is_empty() {
             steps.push(RelayStep::ReadEvents);
         }
-        match memory.retry {
+        match relay_state.retry {
             Some(DueRetry { confirmed: false, .. }) => steps.push(RelayStep::PublishRetry),
             Some(_) => steps.push(RelayStep::MarkRetry),
-            None if leads => steps.extend((0..).zip(&self.failed).filter_map(|(place, row)| {
-                (row.status == Status::Retrying && !row.published).then_some(RelayStep::ReadRetry(place))
+            None if is_leader => steps.extend((0..).zip(&self.failed).filter_map(|(index, row)| {
+                (row.status == Status::Retrying && !row.published).then_some(RelayStep::ReadRetry(index))
             })),
             None => {}
         }
@@ -83,47 +85,47 @@ impl State {
     }
 
     pub(crate) fn relay_step(&mut self, config: &Config, relay: u8, step: RelayStep) {
-        let leads = relay == self.leader;
-        let memory = usize::from(relay);
+        let is_leader = relay == self.leader;
+        let index = usize::from(relay);
         match step {
             RelayStep::ReadEvents => {
                 for event in self.readable(config).members().take(WINDOW) {
-                    self.relays[memory].read.add(event);
+                    self.relays[index].read.add(event);
                     if config.fault == Fault::RemovedBeforeConfirmed {
                         self.outbox.remove(event);
                     }
                 }
             }
             RelayStep::PublishEvent => {
-                let event = self.relays[memory].read.first().expect("the step needs a read event");
-                self.relays[memory].read.remove(event);
-                self.relays[memory].confirmed.add(event);
+                let event = self.relays[index].read.first().expect("the step needs a read event");
+                self.relays[index].read.remove(event);
+                self.relays[index].confirmed.add(event);
                 self.arrived.add(event);
             }
-            RelayStep::RemoveEvents if leads || config.fault == Fault::StaleLeaderRemoves => {
-                self.outbox.0 &= !self.relays[memory].confirmed.0;
-                self.relays[memory].confirmed = Set::default();
+            RelayStep::RemoveEvents if is_leader || config.fault == Fault::StaleLeaderRemoves => {
+                self.outbox.0 &= !self.relays[index].confirmed.0;
+                self.relays[index].confirmed = Set::default();
             }
-            RelayStep::ReadRetry(place) => {
-                let row = self.failed[usize::from(place)];
+            RelayStep::ReadRetry(row_index) => {
+                let row = self.failed[usize::from(row_index)];
                 let marker = Some(Marker { row: row.number, generation: row.generation });
                 let message = Message { id: row.id, body: row.body, marker, redelivered: false };
-                self.relays[memory].retry = Some(DueRetry { message, confirmed: false });
+                self.relays[index].retry = Some(DueRetry { message, confirmed: false });
             }
             RelayStep::PublishRetry => {
-                let retry = self.relays[memory].retry.as_mut().expect("the step needs a read retry");
+                let retry = self.relays[index].retry.as_mut().expect("the step needs a read retry");
                 retry.confirmed = true;
                 self.queue.publish(retry.message);
             }
-            RelayStep::MarkRetry if leads => self.mark(config, memory),
-            // The session is lost, and with it the lead and everything that was read.
-            RelayStep::RemoveEvents | RelayStep::MarkRetry => self.relays[memory] = Relay::default(),
+            RelayStep::MarkRetry if is_leader => self.mark(config, index),
+            // The session was terminated, and with it the leadership and everything that was read.
+            RelayStep::RemoveEvents | RelayStep::MarkRetry => self.relays[index] = Relay::default(),
         }
     }
 
-    /// Notes that a copy was published, if the row still is of its generation.
-    fn mark(&mut self, config: &Config, memory: usize) {
-        let marker = self.relays[memory].retry.take().and_then(|retry| retry.message.marker);
+    /// Marks a row as published, if it still has the generation of the copy.
+    fn mark(&mut self, config: &Config, index: usize) {
+        let marker = self.relays[index].retry.take().and_then(|retry| retry.message.marker);
         let marker = marker.expect("the step needs a published retry");
         let any = config.fault == Fault::RelayMarksAnyGeneration;
         for row in &mut self.failed {
@@ -134,7 +136,7 @@ impl State {
         }
     }
 
-    /// The standby ends the session of the leader, which is frozen.
+    /// The standby terminates the session of the unresponsive leader.
     pub(crate) fn take_over(&mut self) {
         self.leader = 1 - self.leader;
         self.relays[usize::from(self.leader)] = Relay::default();

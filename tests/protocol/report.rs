@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Checks every state of a configuration without a fault.
-pub(crate) fn holds(config: Config) {
+pub(crate) fn assert_holds(config: Config) {
     let begin = Instant::now();
     let checker = Protocol { config }.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     report(&format!(
@@ -36,7 +36,7 @@ pub(crate) fn holds(config: Config) {
 }
 
 /// Checks that a fault violates `property`, and prints the shortest trace.
-pub(crate) fn finds(config: Config, fault: Fault, property: &'static str) {
+pub(crate) fn assert_finds(config: Config, fault: Fault, property: &'static str) {
     let config = config.with(fault);
     let begin = Instant::now();
     let (actions, states) = shortest(config, property);

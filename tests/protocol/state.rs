@@ -1,7 +1,7 @@
 //! The state of the whole system: broker, worker processes, tables of the database, relays and subscriber.
 //!
-//! Types are as small as possible, for a check holds hundreds of thousands of states. The fields under "history" are no
-//! part of the system: they record what the properties ask for.
+//! Types are as small as possible, because a check holds hundreds of thousands of states. The fields of the history
+//! are not part of the system: they record what the properties need.
 
 use crate::{broker::Queue, config::Budget, relay::Relay, worker::Worker};
 
@@ -13,7 +13,7 @@ pub(crate) const MESSAGES: usize = 3;
 pub(crate) enum Body {
     /// As its sender published it.
     Sent,
-    /// As an operator corrected it.
+    /// As an operator edited it.
     Edited,
 }
 
@@ -115,39 +115,39 @@ pub(crate) struct State {
     pub(crate) failed: Vec<Row>,
     /// The next value of the identity column of `failed_messages`.
     pub(crate) next_row: u8,
-    /// Starts of redelivered messages without an end (`message_starts`).
+    /// Unfinished starts of redelivered messages (`message_starts`).
     pub(crate) starts: [u8; MESSAGES],
     /// The ids of the handled messages in the order of their commits. The n-th has the event with sequence n.
     pub(crate) effects: Vec<u8>,
     /// Sequences of the events that are not removed yet.
     pub(crate) outbox: Set,
 
-    pub(crate) left: Budget,
+    pub(crate) remaining: Budget,
     pub(crate) history: History,
 }
 
-/// What happened so far, for the properties alone.
+/// Past events, for the properties only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct History {
     /// How often each message was sent.
     pub(crate) sent: [u8; MESSAGES],
     /// Messages with a failed attempt.
     pub(crate) failed: Set,
-    /// Deaths of a process between the counted start of a message and its end, since its last end.
-    pub(crate) deaths: [u8; MESSAGES],
+    /// Crashes of a process between the recorded start of a message and its end, since its last end.
+    pub(crate) crashes: [u8; MESSAGES],
     /// Messages that retention removed from the inbox or from the failed messages.
     pub(crate) removed: Set,
     /// Messages that were discarded without an effect, with no delivery of generation 0 outstanding, and that were not
     /// restored or sent again since.
     pub(crate) discarded: Set,
     /// A delivery of generation 0 ended without an effect and without a failed message that is retrying or dead.
-    pub(crate) swallowed: bool,
+    pub(crate) dropped: bool,
     /// The same, and it was the only delivery of a message that was sent after a discard.
-    pub(crate) swallowed_after_discard: bool,
+    pub(crate) dropped_after_discard: bool,
     /// Messages that were sent while their failed message was discarded.
     pub(crate) sent_after_discard: Set,
-    /// A message is dead as `crash_loop` although fewer processes died with it or still have it.
-    pub(crate) unjust: bool,
+    /// A message is dead as `crash_loop` although fewer processes crashed with it or still hold it.
+    pub(crate) unjustified_crash_loop: bool,
     /// Messages that are or were dead as `crash_loop`.
     pub(crate) crash_loop: Set,
     /// Discarded messages that were sent again or redelivered, and then handled.
@@ -168,7 +168,7 @@ impl State {
             || self.relays.iter().any(|relay| relay.holds_copy_of(row))
     }
 
-    /// Gives the workers and the relays an order, so that states that differ only in their numbers become equal.
+    /// Sorts the workers and the relays, so that states that differ only in their numbers become equal.
     pub(crate) fn sort_processes(&mut self) {
         if self.workers.len() == 2 && self.workers[1] < self.workers[0] {
             self.workers.swap(0, 1);

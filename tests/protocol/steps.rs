@@ -1,4 +1,4 @@
-//! What each step does to the state.
+//! The effect of each step on the state.
 
 use crate::{
     failed_messages::Operation,
@@ -14,37 +14,37 @@ impl Protocol {
         match action {
             Action::Send { id } => publish(state, id),
             Action::SendAgain { id } => {
-                state.left.repeats -= 1;
+                state.remaining.repeats -= 1;
                 publish(state, id);
             }
             Action::Relay { relay, step } => state.relay_step(config, relay, step),
             Action::TakeOver => {
-                state.left.takeovers -= 1;
+                state.remaining.takeovers -= 1;
                 state.take_over();
             }
             Action::RelayCrash { relay } => {
-                state.left.relay_crashes -= 1;
+                state.remaining.relay_crashes -= 1;
                 state.relays[usize::from(relay)] = Relay::default();
             }
             Action::Operator { operation, row } => {
                 match operation {
-                    Operation::ShowForEdit => state.left.edits -= 1,
+                    Operation::ShowForEdit => state.remaining.edits -= 1,
                     Operation::SaveEdit => {}
-                    _ => state.left.actions -= 1,
+                    _ => state.remaining.actions -= 1,
                 }
-                let place = state.failed.iter().position(|known| known.number == row);
-                state.operate(operation, place.expect("the row was there when the action was chosen"));
+                let index = state.failed.iter().position(|exists| exists.number == row);
+                state.operate(operation, index.expect("the row existed when the action was chosen"));
             }
             Action::RemoveInboxRow { id } => {
-                state.left.removals -= 1;
-                state.forget(id);
+                state.remaining.removals -= 1;
+                state.remove_inbox_row(id);
             }
             Action::RemoveFailedMessage { row } => {
-                state.left.removals -= 1;
-                let place = state.failed.iter().position(|known| known.number == row);
-                state.remove_row(place.expect("the row was there when the action was chosen"));
+                state.remaining.removals -= 1;
+                let index = state.failed.iter().position(|exists| exists.number == row);
+                state.remove_row(index.expect("the row existed when the action was chosen"));
             }
-            of_worker => self.apply_to_worker(state, of_worker),
+            worker_action => self.apply_to_worker(state, worker_action),
         }
     }
 
@@ -53,41 +53,41 @@ impl Protocol {
         match action {
             Action::Subscribe { worker } => state.subscribe(config, worker),
             Action::Deliver { worker } => state.deliver(worker),
-            Action::CountStarts { worker } => state.count_starts(config, worker),
+            Action::RecordStarts { worker } => state.record_starts(config, worker),
             Action::HandleAndCommit { worker, rejected } => self.handle(state, worker, rejected, true),
-            Action::CommitWithoutAnswer { worker, rejected } => {
-                state.left.lost_answers -= 1;
+            Action::CommitReplyLost { worker, rejected } => {
+                state.remaining.lost_replies -= 1;
                 self.handle(state, worker, rejected, false);
             }
             Action::Acknowledge { worker } => state.acknowledge(worker),
             Action::DatabaseUnavailable { worker } => {
-                state.left.outages -= 1;
+                state.remaining.outages -= 1;
                 state.workers[usize::from(worker)].phase = Phase::Waiting;
             }
             Action::TryAgain { worker } => state.workers[usize::from(worker)].phase = Phase::Working,
-            Action::HandBack { worker } => state.begin_to_end(config, worker),
+            Action::ReturnMessages { worker } => state.begin_stop(config, worker),
             Action::Stop { worker } => {
-                state.left.stops -= 1;
-                state.begin_to_end(config, worker);
+                state.remaining.stops -= 1;
+                state.begin_stop(config, worker);
             }
-            Action::TakeBackStarts { worker } => state.take_back_starts(worker),
+            Action::RevertStarts { worker } => state.revert_starts(worker),
             Action::Close { worker } => state.close(config, worker),
             Action::ConnectionLost { worker } => {
-                state.left.cuts -= 1;
-                state.cut(worker);
+                state.remaining.lost_connections -= 1;
+                state.lose_connection(worker);
             }
             Action::Crash { worker } => {
-                state.left.crashes -= 1;
+                state.remaining.crashes -= 1;
                 state.crash(worker);
             }
-            Action::KilledByMessage { worker } => state.crash(worker),
-            other => unreachable!("{other:?} is no step of a worker"),
+            Action::CrashedByMessage { worker } => state.crash(worker),
+            other => unreachable!("{other:?} is not a step of a worker"),
         }
     }
 
-    fn handle(&self, state: &mut State, worker: u8, rejected: Set, answer: bool) {
-        state.left.rejections -= u8::try_from(rejected.members().count()).expect("a group is small");
-        state.handle(&self.config, worker, rejected, answer);
+    fn handle(&self, state: &mut State, worker: u8, rejected: Set, reply: bool) {
+        state.remaining.rejections -= u8::try_from(rejected.members().count()).expect("a group is small");
+        state.handle(&self.config, worker, rejected, reply);
     }
 }
 

@@ -1,9 +1,9 @@
-//! The unit of work: everything that the end of a delivery changes, in one transaction.
+//! The unit of work: everything that changes at the end of a delivery, in one transaction.
 //!
-//! A transaction is one step here. This is valid because it holds locks until the commit: the inbox row of each id (the
-//! insert of another transaction waits), the failed message that a marker names (`for update`) and the products. What
-//! another transaction does meanwhile is as if it came before or after.
-//! The handler has one of two outcomes, an effect with one event or a rejection. All messages are of one SKU.
+//! A transaction is one step here. This is valid because it holds locks until the commit: the inbox row of each id
+//! (the insert of another transaction waits), the failed message that a marker names (`for update`) and the products.
+//! The effect of a concurrent transaction is the same as before or after it. The handler has one of two outcomes, an
+//! effect with one event or a rejection. All messages are of one SKU.
 
 use crate::{
     config::{Config, Fault},
@@ -12,34 +12,34 @@ use crate::{
 };
 
 impl State {
-    /// Handles the next group of a worker and commits. `rejected`: places in the group that the handler rejects.
-    /// Without an answer the worker does not know whether the commit took effect, and waits as in an outage.
-    pub(crate) fn handle(&mut self, config: &Config, worker: u8, rejected: Set, answer: bool) {
+    /// Handles the next group of a worker and commits. `rejected`: indexes in the group that the handler rejects.
+    /// Without a reply the worker does not know whether the commit took effect, and waits as in an outage.
+    pub(crate) fn handle(&mut self, config: &Config, worker: u8, rejected: Set, reply: bool) {
         let (group, isolation) = self.group(config, worker);
-        for (place, message) in (0..).zip(group.to_vec()) {
+        for (index, message) in (0..).zip(group.to_vec()) {
             if isolation == Isolation::GiveUp && self.reaches_handler(config, message) {
-                self.note_crash_loop(worker, message.id);
+                self.record_crash_loop(worker, message.id);
             }
             let effects = self.effects.len();
-            self.finish(config, message, isolation, rejected.has(place));
+            self.finish(config, message, isolation, rejected.has(index));
             if message.marker.is_none() && self.effects.len() == effects {
-                self.note_if_swallowed(message);
+                self.record_if_dropped(message);
             }
             if message.redelivered {
                 self.starts[usize::from(message.id)] = 0;
-                self.history.deaths[usize::from(message.id)] = 0;
+                self.history.crashes[usize::from(message.id)] = 0;
             }
             let worker = &mut self.workers[usize::from(worker)];
-            if answer {
+            if reply {
                 worker.finished += 1;
-                worker.counted.remove(message.id);
+                worker.recorded_starts.remove(message.id);
             }
         }
         let after = &mut self.workers[usize::from(worker)];
         if !after.connected {
-            after.phase = Phase::Ending;
-            self.replace_if_ended(worker);
-        } else if !answer {
+            after.phase = Phase::Stopping;
+            self.replace_if_stopped(worker);
+        } else if !reply {
             after.phase = Phase::Waiting;
         }
     }
@@ -76,7 +76,7 @@ impl State {
                 self.effects.push(message.id);
                 self.resolve(config, message);
             }
-            // A retry of what another copy did has nothing left to do.
+            // A retry of a message that another copy handled has no effect.
             Some(body) if body == message.body => {
                 if message.marker.is_some() {
                     self.resolve(config, message);
@@ -86,27 +86,27 @@ impl State {
         }
     }
 
-    /// A start without an end is a death, or a start in another process that is still alive. If that one has lost its
-    /// connection, nothing in the database distinguishes it from a dead one.
-    fn note_crash_loop(&mut self, worker: u8, id: u8) {
-        let others = (0..).zip(&self.workers).filter(|(place, _)| *place != worker);
-        let alive = others.filter(|(_, other)| other.counted.has(id)).count();
-        let deaths = usize::from(self.history.deaths[usize::from(id)]);
+    /// An unfinished start is a crash, or a start in another process that is still running. If that process has lost
+    /// its connection, nothing in the database distinguishes it from a crashed one.
+    fn record_crash_loop(&mut self, worker: u8, id: u8) {
+        let others = (0..).zip(&self.workers).filter(|(index, _)| *index != worker);
+        let alive = others.filter(|(_, other)| other.recorded_starts.has(id)).count();
+        let crashes = usize::from(self.history.crashes[usize::from(id)]);
         self.history.crash_loop.add(id);
-        self.history.unjust |= deaths + alive < usize::from(DEAD_AFTER_STARTS);
+        self.history.unjustified_crash_loop |= crashes + alive < usize::from(DEAD_AFTER_STARTS);
     }
 
-    fn note_if_swallowed(&mut self, message: Message) {
-        let known = self.inbox[usize::from(message.id)].is_some()
+    fn record_if_dropped(&mut self, message: Message) {
+        let exists = self.inbox[usize::from(message.id)].is_some()
             || self.failed.iter().any(|row| {
                 row.id == message.id
                     && row.body == message.body
                     && matches!(row.status, Status::Retrying | Status::Dead)
             });
-        self.history.swallowed |= !known;
+        self.history.dropped |= !exists;
         let last =
             self.outstanding().filter(|other| other.id == message.id && other.marker.is_none()).count() == 1;
-        self.history.swallowed_after_discard |=
-            !known && last && self.history.sent_after_discard.has(message.id);
+        self.history.dropped_after_discard |=
+            !exists && last && self.history.sent_after_discard.has(message.id);
     }
 }

@@ -230,7 +230,7 @@ impl MessageState<'_> {
             }
             (true, 2..) => findings.repeated.push(format!("{} ×{times}", self.name())),
             (false, 1..) => {
-                findings.repeated.push(format!("{} is not handled, but has an effect", self.name()))
+                findings.repeated.push(format!("{} is not handled, but has an effect", self.name()));
             }
             _ => {}
         }
