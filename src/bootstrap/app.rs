@@ -189,7 +189,9 @@ impl App {
         Retention { inbox: settings.inbox, failures: settings.failures }
     }
 
-    fn limits(&self) -> Limits {
+    /// The limits for messages.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
         Limits {
             body_bytes: self.settings.limits.body_bytes.get(),
             header_bytes: self.settings.limits.header_bytes.get(),

@@ -18,6 +18,13 @@ pub(in crate::cli) struct Send {
     /// Wait until all commands are handled and their events are published, and print the result.
     #[arg(long)]
     pub(super) follow: bool,
+    /// Before a command for another queue, wait until the earlier commands are handled, so that the result of a file does
+    /// not depend on which queue is faster. Requires access to the database.
+    #[arg(long, requires = "file")]
+    pub(super) in_order: bool,
+    /// Do not check the commands as the worker would before they are published.
+    #[arg(long)]
+    pub(super) unchecked: bool,
     #[command(subcommand)]
     pub(super) single: Option<SingleCommand>,
 }

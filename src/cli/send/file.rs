@@ -11,9 +11,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 
-use crate::ports::admin::{CommandSender, OutboundCommand};
+use crate::{
+    ports::{
+        admin::{CommandSender, OutboundCommand},
+        routing::queue_of,
+    },
+    views::Views,
+};
 
-use super::{args::new_message_id, report::SendReport};
+use super::{args::new_message_id, check::Check, follow::wait_handled, report::SendReport};
 
 /// Commands published together; small enough for a progress bar that moves.
 const WINDOW: usize = 500;
@@ -47,9 +53,37 @@ impl Line {
     }
 }
 
-/// Sends every command of the file. A line that is not a command is reported and counted as failed.
+/// How the commands of a file are sent.
+pub(super) struct FileSender<S> {
+    pub(super) sender: S,
+    pub(super) check: Check,
+    /// For `--in-order`: where the progress of earlier commands is read.
+    pub(super) in_order: Option<Views>,
+}
+
+impl<S: CommandSender> FileSender<S> {
+    /// Sends the commands that were collected if the next one must not be sent together with them.
+    async fn flush_before(
+        &self,
+        next: &OutboundCommand,
+        window: &mut Vec<OutboundCommand>,
+        report: &mut SendReport,
+    ) -> anyhow::Result<()> {
+        let last = window.last().and_then(|last| queue_of(&last.kind));
+        let changes_queue = self.in_order.is_some() && last.is_some() && last != queue_of(&next.kind);
+        if window.len() == WINDOW || changes_queue {
+            report.send(&self.sender, std::mem::take(window)).await?;
+        }
+        match &self.in_order {
+            Some(views) if changes_queue => wait_handled(views, report).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Sends every valid command of the file. Any other line is reported and counted as failed.
 pub(super) async fn send_file(
-    sender: &impl CommandSender,
+    sender: &FileSender<impl CommandSender>,
     file: &Path,
     report: &mut SendReport,
 ) -> anyhow::Result<()> {
@@ -64,15 +98,19 @@ pub(super) async fn send_file(
         if line.trim().is_empty() {
             continue;
         }
-        match Line::parse(&line) {
-            Ok(command) => window.push(command),
+        let checked = Line::parse(&line).and_then(|command| {
+            sender.check.apply(&command).map_err(|error| error.to_string())?;
+            Ok(command)
+        });
+        match checked {
+            Ok(command) => {
+                sender.flush_before(&command, &mut window, report).await?;
+                window.push(command);
+            }
             Err(error) => report.fail(&format!("{} line {number}: {error}", file.display())),
         }
-        if window.len() == WINDOW {
-            report.send(sender, std::mem::take(&mut window)).await?;
-        }
     }
-    report.send(sender, window).await?;
+    report.send(&sender.sender, window).await?;
     progress.finish_and_clear();
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `allocation send`: publishes commands with confirms, as an upstream system does.
 
 mod args;
+mod check;
 mod file;
 mod follow;
 mod report;

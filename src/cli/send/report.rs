@@ -19,8 +19,8 @@ pub(super) struct SendReport {
     confirmed: usize,
     failed: usize,
     /// The distinct commands that were confirmed, and their orders: `--follow` waits for them.
-    pub(super) message_ids: BTreeSet<String>,
-    pub(super) orderids: BTreeSet<String>,
+    message_ids: BTreeSet<String>,
+    orderids: BTreeSet<String>,
     pub(super) took: Duration,
 }
 
@@ -28,6 +28,7 @@ pub(super) struct SendReport {
 pub(super) struct FollowReport {
     pub(super) progress: SendProgress,
     pub(super) events: i64,
+    pub(super) notifications: i64,
     pub(super) unpublished: i64,
     pub(super) took: Duration,
 }
@@ -74,17 +75,24 @@ impl SendReport {
         self.failed == 0 && followed.is_none_or(handled)
     }
 
+    /// The distinct message ids and order ids.
+    pub(super) fn ids(&self) -> (Vec<String>, Vec<String>) {
+        (self.message_ids.iter().cloned().collect(), self.orderids.iter().cloned().collect())
+    }
+
     pub(super) fn commands(&self) -> i64 {
         i64::try_from(self.message_ids.len()).unwrap_or(i64::MAX)
     }
 
     pub(super) fn to_json(&self, followed: Option<&FollowReport>) -> Value {
         let mut report = json!({ "confirmed": self.confirmed, "failed": self.failed });
-        if let Some(FollowReport { progress, events, unpublished, took }) = followed {
+        if let Some(FollowReport { progress, events, notifications, unpublished, took }) = followed {
             report["commands"] = json!(self.commands());
             report["handled"] = json!(progress.handled);
             report["lines"] = json!({ "allocated": progress.allocated, "backordered": progress.backordered });
             report["events"] = json!({ "recorded": events, "unpublished": unpublished });
+            report["notifications"] = json!(notifications);
+            report["failed_attempts"] = json!(progress.failed_attempts);
             report["seconds"] = json!(took.as_secs_f64());
         }
         report
@@ -101,20 +109,22 @@ impl SendReport {
         }
     }
 
-    fn print_followed(&self, FollowReport { progress, events, unpublished, took }: &FollowReport) {
-        let commands = count(self.message_ids.len(), "command");
-        let duplicates = count(self.confirmed - self.message_ids.len(), "duplicate");
-        output::line(&format!("{} of {commands} handled; {duplicates}", progress.handled));
-        let SendProgress { allocated, backordered, .. } = progress;
-        output::line(&format!("{allocated} lines allocated, {backordered} backordered"));
-        let published = events - unpublished;
-        let per_second = f64::from(u32::try_from(published).unwrap_or(u32::MAX)) / took.as_secs_f64();
-        if *events == 0 {
-            output::line("no events: all commands had been handled before");
-        } else {
-            output::line(&format!("{published} events published, {per_second:.0} per second"));
-        }
-        if progress.handled < self.commands() || *unpublished > 0 {
+    fn print_followed(&self, followed: &FollowReport) {
+        let FollowReport { progress, events, notifications, unpublished, took } = followed;
+        let SendProgress { handled, allocated, backordered, failed_attempts } = progress;
+        let commands = self.commands();
+        let mut table = output::table(&["result", ""]);
+        table.add_row(["commands handled", &format!("{handled} of {commands}")]);
+        table.add_row(["duplicates ignored", &(self.confirmed - self.message_ids.len()).to_string()]);
+        table.add_row(["failed attempts", &failed_attempts.to_string()]);
+        table.add_row(["lines allocated", &allocated.to_string()]);
+        table.add_row(["lines backordered", &backordered.to_string()]);
+        table.add_row(["events published", &(events - unpublished).to_string()]);
+        table.add_row(["notifications", &notifications.to_string()]);
+        let per_second = f64::from(u32::try_from(*handled).unwrap_or(u32::MAX)) / took.as_secs_f64();
+        table.add_row(["commands per second", &format!("{per_second:.0}")]);
+        output::line(&table.to_string());
+        if *handled < commands || *unpublished > 0 {
             output::error("not everything was handled and published; see `allocation status`");
         }
     }

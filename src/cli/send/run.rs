@@ -9,15 +9,22 @@ use crate::{
     service::decode::checked_id,
 };
 
-use super::{args::Send, file::send_file, follow::follow, report::SendReport};
+use super::{
+    args::Send,
+    check::Check,
+    file::{FileSender, send_file},
+    follow::follow,
+    report::SendReport,
+};
 
 impl Send {
-    /// Exits 0 only if every command was confirmed and, with `--follow`, handled.
+    /// Exits 0 only if every command was valid, confirmed and, with `--follow`, handled.
     pub(in crate::cli) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
         let views = app.views();
-        let events_before = if self.follow { views.recorded_totals().await?.events } else { 0 };
+        let before = if self.follow { views.recorded_totals().await? } else { Default::default() };
         let begin = Instant::now();
         let (mut report, sender) = (SendReport::default(), app.sender());
+        let check = if self.unchecked { Check::Nothing } else { Check::AsWorker(app.limits()) };
         match (self.single, self.file) {
             (Some(_), Some(_)) => return Ok(usage_error("give one command or --file, not both")),
             (Some(single), None) => {
@@ -25,14 +32,20 @@ impl Send {
                 if let Err(error) = checked_id(&command.message_id) {
                     return Ok(usage_error(&error.to_string()));
                 }
+                if let Err(error) = check.apply(&command) {
+                    return Ok(usage_error(&error.to_string()));
+                }
                 report.send(&sender, vec![command]).await?;
             }
-            (None, Some(file)) => send_file(&sender, &file, &mut report).await?,
+            (None, Some(file)) => {
+                let in_order = self.in_order.then(|| app.views());
+                let sender = FileSender { sender, check, in_order };
+                send_file(&sender, &file, &mut report).await?;
+            }
             (None, None) => unreachable!("clap requires one of them"),
         }
         report.took = begin.elapsed();
-        let followed =
-            if self.follow { Some(follow(&views, &report, events_before, begin).await?) } else { None };
+        let followed = if self.follow { Some(follow(&views, &report, before, begin).await?) } else { None };
         if json {
             output::json(&report.to_json(followed.as_ref()))?;
         } else {

@@ -1,0 +1,29 @@
+//! The check of commands before they are published.
+
+use crate::{
+    ports::{admin::OutboundCommand, queue::Message},
+    service::decode::{self, DecodeError, Limits},
+};
+
+/// How commands are checked.
+pub(super) enum Check {
+    /// Everything is published.
+    Nothing,
+    /// As a worker with these limits decodes them.
+    AsWorker(Limits),
+}
+
+impl Check {
+    /// # Errors
+    /// The reason for which a worker would dead-letter the command.
+    pub(super) fn apply(&self, command: &OutboundCommand) -> Result<(), DecodeError> {
+        let Self::AsWorker(limits) = self else { return Ok(()) };
+        let message = Message {
+            kind: command.kind.clone(),
+            message_id: Some(command.message_id.clone()),
+            body: command.body.clone(),
+            ..Message::default()
+        };
+        decode::decode(&message, *limits).map(drop)
+    }
+}
