@@ -25,6 +25,7 @@ run() {
     export ALLOCATION__LOG__FILTER=${ALLOCATION__LOG__FILTER:-warn}
     export ALLOCATION__SMTP__URL=${ALLOCATION__SMTP__URL:-file:target/notifications}
     say "schema: $("$allocation" migrate)"
+    "$allocation" topology >/dev/null
     say "roles: worker, relay, archive, notifier and api in one process"
     say "notifications: ${ALLOCATION__SMTP__URL%%://*}"
 
