@@ -7,6 +7,7 @@ pub mod config;
 pub mod crash_points;
 pub mod domain;
 pub mod entrypoints;
+pub mod pg;
 pub mod ports;
 mod reexec;
 pub mod service;

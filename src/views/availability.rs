@@ -1,49 +1,50 @@
-//! What there is of a product.
+//! The stock of a product.
 
 use serde::Serialize;
 use time::Date;
 
-use super::Views;
+use crate::ports::error::StoreError;
 
-/// So many used-up batches are shown, those with the latest eta first; the others are history, and there is no end of it.
-const USED_UP_SHOWN: i64 = 100;
+use super::handle::Views;
+
+/// Batches without available stock in a result, those with the latest eta. Their number grows without limit.
+const MAX_USED_UP: i64 = 100;
 
 time::serde::format_description!(day, Date, "[year]-[month]-[day]");
 
-/// A product's batches, and what waits for more of it.
+/// The batches of a product, and its backorders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Availability {
-    /// The product.
+    /// The SKU.
     pub sku: String,
-    /// Its batches in the order of allocation: all with something available, and the last of those used up.
+    /// Its batches in the order of allocation: all with available stock, and the latest of the others.
     pub batches: Vec<AvailableBatch>,
-    /// Units in lines that wait.
+    /// Units of its backorders.
     pub backordered: i64,
 }
 
-/// A batch, as far as allocation is concerned.
+/// The quantities of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AvailableBatch {
     /// Its reference.
     pub batchref: String,
-    /// When it arrives; none when it is in the warehouse.
+    /// The day of its arrival; `None` if it is in the warehouse.
     #[serde(with = "day::option")]
     pub eta: Option<Date>,
-    /// How many it holds in truth.
+    /// The purchased quantity.
     pub purchased: i32,
-    /// How many of them are promised.
+    /// The quantity that is allocated to lines.
     pub allocated: i32,
-    /// How many are left.
+    /// The quantity that is not allocated.
     pub available: i32,
 }
 
 impl Views {
-    /// What there is of a product; none if nobody has heard of it.
+    /// The stock of a product; `None` if it does not exist.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn availability(&self, sku: &str) -> Result<Option<Availability>, sqlx::Error> {
-        let mut lent = self.lend().await?;
+    /// The database is unavailable.
+    pub async fn availability(&self, sku: &str) -> Result<Option<Availability>, StoreError> {
         let rows = sqlx::query!(
             r#"select p.backordered, b.ref as "batchref?", b.eta as "eta?", b.purchased as "purchased?",
                       b.allocated as "allocated?"
@@ -56,10 +57,9 @@ impl Views {
                ) as b on true
                where p.sku = $1 order by b.eta nulls first, b.ref collate "C""#,
             sku,
-            USED_UP_SHOWN,
+            MAX_USED_UP,
         );
-        let rows = self.retry_until_available(rows.fetch_all(lent.connection())).await?;
-        lent.release();
+        let rows = self.query(async |connection| rows.fetch_all(connection).await).await?;
         let Some(backordered) = rows.first().map(|row| row.backordered) else {
             return Ok(None);
         };

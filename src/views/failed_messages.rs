@@ -5,9 +5,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::ports::failed_messages::FailedMessageFilter;
+use crate::ports::{error::StoreError, failed_messages::FailedMessageFilter};
 
-use super::Views;
+use super::handle::Views;
 
 /// One failed message, in short.
 #[derive(Clone, Debug, Serialize)]
@@ -106,14 +106,14 @@ impl Views {
     /// Failed messages, newest first, after the one that `cursor` names.
     ///
     /// # Errors
-    /// The database is away.
+    /// The database is unavailable.
     pub async fn dead_letters(
         &self,
         filter: &FailedMessageFilter,
         limit: i64,
         cursor: Option<i64>,
-    ) -> Result<Vec<FailedMessageSummary>, sqlx::Error> {
-        sqlx::query_as!(
+    ) -> Result<Vec<FailedMessageSummary>, StoreError> {
+        let messages = sqlx::query_as!(
             FailedMessageSummary,
             r#"select id, concat($11::text, '.', queue) as "queue!", type as kind, message_id, status, reason, error,
                       attempts, first_failed_at, last_failed_at, due_at
@@ -138,17 +138,16 @@ impl Views {
             cursor,
             limit,
             self.namespace,
-        )
-        .fetch_all(&self.pool)
-        .await
+        );
+        self.query(async |connection| messages.fetch_all(connection).await).await
     }
 
     /// Dead letters by cause, the most frequent first.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn dead_letter_groups(&self) -> Result<Vec<FailureGroup>, sqlx::Error> {
-        sqlx::query_as!(
+    /// The database is unavailable.
+    pub async fn dead_letter_groups(&self) -> Result<Vec<FailureGroup>, StoreError> {
+        let groups = sqlx::query_as!(
             FailureGroup,
             r#"select error_group as "group", concat($1::text, '.', queue) as "queue!", type as kind, reason,
                       error_pattern as error, count(*) as "count!",
@@ -157,40 +156,36 @@ impl Views {
                group by error_group, queue, type, reason, error_pattern
                order by count(*) desc, error_group"#,
             self.namespace,
-        )
-        .fetch_all(&self.pool)
-        .await
+        );
+        self.query(async |connection| groups.fetch_all(connection).await).await
     }
 
     /// All that is known of one failed message.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<FailedMessageDetail>, sqlx::Error> {
+    /// The database is unavailable.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<FailedMessageDetail>, StoreError> {
         let filter = FailedMessageFilter { ids: Some(vec![id]), ..FailedMessageFilter::default() };
         let Some(letter) = self.dead_letters(&filter, 1, None).await?.pop() else { return Ok(None) };
         let row = sqlx::query!(
             r#"select properties::text as "properties!", body, generation, error_group, held_because from failed_messages
                where id = $1"#,
             id
-        )
-        .fetch_one(&self.pool)
-        .await?;
+        );
         let history = sqlx::query_as!(
             AttemptRow,
             "select attempt, at, host, duration_ms, error, chain from failed_attempts
              where failed_message_id = $1 order by generation",
             id,
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        );
         let actions = sqlx::query_as!(
             ActionRow,
             "select at, who, what, why from failed_actions where failed_message_id = $1 order by id",
             id,
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let row = self.query(async |connection| row.fetch_one(connection).await).await?;
+        let history = self.query(async |connection| history.fetch_all(connection).await).await?;
+        let actions = self.query(async |connection| actions.fetch_all(connection).await).await?;
         let mut kept: Value = serde_json::from_str(&row.properties).unwrap_or_default();
         Ok(Some(FailedMessageDetail {
             letter,
@@ -209,17 +204,16 @@ impl Views {
     /// Failed messages by status.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn failure_counts(&self) -> Result<FailureCounts, sqlx::Error> {
-        sqlx::query_as!(
+    /// The database is unavailable.
+    pub async fn failure_counts(&self) -> Result<FailureCounts, StoreError> {
+        let counts = sqlx::query_as!(
             FailureCounts,
             r#"select count(*) filter (where status = 'retrying') as "retrying!",
                       count(*) filter (where status = 'dead') as "dead!",
                       count(*) filter (where status = 'discarded') as "discarded!"
                from failed_messages where status <> 'resolved'"#
-        )
-        .fetch_one(&self.pool)
-        .await
+        );
+        self.query(async |connection| counts.fetch_one(connection).await).await
     }
 }
 

@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
-use super::Views;
+use crate::ports::error::StoreError;
 
-/// Where one line of an order was placed, as the book's API says it.
+use super::handle::Views;
+
+/// The batch of a line, as `GET /allocations` returns it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Allocation {
-    /// The product.
+    /// The SKU.
     pub sku: String,
     /// The batch.
     pub batchref: String,
@@ -25,46 +27,41 @@ pub struct Order {
 /// A line of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OrderLine {
-    /// The product.
+    /// The SKU.
     pub sku: String,
-    /// How many.
+    /// The quantity.
     pub qty: i32,
     /// `allocated` or `backordered`.
     pub status: &'static str,
-    /// The batch, if it sits in one.
+    /// Its batch, if it is allocated.
     pub batchref: Option<String>,
 }
 
 impl Views {
-    /// The lines of an order that sit in a batch, by SKU.
+    /// The allocated lines of an order, by SKU.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn allocations(&self, orderid: &str) -> Result<Vec<Allocation>, sqlx::Error> {
-        let mut lent = self.lend().await?;
+    /// The database is unavailable.
+    pub async fn allocations(&self, orderid: &str) -> Result<Vec<Allocation>, StoreError> {
         let allocations = sqlx::query_as!(
             Allocation,
             r#"select sku, batchref as "batchref!" from allocations_view
                where orderid = $1 and batchref is not null order by sku collate "C""#,
             orderid,
         );
-        let allocations = self.retry_until_available(allocations.fetch_all(lent.connection())).await?;
-        lent.release();
-        Ok(allocations)
+        self.query(async |connection| allocations.fetch_all(connection).await).await
     }
 
-    /// An order with all its lines; none if no line of it is known.
+    /// An order with all its lines; `None` if it has none.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn order(&self, orderid: &str) -> Result<Option<Order>, sqlx::Error> {
-        let mut lent = self.lend().await?;
+    /// The database is unavailable.
+    pub async fn order(&self, orderid: &str) -> Result<Option<Order>, StoreError> {
         let rows = sqlx::query!(
             r#"select sku, qty, batchref from allocations_view where orderid = $1 order by sku collate "C""#,
             orderid,
         );
-        let rows = self.retry_until_available(rows.fetch_all(lent.connection())).await?;
-        lent.release();
+        let rows = self.query(async |connection| rows.fetch_all(connection).await).await?;
         if rows.is_empty() {
             return Ok(None);
         }

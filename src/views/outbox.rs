@@ -1,63 +1,65 @@
-//! The outbox, as people read it.
+//! The unpublished events.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::Views;
+use crate::ports::error::StoreError;
 
-/// How much is committed and not yet published.
+use super::handle::Views;
+
+/// The number of committed, unpublished events.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OutboxDepth {
-    /// Rows.
+    /// Unpublished events.
     pub pending: i64,
-    /// The age of the oldest, in seconds; none if there is none.
+    /// The age of the oldest, in seconds.
     pub oldest_seconds: Option<f64>,
-    /// How many of them the broker refused; they and what is behind them wait for an operator.
+    /// Parked events: the broker rejected them, and they wait for an operator.
     pub set_aside: i64,
-    /// Events that were published and that no queue wanted, ever.
+    /// Events that were published while no queue was bound for them, in total.
     pub unroutable: i64,
 }
 
 /// An unpublished event.
 #[derive(Debug, Serialize)]
 pub struct UnpublishedEvent {
-    /// Its place in the outbox.
+    /// Its position in the outbox.
     pub id: i64,
-    /// Its public name.
+    /// Its type.
     #[serde(rename = "type")]
     pub name: String,
-    /// Its id on the wire.
+    /// Its message id.
     pub message_id: String,
-    /// Its product.
+    /// Its SKU.
     pub sku: String,
-    /// Its place in the product's history.
+    /// Its sequence number.
     pub sequence: i64,
-    /// When it happened.
+    /// The time of its commit.
     #[serde(with = "time::serde::rfc3339")]
     pub committed_at: OffsetDateTime,
-    /// Why the broker refused it, if it did.
+    /// Why the broker rejected it, if it did.
     pub refused: Option<String>,
-    /// When that was.
+    /// The time of the rejection.
     #[serde(with = "time::serde::rfc3339::option")]
     pub refused_at: Option<OffsetDateTime>,
-    /// How many later events of its product wait behind it.
+    /// The number of later events of its SKU that wait for it.
     pub behind: i64,
-    /// What ties it to others.
+    /// Its correlation id.
     pub correlation_id: String,
-    /// The command it follows from.
+    /// The message id of its command.
     pub causation_id: String,
     /// Its JSON.
     pub body: Box<RawValue>,
 }
 
 impl Views {
-    /// How much the outbox holds.
+    /// The number of unpublished events.
     ///
     /// # Errors
-    /// The database is away.
-    pub async fn outbox_depth(&self) -> Result<OutboxDepth, sqlx::Error> {
-        sqlx::query_as!(
+    /// The database is unavailable.
+    pub async fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {
+        let depth = sqlx::query_as!(
             OutboxDepth,
             r#"select (select count(*) from outbox) as "pending!",
                       (select extract(epoch from now() - committed_at)::double precision
@@ -65,21 +67,20 @@ impl Views {
                       (select count(*) from outbox where refused is not null) as "set_aside!",
                       unroutable
                from relay_state"#
-        )
-        .fetch_one(&self.pool)
-        .await
+        );
+        self.query(async |connection| depth.fetch_one(connection).await).await
     }
 
-    /// Unpublished events, the oldest first: those that were set aside, or all, or one.
+    /// Unpublished events, oldest first: the parked ones, all of them, or one.
     ///
     /// # Errors
-    /// The database is away.
+    /// The database is unavailable.
     pub async fn unpublished_events(
         &self,
         id: Option<i64>,
         all: bool,
         limit: i64,
-    ) -> Result<Vec<UnpublishedEvent>, sqlx::Error> {
+    ) -> Result<Vec<UnpublishedEvent>, StoreError> {
         let rows = sqlx::query!(
             r#"select id, name, event_id, sku, sequence, committed_at, refused, refused_at, correlation_id, causation_id,
                       body,
@@ -92,11 +93,10 @@ impl Views {
             id,
             all,
             limit,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter()
-            .map(|row| {
+        );
+        self.query(async |connection| {
+            let rows = rows.fetch_all(connection).await?;
+            let events = rows.into_iter().map(|row| {
                 Ok(UnpublishedEvent {
                     id: row.id,
                     name: row.name,
@@ -112,7 +112,9 @@ impl Views {
                     body: RawValue::from_string(row.body)
                         .map_err(|error| sqlx::Error::Decode(error.into()))?,
                 })
-            })
-            .collect()
+            });
+            events.collect()
+        })
+        .await
     }
 }

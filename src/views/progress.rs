@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use super::Views;
+use crate::ports::error::StoreError;
+
+use super::handle::Views;
 
 /// Progress of commands and of the orders that they belong to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -31,14 +33,13 @@ impl Views {
     ///
     /// # Errors
     /// The database is unavailable.
-    pub async fn recorded_totals(&self) -> Result<RecordedTotals, sqlx::Error> {
-        sqlx::query_as!(
+    pub async fn recorded_totals(&self) -> Result<RecordedTotals, StoreError> {
+        let totals = sqlx::query_as!(
             RecordedTotals,
             r#"select (select coalesce(sum(event_sequence), 0) from products)::bigint as "events!",
                       (select count(*) from inbox where queue = 'notifications') as "notifications!""#,
-        )
-        .fetch_one(&self.pool)
-        .await
+        );
+        self.query(async |connection| totals.fetch_one(connection).await).await
     }
 
     /// Progress of commands, by message id, and of orders, by order id.
@@ -49,8 +50,8 @@ impl Views {
         &self,
         message_ids: &[String],
         orderids: &[String],
-    ) -> Result<SendProgress, sqlx::Error> {
-        sqlx::query_as!(
+    ) -> Result<SendProgress, StoreError> {
+        let progress = sqlx::query_as!(
             SendProgress,
             r#"select (select count(distinct message_id) from inbox
                        where queue in ('orders', 'stock') and message_id = any($1)) as "handled!",
@@ -61,8 +62,7 @@ impl Views {
                from allocations_view where orderid = any($2)"#,
             message_ids,
             orderids,
-        )
-        .fetch_one(&self.pool)
-        .await
+        );
+        self.query(async |connection| progress.fetch_one(connection).await).await
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept of a PostgreSQL error.
+//! The parts of a server's error that are kept.
 
 use std::fmt;
 

@@ -1,0 +1,75 @@
+//! The class of a database error: what the caller may do next.
+
+use crate::ports::error::{Cause, StoreError};
+
+use super::sql_error::SqlError;
+
+/// The class of an error, with its cause. The SQLSTATE of the server's errors decides.
+pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Database(database) => {
+            let cause = SqlError::from(&*database);
+            by_sqlstate(&cause.code)(Cause::new(cause))
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => StoreError::Unavailable(Cause::new(error)),
+        _ => StoreError::Failed(Cause::new(error)),
+    }
+}
+
+fn by_sqlstate(code: &str) -> fn(Cause) -> StoreError {
+    match code {
+        // Serialization failure, deadlock, lock not available, and two transactions that create the same row.
+        "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict,
+        // Shutting down, starting up, read-only after a failover, a full disk, a transaction that was cut off, a
+        // missing database.
+        "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "25P03" | "58030" | "3D000" => {
+            StoreError::Unavailable
+        }
+        _ => match code.get(..2) {
+            // Connection, resources, authorization; and deployment mistakes such as a missing column.
+            Some("08" | "53" | "28" | "42" | "0A" | "55") => StoreError::Unavailable,
+            // Data, constraints, limits.
+            Some("22" | "23" | "54") => StoreError::InvalidData,
+            _ => StoreError::Failed,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sqlstate_has_its_class() {
+        let class = |code| match by_sqlstate(code)("".into()) {
+            StoreError::Conflict(_) => "conflict",
+            StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_) => {
+                "unavailable"
+            }
+            StoreError::InvalidData(_) => "invalid data",
+            StoreError::Failed(_) => "failed",
+        };
+        let table = [
+            ("conflict", vec!["40001", "40P01", "55P03", "23505"]),
+            (
+                "unavailable",
+                vec![
+                    "57P01", "57P02", "57P03", "57P04", "25006", "25P03", "3D000", "58030", "08006", "53100",
+                    "53300", "28P01", "42P01", "42703", "42501", "0A000", "55000", "55006",
+                ],
+            ),
+            ("invalid data", vec!["22P05", "22003", "22021", "23502", "23503", "23514", "54001", "54000"]),
+            ("failed", vec!["57014", "XX000", ""]),
+        ];
+        for (expected, codes) in table {
+            for code in codes {
+                assert_eq!(class(code), expected, "{code}");
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Connections of the pool, with a time limit for every statement.
+
+use std::time::Duration;
+
+use futures_util::{TryStreamExt as _, stream::BoxStream};
+use sqlx::{Executor as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
+
+use crate::ports::error::StoreError;
+
+use super::error::store_error;
+
+/// Executes statements within a time limit.
+pub(crate) async fn with_timeout<T>(
+    timeout: Duration,
+    statements: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(timeout, statements).await {
+        Ok(outcome) => outcome.map_err(store_error),
+        Err(_) => Err(StoreError::Timeout(format!("no reply within {timeout:?}").into())),
+    }
+}
+
+/// A connection of the pool. It is returned to the pool by [`Self::commit`], [`Self::rollback`] or [`Self::release`], and closed
+/// otherwise: an interrupted statement or an open transaction never reaches the pool.
+pub(crate) struct PooledSession {
+    connection: Option<PoolConnection<Postgres>>,
+    timeout: Duration,
+}
+
+impl PooledSession {
+    /// Acquires a connection.
+    pub(crate) async fn open(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
+        let connection = pool.acquire().await.map_err(store_error)?;
+        Ok(Self { connection: Some(connection), timeout })
+    }
+
+    /// Acquires a connection and begins a transaction.
+    pub(crate) async fn begin(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
+        let mut session = Self::open(pool, timeout).await?;
+        session.statement("begin").await?;
+        Ok(session)
+    }
+
+    /// Executes one statement without parameters.
+    pub(crate) async fn statement(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        let connection = self.connection.as_mut().expect("a session has a connection until it ends");
+        with_timeout(self.timeout, connection.execute(sql)).await.map(drop)
+    }
+
+    /// Executes statements, all within the timeout.
+    pub(crate) async fn run<T>(
+        &mut self,
+        statements: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let connection = self.connection.as_mut().expect("a session has a connection until it ends");
+        with_timeout(self.timeout, statements(connection)).await
+    }
+
+    /// Reads rows, each within the timeout.
+    pub(crate) async fn rows<'a, T, U>(
+        &'a mut self,
+        query: impl FnOnce(&'a mut PgConnection) -> BoxStream<'a, Result<T, sqlx::Error>>,
+        mut map: impl FnMut(T) -> Result<U, sqlx::Error>,
+    ) -> Result<Vec<U>, StoreError> {
+        let timeout = self.timeout;
+        let connection = self.connection.as_mut().expect("a session has a connection until it ends");
+        let mut rows = query(connection);
+        let mut mapped = Vec::new();
+        while let Some(row) = with_timeout(timeout, rows.try_next()).await? {
+            mapped.push(map(row).map_err(store_error)?);
+        }
+        Ok(mapped)
+    }
+
+    /// Commits the transaction. After a timeout its outcome is unknown.
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        match self.statement("commit").await {
+            Ok(()) => {
+                self.release();
+                Ok(())
+            }
+            Err(StoreError::Timeout(cause)) => Err(StoreError::CommitUnknown(cause)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Rolls the transaction back.
+    pub(crate) async fn rollback(mut self) {
+        if self.statement("rollback").await.is_ok() {
+            self.release();
+        }
+    }
+
+    /// Returns the connection to the pool. No transaction may be open.
+    pub(crate) fn release(mut self) {
+        self.connection = None;
+    }
+}
+
+impl Drop for PooledSession {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection.detach());
+        }
+    }
+}
