@@ -12,8 +12,8 @@ use crate::{
 
 /// The exit code after a second signal.
 const EXIT_CODE_SECOND_SIGNAL: i32 = 130;
-/// Log messages after the first signal, before and after they were reworded.
-const STOPPING: [&str; 2] = ["a second signal ends at once", "shutting down"];
+/// The log message after the first signal.
+const STOPPING: &str = "shutting down";
 /// The number of restarts.
 const RESTARTS: usize = 10;
 
@@ -86,7 +86,7 @@ pub(super) async fn second_signal(cluster: &Cluster) -> anyhow::Result<CheckRepo
     .await?;
     system.add_evidence("50 unacknowledged messages".into());
     program.signal(Signal::TERM)?;
-    let stopping = async || anyhow::Ok(STOPPING.iter().any(|text| program.log().contains(text)));
+    let stopping = async || anyhow::Ok(program.log().contains(STOPPING));
     wait_until("the first signal is logged", cluster.timeout(), stopping).await?;
     system.expect("alive after the first signal", &program.is_alive(), &true);
     program.signal(Signal::TERM)?;
