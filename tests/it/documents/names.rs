@@ -80,7 +80,7 @@ fn has_test(source: &Source, name: &str) -> bool {
             || source.text.contains(&format!("mod {module} {{"))
             || source.text.contains(&format!("!({module}"))
     };
-    modules.iter().all(in_place) && source.tests.contains(function)
+    source.tests.contains(function) && modules.iter().all(in_place)
 }
 
 /// The functions with a test attribute, and the names in a list from which a macro makes tests.

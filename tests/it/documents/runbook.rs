@@ -1,7 +1,5 @@
 //! The session of the runbook is executed: dead letters of one cause, and of a body that must be edited.
 
-use serde_json::json;
-
 use crate::harness::{Answer, DRAINS_WITHIN, World, properties, wait_for};
 
 use super::{
@@ -18,9 +16,9 @@ const RETRYING: &str = "select count(*) from failed_messages where status = 'ret
 async fn fail(world: &World) {
     let lines = [("9001", 2), ("9002", 2), ("9003", 2), ("9004", -1)];
     for (number, (order, qty)) in lines.into_iter().enumerate() {
-        let body = json!({ "orderid": format!("WEB-{order}"), "sku": "MOON-LAMP", "qty": qty });
+        let body = format!(r#"{{"orderid": "WEB-{order}", "sku": "MOON-LAMP", "qty": {qty}}}"#);
         let properties = properties("allocate", &format!("web-{order}"));
-        world.sender.publish_raw("allocate", properties, body.to_string().as_bytes()).await;
+        world.sender.publish_raw("allocate", properties, body.as_bytes()).await;
         let dead = i64::try_from(number).unwrap() + 1;
         wait_for("the command is dead", DRAINS_WITHIN, &dead, async || world.count(DEAD).await).await;
     }
