@@ -11,6 +11,7 @@ mod copies;
 mod corpus;
 mod crashes;
 mod csv;
+mod documents;
 mod failures;
 mod fuzz;
 mod harness;

@@ -1,0 +1,93 @@
+//! The session of the runbook is executed: dead letters of one cause, and of a body that must be edited.
+
+use crate::harness::{Answer, DRAINS_WITHIN, World, properties, wait_for};
+
+use super::{
+    commands::arguments,
+    marked,
+    page::{Block, Page},
+};
+
+const PAGE: &str = "docs/runbook.md";
+const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
+const RETRYING: &str = "select count(*) from failed_messages where status = 'retrying'";
+
+/// The failures that the session begins with.
+async fn fail(world: &World) {
+    let lines = [("9001", 2), ("9002", 2), ("9003", 2), ("9004", -1)];
+    for (number, (order, qty)) in lines.into_iter().enumerate() {
+        let body = format!(r#"{{"orderid": "WEB-{order}", "sku": "MOON-LAMP", "qty": {qty}}}"#);
+        let properties = properties("allocate", &format!("web-{order}"));
+        world.sender.publish_raw("allocate", properties, body.as_bytes()).await;
+        let dead = i64::try_from(number).unwrap() + 1;
+        wait_for("the command is dead", DRAINS_WITHIN, &dead, async || world.count(DEAD).await).await;
+    }
+}
+
+/// A command of the session, and the lines below it.
+struct Step {
+    command: String,
+    output: Vec<String>,
+}
+
+fn steps(blocks: &[Block]) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for block in blocks.iter().filter(|block| block.info == "console") {
+        for line in block.text.lines() {
+            match line.strip_prefix("$ ") {
+                Some(command) => steps.push(Step { command: command.to_owned(), output: Vec::new() }),
+                None => {
+                    steps.last_mut().expect("a session begins with a command").output.push(line.to_owned())
+                }
+            }
+        }
+    }
+    steps
+}
+
+/// Runs a command of the page, with the files of the page.
+async fn run(world: &World, blocks: &[Block], command: &str) -> Answer {
+    let arguments = arguments(command).expect("it calls the program");
+    let with_file = |argument: &String| {
+        let block = blocks.iter().find(|block| block.info.ends_with(&format!(" {argument}")));
+        block.map_or_else(
+            || argument.clone(),
+            |block| world.file(argument, block.text.trim_end().as_bytes()).display().to_string(),
+        )
+    };
+    let arguments: Vec<_> = arguments[1..].iter().map(with_file).collect();
+    world.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+/// A line without what differs from run to run: namespace, times, widths of columns.
+fn normalized(line: &str, namespace: &str) -> String {
+    let varies = |word: &&str| {
+        let digits = word.chars().all(|c| c.is_ascii_digit() || "-:.TZ".contains(c));
+        digits && word.contains([':', '.', '-'])
+    };
+    let line = line.replace(namespace, "allocation");
+    line.split_whitespace().map(|word| if varies(&word) { "#" } else { word }).collect::<Vec<_>>().join(" ")
+}
+
+/// The page may leave out lines of the output; those that it has must be in it, in any order.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_of_the_runbook_prints_what_the_page_says() {
+    let world = World::new("the_session_of_the_runbook_prints_what_the_page_says").await;
+    let worker = world.worker_with(&[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")]);
+    fail(&world).await;
+    let blocks = Page::parse(PAGE, &marked(PAGE, "session")).blocks();
+    let steps = steps(&blocks);
+    assert!(steps.len() > 6, "only {} commands were found", steps.len());
+    for Step { command, output } in steps {
+        let answer = run(&world, &blocks, &command).await;
+        let printed: Vec<_> = answer.text().lines().map(|line| normalized(line, &world.namespace)).collect();
+        for line in output {
+            let expected = normalized(&line, &world.namespace);
+            assert!(printed.contains(&expected), "{command}\ndoes not print\n{line}\nbut\n{}", answer.text());
+        }
+        assert_eq!(answer.code, 0, "{command}: {}", answer.text());
+        wait_for("retries are handled", DRAINS_WITHIN, &0, async || world.count(RETRYING).await).await;
+    }
+    assert_eq!(world.count(DEAD).await, 0);
+    world.close_after([worker]).await;
+}
