@@ -92,17 +92,22 @@ impl Database {
 
     /// The operators' side of the parked events.
     pub(crate) fn parked_events(&self) -> PgParkedEvents {
-        PgParkedEvents::new(self.pool.clone(), &access(&database_url(&self.name)))
+        PgParkedEvents::new(self.pool.clone(), &self.config())
+    }
+
+    /// How the program reaches it.
+    pub(crate) fn config(&self) -> PgConfig {
+        access(&database_url(&self.name))
     }
 
     /// The outbox, as one relay uses it.
     pub(crate) fn outbox(&self) -> PgOutbox {
-        PgOutbox::new(access(&database_url(&self.name)), Arc::default())
+        PgOutbox::new(self.config(), Arc::default())
     }
 
     /// The session of the leader.
     pub(crate) async fn lead(&self) -> Box<dyn LeaderSession> {
-        self.outbox().try_lead().await.expect("the database answers").expect("no other relay leads")
+        self.outbox().try_lead().await.expect("the database answers").expect("there is no other leader")
     }
 
     /// Begins a unit of work about `orders`.
