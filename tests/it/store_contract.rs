@@ -1,4 +1,7 @@
-//! What every store promises, asked of the one in memory and of PostgreSQL alike.
+//! What every adapter of a port promises: the same tests for the adapters in memory and for PostgreSQL and RabbitMQ.
+
+mod outbox;
+mod publisher;
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The store and its outbox.
+//! The store.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -10,11 +10,10 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Batch, BatchRef, FailedMessageKey, Line, MessageKey, OrderId, Product, Sku},
+    domain::{Batch, BatchRef, FailedMessageKey, Line, MessageKey, OrderId, OutboxRow, Product, Sku},
     ports::{
         error::StoreError,
-        failed_messages::{DueRetry, NewAttempt},
-        outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
+        failed_messages::NewAttempt,
         queue::{QueueName, RetryMark},
         store::{ChangeSet, InboxCheck, ReadModelState, RetryCheck, Store, Tx, WorkingSet},
     },
@@ -24,7 +23,9 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,
-    committed: Arc<Notify>,
+    pub(super) committed: Arc<Notify>,
+    /// Held by the leader.
+    pub(super) leadership: Arc<Mutex<()>>,
 }
 
 /// What is committed.
@@ -37,6 +38,10 @@ pub struct MemoryState {
     pub failures: Vec<(QueueName, NewAttempt)>,
     /// Unpublished events.
     pub outbox: VecDeque<OutboxRow>,
+    /// Those of them that the broker rejected, by id, with the reason.
+    pub parked: BTreeMap<i64, String>,
+    /// How many published events no queue was bound for.
+    pub unroutable: i64,
     inbox: HashMap<(QueueName, Arc<str>), MessageKey>,
     starts: HashMap<(QueueName, Arc<str>), u32>,
     last_event: i64,
@@ -70,7 +75,7 @@ impl MemoryStore {
             (sku, StoredProduct { bare, batches, lines })
         });
         let state = MemoryState { products: stored.collect(), ..MemoryState::default() };
-        Self { state: Arc::new(Mutex::new(state)), committed: Arc::default() }
+        Self { state: Arc::new(Mutex::new(state)), ..Self::default() }
     }
 
     /// Looks at what is committed.
@@ -330,68 +335,4 @@ impl Tx for MemoryTx {
     }
 
     async fn rollback(self: Box<Self>) {}
-}
-
-#[async_trait]
-impl Outbox for MemoryStore {
-    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
-        Ok(Some(Box::new(self.clone())))
-    }
-
-    async fn wait_for_wakeup(&self) {
-        self.committed.notified().await;
-    }
-}
-
-/// Retries are not published: in the demo nothing comes back.
-#[async_trait]
-impl LeaderSession for MemoryStore {
-    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
-        Ok(PendingWork { events: !self.state().await.outbox.is_empty(), retry_in: None })
-    }
-
-    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
-        let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
-        Ok(self
-            .state()
-            .await
-            .outbox
-            .iter()
-            .filter(|row| !except.contains(&row.sku))
-            .take(at_most)
-            .cloned()
-            .collect())
-    }
-
-    async fn remove(&mut self, ids: &[i64], _unroutable: i64) -> Result<(), StoreError> {
-        let ids: HashSet<_> = ids.iter().collect();
-        self.state().await.outbox.retain(|row| !ids.contains(&row.id));
-        Ok(())
-    }
-
-    async fn park(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
-        self.remove(&[id], 0).await
-    }
-
-    async fn due_retries(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn defer(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn reject(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
-        Ok(false)
-    }
-
-    async fn release(self: Box<Self>) {}
 }

@@ -1,4 +1,4 @@
-//! Queues and an exchange.
+//! Queues in memory.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,38 +10,10 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::ports::{
     error::BrokerError,
-    failed_messages::DueRetry,
-    outbox::{OutboxRow, PublishOutcome, Publisher},
     queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
 };
 
-/// An exchange that only remembers what was published.
-#[derive(Clone, Default)]
-pub struct RecordingPublisher {
-    published: Arc<std::sync::Mutex<Vec<OutboxRow>>>,
-}
-
-impl RecordingPublisher {
-    /// Everything that was published, in order.
-    #[must_use]
-    pub fn published(&self) -> Vec<OutboxRow> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-#[async_trait]
-impl Publisher for RecordingPublisher {
-    async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(rows);
-        vec![PublishOutcome::Confirmed; rows.len()]
-    }
-
-    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
-        vec![PublishOutcome::Unknown("nothing comes back in memory".into()); retries.len()]
-    }
-}
-
-/// Queues that hand out what was put into them.
+/// Queues that deliver each message once, to the subscription that asks first.
 #[derive(Clone, Default)]
 pub struct MemoryQueues {
     waiting: Arc<Mutex<HashMap<QueueName, VecDeque<Message>>>>,
