@@ -1,14 +1,16 @@
-//! The hexagon's edge: what the service needs from the world, said in the domain's words.
+//! The interfaces of the service to the outside, in terms of the domain.
 //!
-//! [`store`] keeps the truth, with a [`ledger`] of what failed; [`queue`] brings commands, [`outbox`] takes events away,
-//! [`notifier`] tells people, [`operations`] is for operators. What commands need has two adapters, a real one and one in
-//! memory, and both stores obey the same contract tests.
+//! [`store`] and [`failed_messages`] keep the state, [`queue`] delivers messages, [`outbox`] publishes events, [`notifier`]
+//! sends mail, [`admin`] is for operators. What commands need has two adapters, a real one and one in memory, and both
+//! stores pass the same contract tests.
 
 pub mod admin;
+pub mod answered;
 pub mod error;
 pub mod failed_messages;
 pub mod notifier;
 pub mod outbox;
 pub mod queue;
+pub mod routing;
 pub mod store;
 pub mod text;
