@@ -3,6 +3,7 @@
 
 mod messaging;
 mod notifier;
+mod outbox;
 mod store;
 
 pub use messaging::{MemoryQueues, RecordingPublisher};

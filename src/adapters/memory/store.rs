@@ -1,4 +1,4 @@
-//! The store and its outbox.
+//! The store.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -13,8 +13,8 @@ use crate::{
     domain::{Batch, BatchRef, FailedMessageKey, Line, MessageKey, OrderId, Product, Sku},
     ports::{
         error::StoreError,
-        failed_messages::{DueRetry, NewAttempt},
-        outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
+        failed_messages::NewAttempt,
+        outbox::OutboxRow,
         queue::{QueueName, RetryMark},
         store::{ChangeSet, InboxCheck, ReadModelState, RetryCheck, Store, Tx, WorkingSet},
     },
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,
-    committed: Arc<Notify>,
+    pub(super) committed: Arc<Notify>,
 }
 
 /// What is committed.
@@ -330,68 +330,4 @@ impl Tx for MemoryTx {
     }
 
     async fn rollback(self: Box<Self>) {}
-}
-
-#[async_trait]
-impl Outbox for MemoryStore {
-    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
-        Ok(Some(Box::new(self.clone())))
-    }
-
-    async fn wait_for_wakeup(&self) {
-        self.committed.notified().await;
-    }
-}
-
-/// Retries are not published: in the demo nothing comes back.
-#[async_trait]
-impl LeaderSession for MemoryStore {
-    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
-        Ok(PendingWork { events: !self.state().await.outbox.is_empty(), retry_in: None })
-    }
-
-    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
-        let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
-        Ok(self
-            .state()
-            .await
-            .outbox
-            .iter()
-            .filter(|row| !except.contains(&row.sku))
-            .take(at_most)
-            .cloned()
-            .collect())
-    }
-
-    async fn remove(&mut self, ids: &[i64], _unroutable: i64) -> Result<(), StoreError> {
-        let ids: HashSet<_> = ids.iter().collect();
-        self.state().await.outbox.retain(|row| !ids.contains(&row.id));
-        Ok(())
-    }
-
-    async fn park(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
-        self.remove(&[id], 0).await
-    }
-
-    async fn due_retries(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn defer(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn reject(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
-        Ok(false)
-    }
-
-    async fn release(self: Box<Self>) {}
 }
