@@ -10,7 +10,8 @@ use crate::{
     adapters::{
         mail::{DirectoryNotifier, LogNotifier, MailAddresses, SmtpNotifier},
         postgres::{
-            self, CommitSignal, PgConfig, PgFailedMessages, PgOutbox, PgReadModel, PgSchema, PgStore,
+            self, CommitSignal, PgConfig, PgFailedMessages, PgOutbox, PgParkedEvents, PgReadModel, PgSchema,
+            PgStore,
         },
         rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
     },
@@ -111,7 +112,7 @@ impl App {
     /// The operators' actions on parked events.
     #[must_use]
     pub fn parked_events(&self) -> impl ParkedEvents + use<> {
-        PgFailedMessages::new(self.pool.clone(), &self.pg)
+        PgParkedEvents::new(self.pool.clone(), &self.pg)
     }
 
     /// The maintenance of the read model.

@@ -109,7 +109,7 @@ async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
 async fn retry(app: &App, ids: Vec<i64>, json: bool) -> anyhow::Result<ExitStatus> {
     let asked = ids.len();
     let which = (asked > 0).then_some(ids);
-    let done = app.parked_events().try_again(which.as_deref()).await?;
+    let done = app.parked_events().unpark(which.as_deref()).await?;
     let skipped = asked.saturating_sub(done);
     if json {
         let matched = asked.max(done);

@@ -9,6 +9,7 @@ mod command;
 mod event;
 mod message;
 mod product;
+mod publication;
 mod rejection;
 mod values;
 
@@ -19,5 +20,8 @@ pub use command::{
 pub use event::{Event, RecordedEvent};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};
 pub use product::{Line, Product, ProductChanges};
+pub use publication::{
+    ConfirmedPrefix, OutboxRow, PublishOutcome, PublishReport, PublishWindow, ThrottleChange,
+};
 pub use rejection::Rejection;
 pub use values::{BatchRef, InvalidValue, OrderId, Quantity, Sku, StockQuantity};

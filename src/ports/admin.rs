@@ -3,10 +3,9 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{
-    error::{BrokerError, StoreError},
-    outbox::PublishOutcome,
-};
+use crate::domain::PublishOutcome;
+
+use super::error::{BrokerError, StoreError};
 
 /// What became of the declaration of an exchange or queue.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,134 +1,125 @@
-//! How events leave: read in order by the one active relay, published, and removed once confirmed.
+//! Publication of committed events and of retries: the outbox, its leader session, and the publisher.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
-use uuid::Uuid;
+
+use crate::domain::{OutboxRow, PublishOutcome};
 
 use super::{error::StoreError, failed_messages::DueRetry};
 
-/// An unpublished event as the outbox keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutboxRow {
-    /// Its place in the outbox; among rows of one product, the order of commit.
-    pub id: i64,
-    /// The event's id, the same at every publication.
-    pub event_id: Uuid,
-    /// The event's public name.
-    pub name: String,
-    /// The product it happened to.
-    pub sku: String,
-    /// Its place in that product's history.
-    pub sequence: i64,
-    /// Its JSON.
-    pub body: String,
-    /// The message id of the command it follows from.
-    pub causation_id: String,
-    /// What ties together everything that follows from one request.
-    pub correlation_id: String,
-    /// The W3C trace it belongs to.
-    pub traceparent: Option<String>,
-    /// When it was committed, in seconds since 1970.
-    pub committed_at: u64,
-}
-
-/// What became of a publication.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PublishOutcome {
-    /// The broker has it, and has given it to every queue that wants it.
-    Confirmed,
-    /// The broker has it, and no queue wanted it.
-    Unroutable,
-    /// The broker cannot take it now: a queue is full, say.
-    Nacked(String),
-    /// The broker will never take it as it is: it is too large, say. Only ever said of a message published alone.
-    Rejected(String),
-    /// Nobody knows: it is to be published again.
-    Unknown(String),
-}
-
-/// The unpublished events.
+/// The committed, unpublished events.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Tries to become the one active relay.
+    /// Tries to become the leader, the one relay that publishes; `None` if there is another leader.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be asked.
+    /// [`StoreError`] if the store does not answer.
     async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError>;
 
-    /// Waits until there may be something to publish, or the lead may be free. Wakes too often rather than never:
-    /// it is a hint, and the caller asks the outbox itself now and then.
+    /// Waits until there may be something to publish, or until leadership may be free. This is a hint: it may return
+    /// without a cause, and another process's hint may get lost, so the caller polls as well.
     async fn wait_for_wakeup(&self);
 }
 
-/// Events that were set aside, as operators deal with them.
+/// Parked events: the broker rejected them, and they wait for an operator.
 #[async_trait]
 pub trait ParkedEvents: Send + Sync {
-    /// Has events that were set aside published again, those with these ids or all, and says how many.
+    /// Has parked events published again, those with these ids or all of them. Returns how many.
     ///
     /// # Errors
-    /// The store is away.
-    async fn try_again(&self, ids: Option<&[i64]>) -> Result<usize, StoreError>;
+    /// [`StoreError`] if the store does not answer.
+    async fn unpark(&self, ids: Option<&[i64]>) -> Result<usize, StoreError>;
 }
 
-/// The right to publish. It ends with the session that holds it, so that nothing can be marked after it is lost.
+/// Leadership: the exclusive right to publish. It ends with the session that holds it: after it is lost, every call fails
+/// and changes nothing.
 #[async_trait]
-pub trait LeaderSession: Send {
-    /// What there is to do. Cheap: it is asked every second.
-    async fn pending(&mut self) -> Result<PendingWork, StoreError>;
-
-    /// The oldest unpublished rows, in order, except of some products.
-    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError>;
-
-    /// Forgets rows that were confirmed, and counts those that no queue wanted.
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError>;
-
-    /// Sets a row aside with the reason; it and its product's later rows count as unpublished no more, until an
-    /// operator says to try again.
-    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError>;
-
-    /// Failed messages whose time for another attempt has come.
-    async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError>;
-
-    /// Notes that copies of failed messages were published and confirmed.
-    async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;
-
-    /// Notes why retries could not be published; they will be tried again soon.
-    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError>;
-
-    /// Notes that a retry can never be published as it is: it is dead.
-    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;
-
-    /// Removes a small number of rows that nobody needs any more; true if there may be more.
-    async fn purge_expired(&mut self, retention: Retention) -> Result<bool, StoreError>;
-
-    /// Lets another relay take over at once.
+pub trait LeaderSession: EventFeed + RetryFeed + Upkeep {
+    /// Ends the session so that another relay can become leader at once.
     async fn release(self: Box<Self>);
 }
 
-/// How long what is done with is remembered.
+/// The events that the leader publishes.
+///
+/// # Errors
+/// Every method fails with a [`StoreError`] if the store does not answer. After any but [`StoreError::Conflict`] the
+/// session, and leadership with it, is lost.
+#[async_trait]
+pub trait EventFeed: Send {
+    /// Whether there is something to publish. Cheap: it is polled every second, and shows that the leader is alive.
+    async fn pending(&mut self) -> Result<PendingWork, StoreError>;
+
+    /// The oldest unpublished rows in the order of their ids, without those of the SKUs in `except`. Neither parked
+    /// rows nor other rows of their SKUs are included.
+    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError>;
+
+    /// Removes published rows, and counts the `unroutable` ones among them.
+    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError>;
+
+    /// Parks a row that the broker rejected. No row of its SKU counts as unpublished until it is
+    /// [unparked](ParkedEvents::unpark).
+    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError>;
+}
+
+/// The retries that the leader publishes. What is noted about a retry changes nothing if its failed message has changed
+/// since the retry was read.
+///
+/// # Errors
+/// As for [`EventFeed`].
+#[async_trait]
+pub trait RetryFeed: Send {
+    /// Retries that are due, the longest due first.
+    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError>;
+
+    /// Records that retries were published and confirmed.
+    async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;
+
+    /// Records why retries could not be published now; they are due again a few seconds later.
+    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError>;
+
+    /// Records that the broker rejects a retry permanently: the message becomes a dead letter.
+    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError>;
+}
+
+/// Periodic removal of expired rows, done by the leader so that one process does it.
+///
+/// # Errors
+/// As for [`EventFeed`].
+#[async_trait]
+pub trait Upkeep: Send {
+    /// Removes a limited number of expired rows; true if there may be more.
+    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError>;
+}
+
+/// How long rows are kept that no message in flight needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Handled messages: longer than any repeat of theirs may take to come.
-    pub inbox: std::time::Duration,
-    /// Resolved and discarded failures.
-    pub failures: std::time::Duration,
+    /// Inbox rows: longer than the latest duplicate of a message may take to arrive.
+    pub inbox: Duration,
+    /// Resolved and discarded failed messages.
+    pub failures: Duration,
 }
 
 /// What there is to publish.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PendingWork {
-    /// Whether events are waiting.
+    /// Whether there are unpublished events.
     pub events: bool,
-    /// When the next retry is due: zero if one is; none if there is none.
-    pub retry_in: Option<std::time::Duration>,
+    /// The time until the next retry is due: zero if one is due, `None` if there is no retry.
+    pub retry_in: Option<Duration>,
 }
 
 /// Publishes events, and retries of commands.
+///
+/// Both methods publish all messages together, in order, and return one outcome per message, in the same order. They wait
+/// for the broker's answers, and report an outage as [`PublishOutcome::Unknown`]. If the broker rejects one message of
+/// several, it and those behind it are unknown; published alone, it is [`PublishOutcome::Rejected`].
 #[async_trait]
 pub trait Publisher: Send + Sync {
-    /// Publishes rows in order, all in flight together, and says what became of each, in the same order. One that
-    /// the broker rejects makes those behind it unknown, and is unknown itself unless it is alone.
+    /// Publishes events to the exchange of events.
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome>;
 
-    /// Publishes failed messages back to their queues, as they were, and says what became of each.
+    /// Publishes failed messages to their queues, with their original properties.
     async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome>;
 }

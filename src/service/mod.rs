@@ -14,5 +14,4 @@ mod notifications;
 pub mod received;
 mod recording;
 pub mod relay;
-mod throttle;
 pub mod unit_of_work;

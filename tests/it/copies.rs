@@ -307,14 +307,14 @@ async fn a_queue_that_is_gone_holds_back_its_own_retries_only() {
     wait_for("both are dead", DRAINS_WITHIN, &2, async || world.count(DEAD).await).await;
     worker.terminate().await;
     let relay = world.start(&["run", "--only", "relay"], &[]);
-    let leads = async || relay.log().contains("this relay leads");
+    let leads = async || relay.log().contains("relay became leader");
     wait_until("the relay has declared the queues", DRAINS_WITHIN, leads).await;
     let stock = world.named("stock");
     world.channel().queue_delete(stock.into(), QueueDeleteOptions::default()).await.unwrap();
     dead_letters(&world, &["retry", "--all"]).await;
     let held = "select count(*) from failed_messages where held_because is not null";
     wait_for("one is held", DRAINS_WITHIN, &1, async || world.count(held).await).await;
-    let tried_again = async || relay.log().matches("there is no such queue").count() >= 2;
+    let tried_again = async || relay.log().matches("the queue does not exist").count() >= 2;
     wait_until("it is tried again", Duration::from_secs(30), tried_again).await;
     assert_eq!(world.ready("orders").await, 1, "copies of one retry");
     world.cli(&["topology"]).await.exits(0);
@@ -336,7 +336,7 @@ async fn retries_that_no_worker_takes_do_not_pile_up() {
         // A new leader looks for old rows at once.
         let relay = world.start(&["run", "--only", "relay"], &[]);
         wait_for("it is published", DRAINS_WITHIN, &1, async || world.count(published).await).await;
-        let swept = async || relay.log().contains("this relay leads");
+        let swept = async || relay.log().contains("relay became leader");
         wait_until("a relay leads", DRAINS_WITHIN, swept).await;
         relay.terminate().await;
         copies = world.ready("orders").await;

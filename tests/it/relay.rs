@@ -1,4 +1,4 @@
-//! The relay under fire: killed, frozen, refused, outrun. What is committed is published, in order.
+//! The relay with faults of its process, its broker and its database: committed events are published, in order.
 
 mod handover;
 mod late;
@@ -19,7 +19,7 @@ fn relay(world: &World) -> Running {
     world.start(&["run", "--only", "relay"], &[])
 }
 
-/// Puts the next events of each SKU into the outbox as if they had just been committed.
+/// Inserts the next events of each SKU into the outbox.
 async fn commit_events(world: &World, sequences: std::ops::RangeInclusive<i64>) {
     sqlx::query(
         "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
@@ -38,10 +38,10 @@ async fn pending(world: &World) -> i64 {
     world.count("select count(*) from outbox").await
 }
 
-/// Three relays, 20,000 events, and the leader killed again and again; and a transaction that took its places in the outbox
-/// before all others and commits last.
+/// Three relays, 20,000 events, and a leader that is killed repeatedly; and a transaction that was assigned its ids before
+/// all others and commits last.
 #[tokio::test]
-async fn relays_that_are_killed_in_turn_publish_everything_in_order() {
+async fn relays_that_are_killed_in_turn_publish_all_events_in_order() {
     let world = World::new("relays killed in turn").await;
     let mut late = world.pool.begin().await.unwrap();
     sqlx::raw_sql(
@@ -55,15 +55,15 @@ async fn relays_that_are_killed_in_turn_publish_everything_in_order() {
     let mut takeovers = Vec::new();
     let mut relays: Vec<_> = (0..3).map(|_| relay(&world)).collect();
     while pending(&world).await > 0 {
-        wait_until("a relay leads", SOON, async || leader(&relays).is_some()).await;
+        wait_until("a relay is the leader", SOON, async || leader(&relays).is_some()).await;
         wait_until_fewer_pend(&world, pending(&world).await).await;
         let left = pending(&world).await;
         if left == 0 {
             break;
         }
-        let leads = leader(&relays).unwrap();
+        let leader = leader(&relays).unwrap();
         let killed_at = Instant::now();
-        relays.remove(leads).kill().await;
+        relays.remove(leader).kill().await;
         relays.push(relay(&world));
         wait_until_fewer_pend(&world, left).await;
         takeovers.push(killed_at.elapsed());
@@ -77,8 +77,8 @@ async fn relays_that_are_killed_in_turn_publish_everything_in_order() {
         "{} kills, {duplicates} duplicates, takeover median {median:?}, worst {worst:?}",
         takeovers.len()
     );
-    assert!(!takeovers.is_empty(), "no kill hit a relay at work");
-    wait_for("all is removed", SOON, &0, async || pending(&world).await).await;
+    assert!(!takeovers.is_empty(), "no kill hit a busy relay");
+    wait_for("all events are removed", SOON, &0, async || pending(&world).await).await;
     world.close_after(relays).await;
 }
 
@@ -90,40 +90,42 @@ async fn wait_until_fewer_pend(world: &World, before: i64) {
     wait_until("events are published", SOON, fewer).await;
 }
 
-/// The last to have said that it leads, of those that live.
+/// The running relay that became leader last.
 fn leader(relays: &[Running]) -> Option<usize> {
-    relays.iter().position(|relay| relay.log().contains("this relay leads"))
+    relays.iter().position(became_leader)
 }
 
-/// A leader that is stopped, replaced, and woken up again: whatever it still publishes changes no order.
+fn became_leader(relay: &Running) -> bool {
+    relay.log().contains("relay became leader")
+}
+
+/// A leader that is stopped, replaced, and continued: what it still publishes changes no order.
 #[tokio::test]
-async fn a_frozen_leader_is_replaced_and_does_no_harm_when_it_wakes() {
-    let world = World::new("frozen leader").await;
-    let frozen = relay(&world);
-    wait_until("it leads", SOON, async || frozen.log().contains("this relay leads")).await;
+async fn an_unresponsive_leader_is_replaced_and_cannot_write_afterwards() {
+    let world = World::new("unresponsive leader").await;
+    let stopped = relay(&world);
+    wait_until("it is the leader", SOON, async || became_leader(&stopped)).await;
     let standby = relay(&world);
     commit_events(&world, 1..=100).await;
-    wait_until("it is at work", SOON, async || pending(&world).await < 5000).await;
-    frozen.pause().await;
+    wait_until("it publishes", SOON, async || pending(&world).await < 5000).await;
+    stopped.pause().await;
     let left = pending(&world).await;
     commit_events(&world, 101..=200).await;
-    wait_until("the standby leads", SOON, async || standby.log().contains("this relay leads")).await;
-    frozen.resume().await;
-    wait_for("all is published", SOON, &0, async || pending(&world).await).await;
-    wait_until("it knows that it leads no more", SOON, async || {
-        frozen.log().contains("this relay lost the lead")
-    })
-    .await;
+    wait_until("the standby is the leader", SOON, async || became_leader(&standby)).await;
+    stopped.resume().await;
+    wait_for("all events are published", SOON, &0, async || pending(&world).await).await;
+    let lost = async || stopped.log().contains("relay lost leadership");
+    wait_until("it knows that it lost leadership", SOON, lost).await;
     let duplicates = assert_gapless(&world.events_of(10_000).await);
-    println!("{left} events were left when it froze; {duplicates} duplicates");
-    assert!(duplicates <= WINDOW, "{duplicates} duplicates: more than were in flight when it froze");
-    world.close_after([frozen, standby]).await;
+    println!("{left} events were left when it was stopped; {duplicates} duplicates");
+    assert!(duplicates <= WINDOW, "{duplicates} duplicates: more than were in flight when it was stopped");
+    world.close_after([stopped, standby]).await;
 }
 
-/// A header that fills more than a frame closes the whole connection: the worst an event can do.
+/// A header that is larger than a frame closes the whole connection.
 #[tokio::test]
-async fn an_event_the_broker_refuses_is_set_aside_and_only_its_own_sku_waits() {
-    let world = World::new("refused event").await;
+async fn an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_sku() {
+    let world = World::new("rejected event").await;
     commit_events(&world, 1..=10).await;
     sqlx::query("update outbox set traceparent = repeat('x', 200000) where sku = 'SKU-7' and sequence = 4")
         .execute(&world.pool)
@@ -144,14 +146,17 @@ async fn an_event_the_broker_refuses_is_set_aside_and_only_its_own_sku_waits() {
         .await
         .unwrap();
     world.cli(&["outbox", "retry", &id]).await.exits(0);
-    wait_for("the rest follows", Duration::from_secs(10), &0, async || pending(&world).await).await;
+    wait_for("the remaining events are published", Duration::from_secs(10), &0, async || {
+        pending(&world).await
+    })
+    .await;
     assert_gapless(&world.events_of(500).await);
     world.close_after([relay]).await;
 }
 
-/// A subscriber whose queue is full, again and again.
+/// A subscriber whose queue is full several times.
 #[tokio::test]
-async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
+async fn a_full_queue_receives_its_events_later_and_in_order() {
     let world = World::new("full queue").await;
     let full = world.named("full");
     let mut arguments = FieldTable::default();
@@ -187,7 +192,7 @@ async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
             None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
-    // A subscriber that takes only what is next misses nothing.
+    // A subscriber that accepts only the next sequence misses nothing.
     let mut next = std::collections::HashMap::new();
     for (sku, sequence) in &arrived {
         let AMQPValue::LongLongInt(sequence) = sequence else { panic!("{sequence:?}") };
@@ -203,9 +208,9 @@ async fn a_full_queue_holds_its_events_back_and_gets_them_in_order() {
     world.close_after([relay]).await;
 }
 
-/// The query that the relay repeats all the time finds its rows in the index, and reads no more than it takes: the server is
-/// asked, so that it is the program's own query and plan. Counted are rows that are visible. Remains of removed rows are not,
-/// because how long the index keeps them depends on every transaction of the server, in other databases as well.
+/// The relay's most frequent query finds its rows in the index, and reads no others. The server's counters are used, so that
+/// the program's own query and plan are measured. They count visible rows: dead index entries do not count, because their
+/// number depends on every transaction of the server, in other databases as well.
 #[tokio::test]
 async fn the_claim_is_answered_from_the_index() {
     const EVENTS: i64 = 20_000;
@@ -215,9 +220,9 @@ async fn the_claim_is_answered_from_the_index() {
     let world = World::new("claim plan").await;
     commit_events(&world, 1..=EVENTS / 50).await;
     let relay = relay(&world);
-    wait_for("the server has counted", SOON, &EVENTS, async || world.count(REMOVED).await).await;
+    wait_for("the server has counted all events", SOON, &EVENTS, async || world.count(REMOVED).await).await;
     assert_eq!(world.count(SCANNED).await, 0);
-    // Each is claimed once and removed once; a few are seen by the question whether there are any.
+    // Each is read once and removed once; polls fetch a few more.
     let fetched = world.count(FETCHED).await;
     assert!((2 * EVENTS..3 * EVENTS).contains(&fetched), "{fetched} rows were fetched for {EVENTS} events");
     assert_gapless(&world.events_of(20_000).await);
@@ -225,24 +230,24 @@ async fn the_claim_is_answered_from_the_index() {
 }
 
 #[tokio::test]
-async fn events_that_nobody_wants_are_counted_and_no_error() {
-    let world = World::new("unwanted events").await;
+async fn unroutable_events_are_counted_and_no_error() {
+    let world = World::new("unroutable events").await;
     world.stop_observing().await;
     let worker = world.worker();
     world.sender.send(&create_batch("b", "LAMP", 10)).await;
     world.wait_handled(1).await;
     world.sender.send_all(&[allocate("o1", "LAMP", 1), allocate("o2", "LAMP", 1)]).await;
     world.wait_handled(3).await;
-    wait_for("they were published", Duration::from_secs(10), &2, async || {
+    wait_for("they are published", Duration::from_secs(10), &2, async || {
         world.cli(&["status", "--json"]).await.json()["outbox"]["unroutable"].as_i64().unwrap_or_default()
     })
     .await;
     world.close_after([worker]).await;
 }
 
-/// More than one portion of old rows, and some that are not old enough.
+/// More expired rows than one purge removes, and some that are not expired.
 #[tokio::test]
-async fn what_is_old_enough_is_removed_a_little_at_a_time() {
+async fn expired_rows_are_removed_in_several_purges() {
     let world = World::new("retention").await;
     sqlx::raw_sql(
         "insert into inbox (queue, message_id, fingerprint, handled_at)
@@ -258,7 +263,7 @@ async fn what_is_old_enough_is_removed_a_little_at_a_time() {
     .await
     .unwrap();
     let relay = relay(&world);
-    wait_for("the old ones are gone", Duration::from_secs(20), &(10, 2), async || {
+    wait_for("the expired rows are removed", Duration::from_secs(20), &(10, 2), async || {
         let failures = world.count("select count(*) from failed_messages").await;
         (world.count("select count(*) from inbox").await, failures)
     })
@@ -266,9 +271,9 @@ async fn what_is_old_enough_is_removed_a_little_at_a_time() {
     world.close_after([relay]).await;
 }
 
-/// A retry whose queue and copy are gone is sent again, if nothing was heard of it for an hour.
+/// A retry whose copy was lost with its queue is published again if it was not handled within an hour.
 #[tokio::test]
-async fn a_retry_that_was_lost_with_its_queue_is_sent_again() {
+async fn a_retry_that_was_lost_with_its_queue_is_published_again() {
     let world = World::new("lost retry").await;
     let worker = world.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "100ms")]);
     world.sender.send(&create_batch("b", "LAMP", 10)).await;
@@ -290,9 +295,9 @@ async fn a_retry_that_was_lost_with_its_queue_is_sent_again() {
     world.close_after([worker]).await;
 }
 
-/// A subscriber whose queue is full, and 200 products: other subscribers do not get their events again and again.
+/// A subscriber whose queue is full, and 200 events: other subscribers receive few duplicates.
 #[tokio::test]
-async fn a_queue_that_stays_full_gives_other_subscribers_few_copies() {
+async fn a_full_queue_causes_few_duplicates_for_other_subscribers() {
     let world = World::new("few copies").await;
     let full = world.named("full");
     let mut arguments = FieldTable::default();
@@ -311,7 +316,7 @@ async fn a_queue_that_stays_full_gives_other_subscribers_few_copies() {
     let relay = relay(&world);
     world.events_of(200).await;
     // The pauses double: half a second, one, two, four. In five seconds there are four tries, of one event each.
-    tokio::time::sleep(Duration::from_secs(5).saturating_sub(begin.elapsed())).await; // the fault takes so long
+    tokio::time::sleep(Duration::from_secs(5).saturating_sub(begin.elapsed())).await; // the duration of the fault
     let copies = world.events_of(200).await.len();
     assert!(copies <= 200 + 8, "{copies} copies of 200 events");
     channel.queue_delete(full.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
@@ -319,18 +324,18 @@ async fn a_queue_that_stays_full_gives_other_subscribers_few_copies() {
     world.close_after([relay]).await;
 }
 
-/// An administrator empties the outbox, and its ids begin again, below what the leader has seen.
+/// An administrator truncates the outbox, and its ids start again, below those that the leader has read.
 #[tokio::test]
-async fn events_are_published_after_the_outbox_was_emptied_by_hand() {
-    let world = World::new("ids begin again").await;
+async fn events_are_published_after_an_administrator_truncated_the_outbox() {
+    let world = World::new("ids start again").await;
     commit_events(&world, 1..=20).await;
     let relay = relay(&world);
     wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
-    commit_events(&world, 21..=40).await; // so that the leader has looked where to begin
+    commit_events(&world, 21..=40).await; // so that the low-water mark has risen
     wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
     sqlx::raw_sql("truncate outbox restart identity").execute(&world.pool).await.unwrap();
     commit_events(&world, 41..=41).await;
-    wait_for("what came later is published", Duration::from_secs(10), &0, async || pending(&world).await)
+    wait_for("the later events are published", Duration::from_secs(10), &0, async || pending(&world).await)
         .await;
     world.close_after([relay]).await;
 }

@@ -8,11 +8,14 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{Mutex, Notify};
 
-use crate::ports::{
-    error::BrokerError,
-    failed_messages::DueRetry,
-    outbox::{OutboxRow, PublishOutcome, Publisher},
-    queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
+use crate::{
+    domain::{OutboxRow, PublishOutcome},
+    ports::{
+        error::BrokerError,
+        failed_messages::DueRetry,
+        outbox::Publisher,
+        queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
+    },
 };
 
 /// An exchange that only remembers what was published.

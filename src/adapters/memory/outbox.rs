@@ -1,21 +1,38 @@
-//! The outbox of the store, and the session that publishes from it.
+//! The outbox of the store, and the session of its leader.
 
 use std::collections::HashSet;
 
 use async_trait::async_trait;
+use tokio::sync::OwnedMutexGuard;
 
-use crate::ports::{
-    error::StoreError,
-    failed_messages::DueRetry,
-    outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
+use crate::{
+    domain::OutboxRow,
+    ports::{
+        error::StoreError,
+        failed_messages::DueRetry,
+        outbox::{EventFeed, LeaderSession, Outbox, ParkedEvents, PendingWork, Retention, RetryFeed, Upkeep},
+    },
 };
 
-use super::store::MemoryStore;
+use super::store::{MemoryState, MemoryStore};
+
+impl MemoryState {
+    /// Rows that are not parked and have no parked row of their SKU.
+    fn unpublished(&self) -> impl Iterator<Item = &OutboxRow> {
+        let parked: HashSet<_> = self.parked_rows().map(|row| row.sku.as_str()).collect();
+        self.outbox.iter().filter(move |row| !parked.contains(row.sku.as_str()))
+    }
+
+    fn parked_rows(&self) -> impl Iterator<Item = &OutboxRow> {
+        self.outbox.iter().filter(|row| self.parked.contains_key(&row.id))
+    }
+}
 
 #[async_trait]
 impl Outbox for MemoryStore {
     async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
-        Ok(Some(Box::new(self.clone())))
+        let Ok(leadership) = self.leadership.clone().try_lock_owned() else { return Ok(None) };
+        Ok(Some(Box::new(MemoryLeaderSession { store: self.clone(), _leadership: leadership })))
     }
 
     async fn wait_for_wakeup(&self) {
@@ -23,41 +40,70 @@ impl Outbox for MemoryStore {
     }
 }
 
-/// Retries are not published: in the demo nothing comes back.
 #[async_trait]
-impl LeaderSession for MemoryStore {
+impl ParkedEvents for MemoryStore {
+    async fn unpark(&self, ids: Option<&[i64]>) -> Result<usize, StoreError> {
+        let mut state = self.state().await;
+        let before = state.parked.len();
+        state.parked.retain(|id, _| ids.is_some_and(|ids| !ids.contains(id)));
+        self.committed.notify_one();
+        Ok(before - state.parked.len())
+    }
+}
+
+struct MemoryLeaderSession {
+    store: MemoryStore,
+    _leadership: OwnedMutexGuard<()>,
+}
+
+#[async_trait]
+impl LeaderSession for MemoryLeaderSession {
+    async fn release(self: Box<Self>) {
+        let committed = self.store.committed.clone();
+        drop(self);
+        committed.notify_one();
+    }
+}
+
+#[async_trait]
+impl EventFeed for MemoryLeaderSession {
     async fn pending(&mut self) -> Result<PendingWork, StoreError> {
-        Ok(PendingWork { events: !self.state().await.outbox.is_empty(), retry_in: None })
+        let events = self.store.state().await.unpublished().next().is_some();
+        Ok(PendingWork { events, retry_in: None })
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
-        Ok(self
-            .state()
-            .await
-            .outbox
-            .iter()
-            .filter(|row| !except.contains(&row.sku))
-            .take(at_most)
-            .cloned()
-            .collect())
+        let state = self.store.state().await;
+        let rows = state.unpublished().filter(|row| !except.contains(&row.sku));
+        Ok(rows.take(at_most).cloned().collect())
     }
 
-    async fn remove(&mut self, ids: &[i64], _unroutable: i64) -> Result<(), StoreError> {
+    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
         let ids: HashSet<_> = ids.iter().collect();
-        self.state().await.outbox.retain(|row| !ids.contains(&row.id));
+        let mut state = self.store.state().await;
+        state.outbox.retain(|row| !ids.contains(&row.id));
+        state.unroutable += unroutable;
         Ok(())
     }
 
-    async fn park(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
-        self.remove(&[id], 0).await
+    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
+        let mut state = self.store.state().await;
+        if state.outbox.iter().any(|row| row.id == id) {
+            state.parked.insert(id, reason.to_owned());
+        }
+        Ok(())
     }
+}
 
-    async fn due_retries(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+/// The memory store schedules no retries.
+#[async_trait]
+impl RetryFeed for MemoryLeaderSession {
+    async fn due(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
         Ok(Vec::new())
     }
 
-    async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
+    async fn published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -68,10 +114,12 @@ impl LeaderSession for MemoryStore {
     async fn reject(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
         Ok(())
     }
+}
 
-    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+/// Nothing expires in memory.
+#[async_trait]
+impl Upkeep for MemoryLeaderSession {
+    async fn purge(&mut self, _retention: Retention) -> Result<bool, StoreError> {
         Ok(false)
     }
-
-    async fn release(self: Box<Self>) {}
 }

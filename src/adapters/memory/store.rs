@@ -10,11 +10,10 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Batch, BatchRef, FailedMessageKey, Line, MessageKey, OrderId, Product, Sku},
+    domain::{Batch, BatchRef, FailedMessageKey, Line, MessageKey, OrderId, OutboxRow, Product, Sku},
     ports::{
         error::StoreError,
         failed_messages::NewAttempt,
-        outbox::OutboxRow,
         queue::{QueueName, RetryMark},
         store::{ChangeSet, InboxCheck, ReadModelState, RetryCheck, Store, Tx, WorkingSet},
     },
@@ -25,6 +24,8 @@ use crate::{
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,
     pub(super) committed: Arc<Notify>,
+    /// Held by the leader.
+    pub(super) leadership: Arc<Mutex<()>>,
 }
 
 /// What is committed.
@@ -37,6 +38,10 @@ pub struct MemoryState {
     pub failures: Vec<(QueueName, NewAttempt)>,
     /// Unpublished events.
     pub outbox: VecDeque<OutboxRow>,
+    /// Those of them that the broker rejected, by id, with the reason.
+    pub parked: BTreeMap<i64, String>,
+    /// How many published events no queue was bound for.
+    pub unroutable: i64,
     inbox: HashMap<(QueueName, Arc<str>), MessageKey>,
     starts: HashMap<(QueueName, Arc<str>), u32>,
     last_event: i64,
@@ -70,7 +75,7 @@ impl MemoryStore {
             (sku, StoredProduct { bare, batches, lines })
         });
         let state = MemoryState { products: stored.collect(), ..MemoryState::default() };
-        Self { state: Arc::new(Mutex::new(state)), committed: Arc::default() }
+        Self { state: Arc::new(Mutex::new(state)), ..Self::default() }
     }
 
     /// Looks at what is committed.

@@ -1,10 +1,13 @@
 //! PostgreSQL: the store, the outbox, and how its errors are understood.
 
+mod commit_signal;
 mod failures;
 mod inbox;
+mod leader;
 mod low_water_mark;
 mod operator_actions;
 mod outbox;
+mod parked_events;
 mod products;
 mod purge;
 mod read_model;
@@ -22,8 +25,10 @@ use sqlx::{
 
 use crate::ports::error::{Cause, StoreError};
 
+pub use commit_signal::{CommitSignal, forward_commits};
+pub use leader::PgOutbox;
 pub use operator_actions::PgFailedMessages;
-pub use outbox::{CommitSignal, PgOutbox, forward_commits};
+pub use parked_events::PgParkedEvents;
 pub use read_model::PgReadModel;
 pub use schema::{PgSchema, migrate};
 pub use store::PgStore;

@@ -12,11 +12,10 @@ use crate::{
         failed_messages::{
             ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction,
         },
-        outbox::ParkedEvents,
     },
 };
 
-use super::{PgConfig, outbox::CHANNEL, session::PooledSession, with_timeout};
+use super::{PgConfig, commit_signal::CHANNEL, session::PooledSession, with_timeout};
 
 /// The ledger in a database, and the events beside it that were set aside.
 pub struct PgFailedMessages {
@@ -144,22 +143,6 @@ async fn replace_body(
     retry(connection, &[id]).await?;
     record(connection, &[id], "edit", by, Some(&previous)).await?;
     Ok(ActionResult::Applied)
-}
-
-#[async_trait]
-impl ParkedEvents for PgFailedMessages {
-    async fn try_again(&self, ids: Option<&[i64]>) -> Result<usize, StoreError> {
-        let update = sqlx::query!(
-            "with again as (
-                 update outbox set refused = null, refused_at = null
-                 where refused is not null and ($1::bigint[] is null or id = any($1)) returning id
-             )
-             select id from again, pg_notify($2, '')",
-            ids,
-            CHANNEL,
-        );
-        Ok(with_timeout(self.timeout, update.fetch_all(&self.pool)).await?.len())
-    }
 }
 
 /// What an action may do with a message as it was found.

@@ -18,11 +18,12 @@ use tracing::warn;
 
 use crate::{
     crash_points::{self, CrashPoint},
+    domain::{OutboxRow, PublishOutcome},
     ports::{
         admin::{CommandSender, OutboundCommand},
         error::{BrokerError, error_text},
         failed_messages::DueRetry,
-        outbox::{OutboxRow, PublishOutcome, Publisher},
+        outbox::Publisher,
     },
 };
 

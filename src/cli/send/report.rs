@@ -7,10 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::output,
-    ports::{
-        admin::{CommandSender, OutboundCommand},
-        outbox::PublishOutcome,
-    },
+    domain::PublishOutcome,
+    ports::admin::{CommandSender, OutboundCommand},
     views::SendProgress,
 };
 

@@ -14,12 +14,12 @@ use allocation::{
         postgres::{CommitSignal, PgConfig, PgOutbox, PgStore},
         rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
-    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
+    domain::{BatchRef, FailedMessageKey, MessageKey, OutboxRow, Product},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
         error::{BrokerError, StoreError},
         failed_messages::DueRetry,
-        outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
+        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
         queue::{Acknowledger, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark, Subscription},
         store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
@@ -240,6 +240,13 @@ impl Outbox for Faulty<PgOutbox> {
 
 #[async_trait]
 impl LeaderSession for Faulty<Box<dyn LeaderSession>> {
+    async fn release(self: Box<Self>) {
+        self.inner.release().await;
+    }
+}
+
+#[async_trait]
+impl EventFeed for Faulty<Box<dyn LeaderSession>> {
     async fn pending(&mut self) -> Result<PendingWork, StoreError> {
         self.inner.pending().await
     }
@@ -255,6 +262,18 @@ impl LeaderSession for Faulty<Box<dyn LeaderSession>> {
     async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
         self.inner.park(id, reason).await
     }
+}
+
+#[async_trait]
+impl RetryFeed for Faulty<Box<dyn LeaderSession>> {
+    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+        self.inner.due(at_most).await
+    }
+
+    async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
+        self.die_if(Fault::DiesBeforeNotingRetries);
+        self.inner.published(retries).await
+    }
 
     async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
         self.inner.defer(retries, reason).await
@@ -263,22 +282,12 @@ impl LeaderSession for Faulty<Box<dyn LeaderSession>> {
     async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
         self.inner.reject(retry, reason).await
     }
+}
 
-    async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        self.inner.due_retries(at_most).await
-    }
-
-    async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
-        self.die_if(Fault::DiesBeforeNotingRetries);
-        self.inner.retries_published(retries).await
-    }
-
-    async fn purge_expired(&mut self, retention: Retention) -> Result<bool, StoreError> {
-        self.inner.purge_expired(retention).await
-    }
-
-    async fn release(self: Box<Self>) {
-        self.inner.release().await;
+#[async_trait]
+impl Upkeep for Faulty<Box<dyn LeaderSession>> {
+    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError> {
+        self.inner.purge(retention).await
     }
 }
 

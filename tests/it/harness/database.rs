@@ -6,7 +6,7 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{PgConfig, PgFailedMessages, PgOutbox, PgStore, migrate},
+    adapters::postgres::{PgConfig, PgFailedMessages, PgOutbox, PgParkedEvents, PgStore, migrate},
     domain::MessageKey,
     ports::{
         outbox::{LeaderSession, Outbox as _},
@@ -90,12 +90,17 @@ impl Database {
         self.ledger.clone()
     }
 
-    /// The outbox, as one relay sees it.
+    /// The operators' side of the parked events.
+    pub(crate) fn parked_events(&self) -> PgParkedEvents {
+        PgParkedEvents::new(self.pool.clone(), &access(&database_url(&self.name)))
+    }
+
+    /// The outbox, as one relay uses it.
     pub(crate) fn outbox(&self) -> PgOutbox {
         PgOutbox::new(access(&database_url(&self.name)), Arc::default())
     }
 
-    /// The session of the active relay.
+    /// The session of the leader.
     pub(crate) async fn lead(&self) -> Box<dyn LeaderSession> {
         self.outbox().try_lead().await.expect("the database answers").expect("no other relay leads")
     }

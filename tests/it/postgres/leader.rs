@@ -1,4 +1,4 @@
-//! When another relay takes the lead from one that does not answer, and when it does not.
+//! When a standby replaces a leader that does not poll, and when it does not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,11 +9,11 @@ use allocation::{
 
 use crate::harness::{Database, wait_until};
 
-/// A leader counts as frozen after 3 s.
-const FROZEN: &str = "select count(*) from pg_locks held join pg_stat_activity session using (pid)
+/// A leader is unresponsive after 3 s.
+const UNRESPONSIVE: &str = "select count(*) from pg_locks held join pg_stat_activity session using (pid)
      where held.locktype = 'advisory' and held.granted and session.datname = current_database()
        and session.state = 'idle' and session.state_change < now() - interval '3.2 seconds'";
-/// One question that takes longer than that.
+/// One statement that takes longer than that.
 const BUSY: &str = "select count(*) from pg_stat_activity
      where datname = current_database() and state = 'active' and state_change < now() - interval '3.2 seconds'";
 
@@ -24,52 +24,52 @@ async fn wait_for_one(what: &str, question: &str, db: &Database) {
 #[tokio::test]
 async fn a_leader_whose_session_is_idle_for_too_long_is_replaced() {
     let db = Database::new().await;
-    let mut frozen = db.lead().await;
+    let mut unresponsive = db.lead().await;
     let standby = db.outbox();
-    assert!(standby.try_lead().await.unwrap().is_none(), "it is not idle for long");
-    wait_for_one("the leader is frozen", FROZEN, &db).await;
+    assert!(standby.try_lead().await.unwrap().is_none(), "its session was not idle for long enough");
+    wait_for_one("the leader is unresponsive", UNRESPONSIVE, &db).await;
     let takes_over = async || standby.try_lead().await.unwrap().is_some();
-    wait_until("the standby leads", Duration::from_secs(5), takes_over).await;
-    assert!(frozen.pending().await.is_err(), "the session of the frozen leader has ended");
+    wait_until("the standby is the leader", Duration::from_secs(5), takes_over).await;
+    assert!(unresponsive.pending().await.is_err(), "the session of the old leader has ended");
 }
 
-/// It is the server that takes its time.
+/// The server is slow, not the leader.
 #[tokio::test]
-async fn a_leader_that_waits_for_an_answer_is_not_taken_for_frozen() {
+async fn a_leader_that_waits_for_the_server_is_not_replaced() {
     let db = Database::new().await;
     db.before_the_last_id("perform pg_sleep(4.5)").await;
     let mut busy = db.lead().await;
     let standby = db.outbox();
-    let asked = tokio::spawn(async move { busy.pending().await });
-    wait_for_one("the leader waits for long", BUSY, &db).await;
+    let poll = tokio::spawn(async move { busy.pending().await });
+    wait_for_one("the leader waits for a long time", BUSY, &db).await;
     assert!(standby.try_lead().await.unwrap().is_none());
-    let look = asked.await.unwrap();
-    assert!(look.is_ok(), "its session was ended: {look:?}");
+    let pending = poll.await.unwrap();
+    assert!(pending.is_ok(), "its session was terminated: {pending:?}");
 }
 
-/// A limit: after a change of credentials the old leader's session belongs to another role, whose state PostgreSQL does
-/// not show and whose sessions it does not let others end. No relay takes over until the server itself gives that session
-/// up. The new role must be a member of the old one.
+/// A limit: after a change of credentials the old leader's session belongs to another role. PostgreSQL does not show its
+/// state to the new role, and does not let it terminate the session. No standby takes over until the server itself ends
+/// the session. The new role must be a member of the old one.
 #[tokio::test]
-async fn a_frozen_leader_of_another_role_is_replaced_only_by_a_member_of_its_role() {
+async fn an_unresponsive_leader_of_another_role_is_replaced_only_by_a_member_of_its_role() {
     let db = Database::new().await;
     let old = db.create_role("").await;
     let role = |name: &str| PgOutbox::new(db.access_as(name), Arc::default());
     let stranger = role(&db.create_role("").await);
     let observer = role(&db.create_role("grant pg_read_all_stats to ROLE").await);
     let member = role(&db.create_role(&format!("grant {old} to ROLE")).await);
-    let mut frozen = role(&old).try_lead().await.unwrap().expect("no other relay leads");
-    wait_for_one("the leader is frozen", FROZEN, &db).await;
+    let mut unresponsive = role(&old).try_lead().await.unwrap().expect("there is no other leader");
+    wait_for_one("the leader is unresponsive", UNRESPONSIVE, &db).await;
 
-    assert!(stranger.try_lead().await.unwrap().is_none(), "it does not see the state of the leader");
-    let refused = observer.try_lead().await.map(|lead| lead.is_some());
+    assert!(stranger.try_lead().await.unwrap().is_none(), "it cannot see the state of the leader");
+    let refused = observer.try_lead().await.map(|session| session.is_some());
     assert!(
         matches!(&refused, Err(StoreError::Unavailable(cause)) if cause.to_string().contains("42501")),
         "{refused:?}"
     );
-    assert_eq!(db.count(FROZEN).await, 1, "the leader is as it was");
+    assert_eq!(db.count(UNRESPONSIVE).await, 1, "the leader's session is as it was");
 
     let takes_over = async || member.try_lead().await.unwrap().is_some();
-    wait_until("the member leads", Duration::from_secs(5), takes_over).await;
-    assert!(frozen.pending().await.is_err());
+    wait_until("the member is the leader", Duration::from_secs(5), takes_over).await;
+    assert!(unresponsive.pending().await.is_err());
 }

@@ -1,47 +1,47 @@
-//! Where reading of the outbox begins: never above an event that is committed and not published, whatever its id.
+//! The low-water mark of the outbox: it is never above a committed, unpublished event, whatever its id.
 
 use std::time::{Duration, Instant};
 
-use allocation::ports::outbox::{LeaderSession, Retention};
+use allocation::ports::outbox::{EventFeed, LeaderSession, Retention};
 
 use crate::harness::{Database, wait_until};
 
 use super::outbox::{INSERT, commit_events, unpublished};
 
-/// The floor is looked at once a second. It rises with the second look, if nothing holds it.
+/// The mark is checked once a second. It rises with the second check, if nothing keeps it from rising.
 const RISES_WITHIN: Duration = Duration::from_secs(10);
-/// In this time a floor that may rise does.
-const THREE_LOOKS: Duration = Duration::from_millis(2500);
+/// A mark that may rise does so within this time.
+const THREE_CHECKS: Duration = Duration::from_millis(2500);
 const YEAR: Duration = Duration::from_hours(24 * 365);
 
-/// Publishes everything, again and again, long enough for the floor to rise.
-async fn publish_for_three_looks(lead: &mut dyn LeaderSession) {
+/// Publishes everything repeatedly, for long enough that the mark may rise.
+async fn publish_for_three_checks(session: &mut dyn EventFeed) {
     let begin = Instant::now();
-    while begin.elapsed() < THREE_LOOKS {
-        let ids = unpublished(lead).await;
-        lead.remove(&ids, 0).await.unwrap();
+    while begin.elapsed() < THREE_CHECKS {
+        let ids = unpublished(session).await;
+        session.remove(&ids, 0).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Publishes `events` events and waits until the floor is above them: until an event with an id below is not seen.
-async fn lead_with_a_floor(db: &Database, events: usize) -> Box<dyn LeaderSession> {
+/// Publishes `events` events and waits until the mark is above them: until an event with an id below is not read.
+async fn lead_with_a_mark(db: &Database, events: usize) -> Box<dyn LeaderSession> {
     commit_events(db, &vec!["A"; events]).await;
-    let mut lead = db.lead().await;
-    let ids = unpublished(&mut *lead).await;
-    lead.remove(&ids, 0).await.unwrap();
-    wait_until("the floor has risen", RISES_WITHIN, async || {
-        unpublished(&mut *lead).await;
+    let mut session = db.lead().await;
+    let ids = unpublished(&mut *session).await;
+    session.remove(&ids, 0).await.unwrap();
+    wait_until("the mark has risen", RISES_WITHIN, async || {
+        unpublished(&mut *session).await;
         restore(db, 1).await;
-        let hidden = unpublished(&mut *lead).await.is_empty();
+        let hidden = unpublished(&mut *session).await.is_empty();
         db.execute("delete from outbox").await;
         hidden
     })
     .await;
-    lead
+    session
 }
 
-/// An event comes back with the id it had, as from a backup.
+/// Inserts an event with the id that it had before, as from a backup.
 async fn restore(db: &Database, id: i64) {
     db.execute(&format!(
         "insert into outbox (id, name, sku, sequence, body, causation_id, correlation_id)
@@ -50,79 +50,79 @@ async fn restore(db: &Database, id: i64) {
     .await;
 }
 
-/// Its id is older than everything that was published while it was open.
+/// Its id is older than those of all events that were published while its transaction was open.
 #[tokio::test]
 async fn an_event_of_a_long_transaction_is_published_after_its_commit() {
     let db = Database::new().await;
     let mut late = db.pool.begin().await.unwrap();
     sqlx::query(INSERT).bind("LATE").execute(&mut *late).await.unwrap();
     commit_events(&db, &["A", "B"]).await;
-    let mut lead = db.lead().await;
-    assert_eq!(unpublished(&mut *lead).await, [2, 3]);
-    publish_for_three_looks(&mut *lead).await;
+    let mut session = db.lead().await;
+    assert_eq!(unpublished(&mut *session).await, [2, 3]);
+    publish_for_three_checks(&mut *session).await;
     late.commit().await.unwrap();
-    assert_eq!(unpublished(&mut *lead).await, [1]);
+    assert_eq!(unpublished(&mut *session).await, [1]);
 }
 
-/// A transaction that is given its id after the relay asked for the last one, and before it asks who is writing.
+/// A transaction that is assigned its id after the relay has read the last id, and before it reads the open transactions.
 #[tokio::test]
-async fn an_event_of_a_transaction_that_began_between_the_relays_questions_is_published() {
+async fn an_event_of_a_transaction_that_began_between_the_relays_statements_is_published() {
     let db = Database::new().await;
     commit_events(&db, &["A"]).await;
     let gate = db.gate_before_the_last_id().await;
-    let mut lead = db.lead().await;
-    let first_look = tokio::spawn(async move {
-        let ids = unpublished(&mut *lead).await;
-        (lead, ids)
+    let mut session = db.lead().await;
+    let first_read = tokio::spawn(async move {
+        let ids = unpublished(&mut *session).await;
+        (session, ids)
     });
     db.wait_until_blocked(1).await;
     let mut late = db.pool.begin().await.unwrap();
     sqlx::query(INSERT).bind("LATE").execute(&mut *late).await.unwrap();
     commit_events(&db, &["B"]).await;
     gate.open().await;
-    let (mut lead, ids) = first_look.await.unwrap();
+    let (mut session, ids) = first_read.await.unwrap();
     assert_eq!(ids, [1, 3]);
-    publish_for_three_looks(&mut *lead).await;
+    publish_for_three_checks(&mut *session).await;
     late.commit().await.unwrap();
-    assert_eq!(unpublished(&mut *lead).await, [2]);
+    assert_eq!(unpublished(&mut *session).await, [2]);
 }
 
-/// The broker takes some and not others; what is behind them was published long ago.
+/// The broker confirms some events and not others; those behind them were published long ago.
 #[tokio::test]
-async fn events_that_are_not_published_for_long_stay_in_sight() {
+async fn events_that_stay_unpublished_are_still_read() {
     let db = Database::new().await;
     commit_events(&db, &["A", "B", "A", "B", "A"]).await;
-    let mut lead = db.lead().await;
-    lead.remove(&[1, 3, 5], 0).await.unwrap();
+    let mut session = db.lead().await;
+    session.remove(&[1, 3, 5], 0).await.unwrap();
     let begin = Instant::now();
-    while begin.elapsed() < THREE_LOOKS {
-        assert_eq!(unpublished(&mut *lead).await, [2, 4]);
+    while begin.elapsed() < THREE_CHECKS {
+        assert_eq!(unpublished(&mut *session).await, [2, 4]);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// An administrator empties the outbox, and ids begin with 1 again. The relay looks every second.
+/// An administrator truncates the outbox, and its ids start with 1 again. The relay polls every second.
 #[tokio::test]
-async fn after_a_truncate_with_restart_reading_begins_at_the_beginning() {
+async fn after_a_truncate_with_restart_reading_starts_at_the_beginning() {
     let db = Database::new().await;
-    let mut lead = lead_with_a_floor(&db, 5).await;
+    let mut session = lead_with_a_mark(&db, 5).await;
     db.execute("truncate outbox restart identity").await;
-    lead.pending().await.unwrap();
+    session.pending().await.unwrap();
     commit_events(&db, &["A", "B"]).await;
-    assert_eq!(unpublished(&mut *lead).await, [1, 2]);
+    assert_eq!(unpublished(&mut *session).await, [1, 2]);
 }
 
-/// By its next look the ids are above the floor again; the next sweep finds what is below.
+/// At the next poll the last id is above the mark again; the next purge notices the rows below.
 #[tokio::test]
-async fn events_that_come_with_smaller_ids_are_found_by_the_next_sweep() {
+async fn restored_events_with_smaller_ids_are_read_after_the_next_purge() {
     let db = Database::new().await;
-    let mut lead = lead_with_a_floor(&db, 5).await;
+    let mut session = lead_with_a_mark(&db, 5).await;
     commit_events(&db, &["B"]).await;
     restore(&db, 2).await;
     restore(&db, 5).await;
     let next = db.count("select last_value from outbox_id_seq").await;
-    lead.pending().await.unwrap();
-    assert_eq!(unpublished(&mut *lead).await, [next]);
-    lead.purge_expired(Retention { inbox: YEAR, failures: YEAR }).await.unwrap();
-    assert_eq!(unpublished(&mut *lead).await, [2, 5, next]);
+    session.pending().await.unwrap();
+    assert_eq!(unpublished(&mut *session).await, [next]);
+    session.purge(Retention { inbox: YEAR, failures: YEAR }).await.unwrap();
+    assert_eq!(unpublished(&mut *session).await, [2, 5, next]);
 }

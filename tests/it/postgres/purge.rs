@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allocation::ports::outbox::{LeaderSession, Retention};
+use allocation::ports::outbox::{Retention, Upkeep};
 use serde_json::json;
 
 use crate::harness::Database;
@@ -12,8 +12,8 @@ use super::STATUSES;
 const DAY: Duration = Duration::from_hours(24);
 const RETENTION: Retention = Retention { inbox: DAY, failures: DAY.saturating_mul(3) };
 
-async fn purge_expired(lead: &mut dyn LeaderSession) {
-    assert!(!lead.purge_expired(RETENTION).await.unwrap(), "there is nothing more to remove");
+async fn purge_expired(session: &mut dyn Upkeep) {
+    assert!(!session.purge(RETENTION).await.unwrap(), "there is nothing more to remove");
 }
 
 /// Whatever its times say, a message that is dead or is being retried is never removed.
@@ -62,7 +62,7 @@ async fn handled_messages_and_starts_are_removed_after_their_retention() {
 #[tokio::test]
 async fn copies_are_published_again_at_distances_that_double() {
     let db = Database::new().await;
-    let mut lead = db.lead().await;
+    let mut session = db.lead().await;
     // Minutes since the copy was published, minutes between due time and publication, and whether another one is due.
     let cases = [
         (1, 0, false),
@@ -85,11 +85,11 @@ async fn copies_are_published_again_at_distances_that_double() {
             ))
             .await;
             let before = db.row(id).await;
-            purge_expired(&mut *lead).await;
+            purge_expired(&mut *session).await;
             let is_due = again && status == "retrying";
             let expected = if is_due { json!({ "published_at": null }) } else { json!({}) };
             assert_eq!(db.row(id).await.changes_since(&before), expected, "{case}");
-            assert_eq!(lead.due_retries(1).await.unwrap().len(), usize::from(is_due), "{case}");
+            assert_eq!(session.due(1).await.unwrap().len(), usize::from(is_due), "{case}");
             db.execute("delete from failed_messages").await;
         }
     }
@@ -99,13 +99,13 @@ async fn copies_are_published_again_at_distances_that_double() {
 #[tokio::test]
 async fn in_two_days_without_a_worker_few_copies_are_published() {
     let db = Database::new().await;
-    let mut lead = db.lead().await;
+    let mut session = db.lead().await;
     db.failed("m1", "status = 'retrying', reason = null, due_at = now() - interval '1 minute'").await;
     let mut published_at = Vec::new();
     for half_hour in 0..=96 {
-        purge_expired(&mut *lead).await;
-        for retry in lead.due_retries(1).await.unwrap() {
-            lead.retries_published(&[&retry]).await.unwrap();
+        purge_expired(&mut *session).await;
+        for retry in session.due(1).await.unwrap() {
+            session.published(&[&retry]).await.unwrap();
             published_at.push(half_hour);
         }
         // Half an hour passes.

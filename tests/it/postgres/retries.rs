@@ -1,10 +1,10 @@
-//! Retries as the relay sees them: what is due, and what became of its copy.
+//! Retries as the relay reads them, and the outcomes of their publication.
 
 use std::time::Duration;
 
 use allocation::ports::{
     failed_messages::{DueRetry, RetryDecision},
-    outbox::LeaderSession,
+    outbox::RetryFeed,
     queue::QueueName,
     store::ChangeSet,
 };
@@ -14,17 +14,17 @@ use crate::harness::{Database, Row};
 
 use super::{DEAD, DISCARDED, RESOLVED, STATUSES, failed_message_key, failure};
 
-/// Assignments for a message that is being retried.
+/// Assignments for a message that is retrying.
 fn due(in_seconds: i64) -> String {
     format!("status = 'retrying', reason = null, due_at = now() + interval '{in_seconds} seconds'")
 }
 
-async fn due_ids(lead: &mut dyn LeaderSession, at_most: u32) -> Vec<i64> {
-    lead.due_retries(at_most).await.unwrap().iter().map(|retry| retry.id).collect()
+async fn due_ids(session: &mut dyn RetryFeed, at_most: u32) -> Vec<i64> {
+    session.due(at_most).await.unwrap().iter().map(|retry| retry.id).collect()
 }
 
 #[tokio::test]
-async fn what_is_due_is_published_the_longest_due_first() {
+async fn due_retries_are_published_the_longest_due_first() {
     let db = Database::new().await;
     let a_little = db.failed("a-little", &due(-1)).await;
     let long = db.failed("long", &due(-100)).await;
@@ -34,16 +34,16 @@ async fn what_is_due_is_published_the_longest_due_first() {
     for (status, columns) in STATUSES.into_iter().filter(|(status, _)| *status != "retrying") {
         db.failed(status, &format!("{columns}, due_at = now() - interval '1 hour'")).await;
     }
-    let mut lead = db.lead().await;
-    assert_eq!(due_ids(&mut *lead, 10).await, [long, in_between, a_little]);
-    assert_eq!(due_ids(&mut *lead, 2).await, [long, in_between]);
-    let retries = lead.due_retries(2).await.unwrap();
-    lead.retries_published(&[&retries[0]]).await.unwrap();
-    assert_eq!(due_ids(&mut *lead, 10).await, [in_between, a_little], "a copy is published once");
+    let mut session = db.lead().await;
+    assert_eq!(due_ids(&mut *session, 10).await, [long, in_between, a_little]);
+    assert_eq!(due_ids(&mut *session, 2).await, [long, in_between]);
+    let retries = session.due(2).await.unwrap();
+    session.published(&[&retries[0]]).await.unwrap();
+    assert_eq!(due_ids(&mut *session, 10).await, [in_between, a_little], "a copy is published once");
 }
 
 #[tokio::test]
-async fn a_copy_is_what_the_row_says() {
+async fn a_retry_has_the_values_of_its_row() {
     let db = Database::new().await;
     let id = db.failed("m1", &format!("{}, queue = 'stock', edited = true", due(-1))).await;
     let secret = db.row(id).await.column("secret").as_str().unwrap().parse().unwrap();
@@ -58,12 +58,12 @@ async fn a_copy_is_what_the_row_says() {
         edited: true,
         secret,
     };
-    assert_eq!(db.lead().await.due_retries(10).await.unwrap(), [expected]);
+    assert_eq!(db.lead().await.due(10).await.unwrap(), [expected]);
 }
 
-/// 16 MiB of bodies at once, and one message at least.
+/// Bodies of 16 MiB together, and one message at least.
 #[tokio::test]
-async fn large_bodies_are_published_a_few_at_a_time() {
+async fn large_retries_are_published_a_few_at_a_time() {
     let db = Database::new().await;
     let body = |mebibytes: u32| format!("body = convert_to(repeat(' ', {mebibytes} << 20), 'UTF8')");
     let mut large = Vec::new();
@@ -71,40 +71,40 @@ async fn large_bodies_are_published_a_few_at_a_time() {
         let columns = format!("{}, {}", due(-100 + i64::try_from(number).unwrap()), body(mebibytes));
         large.push(db.failed(&format!("m{number}"), &columns).await);
     }
-    let mut lead = db.lead().await;
+    let mut session = db.lead().await;
     for expected in [&large[..1], &large[1..4], &large[4..]] {
-        let retries = lead.due_retries(10).await.unwrap();
+        let retries = session.due(10).await.unwrap();
         assert_eq!(retries.iter().map(|retry| retry.id).collect::<Vec<_>>(), expected);
-        lead.retries_published(&retries.iter().collect::<Vec<_>>()).await.unwrap();
+        session.published(&retries.iter().collect::<Vec<_>>()).await.unwrap();
     }
 }
 
-/// What became of a copy.
+/// The outcome of a publication.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     Published,
-    Held,
-    Refused,
+    Deferred,
+    Rejected,
 }
 
 impl Outcome {
-    const ALL: [Self; 3] = [Self::Published, Self::Held, Self::Refused];
+    const ALL: [Self; 3] = [Self::Published, Self::Deferred, Self::Rejected];
 
-    async fn update_broker_health(self, lead: &mut dyn LeaderSession, retry: &DueRetry) {
+    async fn record(self, session: &mut dyn RetryFeed, retry: &DueRetry) {
         match self {
-            Self::Published => lead.retries_published(&[retry]).await,
-            Self::Held => lead.defer(&[retry], "no queue").await,
-            Self::Refused => lead.reject(retry, "too large").await,
+            Self::Published => session.published(&[retry]).await,
+            Self::Deferred => session.defer(&[retry], "no queue").await,
+            Self::Rejected => session.reject(retry, "too large").await,
         }
         .unwrap();
     }
 
-    /// What it changes in a row whose copy is current.
+    /// What it changes in the row of a current copy.
     fn changes(self) -> serde_json::Value {
         match self {
             Self::Published => json!({ "published_at": "now", "held_because": null }),
-            Self::Held => json!({ "held_because": "no queue", "due_at": "in 5 s" }),
-            Self::Refused => json!({
+            Self::Deferred => json!({ "held_because": "no queue", "due_at": "in 5 s" }),
+            Self::Rejected => json!({
                 "status": "dead", "reason": "invalid_message", "due_at": null, "last_failed_at": "now",
                 "error": "the broker does not take it back: too large",
                 "error_pattern": "the broker does not take it back: too large"
@@ -121,63 +121,63 @@ fn changes(after: &Row, before: &Row) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn the_outcome_of_a_copy_is_noted_on_its_own_row() {
+async fn an_outcome_changes_the_row_of_its_retry_only() {
     let db = Database::new().await;
-    let mut lead = db.lead().await;
+    let mut session = db.lead().await;
     for outcome in Outcome::ALL {
         let held = format!("{}, held_because = 'earlier'", due(-10));
         let (id, other) = (db.failed("m1", &held).await, db.failed("m2", &held).await);
         let before = (db.row(id).await, db.row(other).await);
-        let retries = lead.due_retries(10).await.unwrap();
-        outcome.update_broker_health(&mut *lead, &retries[0]).await;
+        let retries = session.due(10).await.unwrap();
+        outcome.record(&mut *session, &retries[0]).await;
         assert_eq!(changes(&db.row(id).await, &before.0), outcome.changes(), "{outcome:?}");
         assert_eq!(db.row(other).await.changes_since(&before.1), json!({}), "{outcome:?}");
-        assert_eq!(due_ids(&mut *lead, 10).await, [other], "{outcome:?}");
+        assert_eq!(due_ids(&mut *session, 10).await, [other], "{outcome:?}");
         db.execute("delete from failed_messages").await;
     }
 }
 
-/// Between the publication and the note the message failed again, was edited, was handled, or was discarded.
+/// After the publication the message failed again, was edited, was handled, or was discarded.
 #[tokio::test]
-async fn the_outcome_of_an_old_copy_changes_nothing() {
+async fn the_outcome_of_an_outdated_copy_changes_nothing() {
     let db = Database::new().await;
-    let mut lead = db.lead().await;
+    let mut session = db.lead().await;
     for outcome in Outcome::ALL {
         for meanwhile in ["generation = 5, held_because = 'x'", DEAD, DISCARDED, RESOLVED] {
             let id = db.failed("m1", &due(-10)).await;
-            let retry = lead.due_retries(10).await.unwrap().remove(0);
+            let retry = session.due(10).await.unwrap().remove(0);
             db.execute(&format!("update failed_messages set {meanwhile}")).await;
             let before = db.row(id).await;
-            outcome.update_broker_health(&mut *lead, &retry).await;
+            outcome.record(&mut *session, &retry).await;
             assert_eq!(db.row(id).await.changes_since(&before), json!({}), "{outcome:?}, {meanwhile}");
             db.execute("delete from failed_messages").await;
         }
     }
 }
 
-/// A relay that has nothing to do sleeps until the next retry is due, not until the last.
+/// An idle relay waits until the next retry is due, not until the last.
 #[tokio::test]
-async fn the_relay_learns_when_the_next_retry_is_due() {
+async fn the_relay_knows_when_the_next_retry_is_due() {
     let db = Database::new().await;
-    let mut lead = db.lead().await;
+    let mut session = db.lead().await;
     db.failed("published", &format!("{}, published_at = now()", due(-5))).await;
     for (status, columns) in STATUSES.into_iter().filter(|(status, _)| *status != "retrying") {
         db.failed(status, &format!("{columns}, due_at = now() + interval '1 minute'")).await;
     }
-    assert_eq!(lead.pending().await.unwrap().retry_in, None);
+    assert_eq!(session.pending().await.unwrap().retry_in, None);
     db.failed("last", &due(3600)).await;
     db.failed("next", &due(600)).await;
-    let soon = lead.pending().await.unwrap().retry_in.unwrap();
+    let soon = session.pending().await.unwrap().retry_in.unwrap();
     assert!((Duration::from_mins(9)..=Duration::from_mins(10)).contains(&soon), "{soon:?}");
     db.failed("now", &due(-1)).await;
-    assert_eq!(lead.pending().await.unwrap().retry_in, Some(Duration::ZERO));
+    assert_eq!(session.pending().await.unwrap().retry_in, Some(Duration::ZERO));
 }
 
-/// The delay that the unit of work asked for is the one the relay waits.
+/// The relay waits for the delay that the unit of work has set.
 #[tokio::test]
 async fn a_failure_is_due_after_its_delay() {
     let db = Database::new().await;
-    let mut lead = db.lead().await;
+    let mut session = db.lead().await;
     let later = failure(
         failed_message_key(Some("m1"), "allocate", 1),
         0,
@@ -185,9 +185,9 @@ async fn a_failure_is_due_after_its_delay() {
     );
     let now = failure(failed_message_key(Some("m2"), "allocate", 1), 0, RetryDecision::Retry(Duration::ZERO));
     db.commit(QueueName::Orders, &[], ChangeSet { failures: vec![later, now], ..ChangeSet::default() }).await;
-    let retries = lead.due_retries(10).await.unwrap();
+    let retries = session.due(10).await.unwrap();
     assert_eq!(retries.iter().map(|retry| retry.message_id.as_deref()).collect::<Vec<_>>(), [Some("m2")]);
-    lead.retries_published(&[&retries[0]]).await.unwrap();
-    let soon = lead.pending().await.unwrap().retry_in.unwrap();
+    session.published(&[&retries[0]]).await.unwrap();
+    let soon = session.pending().await.unwrap().retry_in.unwrap();
     assert!((Duration::from_mins(59)..=Duration::from_hours(1)).contains(&soon), "{soon:?}");
 }

@@ -1,4 +1,4 @@
-//! The lead goes from one relay to another: by a clean stop at once, and with a lost session.
+//! Leadership passes from one relay to another: at once after a clean stop, and after a lost session.
 
 use std::{
     sync::{
@@ -10,10 +10,11 @@ use std::{
 
 use allocation::{
     adapters::postgres::{PgConfig, PgOutbox},
+    domain::{OutboxRow, PublishOutcome},
     ports::{
         error::StoreError,
         failed_messages::DueRetry,
-        outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, PublishOutcome, Publisher, Retention},
+        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Publisher, Retention, RetryFeed, Upkeep},
     },
     service::{availability::AvailabilityLog, relay::Relay},
 };
@@ -25,63 +26,63 @@ use uuid::Uuid;
 
 use crate::harness::{SOON, World, wait_for, wait_until};
 
-use super::relay;
+use super::{became_leader, relay};
 
 /// Sessions that listen for commits.
 const LISTENING: &str = "select count(*) from pg_stat_activity
      where datname = current_database() and query ilike 'listen%'";
 
 #[tokio::test]
-async fn a_clean_stop_announces_that_the_lead_is_free() {
-    let world = World::new("a_clean_stop_announces_that_the_lead_is_free").await;
+async fn a_clean_stop_announces_that_leadership_is_free() {
+    let world = World::new("a_clean_stop_announces_that_leadership_is_free").await;
     let first = relay(&world);
-    wait_until("it leads", SOON, async || first.log().contains("this relay leads")).await;
+    wait_until("it is the leader", SOON, async || became_leader(&first)).await;
     let second = relay(&world);
-    wait_until("the other stands by", SOON, async || second.log().contains("running")).await;
+    wait_until("the other is a standby", SOON, async || second.log().contains("running")).await;
     let mut listener = PgListener::connect_with(&world.pool).await.unwrap();
     listener.listen("allocation_outbox").await.unwrap();
     assert!(first.terminate().await.success());
     let announced = timeout(SOON, listener.recv()).await;
-    announced.expect("nothing else announces anything here").unwrap();
-    wait_until("the other leads", SOON, async || second.log().contains("this relay leads")).await;
+    announced.expect("nothing else is announced in this database").unwrap();
+    wait_until("the other is the leader", SOON, async || became_leader(&second)).await;
     drop(listener);
     world.close_after([second]).await;
 }
 
-/// Nothing else wakes it: nothing is committed.
+/// Nothing else wakes it up: nothing is committed.
 #[tokio::test]
-async fn a_standby_wakes_when_the_lead_is_free() {
-    let world = World::new("a_standby_wakes_when_the_lead_is_free").await;
+async fn a_standby_wakes_up_when_leadership_is_free() {
+    let world = World::new("a_standby_wakes_up_when_leadership_is_free").await;
     let outbox = || {
         let access = PgConfig::new(&world.database_url(), 2, SOON).unwrap();
         Arc::new(PgOutbox::new(access, Arc::default()))
     };
     let (first, standby) = (outbox(), outbox());
-    let lead = first.try_lead().await.unwrap().expect("the lead is free");
+    let session = first.try_lead().await.unwrap().expect("leadership is free");
     assert!(standby.try_lead().await.unwrap().is_none());
     let _listening = AbortOnDropHandle::new(tokio::spawn({
         let standby = standby.clone();
         async move { standby.listen().await }
     }));
     wait_for("the standby listens", SOON, &1, async || world.count(LISTENING).await).await;
-    lead.release().await;
-    timeout(SOON, standby.wait_for_wakeup()).await.expect("the standby wakes");
-    let lead = standby.try_lead().await.unwrap().expect("the lead is free");
-    lead.release().await;
+    session.release().await;
+    timeout(SOON, standby.wait_for_wakeup()).await.expect("the standby wakes up");
+    let session = standby.try_lead().await.unwrap().expect("leadership is free");
+    session.release().await;
     world.close().await;
 }
 
-/// A lead whose session is lost as soon as one window was read.
+/// An outbox whose session is lost after one window was read.
 #[derive(Clone, Default)]
 struct LostSession {
-    looks: Arc<AtomicUsize>,
-    leads: Arc<AtomicUsize>,
+    polls: Arc<AtomicUsize>,
+    tries: Arc<AtomicUsize>,
 }
 
 #[async_trait]
 impl Outbox for LostSession {
     async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
-        match self.leads.fetch_add(1, Ordering::SeqCst) {
+        match self.tries.fetch_add(1, Ordering::SeqCst) {
             0 => Ok(Some(Box::new(self.clone()))),
             _ => Ok(None),
         }
@@ -98,8 +99,13 @@ fn lost<T>() -> Result<T, StoreError> {
 
 #[async_trait]
 impl LeaderSession for LostSession {
+    async fn release(self: Box<Self>) {}
+}
+
+#[async_trait]
+impl EventFeed for LostSession {
     async fn pending(&mut self) -> Result<PendingWork, StoreError> {
-        match self.looks.fetch_add(1, Ordering::SeqCst) {
+        match self.polls.fetch_add(1, Ordering::SeqCst) {
             0 => Ok(PendingWork { events: true, retry_in: None }),
             _ => lost(),
         }
@@ -127,12 +133,15 @@ impl LeaderSession for LostSession {
     async fn park(&mut self, _id: i64, _reason: &str) -> Result<(), StoreError> {
         lost()
     }
+}
 
-    async fn due_retries(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+#[async_trait]
+impl RetryFeed for LostSession {
+    async fn due(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
         lost()
     }
 
-    async fn retries_published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
+    async fn published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
         lost()
     }
 
@@ -143,12 +152,13 @@ impl LeaderSession for LostSession {
     async fn reject(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
         lost()
     }
+}
 
-    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+#[async_trait]
+impl Upkeep for LostSession {
+    async fn purge(&mut self, _retention: Retention) -> Result<bool, StoreError> {
         Ok(false)
     }
-
-    async fn release(self: Box<Self>) {}
 }
 
 /// A broker that never confirms.
@@ -166,7 +176,7 @@ impl Publisher for Silent {
 }
 
 #[tokio::test]
-async fn a_relay_that_loses_its_session_drops_what_it_publishes() {
+async fn a_relay_that_loses_its_session_drops_its_publication() {
     let outbox = LostSession::default();
     let hour = Duration::from_hours(1);
     let relay = Relay {
@@ -180,6 +190,6 @@ async fn a_relay_that_loses_its_session_drops_what_it_publishes() {
     let _running = AbortOnDropHandle::new(tokio::spawn(async move {
         relay.run(&CancellationToken::new()).await;
     }));
-    let again = async || outbox.leads.load(Ordering::SeqCst) > 1;
-    wait_until("it tries to lead again", SOON, again).await;
+    let again = async || outbox.tries.load(Ordering::SeqCst) > 1;
+    wait_until("it tries to become leader again", SOON, again).await;
 }

@@ -1,4 +1,4 @@
-//! Events whose transaction commits after later ones were published.
+//! Events whose transaction commits after later events were published.
 
 use std::{
     sync::Arc,
@@ -14,7 +14,7 @@ use crate::harness::{SOON, World};
 
 use super::commit_events;
 
-/// The relay forgets about once a second where removed rows were; it needs two of these checks for it.
+/// The low-water mark is checked once a second, and rises with the second check.
 const CHECKED_TWICE: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
@@ -29,23 +29,23 @@ async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
     .await
     .unwrap();
     let outbox = PgOutbox::new(PgConfig::new(&world.database_url(), 2, SOON).unwrap(), Arc::default());
-    let mut lead = outbox.try_lead().await.unwrap().expect("the lead is free");
+    let mut session = outbox.try_lead().await.unwrap().expect("there is no other leader");
     let begin = Instant::now();
     let mut sequence = 0;
     while begin.elapsed() < CHECKED_TWICE {
         sequence += 1;
         commit_events(&world, sequence..=sequence).await;
-        let rows = lead.unpublished(100, &[]).await.unwrap();
+        let rows = session.unpublished(100, &[]).await.unwrap();
         assert_eq!(rows.len(), 50);
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-        lead.remove(&ids, 0).await.unwrap();
+        session.remove(&ids, 0).await.unwrap();
     }
     late.commit().await.unwrap();
-    assert!(lead.pending().await.unwrap().events);
-    let rows = lead.unpublished(100, &[]).await.unwrap();
+    assert!(session.pending().await.unwrap().events);
+    let rows = session.unpublished(100, &[]).await.unwrap();
     let skus: Vec<_> = rows.iter().map(|row| row.sku.as_str()).collect();
     assert_eq!(skus, ["SKU-LATE"]);
-    lead.remove(&[rows[0].id], 0).await.unwrap();
-    lead.release().await;
+    session.remove(&[rows[0].id], 0).await.unwrap();
+    session.release().await;
     world.close().await;
 }

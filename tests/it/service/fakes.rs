@@ -1,5 +1,6 @@
 //! Ports that do what a test says, and messages for them.
 
+mod log;
 mod notifier;
 mod outbox;
 mod publisher;
@@ -22,9 +23,10 @@ use uuid::Uuid;
 
 use crate::harness::command;
 
+pub(super) use log::CapturedLog;
 pub(super) use notifier::ScriptedNotifier;
-pub(super) use outbox::{Note, ScriptedOutbox};
-pub(super) use publisher::{ScriptedPublisher, relay, run_for};
+pub(super) use outbox::{OutboxCall, ScriptedOutbox};
+pub(super) use publisher::{LosesOutcomes, ScriptedPublisher, relay, run_for};
 pub(super) use queues::{ScriptedQueues, Working, worker};
 pub(super) use store::{Call, Reply, ScriptedStore};
 

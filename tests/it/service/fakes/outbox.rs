@@ -1,4 +1,4 @@
-//! An outbox that does what a test says.
+//! An outbox whose answers a test decides.
 
 use std::{
     collections::VecDeque,
@@ -6,48 +6,51 @@ use std::{
     time::Duration,
 };
 
-use allocation::ports::{
-    error::StoreError,
-    failed_messages::DueRetry,
-    outbox::{LeaderSession, Outbox, OutboxRow, PendingWork, Retention},
+use allocation::{
+    domain::OutboxRow,
+    ports::{
+        error::StoreError,
+        failed_messages::DueRetry,
+        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
+    },
 };
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-/// A relay that looks more often than this has forgotten to wait.
-const MANY_LOOKS: usize = 10_000;
-/// When a retry that could not be published is due again.
-const HELD: Duration = Duration::from_secs(5);
+/// A relay that polls more often does not wait between its cycles.
+const MAX_POLLS: usize = 10_000;
+/// The time until a deferred retry is due again.
+const DEFERRED_FOR: Duration = Duration::from_secs(5);
 
-/// What a relay has asked of the outbox.
+/// A call of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Note {
-    Asked,
-    Led,
+pub(crate) enum OutboxCall {
+    TryLead,
+    BecameLeader,
     Removed(Vec<i64>, i64),
-    SetAside(i64),
+    Parked(i64),
     RetriesPublished(Vec<i64>),
-    RetriesHeld(Vec<i64>, String),
-    RetryRefused(i64),
-    Swept,
+    RetriesDeferred(Vec<i64>, String),
+    RetryRejected(i64),
+    Purged,
     Released,
 }
 
 #[derive(Default)]
 struct State {
     events: Vec<OutboxRow>,
-    /// Each is due then.
+    /// Each with the time at which it is due.
     retries: Vec<(Instant, DueRetry)>,
     committed: i64,
-    held_by_other: bool,
-    looks: VecDeque<Result<(), StoreError>>,
-    sweeps: VecDeque<Result<bool, StoreError>>,
-    notes: Vec<(Instant, Note)>,
-    looked: usize,
+    other_leader: bool,
+    poll_answers: VecDeque<Result<(), StoreError>>,
+    purge_answers: VecDeque<Result<bool, StoreError>>,
+    calls: Vec<(Instant, OutboxCall)>,
+    polls: usize,
 }
 
-/// Clones are one outbox.
+/// Clones share one outbox.
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedOutbox {
     state: Arc<Mutex<State>>,
@@ -64,7 +67,7 @@ impl ScriptedOutbox {
         outbox
     }
 
-    /// So many due retries, with ids from 1 on; the ids of events begin above them.
+    /// Due retries with ids from 1 on; the ids of events start above them.
     pub(crate) fn of_retries(count: i64) -> Self {
         let outbox = Self::default();
         let now = Instant::now();
@@ -77,17 +80,17 @@ impl ScriptedOutbox {
         self.state.lock().unwrap()
     }
 
-    fn update_broker_health(&self, note: Note) {
-        self.state().notes.push((Instant::now(), note));
+    fn record(&self, call: OutboxCall) {
+        self.state().calls.push((Instant::now(), call));
     }
 
-    /// The retries are due in so long.
-    pub(crate) fn due_in(&self, delay: Duration) {
+    /// Sets the time until the retries are due.
+    pub(crate) fn set_due_in(&self, delay: Duration) {
         let due = Instant::now() + delay;
         self.state().retries.iter_mut().for_each(|(at, _)| *at = due);
     }
 
-    /// Commits an event, and gives the hint.
+    /// Commits an event, and wakes the relay up.
     pub(crate) fn commit(&self, name: &str, sku: &str) -> i64 {
         let mut state = self.state();
         state.committed += 1;
@@ -97,40 +100,44 @@ impl ScriptedOutbox {
         id
     }
 
-    /// Whether another relay leads.
-    pub(crate) fn held_by_other(&self, held: bool) {
-        self.state().held_by_other = held;
+    /// Whether another relay is the leader.
+    pub(crate) fn set_other_leader(&self, other_leader: bool) {
+        self.state().other_leader = other_leader;
     }
 
-    /// How the session answers the next times it is looked at.
-    pub(crate) fn looks(&self, looks: impl IntoIterator<Item = Result<(), StoreError>>) {
-        self.state().looks.extend(looks);
+    /// The answers to the next polls; later ones succeed.
+    pub(crate) fn answer_polls(&self, answers: impl IntoIterator<Item = Result<(), StoreError>>) {
+        self.state().poll_answers.extend(answers);
     }
 
-    /// How the next sweeps go.
-    pub(crate) fn sweeps(&self, sweeps: impl IntoIterator<Item = Result<bool, StoreError>>) {
-        self.state().sweeps.extend(sweeps);
+    /// The answers to the next purges; later ones have nothing more to remove.
+    pub(crate) fn answer_purges(&self, answers: impl IntoIterator<Item = Result<bool, StoreError>>) {
+        self.state().purge_answers.extend(answers);
     }
 
-    /// What was asked, without sweeps and without what was about nothing.
-    pub(crate) fn notes(&self) -> Vec<Note> {
-        let trivial = [Note::Swept, Note::Removed(Vec::new(), 0), Note::RetriesPublished(Vec::new())];
+    /// The calls in their order, without purges and without those that concern no row.
+    pub(crate) fn calls(&self) -> Vec<OutboxCall> {
+        let trivial = [
+            OutboxCall::Purged,
+            OutboxCall::Removed(Vec::new(), 0),
+            OutboxCall::RetriesPublished(Vec::new()),
+        ];
         let state = self.state();
-        state.notes.iter().map(|(_, note)| note.clone()).filter(|note| !trivial.contains(note)).collect()
+        state.calls.iter().map(|(_, call)| call.clone()).filter(|call| !trivial.contains(call)).collect()
     }
 
-    /// When something was asked.
-    pub(crate) fn times(&self, of: &Note) -> Vec<Instant> {
-        self.state().notes.iter().filter(|(_, note)| note == of).map(|(time, _)| *time).collect()
+    /// The times of a call.
+    pub(crate) fn times(&self, of: &OutboxCall) -> Vec<Instant> {
+        self.state().calls.iter().filter(|(_, call)| call == of).map(|(time, _)| *time).collect()
     }
 
-    /// How often the session was looked at.
-    pub(crate) fn looked(&self) -> usize {
-        self.state().looked
+    /// How often the session was polled.
+    pub(crate) fn polls(&self) -> usize {
+        self.state().polls
     }
 
-    /// What is left.
-    pub(crate) fn left(&self) -> (Vec<i64>, Vec<i64>) {
+    /// The ids of the remaining events and retries.
+    pub(crate) fn remaining(&self) -> (Vec<i64>, Vec<i64>) {
         let state = self.state();
         let events = state.events.iter().map(|row| row.id).collect();
         (events, state.retries.iter().map(|(_, retry)| retry.id).collect())
@@ -173,11 +180,11 @@ fn ids(retries: &[&DueRetry]) -> Vec<i64> {
 #[async_trait]
 impl Outbox for ScriptedOutbox {
     async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
-        self.update_broker_health(Note::Asked);
-        if self.state().held_by_other {
+        self.record(OutboxCall::TryLead);
+        if self.state().other_leader {
             return Ok(None);
         }
-        self.update_broker_health(Note::Led);
+        self.record(OutboxCall::BecameLeader);
         Ok(Some(Box::new(self.clone())))
     }
 
@@ -188,11 +195,18 @@ impl Outbox for ScriptedOutbox {
 
 #[async_trait]
 impl LeaderSession for ScriptedOutbox {
+    async fn release(self: Box<Self>) {
+        self.record(OutboxCall::Released);
+    }
+}
+
+#[async_trait]
+impl EventFeed for ScriptedOutbox {
     async fn pending(&mut self) -> Result<PendingWork, StoreError> {
         let mut state = self.state();
-        state.looked += 1;
-        assert!(state.looked < MANY_LOOKS, "the relay does not wait");
-        state.looks.pop_front().unwrap_or(Ok(()))?;
+        state.polls += 1;
+        assert!(state.polls < MAX_POLLS, "the relay does not wait");
+        state.poll_answers.pop_front().unwrap_or(Ok(()))?;
         let due = state.retries.iter().map(|(due, _)| due.saturating_duration_since(Instant::now()));
         let retry_in = due.min();
         Ok(PendingWork { events: !state.events.is_empty(), retry_in })
@@ -206,51 +220,53 @@ impl LeaderSession for ScriptedOutbox {
 
     async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
         self.state().events.retain(|row| !ids.contains(&row.id));
-        self.update_broker_health(Note::Removed(ids.to_vec(), unroutable));
+        self.record(OutboxCall::Removed(ids.to_vec(), unroutable));
         Ok(())
     }
 
     async fn park(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
         self.state().events.retain(|row| row.id != id);
-        self.update_broker_health(Note::SetAside(id));
+        self.record(OutboxCall::Parked(id));
         Ok(())
     }
+}
 
-    async fn due_retries(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+#[async_trait]
+impl RetryFeed for ScriptedOutbox {
+    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
         let (state, now) = (self.state(), Instant::now());
         let due = state.retries.iter().filter(|(due, _)| *due <= now).map(|(_, retry)| retry.clone());
         Ok(due.take(at_most as usize).collect())
     }
 
-    async fn retries_published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
+    async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
         let published = ids(retries);
         self.state().retries.retain(|(_, retry)| !published.contains(&retry.id));
-        self.update_broker_health(Note::RetriesPublished(published));
+        self.record(OutboxCall::RetriesPublished(published));
         Ok(())
     }
 
     async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
-        let (held, again) = (ids(retries), Instant::now() + HELD);
+        let (deferred, due_again) = (ids(retries), Instant::now() + DEFERRED_FOR);
         let mut state = self.state();
-        let waiting = state.retries.iter_mut().filter(|(_, retry)| held.contains(&retry.id));
-        waiting.for_each(|(due, _)| *due = again);
+        let waiting = state.retries.iter_mut().filter(|(_, retry)| deferred.contains(&retry.id));
+        waiting.for_each(|(due, _)| *due = due_again);
         drop(state);
-        self.update_broker_health(Note::RetriesHeld(held, reason.into()));
+        self.record(OutboxCall::RetriesDeferred(deferred, reason.into()));
         Ok(())
     }
 
     async fn reject(&mut self, retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
         self.state().retries.retain(|(_, waiting)| waiting.id != retry.id);
-        self.update_broker_health(Note::RetryRefused(retry.id));
+        self.record(OutboxCall::RetryRejected(retry.id));
         Ok(())
     }
+}
 
-    async fn purge_expired(&mut self, _retention: Retention) -> Result<bool, StoreError> {
-        self.update_broker_health(Note::Swept);
-        self.state().sweeps.pop_front().unwrap_or(Ok(false))
-    }
-
-    async fn release(self: Box<Self>) {
-        self.update_broker_health(Note::Released);
+#[async_trait]
+impl Upkeep for ScriptedOutbox {
+    async fn purge(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+        self.record(OutboxCall::Purged);
+        self.state().purge_answers.pop_front().unwrap_or(Ok(false))
     }
 }

@@ -1,4 +1,4 @@
-//! A broker that does what a test says, and a relay between it and an outbox.
+//! A broker whose answers a test decides, and a relay between it and an outbox.
 
 use std::{
     sync::{Arc, Mutex},
@@ -6,9 +6,10 @@ use std::{
 };
 
 use allocation::{
+    domain::{OutboxRow, PublishOutcome},
     ports::{
         failed_messages::DueRetry,
-        outbox::{OutboxRow, PublishOutcome, Publisher, Retention},
+        outbox::{Publisher, Retention},
     },
     service::{availability::AvailabilityLog, relay::Relay},
 };
@@ -18,26 +19,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::ScriptedOutbox;
 
-/// A relay that is stopped finishes what is in flight.
+/// A relay that is told to stop finishes its cycle within this time.
 const STOPS_WITHIN: Duration = Duration::from_mins(1);
 
-/// What became of each of the publications with these ids; none if the broker never answers.
+/// The outcomes of publishing messages with these ids together; `None` if the broker never answers.
 type Answer = dyn Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync;
 
 struct Publication {
     time: Instant,
     ids: Vec<i64>,
-    in_an_outage: bool,
+    during_outage: bool,
 }
 
-/// Clones are one publisher.
+/// Clones share one publisher.
 #[derive(Clone)]
 pub(crate) struct ScriptedPublisher {
     answer: Arc<Answer>,
-    published: Arc<Mutex<Vec<Publication>>>,
-    /// Of the broker, as the relay sees it.
-    outage: Arc<Mutex<Option<Arc<AvailabilityLog>>>>,
-    given_up: Arc<Mutex<usize>>,
+    publications: Arc<Mutex<Vec<Publication>>>,
+    /// The broker's availability as the relay reports it.
+    availability: Arc<Mutex<Option<Arc<AvailabilityLog>>>>,
+    dropped: Arc<Mutex<usize>>,
 }
 
 impl ScriptedPublisher {
@@ -46,9 +47,9 @@ impl ScriptedPublisher {
     ) -> Self {
         Self {
             answer: Arc::new(answer),
-            published: Arc::default(),
-            outage: Arc::default(),
-            given_up: Arc::default(),
+            publications: Arc::default(),
+            availability: Arc::default(),
+            dropped: Arc::default(),
         }
     }
 
@@ -56,12 +57,12 @@ impl ScriptedPublisher {
         Self::new(|ids| Some(vec![PublishOutcome::Confirmed; ids.len()]))
     }
 
-    /// The channel is closed under everything that is in flight beside the culprit.
-    pub(crate) fn closes_the_channel_over(culprit: i64) -> Self {
+    /// One message closes the channel for everything that is in flight with it.
+    pub(crate) fn closes_the_channel_at(rejected: i64) -> Self {
         Self::new(move |ids| {
             Some(match ids {
-                [id] if *id == culprit => vec![PublishOutcome::Rejected("too large".into())],
-                ids if ids.contains(&culprit) => {
+                [id] if *id == rejected => vec![PublishOutcome::Rejected("too large".into())],
+                ids if ids.contains(&rejected) => {
                     vec![PublishOutcome::Unknown("channel closed".into()); ids.len()]
                 }
                 ids => vec![PublishOutcome::Confirmed; ids.len()],
@@ -69,41 +70,41 @@ impl ScriptedPublisher {
         })
     }
 
-    /// What was published together, by id.
+    /// The ids that were published together, in order.
     pub(crate) fn published(&self) -> Vec<Vec<i64>> {
-        self.published.lock().unwrap().iter().map(|publication| publication.ids.clone()).collect()
+        self.publications.lock().unwrap().iter().map(|publication| publication.ids.clone()).collect()
     }
 
-    /// When something was published.
+    /// The times of the publications.
     pub(crate) fn times(&self) -> Vec<Instant> {
-        self.published.lock().unwrap().iter().map(|publication| publication.time).collect()
+        self.publications.lock().unwrap().iter().map(|publication| publication.time).collect()
     }
 
-    /// Whether the relay took the broker for unavailable at the time of any publication.
+    /// Whether the relay reported the broker as unavailable at the time of any publication.
     pub(crate) fn saw_an_outage(&self) -> bool {
-        self.published.lock().unwrap().iter().any(|publication| publication.in_an_outage)
+        self.publications.lock().unwrap().iter().any(|publication| publication.during_outage)
     }
 
-    /// How many publications were dropped before their answer.
-    pub(crate) fn given_up(&self) -> usize {
-        *self.given_up.lock().unwrap()
+    /// How many publications were dropped before they were answered.
+    pub(crate) fn dropped(&self) -> usize {
+        *self.dropped.lock().unwrap()
     }
 
     async fn answer(&self, ids: Vec<i64>) -> Vec<PublishOutcome> {
-        let mut dropped = CountsDrop(Some(self.given_up.clone()));
-        let in_an_outage = self.outage.lock().unwrap().as_ref().is_some_and(|outage| outage.is_down());
-        let publication = Publication { time: Instant::now(), ids: ids.clone(), in_an_outage };
-        self.published.lock().unwrap().push(publication);
+        let mut counter = DropCounter(Some(self.dropped.clone()));
+        let during_outage = self.availability.lock().unwrap().as_ref().is_some_and(|broker| broker.is_down());
+        let publication = Publication { time: Instant::now(), ids: ids.clone(), during_outage };
+        self.publications.lock().unwrap().push(publication);
         let answer = (self.answer)(&ids);
         let Some(answer) = answer else { std::future::pending().await };
-        dropped.0 = None;
+        counter.0 = None;
         answer
     }
 }
 
-struct CountsDrop(Option<Arc<Mutex<usize>>>);
+struct DropCounter(Option<Arc<Mutex<usize>>>);
 
-impl Drop for CountsDrop {
+impl Drop for DropCounter {
     fn drop(&mut self) {
         if let Some(count) = &self.0 {
             *count.lock().unwrap() += 1;
@@ -122,10 +123,24 @@ impl Publisher for ScriptedPublisher {
     }
 }
 
-/// A relay that takes eight at once.
+/// A publisher that loses the first outcome of every publication, as a defect would.
+pub(crate) struct LosesOutcomes(pub(crate) ScriptedPublisher);
+
+#[async_trait]
+impl Publisher for LosesOutcomes {
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
+        self.0.publish(rows).await.split_off(1)
+    }
+
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
+        self.0.publish_retries(retries).await.split_off(1)
+    }
+}
+
+/// A relay with at most eight messages in flight.
 pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> Relay {
     let broker = Arc::new(AvailabilityLog::of("broker"));
-    *publisher.outage.lock().unwrap() = Some(broker.clone());
+    *publisher.availability.lock().unwrap() = Some(broker.clone());
     Relay {
         outbox: Arc::new(outbox.clone()),
         publisher: Arc::new(publisher.clone()),
@@ -136,7 +151,7 @@ pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> R
     }
 }
 
-/// Runs a relay for so long.
+/// Runs a relay for this time.
 pub(crate) async fn run_for(relay: &Relay, time: Duration) {
     let stop = CancellationToken::new();
     let stops = async {
@@ -145,5 +160,5 @@ pub(crate) async fn run_for(relay: &Relay, time: Duration) {
     };
     let runs = tokio::time::timeout(time + STOPS_WITHIN, relay.run(&stop));
     let (stopped, ()) = tokio::join!(runs, stops);
-    stopped.expect("a relay that is to stop stops");
+    stopped.expect("the relay stops when it is told to");
 }

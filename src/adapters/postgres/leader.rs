@@ -1,0 +1,170 @@
+//! Leadership: one relay holds an advisory lock, and everything it does it does on the session that holds the lock.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio::sync::Mutex;
+use tracing::{debug, warn};
+
+use crate::{
+    domain::OutboxRow,
+    ports::{
+        error::{StoreError, error_text},
+        failed_messages::DueRetry,
+        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
+    },
+};
+
+use super::{
+    PgConfig,
+    commit_signal::{self, CHANNEL, CommitSignal},
+    failures,
+    low_water_mark::LowWaterMark,
+    outbox, purge, with_timeout,
+};
+
+/// The advisory lock of the leader: "relay" in ASCII.
+const LEADER_LOCK: i64 = 0x72_65_6c_61_79;
+/// A leader whose session was silent for longer, several poll intervals, is unresponsive.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(3);
+
+/// The outbox of a database, as one relay uses it.
+pub struct PgOutbox {
+    config: PgConfig,
+    /// Kept between two tries, so that a standby does not connect each time.
+    standby: Mutex<Option<PgConnection>>,
+    commit_signal: Arc<CommitSignal>,
+}
+
+impl PgOutbox {
+    /// An outbox that connects when it is first used.
+    #[must_use]
+    pub fn new(config: PgConfig, commit_signal: Arc<CommitSignal>) -> Self {
+        Self { config, standby: Mutex::new(None), commit_signal }
+    }
+
+    /// Receives the announcements of other processes while it is polled: they wake the relay up.
+    pub async fn listen(&self) {
+        commit_signal::listen(&self.config.options, &self.commit_signal).await;
+    }
+}
+
+#[async_trait]
+impl Outbox for PgOutbox {
+    async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
+        let timeout = self.config.timeout;
+        let mut standby = self.standby.lock().await;
+        let mut connection = match standby.take() {
+            Some(connection) => connection,
+            None => with_timeout(timeout, self.config.options.connect()).await?,
+        };
+        let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LEADER_LOCK);
+        if with_timeout(timeout, locked.fetch_one(&mut connection)).await? {
+            let low_water_mark = LowWaterMark::default();
+            return Ok(Some(Box::new(PgLeaderSession { connection, timeout, low_water_mark })));
+        }
+        if with_timeout(timeout, terminate_unresponsive_leader(&mut connection)).await? {
+            warn!("terminated the session of an unresponsive leader");
+        }
+        *standby = Some(connection);
+        Ok(None)
+    }
+
+    async fn wait_for_wakeup(&self) {
+        self.commit_signal.notified().await;
+    }
+}
+
+/// Terminates the leader's session if its process no longer uses it, because it is stopped or its machine is
+/// unreachable. A process that continues later can remove nothing from the outbox.
+async fn terminate_unresponsive_leader(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let terminated = sqlx::query_scalar!(
+        r#"select pg_terminate_backend(held.pid) as "ended!"
+           from pg_locks held join pg_stat_activity session using (pid)
+           where held.locktype = 'advisory' and held.granted and held.objsubid = 1
+             and held.database = (select oid from pg_database where datname = current_database())
+             and (held.classid::bigint << 32 | held.objid::bigint) = $1
+             and (session.state <> 'active' and session.state_change < now() - make_interval(secs => $2)
+                  or session.wait_event = 'ClientWrite' and session.query_start < now() - make_interval(secs => $2))"#,
+        LEADER_LOCK,
+        UNRESPONSIVE_AFTER.as_secs_f64(),
+    );
+    Ok(terminated.fetch_optional(connection).await?.unwrap_or(false))
+}
+
+struct PgLeaderSession {
+    connection: PgConnection,
+    timeout: Duration,
+    low_water_mark: LowWaterMark,
+}
+
+#[async_trait]
+impl LeaderSession for PgLeaderSession {
+    async fn release(mut self: Box<Self>) {
+        let unlock =
+            sqlx::query("select pg_advisory_unlock($1), pg_notify($2, '')").bind(LEADER_LOCK).bind(CHANNEL);
+        if with_timeout(self.timeout, unlock.execute(&mut self.connection)).await.is_ok() {
+            let _ = self.connection.close().await;
+        }
+    }
+}
+
+#[async_trait]
+impl EventFeed for PgLeaderSession {
+    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
+        let pending = outbox::pending(&mut self.connection, self.low_water_mark.id());
+        let (pending, last_id) = with_timeout(self.timeout, pending).await?;
+        self.low_water_mark.must_be_below(last_id + 1);
+        Ok(pending)
+    }
+
+    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
+        let advance = self.low_water_mark.advance(&mut self.connection);
+        // Without this permission the mark stays where it is; if the session is lost, the next statement fails.
+        if let Err(error) = with_timeout(self.timeout, advance).await {
+            debug!(error = error_text(&error), "low-water mark not advanced");
+        }
+        let above = self.low_water_mark.id();
+        let rows = outbox::unpublished(&mut self.connection, above, at_most, except);
+        with_timeout(self.timeout, rows).await
+    }
+
+    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
+        with_timeout(self.timeout, outbox::remove(&mut self.connection, ids, unroutable)).await
+    }
+
+    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
+        with_timeout(self.timeout, outbox::park(&mut self.connection, id, reason)).await
+    }
+}
+
+#[async_trait]
+impl RetryFeed for PgLeaderSession {
+    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+        with_timeout(self.timeout, failures::due(&mut self.connection, at_most)).await
+    }
+
+    async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
+        with_timeout(self.timeout, failures::published(&mut self.connection, retries)).await
+    }
+
+    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
+        with_timeout(self.timeout, failures::hold(&mut self.connection, retries, reason)).await
+    }
+
+    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        with_timeout(self.timeout, failures::refuse(&mut self.connection, retry, reason)).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for PgLeaderSession {
+    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError> {
+        let oldest = with_timeout(self.timeout, outbox::oldest_id(&mut self.connection)).await?;
+        if let Some(oldest) = oldest {
+            self.low_water_mark.must_be_below(oldest);
+        }
+        with_timeout(self.timeout, purge::purge_expired(&mut self.connection, retention)).await
+    }
+}

@@ -1,0 +1,166 @@
+//! Leadership, and the cycle of the leader.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    ports::{
+        error::{StoreError, error_text},
+        outbox::{LeaderSession, Outbox, Publisher, Retention},
+    },
+    service::{availability::AvailabilityLog, backoff::Backoff},
+};
+
+use super::{
+    cycle::{CycleResult, POLL_INTERVAL},
+    events::EventRelay,
+    retries::RetryRelay,
+};
+
+/// The pause between two purges if all expired rows were removed. It is shorter if the retention is.
+const PURGE_INTERVAL: Duration = Duration::from_mins(1);
+/// The pause if there are more.
+const PURGE_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Publishes events from the outbox, and retries to their queues.
+pub struct Relay {
+    /// The source of events and retries.
+    pub outbox: Arc<dyn Outbox>,
+    /// The way to the broker.
+    pub publisher: Arc<dyn Publisher>,
+    /// The largest number of messages in flight together.
+    pub max_in_flight: u32,
+    /// How long rows are kept that are no longer needed.
+    pub retention: Retention,
+    /// Whether the database is available.
+    pub database: Arc<AvailabilityLog>,
+    /// Whether the broker is available.
+    pub broker: Arc<AvailabilityLog>,
+}
+
+/// What a leader keeps between its cycles.
+struct LeaderState<'a> {
+    events: EventRelay<'a>,
+    retries: RetryRelay<'a>,
+    next_purge: Instant,
+}
+
+impl Relay {
+    /// Runs as leader or standby until `stop`; then the current cycle is finished and leadership released.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let mut delays = Backoff::during_outage();
+        while !stop.is_cancelled() {
+            match self.outbox.try_lead().await {
+                Ok(Some(session)) => {
+                    self.database.up();
+                    let begin = Instant::now();
+                    self.lead(session, stop).await;
+                    if begin.elapsed() > POLL_INTERVAL {
+                        delays = Backoff::during_outage();
+                    }
+                    pause(delays.next(), stop).await;
+                }
+                Ok(None) => {
+                    self.database.up();
+                    self.wait(POLL_INTERVAL, stop).await;
+                }
+                Err(error) => {
+                    self.database.down(&error);
+                    pause(delays.next(), stop).await;
+                }
+            }
+        }
+    }
+
+    async fn lead(&self, mut session: Box<dyn LeaderSession>, stop: &CancellationToken) {
+        info!("relay became leader");
+        let mut delays = Backoff::during_outage();
+        let mut state = self.initial_state();
+        while !stop.is_cancelled() {
+            match self.cycle(&mut *session, &mut state).await {
+                Ok(CycleResult::Idle(at_most)) => self.wait(at_most, stop).await,
+                Ok(CycleResult::Progress) => delays = Backoff::during_outage(),
+                // In a conflict another transaction has locked a row: the session is intact.
+                Ok(CycleResult::Stalled) | Err(StoreError::Conflict(_)) => pause(delays.next(), stop).await,
+                Err(error) => {
+                    warn!(error = error_text(&error), "relay lost leadership");
+                    return;
+                }
+            }
+        }
+        session.release().await;
+        info!("relay released leadership");
+    }
+
+    fn initial_state(&self) -> LeaderState<'_> {
+        let (publisher, broker) = (&*self.publisher, &*self.broker);
+        LeaderState {
+            events: EventRelay::new(publisher, broker, self.max_in_flight),
+            retries: RetryRelay::new(publisher, broker, self.max_in_flight),
+            next_purge: Instant::now(),
+        }
+    }
+
+    /// Publishes one window of events and one of retries, if there are any.
+    async fn cycle(
+        &self,
+        session: &mut dyn LeaderSession,
+        state: &mut LeaderState<'_>,
+    ) -> Result<CycleResult, StoreError> {
+        let pending = session.pending().await?;
+        let until_retry = pending.retry_in.map_or(POLL_INTERVAL, |due| due.min(POLL_INTERVAL));
+        let mut result = CycleResult::Idle(until_retry);
+        if pending.events {
+            result = match state.events.relay(session).await? {
+                CycleResult::Idle(until_events) => CycleResult::Idle(until_events.min(until_retry)),
+                relayed => relayed,
+            };
+        }
+        if pending.retry_in == Some(Duration::ZERO) {
+            let settled = state.retries.relay(session).await?;
+            result = if settled || result == CycleResult::Progress {
+                CycleResult::Progress
+            } else {
+                CycleResult::Stalled
+            };
+        }
+        if state.next_purge <= Instant::now() {
+            state.next_purge = Instant::now() + self.purge(session).await;
+        }
+        Ok(result)
+    }
+
+    /// Returns the pause until the next purge. An error delays no event: if the session is lost, the next poll fails.
+    async fn purge(&self, session: &mut dyn LeaderSession) -> Duration {
+        match session.purge(self.retention).await {
+            Ok(true) => PURGE_AGAIN_AFTER,
+            Ok(false) => self.purge_interval(),
+            Err(error) => {
+                warn!(error = error_text(&error), "expired rows were not removed");
+                self.purge_interval()
+            }
+        }
+    }
+
+    fn purge_interval(&self) -> Duration {
+        let shortest = self.retention.inbox.min(self.retention.failures);
+        shortest.clamp(POLL_INTERVAL, PURGE_INTERVAL)
+    }
+
+    async fn wait(&self, at_most: Duration, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = tokio::time::timeout(at_most, self.outbox.wait_for_wakeup()) => {}
+        }
+    }
+}
+
+async fn pause(delay: Option<Duration>, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(delay.unwrap_or(POLL_INTERVAL)) => {}
+    }
+}
