@@ -1,11 +1,10 @@
 //! PostgreSQL: the store, the outbox, and how its errors are understood.
 
 mod commit_signal;
-mod failures;
+mod failed_messages;
 mod inbox;
 mod leader;
 mod low_water_mark;
-mod operator_actions;
 mod outbox;
 mod parked_events;
 mod products;
@@ -14,6 +13,7 @@ mod read_model;
 mod schema;
 mod session;
 mod sql_error;
+mod starts;
 mod store;
 
 use std::{str::FromStr, time::Duration};
@@ -27,7 +27,7 @@ use crate::ports::error::{Cause, StoreError};
 
 pub use commit_signal::{CommitSignal, forward_commits};
 pub use leader::PgOutbox;
-pub use operator_actions::PgFailedMessages;
+pub use failed_messages::PgFailedMessages;
 pub use parked_events::PgParkedEvents;
 pub use read_model::PgReadModel;
 pub use schema::{PgSchema, migrate};
