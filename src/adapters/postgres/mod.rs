@@ -26,8 +26,8 @@ use sqlx::{
 use crate::ports::error::{Cause, StoreError};
 
 pub use commit_signal::{CommitSignal, forward_commits};
-pub use leader::PgOutbox;
 pub use failed_messages::PgFailedMessages;
+pub use leader::PgOutbox;
 pub use parked_events::PgParkedEvents;
 pub use read_model::PgReadModel;
 pub use schema::{PgSchema, migrate};

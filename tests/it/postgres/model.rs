@@ -193,7 +193,13 @@ async fn id_of(db: &Database, expected: &Expected) -> i64 {
     sqlx::query_scalar(id).bind(&expected.message_id).fetch_one(&db.pool).await.unwrap()
 }
 
-async fn play(db: &Database, session: &mut dyn LeaderSession, number: usize, event: Event, of: &mut Expected) {
+async fn play(
+    db: &Database,
+    session: &mut dyn LeaderSession,
+    number: usize,
+    event: Event,
+    of: &mut Expected,
+) {
     match event {
         Event::Fails { copy, dead } => {
             let failures = vec![of.fail(copy, dead)];

@@ -113,7 +113,7 @@ async fn an_action_is_tried_again_after_a_conflict() {
 #[tokio::test(start_paused = true)]
 async fn a_lasting_conflict_and_any_other_error_stop_an_action_and_are_reported() {
     for (errors, calls) in [(vec![conflict(); 7], 7), (vec![unavailable()], 1), (vec![broken()], 1)] {
-        let expected = errors[0].to_string();
+        let expected = error_text(&errors[0]);
         let failed_messages = ScriptedFailedMessages::new(600, errors);
         let report = discard_all(&failed_messages, None, &CancellationToken::new(), |_, _| ()).await;
         let stopped_by = Some(expected);
