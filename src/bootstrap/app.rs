@@ -105,7 +105,7 @@ impl App {
 
     /// The operators' actions on failed messages.
     #[must_use]
-    pub fn ledger(&self) -> impl FailedMessages + use<> {
+    pub fn failed_messages(&self) -> impl FailedMessages + use<> {
         PgFailedMessages::new(self.pool.clone(), &self.pg)
     }
 
@@ -190,7 +190,7 @@ impl App {
         Retention { inbox: settings.inbox, failures: settings.failures }
     }
 
-    /// The limits for messages.
+    /// The limits of messages.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {

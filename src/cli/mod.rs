@@ -17,5 +17,3 @@ mod status;
 mod view;
 
 pub use cli::Cli;
-
-use exit::ExitStatus;

@@ -4,20 +4,25 @@
 //! [`Event`] states a change that was made, a [`Rejection`] names the rule that rejects a command. A rejected command
 //! leaves the aggregate unchanged; the message bus relies on this to commit the other commands of a unit of work.
 
+mod attempt;
 mod batch;
 mod command;
 mod event;
+mod failed_message;
 mod message;
+mod names;
 mod product;
 mod publication;
 mod rejection;
 mod values;
 
+pub use attempt::{NewAttempt, Reason, RetryDecision};
 pub use batch::Batch;
 pub use command::{
     Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, NotifyOutOfStock, UnknownCommand,
 };
 pub use event::{Event, RecordedEvent};
+pub use failed_message::{Edit, FailedMessage, OperatorAction, SkipReason, Status, StatusKind, Transition};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};
 pub use product::{Line, Product, ProductChanges};
 pub use publication::{

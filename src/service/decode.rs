@@ -36,6 +36,16 @@ pub struct Limits {
     pub header_bytes: usize,
 }
 
+impl Limits {
+    /// Whether a body is small enough.
+    ///
+    /// # Errors
+    /// [`DecodeError::TooLarge`] if it is not.
+    pub fn check_body(self, body: &[u8]) -> Result<(), DecodeError> {
+        within("body", body.len(), self.body_bytes)
+    }
+}
+
 /// Why a message says no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -72,7 +82,7 @@ pub enum DecodeError {
 /// [`DecodeError`] names the field that is wrong, and never repeats the body.
 pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, DecodeError> {
     within("headers", message.header_bytes, limits.header_bytes)?;
-    within("body", message.body.len(), limits.body_bytes)?;
+    limits.check_body(&message.body)?;
     plain_json(message)?;
     let message_id: Arc<str> = message_id(message)?.into();
     let command = command(&message.kind, &message.body)?;

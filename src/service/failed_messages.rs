@@ -1,92 +1,122 @@
-//! What operators do with commands that failed.
+//! Operator actions on failed messages.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::ports::{
-    error::{StoreError, error_text},
-    failed_messages::{ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction},
+use crate::{
+    domain::{Edit, OperatorAction},
+    ports::{
+        error::{StoreError, error_text},
+        failed_messages::{ActionResult, FailedMessageFilter, FailedMessages, Operator},
+        routing,
+    },
 };
 
 use super::{
     backoff::Backoff,
-    decode::{self, DecodeError},
+    decode::{self, DecodeError, Limits},
 };
 
-/// Messages in one transaction when nobody asks for a rate.
-const AT_ONCE: usize = 500;
-/// With a rate: how many portions a second is made of.
-const PORTIONS: u32 = 10;
+/// Messages of one transaction if there is no rate.
+const BATCH_SIZE: usize = 500;
+/// Transactions per second if there is a rate.
+const BATCHES_PER_SECOND: u32 = 10;
 
-/// How far an action on many messages came.
+/// The progress of an action on many messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct BulkReport {
-    /// How many were meant.
+    /// Messages that matched the filter when the action began.
     pub matched: usize,
-    /// With how many it was done.
+    /// Messages that the action was applied to.
     pub done: usize,
-    /// How many needed nothing, or could not.
+    /// Messages that the action does not apply to.
     pub skipped: usize,
-    /// How many it was not tried with.
+    /// Messages that were not processed.
     pub failed: usize,
-    /// Why it stopped early, unless it was told to.
+    /// The error that stopped the action, if one did.
     #[serde(skip)]
     pub stopped_by: Option<String>,
 }
 
-/// Why a correction was not taken.
+/// An edit that an operator requests.
+#[derive(Clone, Debug)]
+pub struct EditRequest {
+    /// The failed message.
+    pub id: i64,
+    /// Its queue, named without the namespace.
+    pub queue: String,
+    /// The generation that the operator saw.
+    pub shown_generation: i64,
+    /// The new type.
+    pub kind: String,
+    /// The new message id.
+    pub message_id: String,
+    /// The new body.
+    pub body: Vec<u8>,
+}
+
+/// Why an edit was rejected; the message is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// The new body is no command of that type.
+    /// The new content is not a valid command.
     #[error(transparent)]
     Invalid(#[from] DecodeError),
-    /// The store did not take it.
+    /// The consumer of the message's queue does not handle the new type.
+    #[error("the queue {queue} does not take this type")]
+    WrongQueue {
+        /// The message's queue.
+        queue: String,
+    },
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Acts on all that are meant, a portion at a time, each in its own transaction. `stop` ends it between two portions;
-/// doing it again does the rest. `tell` is told of every portion.
+/// Applies an action to all matching messages, in batches with a transaction each, at most `per_second` messages a second.
+/// `stop` ends it between two batches; the same call again processes the remaining messages. `on_progress` receives the
+/// report and the results of each batch.
 ///
 /// # Errors
-/// The store is away before anything was done. Later the tally says how far it came.
-pub async fn act_on_all(
-    ledger: &dyn FailedMessages,
-    action: OperatorAction,
+/// The store failed before the first batch. A later failure is in the report.
+pub async fn apply_to_matching(
+    failed_messages: &dyn FailedMessages,
+    action: &OperatorAction,
     filter: &FailedMessageFilter,
     by: &Operator,
     per_second: Option<u32>,
     stop: &CancellationToken,
-    mut tell: impl FnMut(&BulkReport, &[(i64, ActionResult)]),
+    mut on_progress: impl FnMut(&BulkReport, &[(i64, ActionResult)]),
 ) -> Result<BulkReport, StoreError> {
-    let ids = ledger.matching(filter).await?;
+    let ids = failed_messages.matching(filter).await?;
     let mut report = BulkReport { matched: ids.len(), ..BulkReport::default() };
-    let portion = per_second.map_or(AT_ONCE, |rate| rate.div_ceil(PORTIONS) as usize);
+    let batch_size = per_second.map_or(BATCH_SIZE, |rate| rate.div_ceil(BATCHES_PER_SECOND) as usize);
     let mut clock = per_second.map(|rate| tokio::time::interval(interval(rate)));
-    for ids in ids.chunks(portion.max(1)) {
+    for ids in ids.chunks(batch_size.max(1)) {
         if let Some(clock) = &mut clock {
             clock.tick().await;
         }
         if stop.is_cancelled() {
             break;
         }
-        let results = match with_conflict_retry(async || ledger.apply(action, ids, filter, by).await).await {
+        let applied = with_conflict_retry(async || failed_messages.apply(action, ids, filter, by).await);
+        let results = match applied.await {
             Ok(results) => results,
             Err(error) => {
                 report.stopped_by = Some(error_text(&error));
                 break;
             }
         };
-        report.done += results.iter().filter(|(_, results)| *results == ActionResult::Applied).count();
-        report.skipped += results.iter().filter(|(_, results)| *results != ActionResult::Applied).count();
-        tell(&report, &results);
+        let done = results.iter().filter(|(_, result)| *result == ActionResult::Applied).count();
+        report.done += done;
+        report.skipped += results.len() - done;
+        on_progress(&report, &results);
     }
     report.failed = report.matched - report.done - report.skipped;
     Ok(report)
 }
 
-/// Tries again at once, a few times, when another transaction was in the way: workers and operators may need the same rows.
+/// Tries again after a conflict, a few times: workers and operators may need the same rows.
 async fn with_conflict_retry<T>(action: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let mut delays = Backoff::after_conflict();
     loop {
@@ -97,35 +127,42 @@ async fn with_conflict_retry<T>(action: impl AsyncFn() -> Result<T, StoreError>)
     }
 }
 
-/// The time between two portions, so that together they make the rate.
+/// The time between two batches that gives the rate.
 fn interval(per_second: u32) -> Duration {
-    Duration::from_secs_f64(f64::from(per_second.div_ceil(PORTIONS)) / f64::from(per_second.max(1)))
+    let batch_size = per_second.div_ceil(BATCHES_PER_SECOND);
+    Duration::from_secs_f64(f64::from(batch_size) / f64::from(per_second.max(1)))
 }
 
-/// Replaces the body of a dead message by a valid one, and tries again. `shown_generation` is the one that the operator has
-/// seen: a message that changed since is left alone.
+/// Replaces the content of a dead message by a valid command and retries it.
 ///
 /// # Errors
-/// The body is no valid command of that type, or the store is away.
+/// The content is not a command that the message's queue takes, or the store failed.
 pub async fn edit(
-    ledger: &dyn FailedMessages,
-    id: i64,
-    shown_generation: i64,
-    kind: &str,
-    message_id: &str,
-    body: &[u8],
+    failed_messages: &dyn FailedMessages,
+    limits: Limits,
+    request: EditRequest,
     by: &Operator,
 ) -> Result<ActionResult, EditError> {
+    let EditRequest { id, queue, shown_generation, kind, message_id, body } = request;
+    check(&queue, &kind, &message_id, &body, limits)?;
+    let body_hash = decode::body_hash(&body);
+    let edit = OperatorAction::Edit(Edit { shown_generation, kind, message_id, body, body_hash });
+    let filter = FailedMessageFilter::default();
+    let apply = with_conflict_retry(async || failed_messages.apply(&edit, &[id], &filter, by).await);
+    let result = apply.await?.pop().map(|(_, result)| result);
+    Ok(result.ok_or_else(|| StoreError::Failed("no result for this message".into()))?)
+}
+
+/// What the consumer of the queue would reject immediately is rejected here.
+fn check(queue: &str, kind: &str, message_id: &str, body: &[u8], limits: Limits) -> Result<(), EditError> {
+    limits.check_body(body)?;
     decode::checked_id(message_id)?;
     decode::command(kind, body)?;
-    let edit = Edit {
-        shown_generation,
-        kind: kind.to_owned(),
-        message_id: message_id.to_owned(),
-        body: body.to_owned(),
-        body_hash: decode::body_hash(body),
-    };
-    Ok(with_conflict_retry(async || ledger.edit(id, &edit, by).await).await?)
+    if routing::queue_of(kind).is_some_and(|of_kind| of_kind.as_str() == queue) {
+        Ok(())
+    } else {
+        Err(EditError::WrongQueue { queue: queue.to_owned() })
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn portions_make_the_rate() {
+    fn batches_make_the_rate() {
         assert_eq!(interval(500), Duration::from_millis(100));
         assert_eq!(interval(1), Duration::from_secs(1));
         assert_eq!(interval(3), Duration::from_secs_f64(1.0 / 3.0));

@@ -1,15 +1,18 @@
-//! The ledger of failures, as people read it.
+//! Failed messages: lists, groups, details and counts.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::ports::{error::StoreError, failed_messages::FailedMessageFilter};
+use crate::{
+    domain::StatusKind,
+    ports::{error::StoreError, failed_messages::FailedMessageFilter},
+};
 
 use super::handle::Views;
 
-/// One failed message, in short.
+/// A failed message in a list.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct FailedMessageSummary {
@@ -30,7 +33,7 @@ pub struct FailedMessageSummary {
     pub due_at: Option<OffsetDateTime>,
 }
 
-/// Dead letters of one cause.
+/// Dead letters with the same queue, type, reason and error pattern.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct FailureGroup {
@@ -47,29 +50,32 @@ pub struct FailureGroup {
     pub last_failed_at: OffsetDateTime,
 }
 
-/// One failed message with all that is known of it.
+/// A failed message in full.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct FailedMessageDetail {
     #[serde(flatten)]
-    pub letter: FailedMessageSummary,
+    pub summary: FailedMessageSummary,
     pub group: String,
-    /// Why its retry could not be published yet.
+    /// Why its retry was not published yet.
     pub held_because: Option<String>,
     pub properties: Value,
     pub headers: Value,
     pub body: Value,
     pub history: Vec<AttemptRow>,
     pub actions: Vec<ActionRow>,
-    /// The bytes of the body.
+    /// The queue without the namespace.
+    #[serde(skip)]
+    pub queue_name: String,
+    /// The body as received.
     #[serde(skip)]
     pub bytes: Vec<u8>,
-    /// Goes up with every attempt and every retry.
+    /// Increases with every attempt and every retry.
     #[serde(skip)]
     pub generation: i64,
 }
 
-/// One attempt.
+/// A failed attempt.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct AttemptRow {
@@ -82,7 +88,7 @@ pub struct AttemptRow {
     pub chain: Vec<String>,
 }
 
-/// What an operator did.
+/// An action of an operator.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct ActionRow {
@@ -93,7 +99,7 @@ pub struct ActionRow {
     pub why: Option<String>,
 }
 
-/// How many failed messages there are in each status that an operator cares about.
+/// The number of failed messages in each status except `resolved`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct FailureCounts {
@@ -103,11 +109,11 @@ pub struct FailureCounts {
 }
 
 impl Views {
-    /// Failed messages, newest first, after the one that `cursor` names.
+    /// Matching messages, newest first, after the message `cursor`.
     ///
     /// # Errors
     /// The database is unavailable.
-    pub async fn dead_letters(
+    pub async fn failed_messages(
         &self,
         filter: &FailedMessageFilter,
         limit: i64,
@@ -115,20 +121,15 @@ impl Views {
     ) -> Result<Vec<FailedMessageSummary>, StoreError> {
         let messages = sqlx::query_as!(
             FailedMessageSummary,
-            r#"select id, concat($11::text, '.', queue) as "queue!", type as kind, message_id, status, reason, error,
-                      attempts, first_failed_at, last_failed_at, due_at
-               from failed_messages
-               where ($1::bigint[] is null or id = any($1)) and ($2::text is null or status = $2)
-                 and ($3::text is null or queue = $3) and ($4::text is null or type = $4)
-                 and ($5::text is null or reason = $5)
-                 and ($6::text is null or strpos(lower(concat(error, ' ', message_id)), lower($6)) > 0)
-                 and ($7::double precision is null or last_failed_at > now() - make_interval(secs => $7))
-                 and ($8::text is null or error_group = $8)
-                 and ($9::bigint is null or (last_failed_at, id) <
+            r#"select f.id, concat($11::text, '.', f.queue) as "queue!", f.type as kind, f.message_id, f.status, f.reason,
+                      f.error, f.attempts, f.first_failed_at, f.last_failed_at, f.due_at
+               from failed_messages f
+               where failed_message_matches(f, $1, $2, $3, $4, $5, $6, $7, $8)
+                 and ($9::bigint is null or (f.last_failed_at, f.id) <
                       (select c.last_failed_at, c.id from failed_messages c where c.id = $9))
-               order by last_failed_at desc, id desc limit $10"#,
+               order by f.last_failed_at desc, f.id desc limit $10"#,
             filter.ids.as_deref(),
-            filter.status,
+            filter.status.map(StatusKind::as_str),
             filter.queue,
             filter.kind,
             filter.reason,
@@ -142,7 +143,7 @@ impl Views {
         self.query(async |connection| messages.fetch_all(connection).await).await
     }
 
-    /// Dead letters by cause, the most frequent first.
+    /// Groups of dead letters; the largest is first.
     ///
     /// # Errors
     /// The database is unavailable.
@@ -160,16 +161,16 @@ impl Views {
         self.query(async |connection| groups.fetch_all(connection).await).await
     }
 
-    /// All that is known of one failed message.
+    /// A failed message in full.
     ///
     /// # Errors
     /// The database is unavailable.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<FailedMessageDetail>, StoreError> {
+    pub async fn failed_message(&self, id: i64) -> Result<Option<FailedMessageDetail>, StoreError> {
         let filter = FailedMessageFilter { ids: Some(vec![id]), ..FailedMessageFilter::default() };
-        let Some(letter) = self.dead_letters(&filter, 1, None).await?.pop() else { return Ok(None) };
+        let Some(summary) = self.failed_messages(&filter, 1, None).await?.pop() else { return Ok(None) };
         let row = sqlx::query!(
-            r#"select properties::text as "properties!", body, generation, error_group, held_because from failed_messages
-               where id = $1"#,
+            r#"select properties::text as "properties!", body, queue, generation, error_group, held_because
+               from failed_messages where id = $1"#,
             id
         );
         let history = sqlx::query_as!(
@@ -186,22 +187,23 @@ impl Views {
         let row = self.query(async |connection| row.fetch_one(connection).await).await?;
         let history = self.query(async |connection| history.fetch_all(connection).await).await?;
         let actions = self.query(async |connection| actions.fetch_all(connection).await).await?;
-        let mut kept: Value = serde_json::from_str(&row.properties).unwrap_or_default();
+        let mut stored: Value = serde_json::from_str(&row.properties).unwrap_or_default();
         Ok(Some(FailedMessageDetail {
-            letter,
+            summary,
             group: row.error_group,
             held_because: row.held_because,
-            properties: kept["properties"].take(),
-            headers: kept["headers"].take(),
-            body: readable(&row.body),
+            properties: stored["properties"].take(),
+            headers: stored["headers"].take(),
+            body: body_json(&row.body),
             history,
             actions,
+            queue_name: row.queue,
             bytes: row.body,
             generation: row.generation,
         }))
     }
 
-    /// Failed messages by status.
+    /// The number of failed messages by status.
     ///
     /// # Errors
     /// The database is unavailable.
@@ -217,8 +219,8 @@ impl Views {
     }
 }
 
-/// Text where it is text; otherwise its bytes, so that nothing is made up.
-fn readable(body: &[u8]) -> Value {
+/// Text if it is UTF-8, otherwise its bytes.
+fn body_json(body: &[u8]) -> Value {
     match std::str::from_utf8(body) {
         Ok(text) => json!(text),
         Err(_) => json!({ "base64": BASE64_STANDARD.encode(body) }),

@@ -1,4 +1,4 @@
-//! What fails is tried again, kept when nothing helps, and brought back by an operator.
+//! Failed commands are retried, become dead letters, and are retried, edited or discarded by operators.
 
 mod archive;
 mod attempts;
@@ -10,18 +10,18 @@ use crate::harness::{
     wait_for,
 };
 
-/// A message that fails once is dead.
+/// A message is dead after one failure.
 const ONE_ATTEMPT: &[(&str, &str)] = &[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")];
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 const RESOLVED: &str = "select count(*) from failed_messages where status = 'resolved'";
 
-/// Waits until so many are dead, and says which.
+/// Waits for `count` dead letters and returns their ids.
 async fn dead(world: &World, count: i64) -> Vec<String> {
     wait_for("messages are dead", DRAINS_WITHIN, &count, async || world.count(DEAD).await).await;
     sqlx::query_scalar("select id::text from failed_messages where status = 'dead' order by id")
         .fetch_all(&world.pool)
         .await
-        .expect("the ledger can be read")
+        .expect("the failed messages can be read")
 }
 
 /// Calls `allocation dead-letters … --json`.
@@ -29,13 +29,13 @@ async fn dead_letters(world: &World, arguments: &[&str]) -> Answer {
     world.cli(&[&["--json", "dead-letters"][..], arguments].concat()).await
 }
 
-/// What a call that acts on many says when it did all of it.
+/// The report of a bulk action that was applied to every message.
 fn all_of(count: u32) -> Value {
     json!({ "matched": count, "done": count, "skipped": 0, "failed": 0 })
 }
 
-/// A command whose SKU comes into being later: dead, and then possible.
-async fn dead_and_then_possible(world: &World) -> (Command, String) {
+/// A dead letter that a retry would handle: its SKU was created later.
+async fn dead_letter_with_its_cause_fixed(world: &World) -> (Command, String) {
     let line = allocate("o-1", "LAMP", 2);
     world.sender.send(&line).await;
     let id = dead(world, 1).await.remove(0);
@@ -65,8 +65,8 @@ async fn forty_of_four_causes(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_group_of_forty_dead_letters_is_brought_back() {
-    let world = World::new("one_group_of_forty_dead_letters_is_brought_back").await;
+async fn a_retry_of_one_group_leaves_other_groups_dead() {
+    let world = World::new("a_retry_of_one_group_leaves_other_groups_dead").await;
     world.expect_dead(30);
     let worker = world.worker_with(ONE_ATTEMPT);
     forty_of_four_causes(&world).await;
@@ -103,17 +103,18 @@ async fn one_group_of_forty_dead_letters_is_brought_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_retry_twice_at_once_has_one_effect() {
-    let world = World::new("the_same_retry_twice_at_once_has_one_effect").await;
+async fn two_concurrent_retries_of_one_message_have_one_effect() {
+    let world = World::new("two_concurrent_retries_of_one_message_have_one_effect").await;
     let worker = world.worker_with(ONE_ATTEMPT);
-    let (_, id) = dead_and_then_possible(&world).await;
-    // Nobody handles it meanwhile, so that the second one finds it on its way.
+    let (_, id) = dead_letter_with_its_cause_fixed(&world).await;
+    // Without a worker the second retry finds the first one scheduled.
     assert!(worker.terminate().await.success());
     let retry = ["retry", &id];
     let (one, other) = tokio::join!(dead_letters(&world, &retry), dead_letters(&world, &retry));
-    let mut told = [one.json(), other.json()].map(|said| (said["done"].clone(), said["skipped"].clone()));
-    told.sort_unstable_by_key(|(done, _)| done.as_i64());
-    assert_eq!(told, [(json!(0), json!(1)), (json!(1), json!(0))]);
+    let mut reports =
+        [one.json(), other.json()].map(|report| (report["done"].clone(), report["skipped"].clone()));
+    reports.sort_unstable_by_key(|(done, _)| done.as_i64());
+    assert_eq!(reports, [(json!(0), json!(1)), (json!(1), json!(0))]);
     assert_eq!(world.count("select count(*) from failed_actions").await, 1);
 
     let worker = world.worker_with(ONE_ATTEMPT);
@@ -123,43 +124,43 @@ async fn the_same_retry_twice_at_once_has_one_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_of_what_was_handled_meanwhile_is_skipped() {
-    let world = World::new("a_retry_of_what_was_handled_meanwhile_is_skipped").await;
+async fn a_retry_of_a_handled_message_is_skipped_and_resolves_it() {
+    let world = World::new("a_retry_of_a_handled_message_is_skipped_and_resolves_it").await;
     let worker = world.worker_with(ONE_ATTEMPT);
-    let (line, id) = dead_and_then_possible(&world).await;
+    let (line, id) = dead_letter_with_its_cause_fixed(&world).await;
     world.sender.send(&line).await;
     world.settled(2).await;
-    // A row that an earlier version restored after it was handled.
+    // As a restore of an earlier version left it.
     sqlx::raw_sql("update failed_messages set status = 'dead', reason = 'rejected', ended_at = null")
         .execute(&world.pool)
         .await
         .unwrap();
     assert_eq!((world.count(DEAD).await, world.handled().await), (1, 2));
 
-    let told = dead_letters(&world, &["retry", &id]).await.json();
-    assert_eq!(told, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
+    let report = dead_letters(&world, &["retry", &id]).await.json();
+    assert_eq!(report, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
     assert_eq!((world.count(DEAD).await, world.count(RESOLVED).await), (0, 1));
     assert_eq!(world.count("select count(*) from failed_actions where what = 'retry'").await, 0);
     world.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_whose_command_was_sent_again_and_handled_is_resolved() {
-    let world = World::new("a_dead_letter_whose_command_was_sent_again_and_handled_is_resolved").await;
+async fn handling_a_resent_command_resolves_its_dead_letter() {
+    let world = World::new("handling_a_resent_command_resolves_its_dead_letter").await;
     let worker = world.worker_with(ONE_ATTEMPT);
-    let (line, id) = dead_and_then_possible(&world).await;
+    let (line, id) = dead_letter_with_its_cause_fixed(&world).await;
     world.sender.send(&line).await;
     world.settled(2).await;
-    let told = dead_letters(&world, &["retry", &id]).await.json();
-    assert_eq!(told, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
+    let report = dead_letters(&world, &["retry", &id]).await.json();
+    assert_eq!(report, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
     world.settled(2).await;
     assert_eq!((world.count(DEAD).await, world.count(RESOLVED).await), (0, 1));
     world.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_discarded_can_be_restored() {
-    let world = World::new("what_is_discarded_can_be_restored").await;
+async fn discarded_messages_can_be_restored() {
+    let world = World::new("discarded_messages_can_be_restored").await;
     world.expect_dead(3);
     let worker = world.worker_with(ONE_ATTEMPT);
     for number in 1..=3 {
@@ -183,18 +184,18 @@ async fn what_is_discarded_can_be_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_changes_nothing_and_nothing_is_done_to_what_was_not_named() {
-    let world = World::new("a_dry_run_changes_nothing_and_nothing_is_done_to_what_was_not_named").await;
+async fn dry_runs_and_calls_without_a_selection_change_nothing() {
+    let world = World::new("dry_runs_and_calls_without_a_selection_change_nothing").await;
     world.expect_dead(2);
     let worker = world.worker_with(ONE_ATTEMPT);
     world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
     world.sender.send(&allocate("o-2", "NO-SUCH-SKU", 1)).await;
     dead(&world, 2).await;
 
-    let told = dead_letters(&world, &["retry", "--all", "--dry-run"]).await.exits(0).json();
-    assert_eq!((&told["matched"], &told["done"]), (&json!(2), &json!(0)));
-    let told = dead_letters(&world, &["discard", "--all", "--why", "x", "--dry-run"]).await.exits(0).json();
-    assert_eq!((&told["matched"], &told["done"]), (&json!(2), &json!(0)));
+    let report = dead_letters(&world, &["retry", "--all", "--dry-run"]).await.exits(0).json();
+    assert_eq!((&report["matched"], &report["done"]), (&json!(2), &json!(0)));
+    let report = dead_letters(&world, &["discard", "--all", "--why", "x", "--dry-run"]).await.exits(0).json();
+    assert_eq!((&report["matched"], &report["done"]), (&json!(2), &json!(0)));
     dead_letters(&world, &["retry"]).await.exits(2);
     dead_letters(&world, &["retry", "--no-such-filter"]).await.exits(2);
     dead_letters(&world, &["retry", "999999"]).await.exits(1);
@@ -206,10 +207,10 @@ async fn a_dry_run_changes_nothing_and_nothing_is_done_to_what_was_not_named() {
     world.close_after([worker]).await;
 }
 
-/// What its sender said of the first body says nothing of the new one.
+/// The sender's properties describe the old body, not the new one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edit_may_give_another_type_and_id() {
-    let world = World::new("an_edit_may_give_another_type_and_id").await;
+async fn an_edit_can_change_type_and_message_id() {
+    let world = World::new("an_edit_can_change_type_and_message_id").await;
     let worker = world.worker();
     world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     world.wait_handled(1).await;
@@ -228,8 +229,8 @@ async fn an_edit_may_give_another_type_and_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edit_mends_a_body_and_keeps_the_old_one() {
-    let world = World::new("an_edit_mends_a_body_and_keeps_the_old_one").await;
+async fn an_edit_replaces_a_body_and_keeps_the_old_one() {
+    let world = World::new("an_edit_replaces_a_body_and_keeps_the_old_one").await;
     let worker = world.worker();
     let wrong = allocate("o-1", "LAMP", 5).with("qty", json!(-5));
     world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
@@ -237,11 +238,11 @@ async fn an_edit_mends_a_body_and_keeps_the_old_one() {
     let id = dead(&world, 1).await.remove(0);
 
     let still_wrong = world.file("still-wrong.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 0}"#);
-    let mended = world.file("mended.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 5}"#);
+    let fixed = world.file("fixed.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 5}"#);
     let edit = ["edit", id.as_str(), "--why", "a typing error", "--body"];
     dead_letters(&world, &[&edit[..], &[still_wrong.to_str().unwrap()]].concat()).await.exits(1);
     assert_eq!(world.count(DEAD).await, 1);
-    dead_letters(&world, &[&edit[..], &[mended.to_str().unwrap()]].concat()).await.exits(0);
+    dead_letters(&world, &[&edit[..], &[fixed.to_str().unwrap()]].concat()).await.exits(0);
 
     world.settled(2).await;
     assert_eq!(world.count("select qty::bigint from order_lines").await, 5);
@@ -252,5 +253,24 @@ async fn an_edit_mends_a_body_and_keeps_the_old_one() {
             .unwrap();
     assert_eq!(why.as_deref(), Some("a typing error"));
     assert_eq!(previous, Some(wrong.body.to_string().into_bytes()));
+    world.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_that_the_queue_would_not_take_leaves_the_message_dead() {
+    let world = World::new("an_edit_that_the_queue_would_not_take_leaves_the_message_dead").await;
+    world.expect_dead(1);
+    let worker = world.worker_with(ONE_ATTEMPT);
+    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
+    let id = dead(&world, 1).await.remove(0);
+    let batch = world.file("batch.json", br#"{"ref": "b-1", "sku": "LAMP", "qty": 1}"#);
+    let large = allocate("o-1", "LAMP", 1).with("note", json!("x".repeat(300_000))).body.to_string();
+    let large = world.file("large.json", large.as_bytes());
+    for (kind, body) in [("create_batch", batch), ("allocate", large)] {
+        let edit = ["edit", &id, "--type", kind, "--body", body.to_str().unwrap()];
+        let output = dead_letters(&world, &edit).await.exits(1);
+        assert_eq!(world.count(DEAD).await, 1, "{}", output.text());
+    }
+    assert_eq!(world.count("select count(*) from failed_actions").await, 0);
     world.close_after([worker]).await;
 }

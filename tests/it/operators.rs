@@ -1,4 +1,4 @@
-//! Operators who act at the same time, and acts on what has changed meanwhile.
+//! Concurrent operator actions, and actions on messages that changed.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ async fn wait_dead(world: &World, count: i64) {
     wait_for("messages are dead", DRAINS_WITHIN, &count, async || world.count(DEAD).await).await;
 }
 
-/// Two operators edit one message: the second to save has not seen what the first did.
+/// Two operators edit one message; the second saves after the first.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edit_of_what_was_edited_meanwhile_is_refused() {
-    let world = World::new("an_edit_of_what_was_edited_meanwhile_is_refused").await;
+async fn an_edit_of_a_message_that_changed_since_it_was_shown_is_skipped() {
+    let world = World::new("an_edit_of_a_message_that_changed_since_it_was_shown_is_skipped").await;
     world.expect_dead(1);
     let worker = world.worker_with(ONE_ATTEMPT);
     world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
@@ -25,7 +25,7 @@ async fn an_edit_of_what_was_edited_meanwhile_is_refused() {
     let id: i64 = world.count("select id from failed_messages").await;
     let id = id.to_string();
 
-    // An editor that is open until the file `saved` is there, and then has another quantity.
+    // An editor that stays open until the file `saved` exists, and then changes the quantity.
     let saved = world.file("not-yet", b"").with_file_name("saved");
     let opened = saved.with_file_name("opened");
     let script = format!(
@@ -36,7 +36,7 @@ async fn an_edit_of_what_was_edited_meanwhile_is_refused() {
     let editor = world.file("editor.sh", script.as_bytes());
     let editor = format!("sh {}", editor.display());
     let first = async {
-        let edit = ["dead-letters", "edit", id.as_str(), "--why", "the first opened it"];
+        let edit = ["dead-letters", "edit", id.as_str(), "--why", "opened first"];
         world.cli_with(&edit, &[("EDITOR", editor.as_str())]).await
     };
     let second = async {
@@ -51,15 +51,15 @@ async fn an_edit_of_what_was_edited_meanwhile_is_refused() {
     };
     let (first, ()) = timeout(DRAINS_WITHIN, async { tokio::join!(first, second) }).await.unwrap();
     let said = first.exits(1).text();
-    assert!(said.contains("it changed meanwhile"), "{said}");
+    assert!(said.contains("changed meanwhile"), "{said}");
     let body: Vec<u8> =
         sqlx::query_scalar("select body from failed_messages").fetch_one(&world.pool).await.unwrap();
-    assert!(String::from_utf8(body).unwrap().contains("\"qty\": 5"), "the second correction is still there");
+    assert!(String::from_utf8(body).unwrap().contains("\"qty\": 5"), "the other edit is kept");
     assert_eq!(world.count("select count(*) from failed_actions where what = 'edit'").await, 1);
     world.close_after([worker]).await;
 }
 
-/// A bulk action that takes its time leaves alone what its filter does not match any more.
+/// A message changes while a slow bulk action is running.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_action_skips_what_its_filter_no_longer_matches() {
     let world = World::new("a_bulk_action_skips_what_its_filter_no_longer_matches").await;
@@ -87,7 +87,7 @@ async fn a_bulk_action_skips_what_its_filter_no_longer_matches() {
     world.close_after([worker]).await;
 }
 
-/// Much stock arrives at once: more lines are allocated than the database could write within its patience in one go.
+/// More lines are allocated than the database could write in one statement within its timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_frees_stock_for_very_many_lines_is_handled() {
     const LINES: i64 = 40_000;

@@ -1,4 +1,4 @@
-//! What the adapters of PostgreSQL do with rows, statement by statement: every column, every status, every queue.
+//! The PostgreSQL adapters, statement by statement: every column, every status, every queue.
 
 mod actions;
 mod edits;
@@ -6,6 +6,7 @@ mod filters;
 mod inbox;
 mod leader;
 mod low_water_mark;
+mod model;
 mod outbox;
 mod purge;
 mod recording;
@@ -16,11 +17,11 @@ mod starts;
 use std::time::Duration;
 
 use allocation::{
-    domain::{BodyHash, FailedMessageKey, MessageKey},
-    ports::failed_messages::{NewAttempt, Operator, RetryDecision},
+    domain::{BodyHash, FailedMessageKey, MessageKey, NewAttempt, RetryDecision},
+    ports::failed_messages::Operator,
 };
 
-/// What a row of each status must have: assignments for [`Database::failed`](crate::harness::Database::failed).
+/// The columns that a row of each status must have: assignments for [`Database::failed`](crate::harness::Database::failed).
 const DEAD: &str = "status = 'dead', reason = 'rejected'";
 const RETRYING: &str = "status = 'retrying', reason = null, due_at = now() - interval '2 hours'";
 const DISCARDED: &str = "status = 'discarded', ended_at = now() - interval '1 hour'";
@@ -28,12 +29,12 @@ const RESOLVED: &str = "status = 'resolved', reason = null, ended_at = now() - i
 const STATUSES: [(&str, &str); 4] =
     [("dead", DEAD), ("retrying", RETRYING), ("discarded", DISCARDED), ("resolved", RESOLVED)];
 
-/// A message as the inbox knows it; equal numbers are equal bodies.
+/// The key of a message in the inbox; equal numbers are equal bodies.
 fn message_key(message_id: &str, kind: &'static str, body: u8) -> MessageKey {
     MessageKey { message_id: message_id.into(), kind, body_hash: BodyHash([body; 16]) }
 }
 
-/// A message as its row in the ledger is known by.
+/// The key of a failed message.
 fn failed_message_key(message_id: Option<&str>, kind: &str, body: u8) -> FailedMessageKey {
     FailedMessageKey {
         message_id: message_id.map(Into::into),
@@ -42,7 +43,7 @@ fn failed_message_key(message_id: Option<&str>, kind: &str, body: u8) -> FailedM
     }
 }
 
-/// An attempt that failed.
+/// A failed attempt.
 fn failure(key: FailedMessageKey, generation: i64, next: RetryDecision) -> NewAttempt {
     NewAttempt {
         key,

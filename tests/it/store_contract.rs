@@ -41,6 +41,8 @@ macro_rules! every_store {
     };
 }
 
+mod failed_messages;
+
 every_store!(
     a_commit_keeps_the_products,
     what_is_not_committed_leaves_no_trace,

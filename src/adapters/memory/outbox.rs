@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-use super::store::{MemoryState, MemoryStore};
+use super::state::{MemoryState, MemoryStore};
 
 impl MemoryState {
     /// Rows that are not parked and have no parked row of their SKU.

@@ -19,7 +19,7 @@ use crate::{
 use super::{
     PgConfig,
     commit_signal::{self, CHANNEL, CommitSignal},
-    failures,
+    failed_messages,
     low_water_mark::LowWaterMark,
     outbox, purge, with_timeout,
 };
@@ -142,19 +142,19 @@ impl EventFeed for PgLeaderSession {
 #[async_trait]
 impl RetryFeed for PgLeaderSession {
     async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        with_timeout(self.timeout, failures::due(&mut self.connection, at_most)).await
+        with_timeout(self.timeout, failed_messages::due(&mut self.connection, at_most)).await
     }
 
     async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
-        with_timeout(self.timeout, failures::published(&mut self.connection, retries)).await
+        with_timeout(self.timeout, failed_messages::published(&mut self.connection, retries)).await
     }
 
     async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
-        with_timeout(self.timeout, failures::hold(&mut self.connection, retries, reason)).await
+        with_timeout(self.timeout, failed_messages::defer(&mut self.connection, retries, reason)).await
     }
 
     async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
-        with_timeout(self.timeout, failures::refuse(&mut self.connection, retry, reason)).await
+        with_timeout(self.timeout, failed_messages::reject(&mut self.connection, retry, reason)).await
     }
 }
 

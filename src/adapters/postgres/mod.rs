@@ -1,22 +1,22 @@
 //! PostgreSQL: the store, the outbox, the failed messages and the read model.
 
 mod commit_signal;
-mod failures;
+mod failed_messages;
 mod inbox;
 mod leader;
 mod low_water_mark;
-mod operator_actions;
 mod outbox;
 mod parked_events;
 mod products;
 mod purge;
 mod read_model;
 mod schema;
+mod starts;
 mod store;
 
 pub use commit_signal::{CommitSignal, forward_commits};
+pub use failed_messages::PgFailedMessages;
 pub use leader::PgOutbox;
-pub use operator_actions::PgFailedMessages;
 pub use parked_events::PgParkedEvents;
 pub use read_model::PgReadModel;
 pub use schema::{PgSchema, migrate};

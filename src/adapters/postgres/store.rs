@@ -15,7 +15,10 @@ use crate::{
     },
 };
 
-use super::{CommitSignal, PgConfig, failures, inbox, outbox, products, read_model, session::PooledSession};
+use super::{
+    CommitSignal, PgConfig, failed_messages, inbox, outbox, products, read_model, session::PooledSession,
+    starts,
+};
 
 /// Keeps everything in one database.
 #[derive(Clone)]
@@ -53,7 +56,7 @@ impl Store for PgStore {
     async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let starts = session
-            .run(async |connection| failures::unfinished_starts(connection, queue.as_str(), ids).await)
+            .run(async |connection| starts::unfinished_starts(connection, queue.as_str(), ids).await)
             .await?;
         session.release();
         Ok(starts)
@@ -61,9 +64,7 @@ impl Store for PgStore {
 
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
-        session
-            .run(async |connection| failures::record_starts(connection, queue.as_str(), ids).await)
-            .await?;
+        session.run(async |connection| starts::record_starts(connection, queue.as_str(), ids).await).await?;
         session.release();
         Ok(())
     }
@@ -71,7 +72,7 @@ impl Store for PgStore {
     async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let taken_back =
-            session.run(async |connection| failures::revert_starts(connection, queue.as_str(), ids).await);
+            session.run(async |connection| starts::revert_starts(connection, queue.as_str(), ids).await);
         taken_back.await?;
         session.release();
         Ok(())
@@ -93,9 +94,9 @@ impl PgTx {
         let session = &mut self.session;
         let settled = session.run(async |connection| {
             inbox::forget(connection, queue, &work.unhandled).await?;
-            failures::resolve(connection, queue, &work.handled).await?;
-            failures::record(connection, queue, &work.failures).await?;
-            failures::forget_starts(connection, queue, &work.ended).await
+            failed_messages::resolve(connection, queue, &work.handled).await?;
+            failed_messages::record(connection, queue, &work.failures).await?;
+            starts::clear_starts(connection, queue, &work.ended).await
         });
         settled.await?;
         if let products::VersionCheck::Conflict = products::write(session, &work.products).await? {
@@ -134,13 +135,16 @@ impl Tx for PgTx {
         let queue = self.queue;
         // A mail is sent in this transaction, and cannot be recalled.
         let lock = queue != QueueName::Notifications.as_str();
-        let check = async |connection: &mut _| failures::check_retries(connection, queue, marks, lock).await;
+        let check =
+            async |connection: &mut _| failed_messages::check_retries(connection, queue, marks, lock).await;
         self.session.run(check).await
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
         let queue = self.queue;
-        self.session.run(async |connection| failures::attempts(connection, queue, keys).await).await
+        self.session
+            .run(async |connection| failed_messages::count_attempts(connection, queue, keys).await)
+            .await
     }
 
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {

@@ -1,4 +1,4 @@
-//! Acting on many: `retry`, `discard` and `restore`, a portion at a time, and always saying how far it came.
+//! `retry`, `discard` and `restore`: actions on many messages, with progress and a report.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -6,81 +6,86 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bootstrap::App,
-    ports::failed_messages::{ActionResult, FailedMessages as _, Operator, OperatorAction},
-    service::failed_messages::{BulkReport, act_on_all},
+    domain::{OperatorAction, StatusKind},
+    ports::failed_messages::{ActionResult, FailedMessages as _, Operator},
+    service::failed_messages::{BulkReport, apply_to_matching},
 };
 
 use super::{
-    super::{ExitStatus, output},
-    TargetArgs,
+    super::{exit::ExitStatus, output},
+    target::TargetArgs,
 };
 
-/// So many reasons for skipping are told one by one.
+/// The number of skipped messages whose reasons are printed.
 const MAX_SKIP_MESSAGES: usize = 10;
 
 pub(super) async fn apply(
     app: &App,
-    action: OperatorAction,
-    which: TargetArgs,
+    action: &OperatorAction,
+    target: TargetArgs,
     by: Operator,
     rate: Option<u32>,
     json: bool,
 ) -> anyhow::Result<ExitStatus> {
-    let (dry_run, asked) = (which.dry_run, which.ids.len());
-    let default_status = if action == OperatorAction::Restore { "discarded" } else { "dead" };
-    let Some(filter) = which.filter(app, default_status) else {
-        output::error("say which: ids, filters, --group G, or --all");
+    let (dry_run, ids) = (target.dry_run, target.ids.len());
+    let is_restore = matches!(action, OperatorAction::Restore);
+    let default_status = if is_restore { StatusKind::Discarded } else { StatusKind::Dead };
+    let Some(filter) = target.filter(app, default_status) else {
+        output::error("no messages selected: give ids, filters, --group G, or --all");
         return Ok(ExitStatus::UsageError);
     };
-    let ledger = app.ledger();
+    let failed_messages = app.failed_messages();
     if dry_run {
-        let matched = ledger.matching(&filter).await?.len();
+        let matched = failed_messages.matching(&filter).await?.len();
         print_report(&BulkReport { matched, ..BulkReport::default() }, true, json)?;
         return Ok(ExitStatus::Success);
     }
     let stop = stop_on_interrupt();
-    let progress = ProgressBar::no_length()
-        .with_style(ProgressStyle::with_template("{bar:40} {pos} of {len}, {eta} to go")?);
-    let mut told = 0;
-    let report = act_on_all(&ledger, action, &filter, &by, rate, &stop, |report, results| {
-        progress.set_length(report.matched as u64);
-        progress.set_position((report.done + report.skipped) as u64);
-        for (id, results) in results {
-            if let ActionResult::Skipped(why) = results
-                && told < MAX_SKIP_MESSAGES
-            {
-                told += 1;
-                progress.suspend(|| output::note(&format!("{id} skipped: {why}")));
-            }
-        }
-    })
-    .await?;
-    progress.finish_and_clear();
-    let missing = asked.saturating_sub(report.matched);
+    let mut progress = Progress::new()?;
+    let on_progress = |report: &BulkReport, results: &[_]| progress.update(report, results);
+    let report = apply_to_matching(&failed_messages, action, &filter, &by, rate, &stop, on_progress).await?;
+    progress.bar.finish_and_clear();
+    let missing = ids.saturating_sub(report.matched);
     if missing > 0 {
-        output::error(&format!("{missing} of the ids are of no failed message"));
+        output::error(&format!("{missing} of the ids do not exist"));
     }
     print_report(&report, false, json)?;
-    if report.failed > 0 {
-        let why = report.stopped_by.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-        output::error(&format!(
-            "it stopped with {} to go{why}; the same command does the rest",
-            report.failed
-        ));
+    print_remaining(&report);
+    let complete = report.done == report.matched && missing == 0;
+    Ok(if complete { ExitStatus::Success } else { ExitStatus::Incomplete })
+}
+
+struct Progress {
+    bar: ProgressBar,
+    notes: usize,
+}
+
+impl Progress {
+    fn new() -> anyhow::Result<Self> {
+        let style = ProgressStyle::with_template("{bar:40} {pos} of {len}, {eta} remaining")?;
+        Ok(Self { bar: ProgressBar::no_length().with_style(style), notes: 0 })
     }
-    Ok(if report.done == report.matched && missing == 0 {
-        ExitStatus::Success
-    } else {
-        ExitStatus::Incomplete
-    })
+
+    fn update(&mut self, report: &BulkReport, results: &[(i64, ActionResult)]) {
+        self.bar.set_length(report.matched as u64);
+        self.bar.set_position((report.done + report.skipped) as u64);
+        for (id, result) in results {
+            if let ActionResult::Skipped(reason) = result
+                && self.notes < MAX_SKIP_MESSAGES
+            {
+                self.notes += 1;
+                self.bar.suspend(|| output::note(&format!("{id} skipped: {reason}")));
+            }
+        }
+    }
 }
 
 fn stop_on_interrupt() -> CancellationToken {
     let stop = CancellationToken::new();
-    let told = stop.clone();
+    let interrupted = stop.clone();
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
-            told.cancel();
+            interrupted.cancel();
         }
     });
     stop
@@ -96,9 +101,20 @@ fn print_report(report: &BulkReport, dry_run: bool, json: bool) -> anyhow::Resul
         return output::json(&report);
     }
     output::line(&if dry_run {
-        format!("{matched} match; nothing was done")
+        format!("{matched} match; nothing was changed")
     } else {
         format!("{matched} matched, {done} done, {skipped} skipped")
     });
     Ok(())
+}
+
+fn print_remaining(report: &BulkReport) {
+    if report.failed == 0 {
+        return;
+    }
+    let error = report.stopped_by.as_deref().map(|error| format!(" ({error})")).unwrap_or_default();
+    output::error(&format!(
+        "stopped with {} messages remaining{error}; run the same command to continue",
+        report.failed
+    ));
 }

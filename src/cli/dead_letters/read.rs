@@ -1,15 +1,16 @@
-//! Looking: `list`, `groups`, `show` and `export` change nothing.
+//! `list`, `groups`, `show` and `export`: queries only.
 
 use comfy_table::{Cell, Color};
 use serde_json::Value;
 
 use crate::{
     bootstrap::App,
+    domain::StatusKind,
     ports::failed_messages::{FailedMessageFilter, FailedMessages as _},
     views::{AttemptRow, FailedMessageDetail, FailedMessageSummary},
 };
 
-use super::super::{ExitStatus, output};
+use super::super::{exit::ExitStatus, output};
 
 pub(super) async fn list(
     app: &App,
@@ -18,41 +19,47 @@ pub(super) async fn list(
     cursor: Option<i64>,
     json: bool,
 ) -> anyhow::Result<ExitStatus> {
-    let letters = app.views().dead_letters(filter, limit, cursor).await?;
+    let messages = app.views().failed_messages(filter, limit, cursor).await?;
     if json {
-        output::json(&letters)?;
-    } else if letters.is_empty() {
+        output::json(&messages)?;
+    } else if messages.is_empty() {
         output::line("none");
     } else {
         let mut table =
-            output::table(&["id", "failed", "queue", "type", "message id", "status", "tries", "error"]);
-        for letter in &letters {
-            table.add_row(row(letter));
+            output::table(&["id", "failed", "queue", "type", "message id", "status", "attempts", "error"]);
+        for message in &messages {
+            table.add_row(row(message));
         }
         output::line(&table.to_string());
     }
-    if let Some(last) = letters.last().filter(|_| i64::try_from(letters.len()) == Ok(limit)) {
-        output::note(&format!("there may be more: --cursor {}", last.id));
+    if let Some(last) = messages.last().filter(|_| i64::try_from(messages.len()) == Ok(limit)) {
+        output::note(&format!("there may be more messages: --cursor {}", last.id));
     }
     Ok(ExitStatus::Success)
 }
 
-fn row(letter: &FailedMessageSummary) -> Vec<Cell> {
-    let (state, colour) = match (letter.status.as_str(), &letter.reason) {
-        ("dead", Some(reason)) => (format!("dead: {reason}"), Color::Red),
-        ("retrying", _) => ("retrying".to_owned(), Color::Yellow),
-        ("resolved", _) => ("resolved".to_owned(), Color::Green),
-        (status, _) => (status.to_owned(), Color::Grey),
+fn row(message: &FailedMessageSummary) -> Vec<Cell> {
+    let FailedMessageSummary { status, reason, .. } = message;
+    let kind = StatusKind::from_name(status);
+    let colour = match kind {
+        Some(StatusKind::Dead) => Color::Red,
+        Some(StatusKind::Retrying) => Color::Yellow,
+        Some(StatusKind::Resolved) => Color::Green,
+        Some(StatusKind::Discarded) | None => Color::Grey,
+    };
+    let state = match reason {
+        Some(reason) if kind == Some(StatusKind::Dead) => format!("{status}: {reason}"),
+        _ => status.clone(),
     };
     vec![
-        Cell::new(letter.id),
-        Cell::new(output::short_time(letter.last_failed_at)),
-        Cell::new(&letter.queue),
-        Cell::new(output::sanitize(&letter.kind)),
-        Cell::new(output::sanitize(letter.message_id.as_deref().unwrap_or("—"))),
+        Cell::new(message.id),
+        Cell::new(output::short_time(message.last_failed_at)),
+        Cell::new(&message.queue),
+        Cell::new(output::sanitize(&message.kind)),
+        Cell::new(output::sanitize(message.message_id.as_deref().unwrap_or("—"))),
         Cell::new(state).fg(colour),
-        Cell::new(letter.attempts),
-        Cell::new(output::sanitize(&letter.error)),
+        Cell::new(message.attempts),
+        Cell::new(output::sanitize(&message.error)),
     ]
 }
 
@@ -80,13 +87,13 @@ pub(super) async fn groups(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
     }
     output::line(&table.to_string());
     output::note(
-        "next: `allocation dead-letters list --group G`, then `show ID`; `retry --group G` brings them back",
+        "next: `allocation dead-letters list --group G`, then `show ID`; after a fix, `retry --group G`",
     );
     Ok(ExitStatus::Success)
 }
 
 pub(super) async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
-    let Some(detail) = app.views().dead_letter(id).await? else {
+    let Some(detail) = app.views().failed_message(id).await? else {
         output::error(&format!("there is no failed message {id}"));
         return Ok(ExitStatus::Incomplete);
     };
@@ -98,11 +105,11 @@ pub(super) async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitS
     Ok(ExitStatus::Success)
 }
 
-/// One by one, so that any number fits in memory, and those that are meant when it begins.
+/// Prints the messages that match at the beginning, one at a time, so that memory does not limit their number.
 pub(super) async fn export(app: &App, filter: &FailedMessageFilter) -> anyhow::Result<ExitStatus> {
     let views = app.views();
-    for id in app.ledger().matching(filter).await? {
-        if let Some(detail) = views.dead_letter(id).await? {
+    for id in app.failed_messages().matching(filter).await? {
+        if let Some(detail) = views.failed_message(id).await? {
             output::line(&serde_json::to_string(&detail)?);
         }
     }
@@ -110,48 +117,54 @@ pub(super) async fn export(app: &App, filter: &FailedMessageFilter) -> anyhow::R
 }
 
 fn print(detail: &FailedMessageDetail) {
-    let FailedMessageDetail { letter, group, properties, headers, body, history, actions, .. } = detail;
-    let reason = letter.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    output::line(&format!("message    {} in {}", letter.id, letter.queue));
-    output::line(&format!("status     {}{reason}", letter.status));
-    output::line(&format!("error      {}", output::sanitize(&letter.error)));
-    output::line(&format!("group      {group}"));
-    output::line(&format!("type       {}", output::sanitize(&letter.kind)));
-    output::line(&format!("message id {}", output::sanitize(letter.message_id.as_deref().unwrap_or("none"))));
-    output::line(&format!("attempts   {}", letter.attempts));
-    if let Some(due) = letter.due_at {
-        output::line(&format!("due        {}", output::long_time(due)));
+    let FailedMessageDetail { summary, group, properties, headers, body, history, actions, .. } = detail;
+    print_summary(summary, group);
+    if let Some(error) = &detail.held_because {
+        output::line(&format!("waits      {}", output::sanitize(error)));
     }
-    if let Some(why) = &detail.held_because {
-        output::line(&format!("waits      {}", output::sanitize(why)));
-    }
-    for (title, values) in [("properties", properties), ("headers", headers)] {
-        if let Value::Object(values) = values {
-            output::line(title);
-            for (name, value) in values {
-                output::line(&format!(
-                    "  {} = {}",
-                    output::sanitize(name),
-                    output::sanitize(&value.to_string())
-                ));
-            }
-        }
-    }
+    print_values("properties", properties);
+    print_values("headers", headers);
     output::line("body");
     match body {
         Value::String(text) => output::line(&output::printable_lines(text)),
         bytes => output::line(&format!("  {bytes}")),
     }
     output::line("history");
-    for AttemptRow { attempt, at, host, duration_ms, error, chain } in history {
-        let (at, error) = (output::long_time(*at), output::sanitize(error));
-        output::line(&format!("  {at}  attempt {attempt} on {host}, {duration_ms} ms: {error}"));
-        for cause in chain {
-            output::line(&format!("    because {}", output::sanitize(cause)));
-        }
-    }
+    history.iter().for_each(print_attempt);
     for action in actions {
         let why = action.why.as_deref().map(|why| format!(": {}", output::sanitize(why))).unwrap_or_default();
         output::line(&format!("  {}  {} by {}{why}", output::long_time(action.at), action.what, action.who));
+    }
+}
+
+fn print_summary(summary: &FailedMessageSummary, group: &str) {
+    let FailedMessageSummary { id, queue, kind, message_id, status, reason, error, .. } = summary;
+    let reason = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    output::line(&format!("message    {id} in {queue}"));
+    output::line(&format!("status     {status}{reason}"));
+    output::line(&format!("error      {}", output::sanitize(error)));
+    output::line(&format!("group      {group}"));
+    output::line(&format!("type       {}", output::sanitize(kind)));
+    output::line(&format!("message id {}", output::sanitize(message_id.as_deref().unwrap_or("none"))));
+    output::line(&format!("attempts   {}", summary.attempts));
+    if let Some(due) = summary.due_at {
+        output::line(&format!("due        {}", output::long_time(due)));
+    }
+}
+
+fn print_values(title: &str, values: &Value) {
+    let Value::Object(values) = values else { return };
+    output::line(title);
+    for (name, value) in values {
+        output::line(&format!("  {} = {}", output::sanitize(name), output::sanitize(&value.to_string())));
+    }
+}
+
+fn print_attempt(attempt: &AttemptRow) {
+    let AttemptRow { attempt, at, host, duration_ms, error, chain } = attempt;
+    let (at, error) = (output::long_time(*at), output::sanitize(error));
+    output::line(&format!("  {at}  attempt {attempt} on {host}, {duration_ms} ms: {error}"));
+    for cause in chain {
+        output::line(&format!("    because {}", output::sanitize(cause)));
     }
 }

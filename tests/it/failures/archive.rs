@@ -1,4 +1,4 @@
-//! What the broker itself put aside, and the export of everything.
+//! Messages that the broker dead-lettered, and the export.
 
 use lapin::{
     options::{BasicGetOptions, BasicNackOptions, BasicRejectOptions},
@@ -11,8 +11,8 @@ use crate::harness::{DRAINS_WITHIN, World, allocate, properties, wait_until};
 use super::{ONE_ATTEMPT, dead, dead_letters};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_is_json_lines_with_everything_in_them() {
-    let world = World::new("an_export_is_json_lines_with_everything_in_them").await;
+async fn an_export_has_each_dead_letter_as_a_json_line() {
+    let world = World::new("an_export_has_each_dead_letter_as_a_json_line").await;
     world.expect_dead(3);
     let worker = world.worker_with(ONE_ATTEMPT);
     let line = allocate("o-1", "NO-SUCH-SKU", 1);
@@ -38,8 +38,8 @@ async fn an_export_is_json_lines_with_everything_in_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_brokers_own_dead_letters_reach_the_ledger() {
-    let world = World::new("the_brokers_own_dead_letters_reach_the_ledger").await;
+async fn a_message_that_the_broker_dead_lettered_is_recorded() {
+    let world = World::new("a_message_that_the_broker_dead_lettered_is_recorded").await;
     world.expect_dead(1);
     let line = allocate("o-1", "LAMP", 1);
     world.sender.send(&line).await;
@@ -59,10 +59,10 @@ async fn the_brokers_own_dead_letters_reach_the_ledger() {
     world.close_after([archive]).await;
 }
 
-/// The newest of several notes counts: this message was rejected elsewhere before, as its sender or a tool says.
+/// The newest `x-death` entry counts. This message has one of another queue, from its sender or from a tool.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_over_the_delivery_limit_is_dead_for_that_reason() {
-    let world = World::new("a_message_over_the_delivery_limit_is_dead_for_that_reason").await;
+async fn a_message_above_the_delivery_limit_is_dead_for_that_reason() {
+    let world = World::new("a_message_above_the_delivery_limit_is_dead_for_that_reason").await;
     world.expect_dead(1);
     let line = allocate("o-1", "LAMP", 1);
     let sent = properties(line.kind, &line.message_id).with_headers(rejected_elsewhere());
@@ -87,7 +87,7 @@ async fn a_message_over_the_delivery_limit_is_dead_for_that_reason() {
     world.close_after([archive]).await;
 }
 
-/// What a broker writes on a message that was rejected in some other queue.
+/// The header of a message that was rejected in another queue.
 fn rejected_elsewhere() -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut death = FieldTable::default();

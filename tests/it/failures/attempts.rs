@@ -9,8 +9,8 @@ use crate::harness::{DRAINS_WITHIN, World, allocate, create_batch, wait_for, wai
 use super::{RESOLVED, all_of, dead, dead_letters};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejection_is_tried_again_and_then_resolved() {
-    let world = World::new("a_rejection_is_tried_again_and_then_resolved").await;
+async fn a_rejected_command_is_retried_and_then_resolved() {
+    let world = World::new("a_rejected_command_is_retried_and_then_resolved").await;
     let worker = world.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "300ms")]);
     world.sender.send(&allocate("o-1", "LAMP", 2)).await;
     let tries = "select coalesce(max(attempts), 0)::bigint from failed_messages where status = 'retrying'";
@@ -33,7 +33,7 @@ async fn a_rejection_is_tried_again_and_then_resolved() {
     world.close_after([worker]).await;
 }
 
-/// Notes the delay that each attempt asks for, as the database sees it when the attempt is recorded.
+/// Records the delay of each attempt at the time of the attempt.
 const DELAYS: &str = "create table delays (attempts integer, seconds float8);
     create function note_delay() returns trigger language plpgsql as $$
     begin
@@ -43,10 +43,10 @@ const DELAYS: &str = "create table delays (attempts integer, seconds float8);
     create trigger note_delay after insert or update of attempts on failed_messages
     for each row when (new.status = 'retrying') execute function note_delay()";
 
-/// No longer than asked for at most, and waited for at least: neither bound depends on how busy the machine is.
+/// The recorded delays have upper bounds and the waits lower bounds, so that a slow machine does not matter.
 #[tokio::test(flavor = "multi_thread")]
-async fn delays_grow_within_their_jitter() {
-    let world = World::new("delays_grow_within_their_jitter").await;
+async fn retry_delays_grow_within_their_jitter() {
+    let world = World::new("retry_delays_grow_within_their_jitter").await;
     world.expect_dead(1);
     sqlx::raw_sql(DELAYS).execute(&world.pool).await.unwrap();
     let worker = world.worker_with(&[
@@ -82,8 +82,8 @@ async fn delays_grow_within_their_jitter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_waiting_retry_can_be_hastened() {
-    let world = World::new("a_waiting_retry_can_be_hastened").await;
+async fn an_operator_can_retry_before_the_delay_is_over() {
+    let world = World::new("an_operator_can_retry_before_the_delay_is_over").await;
     let worker = world.worker_with(&[
         ("ALLOCATION__RETRY__INITIAL_INTERVAL", "1h"),
         ("ALLOCATION__RETRY__MAX_INTERVAL", "1h"),
@@ -93,8 +93,8 @@ async fn a_waiting_retry_can_be_hastened() {
     wait_for("it waits", DRAINS_WITHIN, &1, async || world.count(waiting).await).await;
     world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     world.wait_handled(1).await;
-    let hastened = dead_letters(&world, &["retry", "--status", "retrying"]).await;
-    assert_eq!(hastened.exits(0).json(), all_of(1));
+    let retried = dead_letters(&world, &["retry", "--status", "retrying"]).await;
+    assert_eq!(retried.exits(0).json(), all_of(1));
     world.settled(2).await;
     world.close_after([worker]).await;
 }

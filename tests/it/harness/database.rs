@@ -34,7 +34,7 @@ pub(crate) struct Database {
     /// For questions.
     pub(crate) pool: PgPool,
     store: Arc<dyn Store>,
-    ledger: Arc<PgFailedMessages>,
+    failed_messages: Arc<PgFailedMessages>,
     name: String,
     /// Login roles of the server that were made for it.
     roles: Mutex<Vec<String>>,
@@ -51,7 +51,7 @@ impl Database {
         Self {
             pool: pool.expect("the database was made"),
             store: Arc::new(PgStore::new(access.pool(), &access, Arc::default())),
-            ledger: Arc::new(PgFailedMessages::new(access.pool(), &access)),
+            failed_messages: Arc::new(PgFailedMessages::new(access.pool(), &access)),
             name,
             roles: Mutex::default(),
         }
@@ -86,8 +86,8 @@ impl Database {
     }
 
     /// The operators' side of the failed messages.
-    pub(crate) fn ledger(&self) -> Arc<PgFailedMessages> {
-        self.ledger.clone()
+    pub(crate) fn failed_messages(&self) -> Arc<PgFailedMessages> {
+        self.failed_messages.clone()
     }
 
     /// The operators' side of the parked events.

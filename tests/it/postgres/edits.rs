@@ -1,9 +1,12 @@
-//! An operator replaces the body of a dead message, while other operators and copies of the message are about.
+//! Edits of dead messages, alone and concurrent with other operators and with copies of the message.
+
+use std::sync::Arc;
 
 use allocation::{
-    domain::BodyHash,
+    adapters::postgres::PgFailedMessages,
+    domain::{BodyHash, Edit, NewAttempt, OperatorAction, Reason, RetryDecision, SkipReason},
     ports::{
-        failed_messages::{ActionResult, Edit, FailedMessages as _, NewAttempt, Reason, RetryDecision},
+        failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _},
         queue::RetryMark,
         store::{ChangeSet, RetryCheck},
     },
@@ -14,10 +17,10 @@ use crate::harness::Database;
 
 use super::{RETRYING, STATUSES, failed_message_key, failure, message_key, operator};
 
-const NOT_DEAD: ActionResult = ActionResult::Skipped("it is not dead");
-const CHANGED: ActionResult = ActionResult::Skipped("it changed meanwhile; look at it again");
+const NOT_DEAD: ActionResult = ActionResult::Skipped(SkipReason::NotDead);
+const CHANGED: ActionResult = ActionResult::Skipped(SkipReason::ChangedSinceShown);
 
-/// The type, the id and the body change.
+/// An edit of type, id and body.
 fn edit(shown_generation: i64) -> Edit {
     Edit {
         shown_generation,
@@ -28,13 +31,20 @@ fn edit(shown_generation: i64) -> Edit {
     }
 }
 
+async fn apply(failed_messages: Arc<PgFailedMessages>, id: i64, edit: Edit) -> ActionResult {
+    let (edit, all) = (OperatorAction::Edit(edit), FailedMessageFilter::default());
+    let results = failed_messages.apply(&edit, &[id], &all, &operator()).await.unwrap();
+    assert_eq!((results.len(), results[0].0), (1, id));
+    results[0].1
+}
+
 #[tokio::test]
-async fn an_edit_replaces_what_the_copy_is_made_of_and_tries_again() {
+async fn an_edit_replaces_the_content_and_schedules_a_retry() {
     let db = Database::new().await;
     let columns = "published_at = now() - interval '1 hour', held_because = 'no queue'";
     let (id, other) = (db.failed("m1", columns).await, db.failed("m2", "").await);
     let before = (db.row(id).await, db.row(other).await);
-    assert_eq!(db.ledger().edit(id, &edit(4), &operator()).await.unwrap(), ActionResult::Applied);
+    assert_eq!(apply(db.failed_messages(), id, edit(4)).await, ActionResult::Applied);
     let expected = json!({
         "type": "deallocate", "message_id": "m1-edited", "body": "\\x74776f", "edited": true,
         "fingerprint": format!("\\x{}", "02".repeat(16)), "status": "retrying", "reason": null, "attempts": 0,
@@ -52,36 +62,50 @@ async fn an_edit_replaces_what_the_copy_is_made_of_and_tries_again() {
 }
 
 #[tokio::test]
-async fn an_edit_is_refused_unless_the_message_is_dead_and_is_the_one_that_was_shown() {
+async fn an_edit_is_skipped_unless_the_message_is_dead_and_unchanged_since_it_was_shown() {
     let db = Database::new().await;
     for (number, (status, columns)) in STATUSES.into_iter().enumerate() {
         for (shown, if_dead) in [(3, CHANGED), (5, CHANGED), (4, ActionResult::Applied)] {
             let id = db.failed(&format!("m{number}-{shown}"), columns).await;
             let before = db.row(id).await;
             let edit = Edit { message_id: format!("edited-{number}-{shown}"), ..edit(shown) };
-            let outcome = db.ledger().edit(id, &edit, &operator()).await.unwrap();
+            let result = apply(db.failed_messages(), id, edit).await;
             let expected = if status == "dead" { if_dead } else { NOT_DEAD };
-            assert_eq!(outcome, expected, "{status}, shown: {shown}");
-            if outcome != ActionResult::Applied {
+            assert_eq!(result, expected, "{status}, shown: {shown}");
+            if result != ActionResult::Applied {
                 assert_eq!(db.row(id).await.changes_since(&before), json!({}), "{status}, shown: {shown}");
             }
         }
     }
     assert_eq!(db.count("select count(*) from failed_actions").await, 1);
-    let missing = db.ledger().edit(-1, &edit(1), &operator()).await.unwrap();
-    assert_eq!(missing, ActionResult::Skipped("there is none"));
+    let missing = apply(db.failed_messages(), -1, edit(1)).await;
+    assert_eq!(missing, ActionResult::Skipped(SkipReason::NotFound));
 }
 
-/// Two operators were shown the same message, and both save.
+/// A message that was handled stays dead after a skipped edit: only a dead message can be edited again.
 #[tokio::test]
-async fn of_two_edits_at_once_the_second_is_refused() {
+async fn a_skipped_edit_changes_nothing_even_if_the_message_was_handled() {
+    let db = Database::new().await;
+    let id = db.failed("m1", "").await;
+    db.execute(
+        "insert into inbox (queue, message_id, type, fingerprint)
+         select queue, message_id, type, fingerprint from failed_messages",
+    )
+    .await;
+    let before = db.row(id).await;
+    assert_eq!(apply(db.failed_messages(), id, edit(3)).await, CHANGED);
+    assert_eq!(db.row(id).await.changes_since(&before), json!({}));
+    assert_eq!(apply(db.failed_messages(), id, edit(4)).await, ActionResult::Applied);
+}
+
+/// Two operators saw the same message, and both save.
+#[tokio::test]
+async fn of_two_concurrent_edits_the_second_is_skipped() {
     let db = Database::new().await;
     let id = db.failed("m1", "").await;
     let gate = db.gate_after_inserts("failed_actions").await;
-    let edit = |body: &[u8]| {
-        let (ledger, edit) = (db.ledger(), Edit { body: body.into(), ..edit(4) });
-        tokio::spawn(async move { ledger.edit(id, &edit, &operator()).await.unwrap() })
-    };
+    let edit =
+        |body: &[u8]| tokio::spawn(apply(db.failed_messages(), id, Edit { body: body.into(), ..edit(4) }));
     let first = edit(b"first");
     db.wait_until_blocked(1).await;
     let second = edit(b"second");
@@ -91,29 +115,23 @@ async fn of_two_edits_at_once_the_second_is_refused() {
     assert_eq!(db.row(id).await.column("body"), "\\x6669727374");
 }
 
-/// How a unit of work ends that handles a copy of a message, and what an edit comes to that waited for it.
+/// How a unit of work with a copy of the message ends, and the result of an edit that waited for it.
 struct Ending {
     name: &'static str,
     failures: Option<RetryDecision>,
-    commit_signal: bool,
+    commits: bool,
     edit: ActionResult,
     status: &'static str,
 }
 
-/// An operator was shown generation 3. A copy of generation 4, from a retry since then, is being handled.
+/// The operator saw generation 3. A copy of generation 4, from a later retry, is being handled.
 #[tokio::test]
-async fn an_edit_waits_for_the_copy_that_is_being_handled() {
+async fn an_edit_waits_for_the_transaction_that_handles_a_copy() {
     let dead = Some(RetryDecision::Dead(Reason::Rejected));
     let endings = [
-        Ending { name: "handled", failures: None, commit_signal: true, edit: NOT_DEAD, status: "resolved" },
-        Ending { name: "failed", failures: dead, commit_signal: true, edit: CHANGED, status: "dead" },
-        Ending {
-            name: "rolled back",
-            failures: None,
-            commit_signal: false,
-            edit: NOT_DEAD,
-            status: "retrying",
-        },
+        Ending { name: "handled", failures: None, commits: true, edit: NOT_DEAD, status: "resolved" },
+        Ending { name: "failed", failures: dead, commits: true, edit: CHANGED, status: "dead" },
+        Ending { name: "rolled back", failures: None, commits: false, edit: NOT_DEAD, status: "retrying" },
     ];
     for ending in endings {
         let db = Database::new().await;
@@ -123,13 +141,12 @@ async fn an_edit_waits_for_the_copy_that_is_being_handled() {
         let mark = RetryMark { failed_message_id: id, generation: 4, secret };
         assert_eq!(handling.check_retries(&[mark]).await.unwrap(), [RetryCheck::Current]);
         handling.check_inbox(&[message_key("m1", "allocate", 1)]).await.unwrap();
-        let ledger = db.ledger();
-        let edit = tokio::spawn(async move { ledger.edit(id, &edit(3), &operator()).await.unwrap() });
+        let edit = tokio::spawn(apply(db.failed_messages(), id, edit(3)));
         db.wait_until_blocked(1).await;
         let failures =
             ending.failures.map(|next| failure(failed_message_key(Some("m1"), "allocate", 1), 4, next));
         let failures: Vec<NewAttempt> = failures.into_iter().collect();
-        match (ending.commit_signal, failures.is_empty()) {
+        match (ending.commits, failures.is_empty()) {
             (false, _) => handling.rollback().await,
             (true, true) => {
                 handling
@@ -149,20 +166,17 @@ async fn an_edit_waits_for_the_copy_that_is_being_handled() {
     }
 }
 
-/// The sender sends the dead message again, and while that copy is handled, an operator edits the row: what was handled
-/// is not what the row is now.
+/// The sender sends the dead message again, and an operator edits the row while that message is handled: it is not the
+/// message that the row has after the edit.
 #[tokio::test]
-async fn a_success_of_the_old_body_does_not_resolve_a_message_that_is_being_edited() {
+async fn handling_the_old_body_does_not_resolve_a_message_that_is_being_edited() {
     let db = Database::new().await;
     let id = db.failed("m1", "").await;
     let mut handling = db.begin().await;
     handling.check_inbox(&[message_key("m1", "allocate", 1)]).await.unwrap();
     let gate = db.gate_after_inserts("failed_actions").await;
-    let ledger = db.ledger();
-    let edit = tokio::spawn(async move {
-        let edit = Edit { message_id: "m1".into(), ..edit(4) };
-        ledger.edit(id, &edit, &operator()).await.unwrap()
-    });
+    let edit = Edit { message_id: "m1".into(), ..edit(4) };
+    let edit = tokio::spawn(apply(db.failed_messages(), id, edit));
     db.wait_until_blocked(1).await;
     let success =
         tokio::spawn(handling.commit(ChangeSet { handled: vec!["m1".into()], ..ChangeSet::default() }));

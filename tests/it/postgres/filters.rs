@@ -1,10 +1,13 @@
-//! Which failed messages an operator means: every filter, by itself, with every action.
+//! The filter of failed messages: every field by itself, with every action, and the plans of the queries.
 
 use std::time::Duration;
 
 use allocation::{
-    ports::failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _, OperatorAction},
-    service::failed_messages::{BulkReport, act_on_all},
+    adapters::postgres::PLANNER,
+    domain::{OperatorAction, SkipReason, StatusKind},
+    ports::failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _},
+    service::failed_messages::{BulkReport, apply_to_matching},
+    views::Views,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -12,9 +15,9 @@ use crate::harness::Database;
 
 use super::{RETRYING, operator};
 
-const NOT_MEANT: ActionResult = ActionResult::Skipped("it changed meanwhile and no longer matches");
+const NO_LONGER_MATCHES: ActionResult = ActionResult::Skipped(SkipReason::NoLongerMatches);
 
-/// A filter: its name, what it asks for, what a row must have to match, and what another has that does not match.
+/// A field of the filter: its name, a value, the columns of a row that matches, and those of a row that does not.
 struct Filter {
     name: &'static str,
     set: fn(&mut FailedMessageFilter, i64),
@@ -68,7 +71,7 @@ const FILTERS: [Filter; 8] = [
     },
 ];
 
-/// Two rows that differ in what the filter asks for, and the filter.
+/// A row that matches, a row that does not, and the filter.
 async fn two_rows(db: &Database, case: &Filter, status: &str) -> (i64, i64, FailedMessageFilter) {
     db.execute("delete from failed_messages").await;
     let columns = |columns: &str| {
@@ -82,7 +85,7 @@ async fn two_rows(db: &Database, case: &Filter, status: &str) -> (i64, i64, Fail
     (matching, other, filter)
 }
 
-/// The actions, each with a status in which it does something.
+/// The actions, each with a status that it applies to.
 const ACTIONS: [(OperatorAction, &str); 3] = [
     (OperatorAction::Retry, "dead"),
     (OperatorAction::Discard, "dead"),
@@ -90,17 +93,17 @@ const ACTIONS: [(OperatorAction, &str); 3] = [
 ];
 
 #[tokio::test]
-async fn every_filter_keeps_every_action_from_what_it_does_not_match() {
+async fn every_action_changes_only_messages_that_match_the_filter() {
     let db = Database::new().await;
-    let (ledger, stop) = (db.ledger(), CancellationToken::new());
+    let (failed_messages, stop) = (db.failed_messages(), CancellationToken::new());
     for filter in &FILTERS {
         for (action, status) in ACTIONS {
             let case = format!("{action:?} by {}", filter.name);
             let (matching, other, filter) = two_rows(&db, filter, status).await;
-            assert_eq!(ledger.matching(&filter).await.unwrap(), [matching], "{case}");
+            assert_eq!(failed_messages.matching(&filter).await.unwrap(), [matching], "{case}");
             let before = (db.row(matching).await, db.row(other).await);
             let by = operator();
-            let all = act_on_all(&*ledger, action, &filter, &by, None, &stop, |_, _| ());
+            let all = apply_to_matching(&*failed_messages, &action, &filter, &by, None, &stop, |_, _| ());
             let done = BulkReport { matched: 1, done: 1, ..BulkReport::default() };
             assert_eq!(all.await.unwrap(), done, "{case}");
             assert_ne!(db.row(matching).await.column("status"), before.0.column("status"), "{case}");
@@ -109,58 +112,60 @@ async fn every_filter_keeps_every_action_from_what_it_does_not_match() {
     }
 }
 
-/// Between the choice of the ids and the action a row may have changed; the filter is asked again when the row is held.
-/// The ids are those that were chosen, and the time of the last failure only moves on.
+/// A row may change between the selection and the action; the filter is checked again under the lock. `ids` and `since`
+/// cannot stop matching.
 #[tokio::test]
-async fn an_action_skips_what_its_filter_does_not_match_any_more() {
+async fn an_action_skips_messages_that_no_longer_match_its_filter() {
     let db = Database::new().await;
-    let ledger = db.ledger();
+    let failed_messages = db.failed_messages();
     for filter in FILTERS.iter().filter(|filter| !["ids", "since"].contains(&filter.name)) {
         for (action, status) in ACTIONS {
             let case = format!("{action:?} by {}", filter.name);
             let (matching, other, filter) = two_rows(&db, filter, status).await;
             let before = db.row(other).await;
-            let results = ledger.apply(action, &[other, matching], &filter, &operator()).await.unwrap();
-            assert_eq!(results, [(other, NOT_MEANT), (matching, ActionResult::Applied)], "{case}");
+            let results =
+                failed_messages.apply(&action, &[other, matching], &filter, &operator()).await.unwrap();
+            assert_eq!(results, [(other, NO_LONGER_MATCHES), (matching, ActionResult::Applied)], "{case}");
             assert_eq!(db.row(other).await.changes_since(&before), serde_json::json!({}), "{case}");
         }
     }
     let (dead, retrying) = (db.failed("dead", "").await, db.failed("waits", RETRYING).await);
-    let filter = FailedMessageFilter { status: Some("dead".into()), ..FailedMessageFilter::default() };
+    let filter = FailedMessageFilter { status: Some(StatusKind::Dead), ..FailedMessageFilter::default() };
     assert_eq!(
-        ledger
+        failed_messages
             .matching(&FailedMessageFilter { ids: Some(vec![dead, retrying]), ..filter.clone() })
             .await
             .unwrap(),
         [dead]
     );
-    let results = ledger.apply(OperatorAction::Retry, &[dead, retrying], &filter, &operator()).await.unwrap();
-    assert_eq!(results, [(retrying, NOT_MEANT), (dead, ActionResult::Applied)]);
+    let results =
+        failed_messages.apply(&OperatorAction::Retry, &[dead, retrying], &filter, &operator()).await.unwrap();
+    assert_eq!(results, [(retrying, NO_LONGER_MATCHES), (dead, ActionResult::Applied)]);
     assert_eq!(db.row(retrying).await.column("attempts"), 3);
 }
 
-/// What another transaction changes while the action waits for the row counts, too.
+/// Another transaction changes the row while the action waits for its lock.
 #[tokio::test]
-async fn an_action_looks_at_the_row_as_it_is_when_its_turn_comes() {
+async fn the_filter_is_checked_on_the_row_as_it_is_after_a_lock_wait() {
     let db = Database::new().await;
     let id = db.failed("m1", "").await;
     let mut other = db.pool.begin().await.unwrap();
     let change = sqlx::query("update failed_messages set reason = 'crash_loop' where id = $1").bind(id);
     change.execute(&mut *other).await.unwrap();
-    let ledger = db.ledger();
+    let failed_messages = db.failed_messages();
     let action = tokio::spawn(async move {
         let rejected =
             FailedMessageFilter { reason: Some("rejected".into()), ..FailedMessageFilter::default() };
-        ledger.apply(OperatorAction::Retry, &[id], &rejected, &operator()).await
+        failed_messages.apply(&OperatorAction::Retry, &[id], &rejected, &operator()).await
     });
     db.wait_until_blocked(1).await;
     other.commit().await.unwrap();
-    assert_eq!(action.await.unwrap().unwrap(), [(id, NOT_MEANT)]);
+    assert_eq!(action.await.unwrap().unwrap(), [(id, NO_LONGER_MATCHES)]);
     assert_eq!(db.row(id).await.column("status"), "dead");
 }
 
 #[tokio::test]
-async fn actions_begin_with_the_longest_dead() {
+async fn the_message_that_failed_longest_ago_is_first() {
     let db = Database::new().await;
     let mut expected = Vec::new();
     for (message_id, hours) in [("m1", 2), ("m2", 3), ("m3", 1), ("m4", 2)] {
@@ -169,5 +174,61 @@ async fn actions_begin_with_the_longest_dead() {
     }
     expected.sort_unstable();
     let expected: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
-    assert_eq!(db.ledger().matching(&FailedMessageFilter::default()).await.unwrap(), expected);
+    assert_eq!(db.failed_messages().matching(&FailedMessageFilter::default()).await.unwrap(), expected);
+}
+
+/// `dead-letters list` and the actions select the same messages.
+#[tokio::test]
+async fn a_list_has_the_messages_that_an_action_selects() {
+    let db = Database::new().await;
+    let views = Views::new(db.pool.clone(), "test".into(), Duration::from_secs(10));
+    for filter in &FILTERS {
+        let (matching, _, filter) = two_rows(&db, filter, "dead").await;
+        let listed = views.failed_messages(&filter, 10, None).await.unwrap();
+        let ids: Vec<_> = listed.iter().map(|message| message.id).collect();
+        assert_eq!(ids, [matching], "{filter:?}");
+        assert_eq!(db.failed_messages().matching(&filter).await.unwrap(), ids, "{filter:?}");
+    }
+    let retrying = db.failed("retrying", RETRYING).await;
+    let filter = FailedMessageFilter { status: Some(StatusKind::Retrying), ..FailedMessageFilter::default() };
+    let listed = views.failed_messages(&filter, 10, None).await.unwrap();
+    assert_eq!(listed.iter().map(|message| message.id).collect::<Vec<_>>(), [retrying]);
+}
+
+/// The planner replaces the function by its body.
+#[tokio::test]
+async fn a_filter_uses_the_indexes_of_the_table() {
+    let db = Database::new().await;
+    db.execute(
+        "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original, status, reason,
+             error, error_pattern, error_group, attempts)
+         select 'orders', number, '', 'allocate', '', '{}', '', 'dead', 'rejected', '', '', 'g', 1
+         from generate_series(1, 2000) as number;
+         analyze failed_messages",
+    )
+    .await;
+    let mut session = db.pool.acquire().await.unwrap();
+    for (name, value) in PLANNER {
+        sqlx::query(&format!("set {name} = {value}")).execute(&mut *session).await.unwrap();
+    }
+    let cases = [
+        ("'{1}', null, null, null, null, null, null, null", "order by last_failed_at, id", "pkey"),
+        (
+            "null, 'dead', null, null, null, 'x', null, null",
+            "order by last_failed_at desc, id desc limit 9",
+            "newest",
+        ),
+        ("null, 'dead', 'orders', null, 'rejected', 'x', 60, 'g'", "order by last_failed_at, id", "newest"),
+        ("null, 'dead', null, null, null, null, null, null", "and id = any('{1}') for update", "pkey"),
+    ];
+    for (arguments, rest, index) in cases {
+        let explain = format!(
+            "explain (costs off) select edited from failed_messages f
+             where failed_message_matches(f, {arguments}) {rest}"
+        );
+        let plan: Vec<String> = sqlx::query_scalar(&explain).fetch_all(&mut *session).await.unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains(&format!("using failed_messages_{index}")), "{plan}");
+        assert!(!plan.contains("failed_message_matches"), "{plan}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The inbox: which queue a message belongs to, and what happens when retention removes it while it is looked up.
+//! The inbox: keys are per queue, and retention may remove a row while it is looked up.
 
 use allocation::ports::{
     error::StoreError,
@@ -11,7 +11,7 @@ use crate::harness::Database;
 use super::message_key;
 
 #[tokio::test]
-async fn a_message_that_was_not_handled_in_one_queue_stays_known_in_another() {
+async fn forgetting_a_message_in_one_queue_keeps_it_in_another() {
     let db = Database::new().await;
     let keys = [message_key("m1", "allocate", 1), message_key("m2", "allocate", 1)];
     db.commit(QueueName::Stock, &keys, ChangeSet::default()).await;
@@ -42,7 +42,7 @@ async fn the_same_id_in_another_queue_is_another_message() {
 }
 
 #[tokio::test]
-async fn a_message_is_a_repeat_if_its_type_and_its_body_are_the_same() {
+async fn a_message_is_a_duplicate_if_type_and_body_are_equal() {
     let db = Database::new().await;
     db.commit(
         QueueName::Orders,
@@ -66,8 +66,8 @@ async fn a_message_is_a_repeat_if_its_type_and_its_body_are_the_same() {
     }
 }
 
-/// The message is there when it is entered, and gone when it is looked up: it must not be called new, for then the inbox
-/// would not have it, and a further copy would be handled as well.
+/// The message exists when it is inserted and is removed before it is looked up. It is not new: the inbox would not have
+/// it, and another copy would be handled as well.
 #[tokio::test]
 async fn a_message_that_is_removed_while_it_is_looked_up_is_a_conflict_and_then_new() {
     let db = Database::new().await;

@@ -1,4 +1,4 @@
-//! What is removed when it is old enough, and which copies are published again because nothing was heard of them.
+//! Retention of failed messages, inbox and starts, and copies that are published again because they may be lost.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ const DAY: Duration = Duration::from_hours(24);
 const RETENTION: Retention = Retention { inbox: DAY, failures: DAY.saturating_mul(3) };
 
 async fn purge_expired(session: &mut dyn Upkeep) {
-    assert!(!session.purge(RETENTION).await.unwrap(), "there is nothing more to remove");
+    assert!(!session.purge(RETENTION).await.unwrap(), "nothing remains to be removed");
 }
 
-/// Whatever its times say, a message that is dead or is being retried is never removed.
+/// A dead or retrying message is never removed, whatever its times are.
 #[tokio::test]
-async fn only_what_has_ended_long_enough_ago_is_removed() {
+async fn only_resolved_and_discarded_messages_are_removed_after_their_retention() {
     let db = Database::new().await;
     let mut expected = Vec::new();
     for (status, _) in STATUSES {
@@ -57,13 +57,13 @@ async fn handled_messages_and_starts_are_removed_after_their_retention() {
     }
 }
 
-/// A copy is published again after an hour at the earliest, and only when it was out for longer than the time from when it
-/// was first due to its last publication: after 1, 2, 4, 8 … hours.
+/// A copy is published again after 1, 2, 4, 8 … hours: if it was published at least one hour ago, and longer ago than the
+/// time between its due time and that publication.
 #[tokio::test]
-async fn copies_are_published_again_at_distances_that_double() {
+async fn copies_are_published_again_at_intervals_that_double() {
     let db = Database::new().await;
     let mut session = db.lead().await;
-    // Minutes since the copy was published, minutes between due time and publication, and whether another one is due.
+    // Minutes since the publication, minutes between due time and publication, and whether another copy is due.
     let cases = [
         (1, 0, false),
         (59, 0, false),
@@ -77,7 +77,7 @@ async fn copies_are_published_again_at_distances_that_double() {
     ];
     for (out, waited, again) in cases {
         for (status, columns) in STATUSES {
-            let case = format!("{status}, out for {out} min, published {waited} min late");
+            let case = format!("{status}, published {out} min ago, {waited} min late");
             let id = db.failed("m1", columns).await;
             db.execute(&format!(
                 "update failed_messages set published_at = now() - interval '{out} minutes',
@@ -95,9 +95,8 @@ async fn copies_are_published_again_at_distances_that_double() {
     }
 }
 
-/// One copy after the other of a message that is not handled for two days.
 #[tokio::test]
-async fn in_two_days_without_a_worker_few_copies_are_published() {
+async fn few_copies_are_published_in_two_days_without_a_worker() {
     let db = Database::new().await;
     let mut session = db.lead().await;
     db.failed("m1", "status = 'retrying', reason = null, due_at = now() - interval '1 minute'").await;
@@ -115,6 +114,6 @@ async fn in_two_days_without_a_worker_few_copies_are_published() {
         )
         .await;
     }
-    // After an hour; and then after the first half-hour in which it was out for longer than in all the time before.
+    // After an hour, and then whenever the last publication is longer ago than all the time before it.
     assert_eq!(published_at, [0, 2, 5, 11, 23, 47, 95]);
 }

@@ -1,11 +1,10 @@
-//! Attempts on their way into the ledger, and out of it when the message was handled after all.
+//! Failed attempts as a unit of work records them, and messages that were handled after all.
 
 use std::time::Duration;
 
-use allocation::ports::{
-    failed_messages::{NewAttempt, Reason, RetryDecision},
-    queue::QueueName,
-    store::ChangeSet,
+use allocation::{
+    domain::{NewAttempt, Reason, RetryDecision},
+    ports::{queue::QueueName, store::ChangeSet},
 };
 use serde_json::{Value, json};
 
@@ -20,7 +19,7 @@ async fn record(db: &Database, failure: NewAttempt) {
     db.commit(QueueName::Orders, &[], work).await;
 }
 
-/// The attempts of all messages.
+/// The recorded attempts of all messages.
 async fn attempts(db: &Database) -> String {
     db.text(
         "select string_agg(concat_ws(', ', generation, attempt, host, duration_ms, error, chain), '; ')
@@ -30,7 +29,7 @@ async fn attempts(db: &Database) -> String {
 }
 
 #[tokio::test]
-async fn a_first_failure_is_a_row_with_everything_in_it() {
+async fn the_first_failure_of_a_message_creates_a_complete_row() {
     let db = Database::new().await;
     record(&db, failure(failed_message_key(Some("m1"), "allocate", 1), 0, LATER)).await;
     let id = db.count("select id from failed_messages").await;
@@ -49,7 +48,7 @@ async fn a_first_failure_is_a_row_with_everything_in_it() {
     assert_eq!(attempts(&db).await, "1, 2, host-1, 1234, it failed at 7, {\"a cause\",\"its cause\"}");
 }
 
-/// What another attempt changes in a row. The message itself stays as it was first recorded.
+/// What another attempt changes in a row. The content stays as it was first recorded.
 fn another_attempt(before: &Value, status: &str, reason: Option<&str>, due_at: Option<&str>) -> Value {
     let all = json!({
         "status": status, "reason": reason, "due_at": due_at, "error": "it failed at 7",
@@ -60,10 +59,10 @@ fn another_attempt(before: &Value, status: &str, reason: Option<&str>, due_at: O
     all.into_iter().filter(|(name, value)| before[name] != *value).collect()
 }
 
-/// Every status, and copies of every generation beside the row's, which is 4. 0 is a message from a sender: only a row
-/// that is being retried swallows it, for it may be a redelivery.
+/// Every status, and copies of generations around that of the row, which is 4. Generation 0 is a message from a sender: it
+/// may be a redelivery, and is not recorded if the row is retrying.
 #[tokio::test]
-async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_sender() {
+async fn a_further_failure_is_recorded_if_its_copy_is_current_or_a_sender_sent_it_again() {
     let db = Database::new().await;
     for (status, columns) in STATUSES {
         for (generation, recorded) in
@@ -96,9 +95,9 @@ async fn a_further_failure_is_recorded_if_its_copy_is_current_or_comes_from_a_se
     }
 }
 
-/// A message is its queue, id, type and body; without an id it is the rest.
+/// The key of a message is its queue, id, type and body; without an id it is the rest.
 #[tokio::test]
-async fn another_message_is_another_row() {
+async fn messages_with_different_keys_have_their_own_rows() {
     let db = Database::new().await;
     let keys = [
         failed_message_key(Some("m1"), "allocate", 1),
@@ -122,7 +121,7 @@ async fn another_message_is_another_row() {
     assert_eq!(db.count("select count(*) from failed_messages").await, 14);
 }
 
-/// The message that was handled, and those that share its id: with another body, of another type, in another queue.
+/// The message that was handled, and messages with the same id: with another body, of another type, in another queue.
 const ROWS: [&str; 4] = [
     "queue = 'orders'",
     "fingerprint = decode(repeat('02', 16), 'hex')",
@@ -131,9 +130,9 @@ const ROWS: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn a_success_resolves_what_the_ledger_has_of_this_message_and_nothing_else() {
+async fn handling_a_message_resolves_its_failed_message_and_no_other() {
     let db = Database::new().await;
-    // What other queues have handled, and when, is no matter.
+    // Messages that other queues or earlier transactions handled do not count.
     db.execute(
         "insert into inbox (queue, message_id, type, fingerprint)
          select queue, message_id, 'allocate', decode(repeat(body, 16), 'hex')
@@ -156,7 +155,7 @@ async fn a_success_resolves_what_the_ledger_has_of_this_message_and_nothing_else
     db.commit(QueueName::Orders, &keys, ChangeSet { handled, ..ChangeSet::default() }).await;
     for (status, place, before, id) in rows {
         let expected = match (place, status) {
-            // A discarded one, too: its sender sent it again, and it was handled.
+            // A discarded one as well: its sender sent it again, and it was handled.
             (0, "dead" | "discarded") => json!({ "status": "resolved", "reason": null, "ended_at": "now" }),
             (0, "retrying") => json!({ "status": "resolved", "due_at": null, "ended_at": "now" }),
             _ => json!({}),
@@ -167,7 +166,7 @@ async fn a_success_resolves_what_the_ledger_has_of_this_message_and_nothing_else
 }
 
 #[tokio::test]
-async fn attempts_are_counted_per_message_and_only_while_it_is_being_retried() {
+async fn attempts_are_counted_per_message_and_only_while_it_is_retrying() {
     let db = Database::new().await;
     let retrying = RETRYING;
     db.failed("m1", &format!("{retrying}, attempts = 2")).await;
@@ -200,9 +199,9 @@ async fn attempts_are_counted_per_message_and_only_while_it_is_being_retried() {
     tx.rollback().await;
 }
 
-/// Two workers that fail the same message do not both count the same attempt.
+/// Two workers that fail with the same message do not both count the same attempt.
 #[tokio::test]
-async fn who_counts_the_attempts_of_a_message_holds_it() {
+async fn counting_the_attempts_of_a_message_locks_it() {
     let db = Database::new().await;
     db.failed("m1", RETRYING).await;
     let keys = [failed_message_key(Some("m1"), "allocate", 1)];

@@ -1,12 +1,10 @@
-//! Retries as the relay reads them, and the outcomes of their publication.
+//! Retries as the relay needs them: which are due, and what happened to their copies.
 
 use std::time::Duration;
 
-use allocation::ports::{
-    failed_messages::{DueRetry, RetryDecision},
-    outbox::RetryFeed,
-    queue::QueueName,
-    store::ChangeSet,
+use allocation::{
+    domain::RetryDecision,
+    ports::{failed_messages::DueRetry, outbox::RetryFeed, queue::QueueName, store::ChangeSet},
 };
 use serde_json::json;
 
@@ -14,7 +12,7 @@ use crate::harness::{Database, Row};
 
 use super::{DEAD, DISCARDED, RESOLVED, STATUSES, failed_message_key, failure};
 
-/// Assignments for a message that is retrying.
+/// The columns of a retrying message.
 fn due(in_seconds: i64) -> String {
     format!("status = 'retrying', reason = null, due_at = now() + interval '{in_seconds} seconds'")
 }
@@ -24,7 +22,7 @@ async fn due_ids(session: &mut dyn RetryFeed, at_most: u32) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn due_retries_are_published_the_longest_due_first() {
+async fn due_retries_come_in_the_order_of_their_due_times() {
     let db = Database::new().await;
     let a_little = db.failed("a-little", &due(-1)).await;
     let long = db.failed("long", &due(-100)).await;
@@ -39,11 +37,11 @@ async fn due_retries_are_published_the_longest_due_first() {
     assert_eq!(due_ids(&mut *session, 2).await, [long, in_between]);
     let retries = session.due(2).await.unwrap();
     session.published(&[&retries[0]]).await.unwrap();
-    assert_eq!(due_ids(&mut *session, 10).await, [in_between, a_little], "a copy is published once");
+    assert_eq!(due_ids(&mut *session, 10).await, [in_between, a_little], "each copy is published once");
 }
 
 #[tokio::test]
-async fn a_retry_has_the_values_of_its_row() {
+async fn a_due_retry_has_the_content_of_its_row() {
     let db = Database::new().await;
     let id = db.failed("m1", &format!("{}, queue = 'stock', edited = true", due(-1))).await;
     let secret = db.row(id).await.column("secret").as_str().unwrap().parse().unwrap();
@@ -61,9 +59,9 @@ async fn a_retry_has_the_values_of_its_row() {
     assert_eq!(db.lead().await.due(10).await.unwrap(), [expected]);
 }
 
-/// Bodies of 16 MiB together, and one message at least.
+/// 16 MiB of bodies at a time, but at least one message.
 #[tokio::test]
-async fn large_retries_are_published_a_few_at_a_time() {
+async fn large_bodies_come_in_small_batches() {
     let db = Database::new().await;
     let body = |mebibytes: u32| format!("body = convert_to(repeat(' ', {mebibytes} << 20), 'UTF8')");
     let mut large = Vec::new();
@@ -79,7 +77,7 @@ async fn large_retries_are_published_a_few_at_a_time() {
     }
 }
 
-/// The outcome of a publication.
+/// What happened to a copy.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     Published,
@@ -90,7 +88,7 @@ enum Outcome {
 impl Outcome {
     const ALL: [Self; 3] = [Self::Published, Self::Deferred, Self::Rejected];
 
-    async fn record(self, session: &mut dyn RetryFeed, retry: &DueRetry) {
+    async fn note(self, session: &mut dyn RetryFeed, retry: &DueRetry) {
         match self {
             Self::Published => session.published(&[retry]).await,
             Self::Deferred => session.defer(&[retry], "no queue").await,
@@ -99,15 +97,15 @@ impl Outcome {
         .unwrap();
     }
 
-    /// What it changes in the row of a current copy.
+    /// The changes of a row whose copy is current.
     fn changes(self) -> serde_json::Value {
         match self {
             Self::Published => json!({ "published_at": "now", "held_because": null }),
             Self::Deferred => json!({ "held_because": "no queue", "due_at": "in 5 s" }),
             Self::Rejected => json!({
                 "status": "dead", "reason": "invalid_message", "due_at": null, "last_failed_at": "now",
-                "error": "the broker does not take it back: too large",
-                "error_pattern": "the broker does not take it back: too large"
+                "error": "the broker rejected the retry: too large",
+                "error_pattern": "the broker rejected the retry: too large"
             }),
         }
     }
@@ -121,7 +119,7 @@ fn changes(after: &Row, before: &Row) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn an_outcome_changes_the_row_of_its_retry_only() {
+async fn the_outcome_of_a_copy_changes_only_its_own_row() {
     let db = Database::new().await;
     let mut session = db.lead().await;
     for outcome in Outcome::ALL {
@@ -129,7 +127,7 @@ async fn an_outcome_changes_the_row_of_its_retry_only() {
         let (id, other) = (db.failed("m1", &held).await, db.failed("m2", &held).await);
         let before = (db.row(id).await, db.row(other).await);
         let retries = session.due(10).await.unwrap();
-        outcome.record(&mut *session, &retries[0]).await;
+        outcome.note(&mut *session, &retries[0]).await;
         assert_eq!(changes(&db.row(id).await, &before.0), outcome.changes(), "{outcome:?}");
         assert_eq!(db.row(other).await.changes_since(&before.1), json!({}), "{outcome:?}");
         assert_eq!(due_ids(&mut *session, 10).await, [other], "{outcome:?}");
@@ -137,7 +135,7 @@ async fn an_outcome_changes_the_row_of_its_retry_only() {
     }
 }
 
-/// After the publication the message failed again, was edited, was handled, or was discarded.
+/// After the publication the message failed again, was edited, was discarded, or was handled.
 #[tokio::test]
 async fn the_outcome_of_an_outdated_copy_changes_nothing() {
     let db = Database::new().await;
@@ -148,16 +146,47 @@ async fn the_outcome_of_an_outdated_copy_changes_nothing() {
             let retry = session.due(10).await.unwrap().remove(0);
             db.execute(&format!("update failed_messages set {meanwhile}")).await;
             let before = db.row(id).await;
-            outcome.record(&mut *session, &retry).await;
+            outcome.note(&mut *session, &retry).await;
             assert_eq!(db.row(id).await.changes_since(&before), json!({}), "{outcome:?}, {meanwhile}");
             db.execute("delete from failed_messages").await;
         }
     }
 }
 
-/// An idle relay waits until the next retry is due, not until the last.
+/// Operators and workers lock rows in the order of their ids, so the relay does the same.
 #[tokio::test]
-async fn the_relay_knows_when_the_next_retry_is_due() {
+async fn outcomes_of_copies_lock_their_rows_in_the_order_of_their_ids() {
+    for outcome in [Outcome::Published, Outcome::Deferred] {
+        let db = Database::new().await;
+        let (first, second) = (db.failed("m1", &due(-10)).await, db.failed("m2", &due(-20)).await);
+        let mut session = db.lead().await;
+        let retries = session.due(10).await.unwrap();
+        assert_eq!(retries.iter().map(|retry| retry.id).collect::<Vec<_>>(), [second, first]);
+        let mut other = db.pool.begin().await.unwrap();
+        sqlx::query("select from failed_messages where id = $1 for update")
+            .bind(first)
+            .execute(&mut *other)
+            .await
+            .unwrap();
+        let noted = tokio::spawn(async move {
+            let retries: Vec<_> = retries.iter().collect();
+            match outcome {
+                Outcome::Published => session.published(&retries).await,
+                _ => session.defer(&retries, "no queue").await,
+            }
+        });
+        db.wait_until_blocked(1).await;
+        let free = "select coalesce(sum(id), 0)::bigint
+                    from (select id from failed_messages for update skip locked) as free";
+        assert_eq!(db.count(free).await, second, "{outcome:?} has locked the second row first");
+        other.rollback().await.unwrap();
+        noted.await.unwrap().unwrap();
+    }
+}
+
+/// An idle relay sleeps until the next retry is due.
+#[tokio::test]
+async fn pending_work_has_the_time_of_the_next_retry() {
     let db = Database::new().await;
     let mut session = db.lead().await;
     db.failed("published", &format!("{}, published_at = now()", due(-5))).await;
@@ -173,9 +202,8 @@ async fn the_relay_knows_when_the_next_retry_is_due() {
     assert_eq!(session.pending().await.unwrap().retry_in, Some(Duration::ZERO));
 }
 
-/// The relay waits for the delay that the unit of work has set.
 #[tokio::test]
-async fn a_failure_is_due_after_its_delay() {
+async fn a_failure_is_due_after_the_delay_of_its_attempt() {
     let db = Database::new().await;
     let mut session = db.lead().await;
     let later = failure(

@@ -1,9 +1,12 @@
-//! Whether a copy with a retry mark may be handled: only the current one of a message that is being retried.
+//! Retry marks: only the current copy of a retrying message may be handled.
 
-use allocation::ports::{
-    failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _, OperatorAction},
-    queue::{QueueName, RetryMark},
-    store::RetryCheck,
+use allocation::{
+    domain::OperatorAction,
+    ports::{
+        failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _},
+        queue::{QueueName, RetryMark},
+        store::RetryCheck,
+    },
 };
 use uuid::Uuid;
 
@@ -23,7 +26,7 @@ async fn check(db: &Database, queue: QueueName, marks: &[RetryMark]) -> Vec<Retr
     checks
 }
 
-/// Every status, the generations around the row's, which is 4, the right secret and another, the right queue and another.
+/// Every status, generations around that of the row, which is 4, a wrong secret, and a wrong queue.
 #[tokio::test]
 async fn a_mark_is_current_outdated_or_unknown() {
     let db = Database::new().await;
@@ -51,7 +54,7 @@ async fn a_mark_is_current_outdated_or_unknown() {
 }
 
 #[tokio::test]
-async fn several_marks_are_answered_in_their_order() {
+async fn the_checks_of_several_marks_are_in_their_order() {
     let db = Database::new().await;
     let (one, two) = (db.failed("m1", RETRYING).await, db.failed("m2", RETRYING).await);
     let (first, second) = (mark(&db, one, 4).await, mark(&db, two, 4).await);
@@ -70,17 +73,19 @@ async fn several_marks_are_answered_in_their_order() {
     assert_eq!(check(&db, QueueName::Orders, &marks).await, expected);
 }
 
-/// An edit, a discard, or whatever an operator does comes before or after the copy, never between check and commit.
+/// An operator's action comes before the check of a copy or after its commit.
 #[tokio::test]
-async fn a_message_whose_copy_was_checked_is_held_against_operators() {
+async fn checking_a_copy_locks_its_failed_message() {
     let db = Database::new().await;
     let id = db.failed("m1", RETRYING).await;
     let current = mark(&db, id, 4).await;
     let mut tx = db.begin().await;
     assert_eq!(tx.check_retries(&[current]).await.unwrap(), [RetryCheck::Current]);
-    let ledger = db.ledger();
+    let failed_messages = db.failed_messages();
     let action = tokio::spawn(async move {
-        ledger.apply(OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator()).await
+        failed_messages
+            .apply(&OperatorAction::Retry, &[id], &FailedMessageFilter::default(), &operator())
+            .await
     });
     db.wait_until_blocked(1).await;
     tx.rollback().await;

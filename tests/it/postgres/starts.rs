@@ -1,4 +1,4 @@
-//! How often messages were started without an end: per queue, and taken back when a process gives them back in order.
+//! Unfinished starts: counted per queue, and reverted when a process returns messages without a crash.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ fn ids(ids: &[&str]) -> Vec<Arc<str>> {
     ids.iter().map(|id| (*id).into()).collect()
 }
 
-/// Starts of `m1` and `m2`, once more each than the queue before.
+/// Starts `m1` and `m2` twice in one queue and three times in the other.
 async fn counted(store: &dyn Store) {
     for (queue, times) in QUEUES.into_iter().zip([2, 3]) {
         for _ in 0..times {
@@ -39,7 +39,7 @@ async fn starts_are_counted_per_queue_and_once_per_message() {
 }
 
 #[tokio::test]
-async fn starts_are_forgotten_only_in_the_queue_where_the_message_ended() {
+async fn starts_are_cleared_only_in_the_queue_of_the_message() {
     let db = Database::new().await;
     let store = db.store();
     counted(&*store).await;
@@ -48,7 +48,7 @@ async fn starts_are_forgotten_only_in_the_queue_where_the_message_ended() {
 }
 
 #[tokio::test]
-async fn one_start_is_taken_back_per_message_and_none_is_below_zero() {
+async fn one_start_per_message_is_reverted_and_no_count_is_below_zero() {
     let db = Database::new().await;
     let store = db.store();
     counted(&*store).await;
@@ -58,7 +58,7 @@ async fn one_start_is_taken_back_per_message_and_none_is_below_zero() {
     store.revert_starts(QueueName::Orders, &back).await.unwrap();
     assert_eq!(unfinished_starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
     let rows = "select count(*) from message_starts where queue = 'orders'";
-    assert_eq!(db.count(rows).await, 1, "what has no start left has no row");
+    assert_eq!(db.count(rows).await, 1, "a message without starts has no row");
     store.revert_starts(QueueName::Orders, &back).await.unwrap();
     assert_eq!(unfinished_starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
     store.record_starts(QueueName::Orders, &ids(&["m1"])).await.unwrap();

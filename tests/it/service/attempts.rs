@@ -15,8 +15,8 @@ use serde_json::json;
 use crate::harness::command;
 
 use super::fakes::{
-    Call, Reply, ScriptedStore, awaited, batch, broken, bus, conflict, line, names, rejected, retry,
-    unavailable,
+    Call, Reply, ScriptedStore, after_failures, awaited, batch, broken, bus, conflict, line, names, rejected,
+    retry, unavailable,
 };
 
 const ORDERS: QueueName = QueueName::Orders;
@@ -62,7 +62,8 @@ async fn a_conflict_is_tried_again_and_an_attempt_only_if_it_lasts() {
     assert_eq!(store.failures(), []);
     for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
         store.next(Call::Commit, vec![Reply::Fails(conflict()); 7]);
-        let outcomes = bus(&store).handle(ORDERS, &[batch("m2", "LAMP")]).await.unwrap();
+        let message = after_failures(&store, batch("m2", "LAMP"), i64::from(attempt) - 1);
+        let outcomes = bus(&store).handle(ORDERS, &[message]).await.unwrap();
         assert_eq!(names(&outcomes), [then], "attempt {attempt}");
         assert_eq!(store.failures().last().unwrap().attempts, attempt);
     }
@@ -208,8 +209,8 @@ async fn failures_of_one_error_are_groups_by_queue_type_and_reason() {
     for (queue, id) in [(ORDERS, "m1"), (ORDERS, "m2"), (QueueName::Stock, "m3")] {
         bus.handle(queue, &[rejected(id)]).await.unwrap();
     }
-    for _ in 0..2 {
-        bus.handle(ORDERS, &[rejected("m1")]).await.unwrap();
+    for failures in [1, 2] {
+        bus.handle(ORDERS, &[after_failures(&store, rejected("m1"), failures)]).await.unwrap();
     }
     let mut other_type = rejected("m4");
     other_type.message.kind = "order".into();

@@ -10,7 +10,12 @@ mod store;
 use std::{sync::Arc, time::Duration};
 
 use allocation::{
-    ports::{error::StoreError, failed_messages::RetryDecision, queue::RetryMark, store::Store},
+    domain::RetryDecision,
+    ports::{
+        error::StoreError,
+        queue::RetryMark,
+        store::{RetryCheck, Store},
+    },
     service::{
         backoff::RetryPolicy,
         decode::Limits,
@@ -92,6 +97,20 @@ pub(super) fn retry(mut received: ReceivedMessage, generation: i64) -> (Received
     let mark = RetryMark { failed_message_id: 1, generation, secret: Uuid::from_u128(7) };
     received.message.retry = Some(mark);
     (received, mark)
+}
+
+/// A message after so many failed attempts: as its sender sent it, and then the current copy that the relay published.
+pub(super) fn after_failures(
+    store: &ScriptedStore,
+    received: ReceivedMessage,
+    failures: i64,
+) -> ReceivedMessage {
+    if failures == 0 {
+        return received;
+    }
+    let (copy, mark) = retry(received, failures);
+    store.knows_retry(mark, RetryCheck::Current);
+    copy
 }
 
 /// Short names of fates.

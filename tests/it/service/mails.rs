@@ -13,8 +13,8 @@ use allocation::{
 use tokio::time::Instant;
 
 use super::fakes::{
-    Call, Reply, ScriptedNotifier, ScriptedStore, batch, bus_with, conflict, names, out_of_stock,
-    redelivered, unavailable,
+    Call, Reply, ScriptedNotifier, ScriptedStore, after_failures, batch, bus_with, conflict, names,
+    out_of_stock, redelivered, unavailable,
 };
 
 const NOTIFICATIONS: QueueName = QueueName::Notifications;
@@ -82,8 +82,9 @@ async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
     let bus = bus_with(&store, &notifier);
     notifier.fails(vec![NotifierError::Deferred("451".into()); 3]);
     for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
-        let outcomes = bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
-        assert_eq!((names(&outcomes)[0], store.failures().len()), (then, attempt));
+        let message = after_failures(&store, out_of_stock("e1"), attempt - 1);
+        let outcomes = bus.handle(NOTIFICATIONS, &[message]).await.unwrap();
+        assert_eq!((names(&outcomes)[0], store.failures().len()), (then, usize::try_from(attempt).unwrap()));
     }
     assert_eq!(store.failures()[2].next, RetryDecision::Dead(Reason::AttemptsExhausted));
     assert_eq!(names(&bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap()), ["handled"]);

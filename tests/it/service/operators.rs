@@ -1,74 +1,66 @@
-//! What operators do with many failed messages, and what may be in their way.
+//! Operator actions: batches, rate, stop, conflicts, and the validation of edits.
 
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use allocation::{
+    domain::{Edit, OperatorAction, SkipReason},
     ports::{
-        error::StoreError,
-        failed_messages::{
-            ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction,
-        },
+        error::{StoreError, error_text},
+        failed_messages::{ActionResult, FailedMessageFilter, FailedMessages, Operator},
     },
     service::{
         decode::DecodeError,
-        failed_messages::{self, BulkReport, EditError, act_on_all},
+        failed_messages::{self, BulkReport, EditError, EditRequest, apply_to_matching},
     },
 };
 use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fakes::{broken, conflict, unavailable};
+use super::fakes::{LIMITS, broken, conflict, unavailable};
 
-/// A ledger of so many messages. Every tenth is skipped.
+/// Every tenth message is skipped.
 #[derive(Default)]
-struct ScriptedLedger {
+struct ScriptedFailedMessages {
     messages: i64,
     errors: Mutex<VecDeque<StoreError>>,
-    results: Mutex<Vec<(Instant, usize)>>,
-    corrected: Mutex<Vec<Edit>>,
+    calls: Mutex<Vec<(Instant, OperatorAction, Vec<i64>)>>,
 }
 
-impl ScriptedLedger {
-    fn of(messages: i64, errors: Vec<StoreError>) -> Self {
+impl ScriptedFailedMessages {
+    fn new(messages: i64, errors: Vec<StoreError>) -> Self {
         Self { messages, errors: Mutex::new(errors.into()), ..Self::default() }
     }
 
-    fn error(&self) -> Result<(), StoreError> {
-        self.errors.lock().unwrap().pop_front().map_or(Ok(()), Err)
+    /// The number of messages of each transaction.
+    fn batch_sizes(&self) -> Vec<usize> {
+        self.calls.lock().unwrap().iter().map(|(_, _, ids)| ids.len()).collect()
     }
 
-    /// How many messages each transaction was about.
-    fn portions(&self) -> Vec<usize> {
-        self.results.lock().unwrap().iter().map(|(_, count)| *count).collect()
+    fn edits(&self) -> Vec<Edit> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter_map(|(_, action, _)| action.new_content().cloned()).collect()
     }
 }
 
 #[async_trait]
-impl FailedMessages for ScriptedLedger {
-    async fn matching(&self, _selection: &FailedMessageFilter) -> Result<Vec<i64>, StoreError> {
+impl FailedMessages for ScriptedFailedMessages {
+    async fn matching(&self, _filter: &FailedMessageFilter) -> Result<Vec<i64>, StoreError> {
         Ok((1..=self.messages).collect())
     }
 
     async fn apply(
         &self,
-        _action: OperatorAction,
+        action: &OperatorAction,
         ids: &[i64],
-        _selection: &FailedMessageFilter,
+        _filter: &FailedMessageFilter,
         _by: &Operator,
     ) -> Result<Vec<(i64, ActionResult)>, StoreError> {
-        self.results.lock().unwrap().push((Instant::now(), ids.len()));
-        self.error()?;
-        let results = |id: i64| {
-            if id % 10 == 0 { ActionResult::Skipped("it is on its way") } else { ActionResult::Applied }
-        };
-        Ok(ids.iter().map(|id| (*id, results(*id))).collect())
-    }
-
-    async fn edit(&self, _id: i64, edit: &Edit, _by: &Operator) -> Result<ActionResult, StoreError> {
-        self.corrected.lock().unwrap().push(edit.clone());
-        self.error()?;
-        Ok(ActionResult::Applied)
+        self.calls.lock().unwrap().push((Instant::now(), action.clone(), ids.to_owned()));
+        self.errors.lock().unwrap().pop_front().map_or(Ok(()), Err)?;
+        let skipped = ActionResult::Skipped(SkipReason::RetryScheduled);
+        let result = |id: i64| if id % 10 == 0 { skipped } else { ActionResult::Applied };
+        Ok(ids.iter().map(|id| (*id, result(*id))).collect())
     }
 }
 
@@ -77,82 +69,93 @@ fn operator() -> Operator {
 }
 
 async fn discard_all(
-    ledger: &ScriptedLedger,
+    failed_messages: &ScriptedFailedMessages,
     per_second: Option<u32>,
     stop: &CancellationToken,
-    report: impl FnMut(&BulkReport, &[(i64, ActionResult)]),
+    on_progress: impl FnMut(&BulkReport, &[(i64, ActionResult)]),
 ) -> BulkReport {
     let (by, filter) = (operator(), FailedMessageFilter::default());
-    act_on_all(ledger, OperatorAction::Discard, &filter, &by, per_second, stop, report).await.unwrap()
+    let discard = OperatorAction::Discard;
+    let applied = apply_to_matching(failed_messages, &discard, &filter, &by, per_second, stop, on_progress);
+    applied.await.unwrap()
 }
 
 #[tokio::test]
-async fn an_action_on_many_goes_through_them_in_portions() {
-    let ledger = ScriptedLedger::of(1200, Vec::new());
-    let mut reports = Vec::new();
-    let report =
-        |report: &BulkReport, portion: &[(i64, ActionResult)]| reports.push((report.done, portion.len()));
-    let report = discard_all(&ledger, None, &CancellationToken::new(), report).await;
+async fn an_action_on_many_messages_is_applied_in_batches() {
+    let failed_messages = ScriptedFailedMessages::new(1200, Vec::new());
+    let mut progress = Vec::new();
+    let on_progress =
+        |report: &BulkReport, results: &[(i64, ActionResult)]| progress.push((report.done, results.len()));
+    let report = discard_all(&failed_messages, None, &CancellationToken::new(), on_progress).await;
     assert_eq!(report, BulkReport { matched: 1200, done: 1080, skipped: 120, failed: 0, stopped_by: None });
-    assert_eq!(ledger.portions(), [500, 500, 200]);
-    assert_eq!(reports, [(450, 500), (900, 500), (1080, 200)]);
+    assert_eq!(failed_messages.batch_sizes(), [500, 500, 200]);
+    assert_eq!(progress, [(450, 500), (900, 500), (1080, 200)]);
 }
 
 #[tokio::test]
-async fn a_stop_ends_an_action_between_two_portions() {
-    let (ledger, stop) = (ScriptedLedger::of(1200, Vec::new()), CancellationToken::new());
-    let report = discard_all(&ledger, None, &stop, |_, _| stop.cancel()).await;
+async fn a_stop_ends_an_action_between_two_batches() {
+    let (failed_messages, stop) = (ScriptedFailedMessages::new(1200, Vec::new()), CancellationToken::new());
+    let report = discard_all(&failed_messages, None, &stop, |_, _| stop.cancel()).await;
     assert_eq!(report, BulkReport { matched: 1200, done: 450, skipped: 50, failed: 700, stopped_by: None });
-    assert_eq!(ledger.portions(), [500]);
-    let ledger = ScriptedLedger::of(5, Vec::new());
-    assert_eq!(discard_all(&ledger, None, &stop, |_, _| ()).await.done, 0, "stopped before it began");
+    assert_eq!(failed_messages.batch_sizes(), [500]);
+    let failed_messages = ScriptedFailedMessages::new(5, Vec::new());
+    assert_eq!(discard_all(&failed_messages, None, &stop, |_, _| ()).await.done, 0, "stopped at the start");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_action_is_tried_again_after_a_conflict() {
-    let ledger = ScriptedLedger::of(600, vec![conflict(); 6]);
-    let report = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
+    let failed_messages = ScriptedFailedMessages::new(600, vec![conflict(); 6]);
+    let report = discard_all(&failed_messages, None, &CancellationToken::new(), |_, _| ()).await;
     assert_eq!((report.done, report.stopped_by), (540, None));
-    assert_eq!(ledger.portions(), [500, 500, 500, 500, 500, 500, 500, 100]);
+    assert_eq!(failed_messages.batch_sizes(), [500, 500, 500, 500, 500, 500, 500, 100]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_that_lasts_and_any_other_error_stop_an_action_and_are_reported() {
-    for (errors, asked) in [(vec![conflict(); 7], 7), (vec![unavailable()], 1), (vec![broken()], 1)] {
-        let expected = errors[0].to_string();
-        let ledger = ScriptedLedger::of(600, errors);
-        let report = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
+async fn a_lasting_conflict_and_any_other_error_stop_an_action_and_are_reported() {
+    for (errors, calls) in [(vec![conflict(); 7], 7), (vec![unavailable()], 1), (vec![broken()], 1)] {
+        let expected = error_text(&errors[0]);
+        let failed_messages = ScriptedFailedMessages::new(600, errors);
+        let report = discard_all(&failed_messages, None, &CancellationToken::new(), |_, _| ()).await;
         let stopped_by = Some(expected);
         assert_eq!(report, BulkReport { matched: 600, done: 0, skipped: 0, failed: 600, stopped_by });
-        assert_eq!(ledger.portions().len(), asked);
+        assert_eq!(failed_messages.batch_sizes().len(), calls);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_is_kept() {
-    let ledger = ScriptedLedger::of(95, Vec::new());
+async fn an_action_keeps_its_rate() {
+    let failed_messages = ScriptedFailedMessages::new(95, Vec::new());
     let begin = Instant::now();
-    discard_all(&ledger, Some(50), &CancellationToken::new(), |_, _| ()).await;
-    assert_eq!(ledger.portions(), [5; 19]);
-    assert_eq!(begin.elapsed().as_millis() / 10, 180, "19 portions are 18 pauses of 0.1 s");
-    let times: Vec<_> = ledger.results.lock().unwrap().iter().map(|(time, _)| *time).collect();
+    discard_all(&failed_messages, Some(50), &CancellationToken::new(), |_, _| ()).await;
+    assert_eq!(failed_messages.batch_sizes(), [5; 19]);
+    assert_eq!(begin.elapsed().as_millis() / 10, 180, "19 batches have 18 pauses of 0.1 s");
+    let times: Vec<_> = failed_messages.calls.lock().unwrap().iter().map(|(time, ..)| *time).collect();
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(99)));
 }
 
 const LINE: &str = r#"{"orderid": "o-1", "sku": "LAMP", "qty": 1}"#;
 
+/// Edits a message of the queue `orders`.
 async fn edit(
-    ledger: &ScriptedLedger,
+    failed_messages: &ScriptedFailedMessages,
     kind: &str,
     message_id: &str,
     body: &str,
 ) -> Result<ActionResult, EditError> {
-    failed_messages::edit(ledger, 1, 3, kind, message_id, body.as_bytes(), &operator()).await
+    let request = EditRequest {
+        id: 1,
+        queue: "orders".into(),
+        shown_generation: 3,
+        kind: kind.into(),
+        message_id: message_id.into(),
+        body: body.into(),
+    };
+    failed_messages::edit(failed_messages, LIMITS, request, &operator()).await
 }
 
 #[tokio::test]
-async fn an_edit_that_makes_no_valid_command_is_refused_before_the_ledger_is_asked() {
-    let ledger = ScriptedLedger::default();
+async fn an_edit_that_is_not_a_valid_command_is_rejected_before_the_store_is_asked() {
+    let failed_messages = ScriptedFailedMessages::default();
     let long = "x".repeat(201);
     let cases = [
         ("allocate", "", LINE, DecodeError::MissingMessageId),
@@ -162,22 +165,52 @@ async fn an_edit_that_makes_no_valid_command_is_refused_before_the_ledger_is_ask
         ("allocate", "m1", "[]", DecodeError::InvalidBody("the body must be a JSON object".into())),
     ];
     for (kind, message_id, body, expected) in cases {
-        let refused = edit(&ledger, kind, message_id, body).await;
-        assert!(matches!(&refused, Err(EditError::Invalid(is)) if *is == expected), "{refused:?}");
+        let rejected = edit(&failed_messages, kind, message_id, body).await;
+        assert!(matches!(&rejected, Err(EditError::Invalid(is)) if *is == expected), "{rejected:?}");
     }
-    let refused = edit(&ledger, "order", "m1", LINE).await;
-    assert!(matches!(refused, Err(EditError::Invalid(DecodeError::UnknownCommand(_)))), "{refused:?}");
-    assert!(ledger.corrected.lock().unwrap().is_empty());
+    let rejected = edit(&failed_messages, "order", "m1", LINE).await;
+    assert!(matches!(rejected, Err(EditError::Invalid(DecodeError::UnknownCommand(_)))), "{rejected:?}");
+    assert_eq!(failed_messages.edits(), []);
+}
+
+/// Otherwise the consumer of the queue would record the edited message as a dead letter again.
+#[tokio::test]
+async fn an_edit_to_a_type_of_another_queue_is_rejected() {
+    let failed_messages = ScriptedFailedMessages::new(1, Vec::new());
+    let batch = r#"{"ref": "b-1", "sku": "LAMP", "qty": 1}"#;
+    let change = r#"{"batchref": "b-1", "qty": 1}"#;
+    for (kind, body) in [("create_batch", batch), ("change_batch_quantity", change), ("out_of_stock", LINE)] {
+        let rejected = edit(&failed_messages, kind, "m1", body).await;
+        assert!(matches!(&rejected, Err(EditError::WrongQueue { .. })), "{kind}: {rejected:?}");
+    }
+    assert_eq!(failed_messages.edits(), []);
+    for kind in ["allocate", "deallocate"] {
+        assert_eq!(edit(&failed_messages, kind, "m1", LINE).await.unwrap(), ActionResult::Applied);
+    }
+}
+
+#[tokio::test]
+async fn an_edit_to_a_body_above_the_limit_is_rejected() {
+    let failed_messages = ScriptedFailedMessages::new(1, Vec::new());
+    let padded = |size: usize| format!("{LINE}{}", " ".repeat(size - LINE.len()));
+    let limit = LIMITS.body_bytes;
+    let rejected = edit(&failed_messages, "allocate", "m1", &padded(limit + 1)).await;
+    let is_too_large = |error: &EditError| matches!(error, EditError::Invalid(DecodeError::TooLarge { size, .. }) if *size == limit + 1);
+    assert!(rejected.as_ref().is_err_and(is_too_large), "{rejected:?}");
+    assert_eq!(failed_messages.edits(), []);
+    let applied = edit(&failed_messages, "allocate", "m1", &padded(limit)).await;
+    assert_eq!(applied.unwrap(), ActionResult::Applied);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edit_is_tried_again_after_a_conflict_and_says_what_it_is_about() {
-    let ledger = ScriptedLedger::of(1, vec![conflict(); 6]);
-    assert_eq!(edit(&ledger, "allocate", "m1", LINE).await.unwrap(), ActionResult::Applied);
-    let asked = ledger.corrected.lock().unwrap().clone();
-    assert_eq!(asked.len(), 7);
-    assert_eq!((asked[6].shown_generation, &*asked[6].message_id, &*asked[6].kind), (3, "m1", "allocate"));
-    let lasting = ScriptedLedger::of(1, vec![conflict(); 7]);
-    let reported = edit(&lasting, "allocate", "m1", LINE).await;
-    assert!(matches!(reported, Err(EditError::Store(StoreError::Conflict(_)))), "{reported:?}");
+async fn an_edit_is_tried_again_after_a_conflict() {
+    let failed_messages = ScriptedFailedMessages::new(1, vec![conflict(); 6]);
+    assert_eq!(edit(&failed_messages, "allocate", "m1", LINE).await.unwrap(), ActionResult::Applied);
+    let edits = failed_messages.edits();
+    assert_eq!(edits.len(), 7);
+    assert_eq!((edits[6].shown_generation, &*edits[6].message_id, &*edits[6].kind), (3, "m1", "allocate"));
+    assert_eq!(failed_messages.calls.lock().unwrap()[6].2, [1]);
+    let lasting = ScriptedFailedMessages::new(1, vec![conflict(); 7]);
+    let outcome = edit(&lasting, "allocate", "m1", LINE).await;
+    assert!(matches!(outcome, Err(EditError::Store(StoreError::Conflict(_)))), "{outcome:?}");
 }

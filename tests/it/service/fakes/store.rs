@@ -94,7 +94,7 @@ impl ScriptedStore {
         self.script().loading.insert(sku.into(), reply);
     }
 
-    /// What the ledger says of a copy.
+    /// The check of a copy with this mark.
     pub(crate) fn knows_retry(&self, mark: RetryMark, check: RetryCheck) {
         self.script().retries.insert(mark, check);
     }

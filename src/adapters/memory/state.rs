@@ -1,0 +1,135 @@
+//! The committed state, and the store that owns it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+
+use crate::{
+    domain::{Batch, BatchRef, Line, MessageKey, NewAttempt, OrderId, OutboxRow, Product, Sku},
+    ports::{
+        error::StoreError,
+        queue::QueueName,
+        store::{ReadModelState, Store, Tx},
+    },
+};
+
+use super::{failed_messages::FailedMessageTable, transaction::MemoryTx};
+
+/// A store with one transaction at a time. Clones are one store.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    state: Arc<Mutex<MemoryState>>,
+    pub(super) committed: Arc<Notify>,
+    /// Held by the leader.
+    pub(super) leadership: Arc<Mutex<()>>,
+}
+
+/// The committed state.
+#[derive(Default)]
+pub struct MemoryState {
+    pub(super) products: BTreeMap<Sku, StoredProduct>,
+    /// The rows of the read model, ordered by line.
+    pub view: BTreeMap<(OrderId, Sku), ReadModelState>,
+    /// The recorded attempts, oldest first.
+    pub failures: Vec<(QueueName, NewAttempt)>,
+    /// Unpublished events.
+    pub outbox: VecDeque<OutboxRow>,
+    /// The parked ones among them, by id, with the reason.
+    pub parked: BTreeMap<i64, String>,
+    /// The number of published events without a bound queue.
+    pub unroutable: i64,
+    pub(super) failed_messages: FailedMessageTable,
+    pub(super) inbox: HashMap<(QueueName, Arc<str>), MessageKey>,
+    pub(super) starts: HashMap<(QueueName, Arc<str>), u32>,
+    pub(super) last_event: i64,
+}
+
+/// A product, its batches and its lines.
+pub(super) struct StoredProduct {
+    /// Without batches and lines.
+    pub(super) bare: Product,
+    pub(super) batches: BTreeMap<BatchRef, Batch>,
+    pub(super) lines: HashMap<OrderId, Line>,
+}
+
+/// A product of a new store.
+pub struct SeedProduct {
+    /// The SKU.
+    pub sku: Sku,
+    /// Its batches, with their allocated quantities.
+    pub batches: Vec<Batch>,
+    /// Its lines, with positions from 1.
+    pub lines: HashMap<OrderId, Line>,
+}
+
+impl MemoryStore {
+    /// A store with products.
+    #[must_use]
+    pub fn holding(products: Vec<SeedProduct>) -> Self {
+        let stored = products.into_iter().map(|SeedProduct { sku, batches, lines }| {
+            let last_position = i64::try_from(lines.len()).unwrap_or(i64::MAX);
+            let bare = Product::from_stored(sku.clone(), 1, 0, last_position, 0);
+            let batches = batches.into_iter().map(|batch| (batch.reference.clone(), batch)).collect();
+            (sku, StoredProduct { bare, batches, lines })
+        });
+        let state = MemoryState { products: stored.collect(), ..MemoryState::default() };
+        Self { state: Arc::new(Mutex::new(state)), ..Self::default() }
+    }
+
+    /// Locks the committed state: no transaction begins until the guard is dropped.
+    pub async fn state(&self) -> OwnedMutexGuard<MemoryState> {
+        self.state.clone().lock_owned().await
+    }
+}
+
+impl MemoryState {
+    /// A product with all its batches and lines.
+    #[must_use]
+    pub fn product(&self, sku: &Sku) -> Option<Product> {
+        let stored = self.products.get(sku)?;
+        let mut product = stored.bare.clone();
+        stored.batches.values().for_each(|batch| product.attach_batch(batch.clone()));
+        stored.lines.iter().for_each(|(orderid, line)| product.attach_line(orderid.clone(), line.clone()));
+        Some(product)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        let state = self.state().await;
+        Ok(Box::new(MemoryTx::new(state, queue, self.committed.clone())))
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        let state = self.state().await;
+        Ok(ids.iter().map(|id| state.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
+    }
+
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut state = self.state().await;
+        for id in ids.iter().collect::<HashSet<_>>() {
+            *state.starts.entry((queue, id.clone())).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut state = self.state().await;
+        for id in ids.iter().collect::<HashSet<_>>() {
+            if let Some(starts) = state.starts.get_mut(&(queue, id.clone())) {
+                *starts = starts.saturating_sub(1);
+            }
+        }
+        state.starts.retain(|_, starts| *starts > 0);
+        Ok(())
+    }
+}

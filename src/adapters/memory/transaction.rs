@@ -1,0 +1,240 @@
+//! A transaction: it holds the whole store, and writes nothing before the commit.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, OwnedMutexGuard};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Batch, BatchRef, FailedMessageKey, MessageKey, OutboxRow, Product},
+    ports::{
+        error::StoreError,
+        queue::{QueueName, RetryMark},
+        store::{ChangeSet, InboxCheck, OutboxEvent, ReadModelState, RetryCheck, Tx, WorkingSet},
+    },
+};
+
+use super::state::{MemoryState, StoredProduct};
+
+/// A transaction about messages of a queue.
+pub(super) struct MemoryTx {
+    state: OwnedMutexGuard<MemoryState>,
+    queue: QueueName,
+    keys: Vec<MessageKey>,
+    committed: Arc<Notify>,
+}
+
+impl MemoryTx {
+    pub(super) fn new(state: OwnedMutexGuard<MemoryState>, queue: QueueName, committed: Arc<Notify>) -> Self {
+        Self { state, queue, keys: Vec::new(), committed }
+    }
+}
+
+#[async_trait]
+impl Tx for MemoryTx {
+    async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        let mut inbox_checks = Vec::with_capacity(keys.len());
+        for key in keys {
+            inbox_checks.push(match self.state.inbox.get(&(self.queue, key.message_id.clone())) {
+                None => {
+                    self.keys.push(key.clone());
+                    InboxCheck::New
+                }
+                Some(known) if known == key => InboxCheck::Duplicate,
+                Some(_) => InboxCheck::BodyMismatch,
+            });
+        }
+        Ok(inbox_checks)
+    }
+
+    /// No retry is published in memory, so no mark is genuine.
+    async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
+        Ok(vec![RetryCheck::Unknown; marks.len()])
+    }
+
+    async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
+        Ok(keys.iter().map(|key| self.state.failed_messages.count_attempts(self.queue, key)).collect())
+    }
+
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+        let named =
+            |stored: &StoredProduct| working_set.batches.iter().any(|name| stored.batches.contains_key(name));
+        let mut products = Vec::new();
+        for (sku, stored) in &self.state.products {
+            if !working_set.skus.contains(sku) && !named(stored) {
+                continue;
+            }
+            let mut product = stored.bare.clone();
+            let mut references: HashSet<_> = working_set.batches.iter().collect();
+            for (_, orderid) in working_set.lines.iter().filter(|(of, _)| of == sku) {
+                if let Some(line) = stored.lines.get(orderid) {
+                    references.extend(&line.batch);
+                    product.attach_line(orderid.clone(), line.clone());
+                }
+            }
+            for batch in stored.batches.values() {
+                if batch.available() > 0 || references.contains(&batch.reference) {
+                    product.attach_batch(batch.clone());
+                }
+            }
+            products.push(product);
+        }
+        Ok(products)
+    }
+
+    async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
+        let Some(stored) = self.state.products.get(product.sku()) else {
+            return Ok(());
+        };
+        let settled: HashSet<_> = product.known_lines().cloned().collect();
+        let available: Vec<_> = product.batches().iter().map(Batch::available).collect();
+        let mut waiting: Vec<_> = stored.lines.iter().filter(|(_, line)| line.batch.is_none()).collect();
+        waiting.sort_unstable_by_key(|(_, line)| line.position);
+        let mut taken: HashMap<u32, u32> = HashMap::new();
+        for (orderid, line) in waiting.into_iter().filter(|(orderid, _)| !settled.contains(*orderid)) {
+            let quantity = line.quantity.get();
+            let fit: u32 = available.iter().map(|available| available / quantity).sum();
+            let taken = taken.entry(quantity).or_default();
+            if *taken < fit {
+                *taken += 1;
+                product.attach_line(orderid.clone(), line.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_newest_lines(
+        &mut self,
+        product: &mut Product,
+        batch: &BatchRef,
+        units: u32,
+    ) -> Result<(), StoreError> {
+        let Some(stored) = self.state.products.get(product.sku()) else {
+            return Ok(());
+        };
+        let settled: HashSet<_> = product.known_lines().cloned().collect();
+        let mut placed: Vec<_> = stored
+            .lines
+            .iter()
+            .filter(|(orderid, line)| line.batch.as_ref() == Some(batch) && !settled.contains(*orderid))
+            .collect();
+        placed.sort_unstable_by_key(|(_, line)| std::cmp::Reverse(line.position));
+        let mut held = 0;
+        for (orderid, line) in placed {
+            if held >= units {
+                break;
+            }
+            held = held.saturating_add(line.quantity.get());
+            product.attach_line(orderid.clone(), line.clone());
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
+        let keys = std::mem::take(&mut self.keys);
+        let queue = self.queue;
+        self.state.apply(queue, keys, work)?;
+        self.committed.notify_one();
+        Ok(())
+    }
+
+    async fn rollback(self: Box<Self>) {}
+}
+
+impl MemoryState {
+    fn apply(&mut self, queue: QueueName, keys: Vec<MessageKey>, work: ChangeSet) -> Result<(), StoreError> {
+        self.check(&work)?;
+        let unhandled: HashSet<_> = work.unhandled.iter().collect();
+        for key in keys.into_iter().filter(|key| !unhandled.contains(&key.message_id)) {
+            self.inbox.insert((queue, key.message_id.clone()), key);
+        }
+        for id in work.ended {
+            self.starts.remove(&(queue, id));
+        }
+        for product in &work.products {
+            self.store(product);
+        }
+        for row in work.view {
+            match row.state {
+                ReadModelState::Removed => self.view.remove(&(row.orderid, row.sku)),
+                state => self.view.insert((row.orderid, row.sku), state),
+            };
+        }
+        for id in work.handled {
+            if let Some(key) = self.inbox.get(&(queue, id)) {
+                self.failed_messages.resolve(queue, key);
+            }
+        }
+        for attempt in work.failures {
+            if self.failed_messages.record(queue, &attempt) {
+                self.failures.push((queue, attempt));
+            }
+        }
+        work.events.into_iter().for_each(|event| self.append(event));
+        Ok(())
+    }
+
+    fn append(&mut self, event: OutboxEvent) {
+        self.last_event += 1;
+        self.outbox.push_back(OutboxRow {
+            id: self.last_event,
+            event_id: Uuid::from_u128(u128::from(self.last_event.unsigned_abs())),
+            name: event.name.to_owned(),
+            sku: event.sku.to_string(),
+            sequence: event.sequence,
+            body: event.body,
+            causation_id: event.causation_id.to_string(),
+            correlation_id: event.correlation_id.to_string(),
+            traceparent: event.traceparent.map(|trace| trace.to_string()),
+            committed_at: 0,
+        });
+    }
+
+    /// The constraints of the database.
+    fn check(&self, work: &ChangeSet) -> Result<(), StoreError> {
+        let taken = |reference: &BatchRef| {
+            self.products.values().any(|stored| stored.batches.contains_key(reference))
+        };
+        for product in &work.products {
+            let stored = self.products.get(product.sku()).map_or(0, |stored| stored.bare.version());
+            if stored != product.version() {
+                let conflict = format!("product {} is at version {stored}", product.sku());
+                return Err(StoreError::Conflict(conflict.into()));
+            }
+            if let Some(batch) = product.changes().new_batches.iter().find(|batch| taken(&batch.reference)) {
+                return Err(StoreError::Conflict(format!("batch {} exists", batch.reference).into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, product: &Product) {
+        let bare = Product::from_stored(
+            product.sku().clone(),
+            product.version() + 1,
+            product.sequence(),
+            product.last_position(),
+            product.backordered(),
+        );
+        let stored = self.products.entry(product.sku().clone()).or_insert_with(|| StoredProduct {
+            bare: bare.clone(),
+            batches: BTreeMap::new(),
+            lines: HashMap::new(),
+        });
+        stored.bare = bare;
+        let changes = product.changes();
+        for batch in changes.new_batches.into_iter().chain(changes.changed_batches) {
+            stored.batches.insert(batch.reference.clone(), batch.clone());
+        }
+        for orderid in changes.removed_lines {
+            stored.lines.remove(orderid);
+        }
+        for (orderid, line) in changes.new_lines.into_iter().chain(changes.moved_lines) {
+            stored.lines.insert(orderid.clone(), line.clone());
+        }
+    }
+}

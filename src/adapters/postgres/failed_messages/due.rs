@@ -1,0 +1,112 @@
+//! Retries as the relay needs them: which are due, and what happened to their copies.
+//!
+//! A copy belongs to a generation of its message. What happened to a copy of an earlier generation changes nothing.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use crate::{domain::Reason, ports::failed_messages::DueRetry};
+
+/// The bodies of one batch of retries have no more bytes, unless it is a single message.
+const BATCH_BYTES: i64 = 16 << 20;
+/// The delay of a retry that could not be published.
+const DEFER_BY: Duration = Duration::from_secs(5);
+
+/// Failed messages whose next attempt is due; the one that is due longest is first.
+pub(in crate::adapters::postgres) async fn due(
+    connection: &mut PgConnection,
+    at_most: u32,
+) -> Result<Vec<DueRetry>, sqlx::Error> {
+    sqlx::query_as!(
+        DueRetry,
+        r#"select f.id, f.generation, f.queue, f.message_id, f.type as kind, f.body, f.original, f.edited, f.secret
+           from (
+               select id, due_at, sum(octet_length(body)) over (order by due_at, id) - octet_length(body) as before
+               from (
+                   select id, due_at, body from failed_messages
+                   where status = 'retrying' and published_at is null and due_at <= now()
+                   order by due_at limit $1
+               ) as next
+           ) as sized
+           join failed_messages f on f.id = sized.id
+           where sized.before < $2
+           order by sized.due_at, f.id"#,
+        i64::from(at_most),
+        BATCH_BYTES,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Notes that copies were published.
+pub(in crate::adapters::postgres) async fn published(
+    connection: &mut PgConnection,
+    retries: &[&DueRetry],
+) -> Result<(), sqlx::Error> {
+    let (ids, generations) = copies(retries);
+    sqlx::query!(
+        "with locked as (
+             select f.id from unnest($1::bigint[], $2::bigint[]) as done (id, generation)
+             join failed_messages f on f.id = done.id and f.generation = done.generation and f.status = 'retrying'
+             order by f.id for update of f
+         )
+         update failed_messages f set published_at = now(), held_because = null from locked where f.id = locked.id",
+        &ids,
+        &generations,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes why copies could not be published, and defers them.
+pub(in crate::adapters::postgres) async fn defer(
+    connection: &mut PgConnection,
+    retries: &[&DueRetry],
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    let (ids, generations) = copies(retries);
+    sqlx::query!(
+        "with locked as (
+             select f.id from unnest($1::bigint[], $2::bigint[]) as held (id, generation)
+             join failed_messages f on f.id = held.id and f.generation = held.generation and f.status = 'retrying'
+             order by f.id for update of f
+         )
+         update failed_messages f set held_because = $3, due_at = now() + make_interval(secs => $4)
+         from locked where f.id = locked.id",
+        &ids,
+        &generations,
+        reason,
+        DEFER_BY.as_secs_f64(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that a copy can never be published: its message is dead.
+pub(in crate::adapters::postgres) async fn reject(
+    connection: &mut PgConnection,
+    retry: &DueRetry,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update failed_messages
+         set status = 'dead', reason = $4, error = $3, error_pattern = $3,
+             error_group = left(md5(concat_ws(' ', queue, type, $3::text)), 8), due_at = null, last_failed_at = now()
+         where id = $1 and generation = $2 and status = 'retrying'",
+        retry.id,
+        retry.generation,
+        format!("the broker rejected the retry: {reason}"),
+        Reason::InvalidMessage.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The columns of a set-based statement.
+fn copies(retries: &[&DueRetry]) -> (Vec<i64>, Vec<i64>) {
+    retries.iter().map(|retry| (retry.id, retry.generation)).unzip()
+}

@@ -1,0 +1,12 @@
+//! The table `failed_messages`.
+
+mod due;
+mod find;
+mod operator;
+mod record;
+mod transition;
+
+pub(super) use due::{defer, due, published, reject};
+pub(super) use find::{check_retries, count_attempts};
+pub use operator::PgFailedMessages;
+pub(super) use record::{record, resolve};

@@ -1,0 +1,131 @@
+//! The subcommands and their arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::{
+    bootstrap::App,
+    domain::{OperatorAction, StatusKind},
+    ports::failed_messages::Operator,
+};
+
+use super::{
+    super::exit::ExitStatus,
+    bulk, edit, read,
+    target::{FilterArgs, TargetArgs},
+};
+
+/// List commands that failed, and retry, edit or discard them.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Typical use: `groups` lists the distinct errors, `show ID` one message. Fix the cause, then \
+    `retry --group G`. If the message itself is wrong, use `edit ID` or `discard --group G --why …`. These commands \
+    delete nothing, and every action is recorded."
+)]
+pub(in crate::cli) struct DeadLetters {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List failed messages, newest first; without --status those with status dead.
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// The maximum number of messages.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+        /// Continue after the message with this id, the last one of the previous page.
+        #[arg(long, value_name = "ID")]
+        cursor: Option<i64>,
+    },
+    /// List the distinct errors of dead letters, with the number of messages. Start here.
+    Groups,
+    /// Show a message with body, headers, attempts and actions.
+    Show {
+        /// The id in the first column of `list`.
+        id: i64,
+    },
+    /// Retry messages from attempt 1.
+    Retry {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// The maximum number of messages per second.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rate: Option<u32>,
+        /// The reason, for the record.
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Replace the body of a dead letter by a valid one and retry it. The original body is kept.
+    Edit {
+        /// The id in the first column of `list`.
+        id: i64,
+        /// The new body; - is standard input. Without it, $EDITOR opens.
+        #[arg(long, value_name = "FILE")]
+        body: Option<PathBuf>,
+        /// The new type, if the message has a wrong one.
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: Option<String>,
+        /// The new message id, if the message has none or that of another message.
+        #[arg(long, value_name = "ID")]
+        message_id: Option<String>,
+        /// The reason, for the record.
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Discard dead letters that are not to be retried.
+    Discard {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// The reason, for the record.
+        #[arg(long)]
+        why: String,
+    },
+    /// Undo a discard.
+    Restore {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// The reason, for the record.
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Print messages in full, as JSON lines; without --status those with status dead.
+    Export {
+        #[command(flatten)]
+        filter: FilterArgs,
+    },
+}
+
+impl DeadLetters {
+    pub(in crate::cli) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
+        match self.command {
+            Command::List { filter, limit, cursor } => {
+                read::list(app, &filter.filter(app, StatusKind::Dead), limit, cursor, json).await
+            }
+            Command::Groups => read::groups(app, json).await,
+            Command::Show { id } => read::show(app, id, json).await,
+            Command::Export { filter } => read::export(app, &filter.filter(app, StatusKind::Dead)).await,
+            Command::Retry { target, rate, why } => {
+                bulk::apply(app, &OperatorAction::Retry, target, operator(why), rate, json).await
+            }
+            Command::Discard { target, why } => {
+                bulk::apply(app, &OperatorAction::Discard, target, operator(Some(why)), None, json).await
+            }
+            Command::Restore { target, why } => {
+                bulk::apply(app, &OperatorAction::Restore, target, operator(why), None, json).await
+            }
+            Command::Edit { id, body, kind, message_id, why } => {
+                edit::edit(app, edit::EditArgs { id, body, kind, message_id }, &operator(why), json).await
+            }
+        }
+    }
+}
+
+fn operator(why: Option<String>) -> Operator {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let host = gethostname::gethostname();
+    Operator { who: format!("{}@{}", user.unwrap_or_else(|| "unknown".into()), host.to_string_lossy()), why }
+}

@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use super::{
+    super::message::FailedMessageKey, BodyHash, Edit, FailedMessage, NewAttempt, OperatorAction, Reason,
+    RetryDecision, SkipReason, Status, StatusKind,
+};
+
+const REASON: Reason = Reason::Rejected;
+const STATUSES: [Status; 4] =
+    [Status::Retrying, Status::Resolved, Status::Dead(REASON), Status::Discarded(REASON)];
+
+fn message(status: Status, handled: bool, scheduled_recently: bool) -> FailedMessage {
+    FailedMessage { id: 7, status, attempts: 3, generation: 4, handled, scheduled_recently }
+}
+
+fn edit(shown_generation: i64) -> OperatorAction {
+    OperatorAction::Edit(Edit {
+        shown_generation,
+        kind: "allocate".into(),
+        message_id: "m-1".into(),
+        body: b"{}".into(),
+        body_hash: BodyHash([0; 16]),
+    })
+}
+
+fn attempt(generation: i64, next: RetryDecision) -> NewAttempt {
+    NewAttempt {
+        key: FailedMessageKey { message_id: None, kind: "allocate".into(), body_hash: BodyHash([0; 16]) },
+        generation,
+        body: Vec::new(),
+        properties: String::new(),
+        original: Vec::new(),
+        error: String::new(),
+        error_pattern: String::new(),
+        error_group: String::new(),
+        chain: Vec::new(),
+        attempts: 1,
+        duration: Duration::ZERO,
+        host: String::new(),
+        next,
+    }
+}
+
+/// The state after an action, as `status attempts generation`, or why it is skipped. A skipped message that becomes
+/// resolved has `, resolved`.
+fn outcome(mut message: FailedMessage, action: &OperatorAction) -> String {
+    let before = message.clone();
+    match message.apply(action) {
+        Ok(transition) => {
+            assert_eq!((transition.id, transition.status), (7, message.status));
+            assert_eq!((transition.attempts, transition.generation), (message.attempts, message.generation));
+            format!("{} {} {}", message.status.kind().as_str(), message.attempts, message.generation)
+        }
+        Err(reason) => {
+            assert_eq!(message, before);
+            let resolved = message.resolve_skipped(action).is_some();
+            assert_eq!(message.status == Status::Resolved, resolved || before.status == Status::Resolved);
+            format!("{reason}{}", if resolved { ", resolved" } else { "" })
+        }
+    }
+}
+
+/// The action, the status, and the outcomes if the message was not handled, if it was not handled and its retry is
+/// scheduled, if it was handled, and if both.
+const TRANSITIONS: [(&str, StatusKind, [&str; 4]); 16] = [
+    (
+        "retry",
+        StatusKind::Retrying,
+        ["retrying 3 4", "retry already scheduled", "already handled, resolved", "already handled, resolved"],
+    ),
+    (
+        "retry",
+        StatusKind::Resolved,
+        ["already resolved", "already resolved", "already handled", "already handled"],
+    ),
+    (
+        "retry",
+        StatusKind::Dead,
+        ["retrying 0 5", "retrying 0 5", "already handled, resolved", "already handled, resolved"],
+    ),
+    (
+        "retry",
+        StatusKind::Discarded,
+        [
+            "discarded; run `restore` first",
+            "discarded; run `restore` first",
+            "already handled",
+            "already handled",
+        ],
+    ),
+    ("discard", StatusKind::Retrying, ["not dead", "not dead", "not dead, resolved", "not dead, resolved"]),
+    ("discard", StatusKind::Resolved, ["not dead"; 4]),
+    ("discard", StatusKind::Dead, ["discarded 3 4"; 4]),
+    ("discard", StatusKind::Discarded, ["not dead"; 4]),
+    (
+        "restore",
+        StatusKind::Retrying,
+        ["not discarded", "not discarded", "not discarded, resolved", "not discarded, resolved"],
+    ),
+    ("restore", StatusKind::Resolved, ["not discarded"; 4]),
+    (
+        "restore",
+        StatusKind::Dead,
+        ["not discarded", "not discarded", "not discarded, resolved", "not discarded, resolved"],
+    ),
+    ("restore", StatusKind::Discarded, ["dead 3 4"; 4]),
+    ("edit", StatusKind::Retrying, ["not dead"; 4]),
+    ("edit", StatusKind::Resolved, ["not dead"; 4]),
+    ("edit", StatusKind::Dead, ["retrying 0 5"; 4]),
+    ("edit", StatusKind::Discarded, ["not dead"; 4]),
+];
+
+#[test]
+fn every_action_on_every_status_has_its_outcome() {
+    let actions = [OperatorAction::Retry, OperatorAction::Discard, OperatorAction::Restore, edit(4)];
+    for action in actions {
+        for status in STATUSES {
+            let (.., outcomes) = TRANSITIONS
+                .iter()
+                .find(|(name, kind, _)| *name == action.name() && *kind == status.kind())
+                .unwrap();
+            let cases = [(false, false), (false, true), (true, false), (true, true)];
+            for ((handled, scheduled), expected) in cases.into_iter().zip(*outcomes) {
+                let case = format!("{action:?}, {status:?}, handled: {handled}, scheduled: {scheduled}");
+                assert_eq!(outcome(message(status, handled, scheduled), &action), expected, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_restored_message_is_dead_for_its_old_reason() {
+    let mut message = message(Status::Dead(Reason::CrashLoop), false, false);
+    message.apply(&OperatorAction::Discard).unwrap();
+    assert_eq!(message.status, Status::Discarded(Reason::CrashLoop));
+    message.apply(&OperatorAction::Restore).unwrap();
+    assert_eq!(message.status, Status::Dead(Reason::CrashLoop));
+}
+
+#[test]
+fn an_edit_of_another_generation_is_skipped() {
+    for shown in [3, 5] {
+        let skipped = message(Status::Dead(REASON), true, false).apply(&edit(shown));
+        assert_eq!(skipped, Err(SkipReason::ChangedSinceShown));
+    }
+}
+
+#[test]
+fn an_attempt_counts_if_its_copy_is_current_or_a_sender_sent_it_again() {
+    for status in STATUSES {
+        let retrying = status == Status::Retrying;
+        for (generation, counts) in [(0, !retrying), (1, false), (3, false), (4, retrying), (5, false)] {
+            for (next, then) in [
+                (RetryDecision::Retry(Duration::ZERO), Status::Retrying),
+                (RetryDecision::Dead(REASON), Status::Dead(REASON)),
+            ] {
+                let mut failed = message(status, false, false);
+                let case = format!("{status:?}, generation {generation}, {next:?}");
+                let recorded = failed.record(&attempt(generation, next));
+                assert_eq!(recorded.is_some(), counts, "{case}");
+                let expected = if counts { (then, 1, 5) } else { (status, 3, 4) };
+                assert_eq!((failed.status, failed.attempts, failed.generation), expected, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_success_resolves_a_message_in_every_other_status() {
+    for status in STATUSES {
+        let mut failed = message(status, true, false);
+        assert_eq!(failed.resolve().is_some(), status != Status::Resolved, "{status:?}");
+        assert_eq!(failed.status, Status::Resolved);
+    }
+}
+
+#[test]
+fn names_are_unique_and_lead_back_to_their_values() {
+    for status in STATUSES {
+        assert_eq!(Status::new(status.kind(), status.reason()), Some(status));
+        assert_eq!(StatusKind::from_name(status.kind().as_str()), Some(status.kind()));
+    }
+    for reason in Reason::ALL {
+        assert_eq!(Reason::from_name(reason.as_str()), Some(*reason));
+    }
+    assert_eq!(Reason::from_name("Rejected"), None);
+    assert_eq!(Status::new(StatusKind::Dead, None), None);
+}
