@@ -17,7 +17,7 @@ use crate::{
 
 use super::{PgConfig, commit_signal::CHANNEL, session::PooledSession, with_timeout};
 
-/// The ledger in a database, and the events beside it that were set aside.
+/// The failed messages of a database, for operators.
 pub struct PgFailedMessages {
     pool: PgPool,
     timeout: Duration,
