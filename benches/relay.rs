@@ -1,8 +1,8 @@
-//! The relay alone, on the running servers: how fast, how soon, how quiet. `cargo bench --bench relay` prints it all.
+//! The relay alone, on the running servers: throughput, latency and idle load. `cargo bench --bench relay` prints all of it.
 //!
-//! Everything is measured in one run, so the ratios hold on any machine; the single figures are this machine's.
+//! Everything is measured in one run, so the ratios are valid on any machine; the absolute figures are this machine's.
 
-#![expect(clippy::print_stdout, reason = "what a benchmark has to say it prints")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 use std::{
     process::Stdio,
@@ -24,16 +24,17 @@ const NAMESPACE: &str = "bench.relay";
 const DATABASE: &str = "allocation_bench_relay";
 /// Events per throughput measurement.
 const WINDOW: i64 = 20_000;
-/// Events that flow while a transaction is held open.
+/// Events of the measurement beside an open transaction.
 const FLOW: i64 = 100_000;
 const MILLION: i64 = 1_000_000;
-const LIGHT_LOAD: usize = 200;
+/// Events of the latency measurement.
+const LATENCY_SAMPLES: usize = 200;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let url = std::env::var("DATABASE_URL")
         .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".into());
-    // What the URL names may not exist yet.
+    // The database that the URL names may not exist yet.
     let server = PgPoolOptions::new().max_connections(1).connect(&at(&url, "postgres")?).await?;
     drop_database(&server).await?;
     let bench = Bench { url: at(&url, DATABASE)? };
@@ -49,19 +50,19 @@ async fn main() -> anyhow::Result<()> {
         many / few
     );
     sqlx::raw_sql("truncate outbox").execute(&pool).await?;
-    let free = bench.flow(&pool, false).await?;
-    let held = bench.flow(&pool, true).await?;
+    let alone = bench.flow(&pool, false).await?;
+    let beside_open = bench.flow(&pool, true).await?;
     println!(
-        "{FLOW} events flow: {free:.0}/s, and {held:.0}/s beside a transaction held open: ratio {:.2}",
-        held / free
+        "{FLOW} events committed while published: {alone:.0}/s, {beside_open:.0}/s beside an open transaction: ratio {:.2}",
+        beside_open / alone
     );
     while tokio::time::timeout(Duration::from_secs(1), events.next()).await.is_ok() {}
-    let mut soon = bench.light_load(&pool, &mut events).await?;
-    soon.sort_unstable();
-    let at = |percent: usize| soon[soon.len() * percent / 100].as_secs_f64() * 1000.0;
-    println!("light load, commit to confirmed event received: median {:.1} ms, p99 {:.1} ms", at(50), at(99));
+    let mut latencies = bench.latencies(&pool, &mut events).await?;
+    latencies.sort_unstable();
+    let at = |percent: usize| latencies[latencies.len() * percent / 100].as_secs_f64() * 1000.0;
+    println!("light load, commit to event received: median {:.1} ms, p99 {:.1} ms", at(50), at(99));
     println!(
-        "idle: {:.2} transactions/s with one relay, those of autovacuum included",
+        "idle: {:.2} transactions/s with one relay, including those of autovacuum",
         bench.idle(&pool).await?
     );
 
@@ -92,14 +93,14 @@ impl Bench {
         Ok(self.program(&["run", "--only", "relay"]).spawn()?)
     }
 
-    /// Events a second over the first window of so many pending ones.
+    /// Events per second, measured over the first [`WINDOW`] of the pending ones.
     async fn throughput(&self, pool: &PgPool, pending: i64) -> anyhow::Result<f64> {
         sqlx::raw_sql("truncate outbox").execute(pool).await?;
         commit(pool, pending).await?;
         sqlx::raw_sql("vacuum analyze outbox").execute(pool).await?;
         let first = oldest(pool).await?.unwrap_or_default();
         let mut relay = self.relay()?;
-        // The first thousand are the warming up.
+        // The first thousand are the warm-up.
         wait(pool, |oldest| oldest.is_none_or(|id| id >= first + 1000)).await?;
         let begin = Instant::now();
         wait(pool, |oldest| oldest.is_none_or(|id| id >= first + WINDOW)).await?;
@@ -108,18 +109,18 @@ impl Bench {
         Ok(f64::from(u32::try_from(WINDOW - 1000)?) / took)
     }
 
-    /// Events a second while they are committed a thousand at a time.
-    async fn flow(&self, pool: &PgPool, beside_another: bool) -> anyhow::Result<f64> {
+    /// Events per second while they are committed a thousand at a time.
+    async fn flow(&self, pool: &PgPool, beside_open_transaction: bool) -> anyhow::Result<f64> {
         sqlx::raw_sql("create table if not exists bystander (x int)").execute(pool).await?;
         sqlx::raw_sql("vacuum outbox").execute(pool).await?;
         let mut relay = self.relay()?;
         commit(pool, 1000).await?;
         wait(pool, |oldest| oldest.is_none()).await?;
-        let mut held = pool.begin().await?;
-        if beside_another {
-            // An id of its own and a snapshot of before: vacuum may remove nothing that is younger.
-            sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *held).await?;
-            sqlx::raw_sql("insert into bystander values (1)").execute(&mut *held).await?;
+        let mut open = pool.begin().await?;
+        if beside_open_transaction {
+            // With an id and an old snapshot: vacuum may remove no row that was deleted later.
+            sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *open).await?;
+            sqlx::raw_sql("insert into bystander values (1)").execute(&mut *open).await?;
         }
         let begin = Instant::now();
         for _ in 0..FLOW / 1000 {
@@ -127,29 +128,29 @@ impl Bench {
         }
         wait(pool, |oldest| oldest.is_none()).await?;
         let took = begin.elapsed().as_secs_f64();
-        held.rollback().await?;
+        open.rollback().await?;
         relay.kill().await?;
         Ok(f64::from(u32::try_from(FLOW)?) / took)
     }
 
-    /// From the commit of one event to its arrival at a subscriber, again and again.
-    async fn light_load(&self, pool: &PgPool, events: &mut Consumer) -> anyhow::Result<Vec<Duration>> {
+    /// The times from the commit of one event to its arrival at a subscriber.
+    async fn latencies(&self, pool: &PgPool, events: &mut Consumer) -> anyhow::Result<Vec<Duration>> {
         let mut relay = self.relay()?;
         commit(pool, 1).await?;
         events.next().await;
-        let mut took = Vec::new();
-        for _ in 0..LIGHT_LOAD {
+        let mut latencies = Vec::new();
+        for _ in 0..LATENCY_SAMPLES {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let begin = Instant::now();
             commit(pool, 1).await?;
             events.next().await;
-            took.push(begin.elapsed());
+            latencies.push(begin.elapsed());
         }
         relay.kill().await?;
-        Ok(took)
+        Ok(latencies)
     }
 
-    /// Transactions a second with nothing to do; each statement of the relay is one.
+    /// Transactions per second of an idle relay; each of its statements is one.
     async fn idle(&self, pool: &PgPool) -> anyhow::Result<f64> {
         const SECONDS: u32 = 20;
         let mut relay = self.relay()?;
@@ -168,7 +169,7 @@ async fn transactions(pool: &PgPool) -> anyhow::Result<i64> {
     Ok(sqlx::query_scalar(counted).fetch_one(pool).await?)
 }
 
-/// Commits events of fifty SKUs, as a worker does, with its hint to relays elsewhere.
+/// Commits events of fifty SKUs as a worker does, with its notification of relays.
 async fn commit(pool: &PgPool, events: i64) -> anyhow::Result<()> {
     sqlx::query(
         "with new as (
@@ -230,7 +231,7 @@ async fn clean_up(connection: &Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A database of the server that a URL names.
+/// The URL of another database on the same server.
 fn at(url: &str, database: &str) -> anyhow::Result<String> {
     let mut url = url::Url::parse(url)?;
     url.set_path(database);

@@ -165,6 +165,6 @@ impl Upkeep for PgLeaderSession {
         if let Some(oldest) = oldest {
             self.low_water_mark.must_be_below(oldest);
         }
-        with_timeout(self.timeout, purge::purge_expired(&mut self.connection, retention)).await
+        with_timeout(self.timeout, purge::purge(&mut self.connection, retention)).await
     }
 }

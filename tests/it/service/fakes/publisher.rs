@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ScriptedOutbox;
 
-/// A relay that is told to stop finishes its cycle within this time.
+/// A relay finishes its cycle within this time after the request to stop.
 const STOPS_WITHIN: Duration = Duration::from_mins(1);
 
 /// The outcomes of publishing messages with these ids together; `None` if the broker never answers.
@@ -160,5 +160,5 @@ pub(crate) async fn run_for(relay: &Relay, time: Duration) {
     };
     let runs = tokio::time::timeout(time + STOPS_WITHIN, relay.run(&stop));
     let (stopped, ()) = tokio::join!(runs, stops);
-    stopped.expect("the relay stops when it is told to");
+    stopped.expect("the relay stops after the request");
 }
