@@ -34,4 +34,5 @@ mod slow_commits;
 mod store_contract;
 mod subscriptions;
 mod topology;
+mod view_timeouts;
 mod worker;

@@ -57,6 +57,11 @@ impl Database {
         }
     }
 
+    /// Its URL.
+    pub(crate) fn url(&self) -> String {
+        database_url(&self.name)
+    }
+
     /// How the program reaches it as another role.
     pub(crate) fn access_as(&self, role: &str) -> PgConfig {
         let mut url = url::Url::parse(&database_url(&self.name)).expect("it is a URL");
