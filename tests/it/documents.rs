@@ -8,6 +8,7 @@ mod form;
 mod links;
 mod names;
 mod page;
+mod routes;
 mod runbook;
 mod settings;
 

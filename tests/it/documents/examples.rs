@@ -65,7 +65,7 @@ async fn events_are_what_the_commands_cause() {
         let received = command(&format!("m-{number}"), &name, &body);
         let queue = if name.ends_with("allocate") { QueueName::Orders } else { QueueName::Stock };
         let outcomes = bus.handle(queue, &[received]).await.unwrap();
-        assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{outcomes:?}: {}", block.text);
+        assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{}: {outcomes:?}", block.text);
     }
     let events = store
         .state()
