@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use allocation::{
     ports::{
-        error::StoreError,
+        error::{StoreError, error_text},
         failed_messages::{
             ActionResult, Edit, FailedMessageFilter, FailedMessages, Operator, OperatorAction,
         },
@@ -119,7 +119,7 @@ async fn an_action_is_tried_again_after_a_conflict() {
 #[tokio::test(start_paused = true)]
 async fn a_conflict_that_lasts_and_any_other_error_stop_an_action_and_are_reported() {
     for (errors, asked) in [(vec![conflict(); 7], 7), (vec![unavailable()], 1), (vec![broken()], 1)] {
-        let expected = errors[0].to_string();
+        let expected = error_text(&errors[0]);
         let ledger = ScriptedLedger::of(600, errors);
         let report = discard_all(&ledger, None, &CancellationToken::new(), |_, _| ()).await;
         let stopped_by = Some(expected);
