@@ -251,11 +251,23 @@ impl Consumer {
             CommandOutcome::Duplicate => debug!(queue, message_id, "handled before"),
             CommandOutcome::Recorded(error, RetryDecision::Retry(delay)) => {
                 let error = error_text(error);
-                info!(queue, message_id, %error, retry_in_ms = delay.as_millis(), "failed, will be tried again");
+                info!(
+                    queue,
+                    message_id,
+                    error,
+                    retry_in_ms = delay.as_millis(),
+                    "failed, will be tried again"
+                );
             }
             CommandOutcome::Recorded(error, RetryDecision::Dead(reason)) => {
                 let error = error_text(error);
-                warn!(queue, message_id, %error, reason = reason.as_str(), "dead; see `allocation dead-letters`");
+                warn!(
+                    queue,
+                    message_id,
+                    error,
+                    reason = reason.as_str(),
+                    "dead; see `allocation dead-letters`"
+                );
             }
         }
     }

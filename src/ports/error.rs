@@ -91,13 +91,13 @@ pub enum BrokerError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NotifierError {
     /// No notification can be delivered now; whether this one was delivered is unknown.
-    #[error("mail server unavailable")]
+    #[error("notifier unavailable")]
     Unavailable(#[source] Cause),
     /// This notification cannot be delivered now.
-    #[error("the mail server deferred the mail")]
+    #[error("deferred by the receiver")]
     Deferred(#[source] Cause),
     /// This notification cannot be delivered unless the configuration or the mail changes.
-    #[error("the mail server rejected the mail")]
+    #[error("rejected by the receiver")]
     Rejected(#[source] Cause),
 }
 

@@ -1,4 +1,4 @@
-//! From an error to what follows: section 3 of the contract as one pure function.
+//! Failures of a message and their classes: section 3 of the contract as one pure function.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use super::{backoff::RetryPolicy, decode::DecodeError};
 /// Why a command was not handled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
-    /// It cannot be read.
+    /// It is not a valid message.
     #[error(transparent)]
     DecodeError(#[from] DecodeError),
     /// Its message id belongs to a message with another type or body, which was handled.
     #[error("a message of this id was handled before, with another type or body")]
     BodyMismatch,
-    /// A rule of the domain said no.
+    /// A rule of the domain rejected it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// The store did not do an operation.
     #[error("the store failed")]
     Store(#[from] StoreError),
     /// Its mail was not delivered.
-    #[error("the notification was not delivered")]
+    #[error("the notification failed")]
     Notification(#[from] NotifierError),
     /// The handler panicked.
     #[error("the handler panicked: {0}")]
@@ -36,28 +36,28 @@ pub enum Failure {
     /// The handler took too long.
     #[error("the handler took longer than {} (worker.handler_timeout)", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// Its worker died each time it was handled.
+    /// Each worker that handled it crashed.
     #[error("its worker died {0} times while it was being handled")]
     CrashLoop(u32),
-    /// The broker put it aside.
-    #[error("the broker put it aside: {0}")]
+    /// The broker moved it to the dead-letter queue.
+    #[error("the broker dead-lettered it: {0}")]
     DeadLetteredByBroker(String),
 }
 
-/// What follows a failure.
+/// How a failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
-    /// Again at once, a few times, with jitter; not an attempt.
+    /// Retried immediately, a few times, with jitter; not an attempt.
     Conflict,
-    /// Nothing counts until the server is back.
+    /// The message waits until the server is available; not an attempt.
     Outage,
-    /// An attempt; the reason is for the last one.
+    /// An attempt; after the last one the message is dead for this reason.
     Retryable(Reason),
-    /// No retry can mend it.
+    /// No retry can succeed.
     Permanent(Reason),
 }
 
-/// Judges a failure.
+/// The class of a failure.
 #[must_use]
 pub fn classify(failure: &Failure) -> FailureClass {
     match failure {
@@ -65,7 +65,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
             FailureClass::Outage
         }
         Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
-        // Silence counts only once the store has answered a probe.
+        // A timeout gets here only after the store has answered a probe.
         Failure::Store(StoreError::Failed(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_))
         | Failure::Notification(NotifierError::Deferred(_))
         | Failure::Panicked(_)
@@ -91,8 +91,8 @@ pub fn classify(failure: &Failure) -> FailureClass {
     }
 }
 
-/// What follows the attempt that makes `attempts` of them. A conflict that outlasted its tries at once is an attempt
-/// like any other.
+/// Whether attempt number `attempts` is followed by another. A conflict that outlasted its immediate retries is an
+/// attempt.
 #[must_use]
 pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
     match classify(failure) {
@@ -108,7 +108,7 @@ pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDe
 }
 
 impl Failure {
-    /// The error without its variable values: what failures of one cause have in common.
+    /// The whole chain without variable values: equal for failures with the same cause.
     #[must_use]
     pub fn error_pattern(&self) -> String {
         match self {
@@ -159,7 +159,7 @@ mod tests {
 
     /// Section 3 of the contract, row by row.
     #[test]
-    fn every_failure_has_its_verdict() {
+    fn every_failure_has_its_class() {
         let invalid_sku = || Failure::Rejected(Rejection::InvalidSku(Sku::new("s").unwrap()));
         let too_large = DecodeError::TooLarge { what: "body", size: 2, limit: 1 };
         let table = [
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_attempt_is_followed_by_death() {
+    fn a_message_is_dead_after_its_last_attempt() {
         let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
         let panicked = Failure::Panicked(String::new());
         assert!(matches!(decide(&panicked, 2, &policy), RetryDecision::Retry(_)));
@@ -237,5 +237,17 @@ mod tests {
             "at line … column …: unknown …, x=…"
         );
         assert_eq!(without_values("an open \"quote"), "an open …");
+    }
+
+    #[test]
+    fn the_pattern_covers_the_whole_chain() {
+        let pattern = |class: fn(Cause) -> StoreError, text: &str| {
+            Failure::from(class(Cause::from(text))).error_pattern()
+        };
+        let conflict = pattern(StoreError::Conflict, "deadlock of process 7");
+        assert_eq!(conflict, "the store failed: conflicting transaction: deadlock of process …");
+        assert_eq!(conflict, pattern(StoreError::Conflict, "deadlock of process 8"));
+        assert_ne!(conflict, pattern(StoreError::Conflict, "duplicate key"));
+        assert_eq!(pattern(StoreError::Failed, "disk \"d1\" is full"), "the store failed: disk … is full");
     }
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod attempts;
+mod chain;
 
 use serde_json::{Value, json};
 

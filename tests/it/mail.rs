@@ -145,7 +145,10 @@ async fn a_refused_mail_is_dead_in_the_end_and_arrives_when_it_is_retried() {
     assert_eq!((&letter["type"], &letter["reason"]), (&json!("out_of_stock"), &json!("rejected")));
     assert_eq!(letter["attempts"], 2);
     let error = letter["error"].as_str().unwrap_or_default();
-    assert!(error.contains("refused the mail") && error.contains("550"), "{error}");
+    assert!(
+        error.contains("the notification failed: rejected by the receiver: permanent error (550)"),
+        "{error}"
+    );
     assert!(server.desk().taken.is_empty());
 
     server.desk().refused_recipient = None;

@@ -22,6 +22,7 @@ mod mail;
 mod notifications;
 mod operators;
 mod order;
+mod passwords;
 mod plans;
 mod postgres;
 mod read_side;

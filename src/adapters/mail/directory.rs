@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use async_trait::async_trait;
 
 use crate::ports::{
-    error::NotifierError,
+    error::{Cause, NotifierError},
     notifier::{Notification, Notifier},
 };
 
@@ -17,6 +17,13 @@ pub struct DirectoryNotifier {
     addresses: MailAddresses,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to {}", directory.display())]
+struct WriteError {
+    directory: PathBuf,
+    source: io::Error,
+}
+
 impl DirectoryNotifier {
     /// A notifier that creates `directory` when it is first used.
     #[must_use]
@@ -24,8 +31,9 @@ impl DirectoryNotifier {
         Self { directory, addresses }
     }
 
-    fn unavailable(&self, error: &io::Error) -> NotifierError {
-        NotifierError::Unavailable(format!("cannot write to {}: {error}", self.directory.display()).into())
+    fn unavailable(&self, source: io::Error) -> NotifierError {
+        let directory = self.directory.clone();
+        NotifierError::Unavailable(Cause::new(WriteError { directory, source }))
     }
 }
 
@@ -42,11 +50,11 @@ impl Notifier for DirectoryNotifier {
             // Readers see the whole mail or none.
             tokio::fs::rename(&part, &file).await
         };
-        written.await.map_err(|error| self.unavailable(&error))
+        written.await.map_err(|error| self.unavailable(error))
     }
 
     async fn probe(&self) -> Result<(), NotifierError> {
-        tokio::fs::create_dir_all(&self.directory).await.map_err(|error| self.unavailable(&error))
+        tokio::fs::create_dir_all(&self.directory).await.map_err(|error| self.unavailable(error))
     }
 }
 

@@ -1,8 +1,8 @@
-//! RabbitMQ: queues, publishing, and the topology both rely on.
+//! RabbitMQ: queues, publishing, and the topology.
 //!
-//! The client's own recovery stays off: it leaves consumers silent. Whoever loses a connection gets an error and
-//! makes a new one. Consuming and publishing never share a connection, for a broker in alarm stops reading from
-//! connections that publish, and acknowledgements would hang with them.
+//! The client's own recovery is off: after it, consumers receive nothing. A lost connection is an error, and its user opens
+//! a new one. Consumers and publishers never share a connection: a broker in alarm stops reading from connections that
+//! publish, and acknowledgements would wait with them.
 
 mod consumer;
 mod properties;
@@ -24,12 +24,12 @@ pub use consumer::RabbitQueues;
 pub use publisher::{RabbitCommandSender, RabbitPublisher};
 pub use topology::RabbitTopology;
 
-/// A broker that needs longer to answer a handshake counts as away.
+/// A broker that does not complete an operation in this time is unavailable.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// Half-open connections are noticed after two of these.
+/// A half-open connection is detected after two intervals.
 const HEARTBEAT_SECONDS: &str = "10";
 
-/// Which broker, and under which namespace.
+/// How to connect to the broker, and the namespace of its queues and exchanges.
 #[derive(Clone, Debug)]
 pub struct RabbitConfig {
     url: SecretString,
@@ -45,7 +45,7 @@ impl RabbitConfig {
         let mut url = Url::parse(url).map_err(|error| BrokerError::InvalidUrl(Cause::new(error)))?;
         // The client library repeats a URL without a host in its error, with the password.
         if !matches!(url.scheme(), "amqp" | "amqps") || url.cannot_be_a_base() {
-            return Err(BrokerError::InvalidUrl("it begins with amqp:// or amqps://".into()));
+            return Err(BrokerError::InvalidUrl("it must begin with amqp:// or amqps://".into()));
         }
         if !url.query_pairs().any(|(key, _)| key == "heartbeat") {
             url.query_pairs_mut().append_pair("heartbeat", HEARTBEAT_SECONDS);
@@ -53,13 +53,13 @@ impl RabbitConfig {
         Ok(Self { url: String::from(url).into(), namespace: namespace.to_owned() })
     }
 
-    /// The namespace that stands before every name.
+    /// The prefix of every name.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// A name under the namespace.
+    /// A name with the prefix.
     #[must_use]
     pub fn named(&self, name: &str) -> String {
         format!("{}.{name}", self.namespace)
@@ -71,16 +71,16 @@ impl RabbitConfig {
         self.named(queue.as_str())
     }
 
-    /// The full name of the queue of what the broker put aside from a queue.
+    /// The full name of a queue's dead-letter queue.
     #[must_use]
     pub fn dead_letter_queue(&self, queue: QueueName) -> String {
         format!("{}.dlq", self.queue(queue))
     }
 
-    /// Opens a connection; `purpose` names it in the broker's lists.
+    /// Opens a connection; the broker lists it under `purpose`.
     ///
     /// # Errors
-    /// The broker does not answer in time, or refuses.
+    /// The broker does not answer in time, or refuses the connection.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
         let name = format!("{} {purpose}", self.namespace);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -93,7 +93,7 @@ async fn channel(connection: &Connection) -> Result<Channel, BrokerError> {
     with_timeout(CONNECT_WITHIN, connection.create_channel()).await
 }
 
-/// Waits for the broker, but not for ever.
+/// Waits for an answer of the broker within the timeout.
 async fn with_timeout<T>(
     timeout: Duration,
     question: impl Future<Output = Result<T, lapin::Error>>,

@@ -1,4 +1,4 @@
-//! Is this process alive, and can it do its work now? The first restarts it, the second sends others elsewhere.
+//! Liveness and readiness of this process.
 
 use std::{
     sync::Arc,
@@ -14,13 +14,13 @@ use crate::ports::admin::{Schema, Topology};
 
 use super::{ApiState, responses};
 
-/// Who asks more often is told what the last one was told: every look is a new connection to the broker.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A report is reused for this time: each check opens a connection to the broker.
+const CACHE_TTL: Duration = Duration::from_secs(1);
 
-/// A server that takes longer is away, as far as anybody who asks here is concerned.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// A server that takes longer is reported as unavailable.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Consumers that wait for a server are alive; those that do nothing with what they hold are not.
+/// A consumer that waits for a server is alive; one that makes no progress with its messages is not.
 pub(super) async fn live(State(shared): State<Arc<ApiState>>) -> Response {
     let stuck = shared.api.watchdog.stalled_lanes(shared.api.stuck_after);
     let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -28,12 +28,12 @@ pub(super) async fn live(State(shared): State<Arc<ApiState>>) -> Response {
 }
 
 pub(super) async fn ready(State(shared): State<Arc<ApiState>>) -> Response {
-    let answer = shared.readiness.look().await;
+    let answer = shared.readiness.report().await;
     let status = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     responses::json(status, &answer)
 }
 
-/// What is ready. Reasons are for `allocation status`: anybody may ask here.
+/// The state of each dependency. It contains no cause, because this endpoint needs no token; `allocation status` has it.
 #[derive(Clone, Copy, Serialize)]
 struct ReadinessReport {
     ready: bool,
@@ -42,7 +42,7 @@ struct ReadinessReport {
     broker: &'static str,
 }
 
-/// Looks at the servers, seldom.
+/// Checks the servers, at most once per [`CACHE_TTL`].
 pub(super) struct Readiness {
     schema: Arc<dyn Schema>,
     topology: Arc<dyn Topology>,
@@ -54,16 +54,16 @@ impl Readiness {
         Self { schema, topology, last: Mutex::new(None) }
     }
 
-    async fn look(&self) -> ReadinessReport {
+    async fn report(&self) -> ReadinessReport {
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = *last
-            && at.elapsed() < LOOK_EVERY
+            && at.elapsed() < CACHE_TTL
         {
             return answer;
         }
         let (version, queues) = tokio::join!(
-            tokio::time::timeout(ANSWERS_WITHIN, self.schema.version()),
-            tokio::time::timeout(ANSWERS_WITHIN, self.topology.queue_depths()),
+            tokio::time::timeout(CHECK_TIMEOUT, self.schema.version()),
+            tokio::time::timeout(CHECK_TIMEOUT, self.topology.queue_depths()),
         );
         let (database, schema) = match version {
             Ok(Ok(version)) if version.fits() => ("ok", "ok"),
@@ -74,5 +74,48 @@ impl Readiness {
         let answer = ReadinessReport { ready: schema == "ok" && broker == "ok", database, schema, broker };
         *last = Some((Instant::now(), answer));
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::ports::{
+        admin::{DeclareResult, QueueDepth, SchemaVersion},
+        error::{BrokerError, StoreError},
+    };
+
+    const SECRET: &str = "no route to db.internal, user allocation";
+
+    struct Unavailable;
+
+    #[async_trait]
+    impl Schema for Unavailable {
+        async fn version(&self) -> Result<SchemaVersion, StoreError> {
+            Err(StoreError::Unavailable(SECRET.into()))
+        }
+    }
+
+    #[async_trait]
+    impl Topology for Unavailable {
+        async fn declare(&self) -> Result<Vec<DeclareResult>, BrokerError> {
+            Err(BrokerError::Unavailable(SECRET.into()))
+        }
+
+        async fn queue_depths(&self) -> Result<Vec<QueueDepth>, BrokerError> {
+            Err(BrokerError::Unavailable(SECRET.into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_names_the_dependency_and_no_cause() {
+        let report = Readiness::new(Arc::new(Unavailable), Arc::new(Unavailable)).report().await;
+        let report = serde_json::to_value(report).unwrap();
+        let expected = json!({
+            "ready": false, "database": "away", "schema": "unknown", "broker": "away, or lacks a queue"
+        });
+        assert_eq!(report, expected);
     }
 }

@@ -25,7 +25,7 @@ use tracing::{debug, info};
 use crate::{
     ports::{
         admin::{Schema, Topology},
-        error::Cause,
+        error::{Cause, error_text},
     },
     service::{availability::AvailabilityLog, backoff::Backoff, decode::Limits, message_bus::MessageBus},
     views::Views,
@@ -147,7 +147,7 @@ async fn serve(
         let served = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         tokio::spawn(async move {
             if let Err(error) = served.await {
-                debug!(%error, "a connection did not end in order");
+                debug!(error = error_text(&error), "connection closed with an error");
             }
             drop(place);
         });
@@ -163,7 +163,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 return stream;
             }
             Err(error) => {
-                debug!(%error, "a connection was not accepted");
+                debug!(error = error_text(&error), "connection not accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

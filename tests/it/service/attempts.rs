@@ -91,6 +91,8 @@ async fn a_command_that_broke_is_refused_if_its_sender_waits_and_never_in_the_le
     assert_eq!(store.kept().len(), before + 1, "the rejected one has its unit of work");
     let outcomes = bus.handle(ORDERS, &[batch("m3", "LAMP")]).await.unwrap();
     assert_eq!(names(&outcomes), ["retry"], "from a queue it is recorded");
+    let attempt = store.failures().pop().unwrap();
+    assert_eq!((attempt.error.as_str(), attempt.chain.len()), ("the handler panicked: the store panics", 0));
 }
 
 /// Messages that were handled before an outage have their outcome: their worker can acknowledge them.
