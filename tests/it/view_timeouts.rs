@@ -27,11 +27,11 @@ fn queries(views: &Views) -> [(&'static str, BoxFuture<'_, Result<(), StoreError
         ("recorded_totals", async { views.recorded_totals().await.map(drop) }.boxed()),
         ("send_progress", async { views.send_progress(&[], &[]).await.map(drop) }.boxed()),
         (
-            "dead_letters",
-            async { views.dead_letters(&FailedMessageFilter::default(), 1, None).await.map(drop) }.boxed(),
+            "failed_messages",
+            async { views.failed_messages(&FailedMessageFilter::default(), 1, None).await.map(drop) }.boxed(),
         ),
         ("dead_letter_groups", async { views.dead_letter_groups().await.map(drop) }.boxed()),
-        ("dead_letter", async { views.dead_letter(1).await.map(drop) }.boxed()),
+        ("failed_message", async { views.failed_message(1).await.map(drop) }.boxed()),
         ("failure_counts", async { views.failure_counts().await.map(drop) }.boxed()),
     ]
 }
