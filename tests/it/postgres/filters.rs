@@ -202,7 +202,7 @@ async fn a_filter_uses_the_indexes_of_the_table() {
     db.execute(
         "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original, status, reason,
              error, error_pattern, error_group, attempts)
-         select 'orders', number, '', 'allocate', '', '{}', '', 'dead', 'rejected', '', '', 'g', 1
+         select 'orders', number, '', 'allocate', '', '{}', '', 'dead', 'rejected', '', '', 'group-' || number, 1
          from generate_series(1, 2000) as number;
          analyze failed_messages",
     )
@@ -218,7 +218,7 @@ async fn a_filter_uses_the_indexes_of_the_table() {
             "order by last_failed_at desc, id desc limit 9",
             "newest",
         ),
-        ("null, 'dead', 'orders', null, 'rejected', 'x', 60, 'g'", "order by last_failed_at, id", "newest"),
+        ("null, 'dead', 'orders', null, null, 'x', 60, 'group-1'", "order by last_failed_at, id", "group"),
         ("null, 'dead', null, null, null, null, null, null", "and id = any('{1}') for update", "pkey"),
     ];
     for (arguments, rest, index) in cases {

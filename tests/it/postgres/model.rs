@@ -59,18 +59,18 @@ enum Event {
 }
 
 fn events() -> impl Strategy<Value = (usize, Event)> {
-    let copy = prop_oneof![Just(Copy::FromSender), Just(Copy::Current), Just(Copy::Outdated)];
+    let copy = prop_oneof![2 => Just(Copy::FromSender), 3 => Just(Copy::Current), 1 => Just(Copy::Outdated)];
     let action = prop_oneof![
-        3 => Just(Action::Retry),
+        5 => Just(Action::Retry),
         2 => Just(Action::Discard),
         2 => Just(Action::Restore),
         1 => Just(Action::Edit),
         1 => Just(Action::EditOutdated),
     ];
     let event = prop_oneof![
-        4 => (copy, any::<bool>()).prop_map(|(copy, dead)| Event::Fails { copy, dead }),
+        5 => (copy, any::<bool>()).prop_map(|(copy, dead)| Event::Fails { copy, dead }),
         1 => Just(Event::IsHandled),
-        5 => action.prop_map(Event::Act),
+        8 => action.prop_map(Event::Act),
         1 => Just(Event::RelayPublishes),
         1 => Just(Event::TimePasses),
     ];
