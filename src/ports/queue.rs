@@ -146,7 +146,7 @@ pub trait Subscription: Send {
 #[async_trait]
 pub trait Acknowledger: Send + Sync {
     /// Says that deliveries are done with and may be forgotten. If the subscription is over nothing happens: they
-    /// are delivered again, and the inbox and the ledger know them.
+    /// are delivered again, and the inbox and the failed messages have them.
     async fn ack(&self, tags: &[u64]);
 
     /// Whether the subscription is over, so that work on its deliveries would be done twice.

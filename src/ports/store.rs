@@ -23,7 +23,7 @@ pub enum InboxCheck {
     BodyMismatch,
 }
 
-/// What the ledger says of a copy that carries a retry mark.
+/// The check of a copy with a retry mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryCheck {
     /// The failed message is retrying, and this is its current copy.
@@ -118,11 +118,11 @@ pub struct ChangeSet {
     pub view: Vec<ReadModelRow>,
     /// Events in the order in which they happened.
     pub events: Vec<OutboxEvent>,
-    /// Ids of messages that were handled: what the ledger has of them is resolved.
+    /// Ids of messages that were handled: their failed messages are resolved.
     pub handled: Vec<Arc<str>>,
     /// Ids of messages the inbox took for first deliveries but which were not handled: it is to forget them.
     pub unhandled: Vec<Arc<str>>,
-    /// Attempts that failed, for the ledger.
+    /// Failed attempts, to be recorded.
     pub failures: Vec<NewAttempt>,
     /// Messages whose starts were counted and which have ended, one way or another.
     pub ended: Vec<Arc<str>>,
@@ -166,7 +166,7 @@ pub trait Tx: Send {
     /// transaction, so that an operator's action comes either before or after it.
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError>;
 
-    /// How many failed attempts the ledger counts for messages that are being retried, in the order given.
+    /// The counted attempts of messages that are retrying, in the order given; 0 for any other.
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError>;
 
     /// Loads the products in the footprint and holds them against others until the end of the transaction, in SKU
