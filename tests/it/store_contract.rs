@@ -1,7 +1,9 @@
 //! What every adapter of a port promises: the same tests for the adapters in memory and for PostgreSQL and RabbitMQ.
 
+mod adapters;
 mod outbox;
 mod publisher;
+mod retries;
 
 use std::sync::Arc;
 

@@ -68,8 +68,9 @@ impl LeaderSession for MemoryLeaderSession {
 #[async_trait]
 impl EventFeed for MemoryLeaderSession {
     async fn pending(&mut self) -> Result<PendingWork, StoreError> {
-        let events = self.store.state().await.unpublished().next().is_some();
-        Ok(PendingWork { events, retry_in: None })
+        let state = self.store.state().await;
+        let events = state.unpublished().next().is_some();
+        Ok(PendingWork { events, retry_in: state.failed_messages.retry_in() })
     }
 
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
@@ -96,22 +97,25 @@ impl EventFeed for MemoryLeaderSession {
     }
 }
 
-/// The memory store schedules no retries.
 #[async_trait]
 impl RetryFeed for MemoryLeaderSession {
-    async fn due(&mut self, _at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        Ok(Vec::new())
+    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+        let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
+        Ok(self.store.state().await.failed_messages.due(at_most))
     }
 
-    async fn published(&mut self, _retries: &[&DueRetry]) -> Result<(), StoreError> {
+    async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
+        self.store.state().await.failed_messages.published(retries);
         Ok(())
     }
 
-    async fn defer(&mut self, _retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
+    async fn defer(&mut self, retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
+        self.store.state().await.failed_messages.defer(retries);
         Ok(())
     }
 
-    async fn reject(&mut self, _retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+    async fn reject(&mut self, retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
+        self.store.state().await.failed_messages.reject(retry);
         Ok(())
     }
 }

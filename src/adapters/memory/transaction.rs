@@ -51,9 +51,8 @@ impl Tx for MemoryTx {
         Ok(inbox_checks)
     }
 
-    /// No retry is published in memory, so no mark is genuine.
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
-        Ok(vec![RetryCheck::Unknown; marks.len()])
+        Ok(marks.iter().map(|mark| self.state.failed_messages.check_retry(self.queue, mark)).collect())
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {

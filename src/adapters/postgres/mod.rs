@@ -23,5 +23,5 @@ pub use schema::{PgSchema, migrate};
 pub use store::PgStore;
 
 // Until every file here imports from `crate::pg`.
-use crate::pg::{self as session, with_timeout};
+use crate::pg as session;
 pub use crate::pg::{PLANNER, PgConfig};

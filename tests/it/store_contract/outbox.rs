@@ -1,64 +1,17 @@
 //! What every outbox and its leader session promise.
 
-use std::{sync::Arc, time::Duration};
-
 use allocation::{
-    adapters::{
-        memory::MemoryStore,
-        postgres::{CommitSignal, PgOutbox, PgParkedEvents, PgStore},
-    },
     domain::{OutboxRow, Sku},
     ports::{
-        outbox::{EventFeed, LeaderSession, Outbox, ParkedEvents, Retention},
-        queue::QueueName,
-        store::{ChangeSet, OutboxEvent, Store},
+        outbox::EventFeed,
+        store::{ChangeSet, OutboxEvent},
     },
 };
 use tokio::time::timeout;
 
-use crate::harness::{Database, SOON, wait_until};
+use crate::harness::{SOON, wait_until};
 
-/// A store, its outbox as two relays of different processes use it, and its parked events.
-struct Adapters {
-    store: Arc<dyn Store>,
-    outbox: Arc<dyn Outbox>,
-    other: Arc<dyn Outbox>,
-    parked: Arc<dyn ParkedEvents>,
-}
-
-fn in_memory() -> Adapters {
-    let store = MemoryStore::default();
-    let shared = || Arc::new(store.clone());
-    Adapters { store: shared(), outbox: shared(), other: shared(), parked: shared() }
-}
-
-fn in_postgres(db: &Database) -> Adapters {
-    let (config, commit_signal) = (db.config(), Arc::<CommitSignal>::default());
-    Adapters {
-        store: Arc::new(PgStore::new(db.pool.clone(), &config, commit_signal.clone())),
-        outbox: Arc::new(PgOutbox::new(config.clone(), commit_signal)),
-        parked: Arc::new(PgParkedEvents::new(db.pool.clone(), &config)),
-        other: Arc::new(PgOutbox::new(config, Arc::default())),
-    }
-}
-
-macro_rules! every_outbox {
-    ($($promise:ident),+ $(,)?) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(super::in_memory()).await;
-            })+
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $promise() {
-                let db = super::Database::new().await;
-                super::$promise(super::in_postgres(&db)).await;
-            })+
-        }
-    };
-}
+use super::adapters::{Adapters, every_outbox};
 
 every_outbox!(
     one_session_is_leader_at_a_time,
@@ -67,7 +20,6 @@ every_outbox!(
     a_parked_event_blocks_its_sku_until_it_is_unparked,
     only_parked_events_can_be_unparked,
     a_commit_wakes_the_relay_up,
-    nothing_is_removed_by_a_purge_before_its_retention,
 );
 
 fn event(sku: &str, sequence: i64) -> OutboxEvent {
@@ -82,17 +34,10 @@ fn event(sku: &str, sequence: i64) -> OutboxEvent {
     }
 }
 
-impl Adapters {
-    /// Commits events of these SKUs, each with the number of its commit as its sequence.
-    async fn commit(&self, skus: &[&str]) {
-        let events = (1..).zip(skus).map(|(sequence, sku)| event(sku, sequence)).collect();
-        let tx = self.store.begin(QueueName::Orders).await.unwrap();
-        tx.commit(ChangeSet { events, ..ChangeSet::default() }).await.unwrap();
-    }
-
-    async fn lead(&self) -> Box<dyn LeaderSession> {
-        self.outbox.try_lead().await.unwrap().expect("there is no other leader")
-    }
+/// Commits events of these SKUs, each with its position as its sequence.
+async fn commit(adapters: &Adapters, skus: &[&str]) {
+    let events = (1..).zip(skus).map(|(sequence, sku)| event(sku, sequence)).collect();
+    adapters.commit(ChangeSet { events, ..ChangeSet::default() }).await;
 }
 
 async fn read(session: &mut dyn EventFeed) -> Vec<OutboxRow> {
@@ -123,8 +68,8 @@ async fn one_session_is_leader_at_a_time(adapters: Adapters) {
 async fn events_are_read_in_the_order_of_their_commits(adapters: Adapters) {
     let mut session = adapters.lead().await;
     assert!(!session.pending().await.unwrap().events);
-    adapters.commit(&["A", "B"]).await;
-    adapters.commit(&["A", "C"]).await;
+    commit(&adapters, &["A", "B"]).await;
+    commit(&adapters, &["A", "C"]).await;
     assert!(session.pending().await.unwrap().events);
     let rows = read(&mut *session).await;
     assert!(rows.is_sorted_by(|one, next| one.id < next.id));
@@ -143,20 +88,20 @@ async fn events_are_read_in_the_order_of_their_commits(adapters: Adapters) {
 }
 
 async fn removed_events_are_not_read_again(adapters: Adapters) {
-    adapters.commit(&["A", "B", "C"]).await;
+    commit(&adapters, &["A", "B", "C"]).await;
     let mut session = adapters.lead().await;
     let ids: Vec<_> = read(&mut *session).await.iter().map(|row| row.id).collect();
     session.remove(&[ids[0], ids[2]], 1).await.unwrap();
     assert_eq!(unpublished(&mut *session).await, expected(&[("B", 2)]));
     session.remove(&[ids[0], ids[1]], 0).await.unwrap();
     assert!(!session.pending().await.unwrap().events);
-    adapters.commit(&["D"]).await;
+    commit(&adapters, &["D"]).await;
     let rows = read(&mut *session).await;
     assert!(rows.len() == 1 && rows[0].id > ids[2], "{rows:?}");
 }
 
 async fn a_parked_event_blocks_its_sku_until_it_is_unparked(adapters: Adapters) {
-    adapters.commit(&["A", "A", "B", "A"]).await;
+    commit(&adapters, &["A", "A", "B", "A"]).await;
     let mut session = adapters.lead().await;
     let rows = read(&mut *session).await;
     session.park(rows[1].id, "too large").await.unwrap();
@@ -173,7 +118,7 @@ async fn a_parked_event_blocks_its_sku_until_it_is_unparked(adapters: Adapters) 
 }
 
 async fn only_parked_events_can_be_unparked(adapters: Adapters) {
-    adapters.commit(&["A", "B", "C"]).await;
+    commit(&adapters, &["A", "B", "C"]).await;
     let mut session = adapters.lead().await;
     let ids: Vec<_> = read(&mut *session).await.iter().map(|row| row.id).collect();
     session.park(ids[2] + 1, "does not exist").await.unwrap();
@@ -187,17 +132,9 @@ async fn only_parked_events_can_be_unparked(adapters: Adapters) {
 }
 
 async fn a_commit_wakes_the_relay_up(adapters: Adapters) {
-    adapters.commit(&["A"]).await;
+    commit(&adapters, &["A"]).await;
     timeout(SOON, adapters.outbox.wait_for_wakeup()).await.expect("an earlier commit wakes the relay up");
     let wakeup = timeout(SOON, adapters.outbox.wait_for_wakeup());
-    let (wakeup, ()) = tokio::join!(wakeup, adapters.commit(&["B"]));
+    let (wakeup, ()) = tokio::join!(wakeup, commit(&adapters, &["B"]));
     wakeup.expect("a later commit wakes the relay up");
-}
-
-async fn nothing_is_removed_by_a_purge_before_its_retention(adapters: Adapters) {
-    adapters.commit(&["A"]).await;
-    let mut session = adapters.lead().await;
-    let day = Duration::from_hours(24);
-    assert!(!session.purge(Retention { inbox: day, failures: day }).await.unwrap());
-    assert_eq!(unpublished(&mut *session).await, expected(&[("A", 1)]));
 }
