@@ -6,8 +6,8 @@ use allocation::cli::Cli;
 use clap::{Parser as _, error::ErrorKind};
 
 use super::{
-    expect_part,
-    page::{Page, pages},
+    page::{Line, Page, pages},
+    part::{expect_part, marked},
 };
 
 /// Words that stand for a value in a command that is named, not run.
@@ -73,7 +73,7 @@ fn parse(arguments: &[String]) -> Result<(), clap::Error> {
 
 /// A line of a block that is a command.
 fn commands(page: &Page) -> Vec<(usize, String)> {
-    let in_block = |line: &&super::page::Line| {
+    let in_block = |line: &&Line| {
         matches!(line.block.as_deref(), Some("sh" | "console")) && !line.text.starts_with("```")
     };
     let lines = page.lines.iter().filter(in_block);
@@ -171,7 +171,7 @@ fn the_files_of_the_page_give_its_allocations() {
 fn the_table_has_the_settings_that_the_program_prints() {
     let printed = program(&["config"]);
     let printed: Vec<_> = printed.lines().map(|line| line.split(" = ").next().unwrap_or_default()).collect();
-    let table = super::marked("docs/operations.md", "settings");
+    let table = marked("docs/operations.md", "settings");
     let mut listed: Vec<_> =
         table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     listed.sort_unstable();

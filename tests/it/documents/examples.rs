@@ -14,8 +14,8 @@ use crate::harness::{Client, JSON, World, bus, command};
 
 use super::{
     commands::words,
-    expect_part,
     page::{Block, Page},
+    part::expect_part,
 };
 
 const MESSAGES: &str = "docs/messages.md";

@@ -4,8 +4,8 @@ use crate::harness::{Answer, DRAINS_WITHIN, World, properties, wait_for};
 
 use super::{
     commands::arguments,
-    marked,
     page::{Block, Page},
+    part::marked,
 };
 
 const PAGE: &str = "docs/runbook.md";

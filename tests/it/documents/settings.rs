@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{expect_part, marked, marks};
+use super::part::{expect_part, marked, marks};
 
 const PAGE: &str = "docs/operations.md";
 
