@@ -9,9 +9,10 @@ use sqlx::{
 use tokio::sync::Notify;
 use tracing::debug;
 
-use crate::ports::error::{StoreError, error_text};
-
-use super::session::PooledSession;
+use crate::{
+    pg::PooledSession,
+    ports::error::{StoreError, error_text},
+};
 
 /// The NOTIFY channel on which a process announces that there is something to publish.
 pub(super) const CHANNEL: &str = "allocation_outbox";

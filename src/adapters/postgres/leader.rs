@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use crate::{
     domain::OutboxRow,
+    pg::{PgConfig, with_timeout},
     ports::{
         error::{StoreError, error_text},
         failed_messages::DueRetry,
@@ -17,11 +18,10 @@ use crate::{
 };
 
 use super::{
-    PgConfig,
     commit_signal::{self, CHANNEL, CommitSignal},
     failed_messages,
     low_water_mark::LowWaterMark,
-    outbox, purge, with_timeout,
+    outbox, purge,
 };
 
 /// The advisory lock of the leader: "relay" in ASCII.

@@ -5,9 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::PgPool;
 
-use crate::ports::{error::StoreError, outbox::ParkedEvents};
+use crate::{
+    pg::{PgConfig, with_timeout},
+    ports::{error::StoreError, outbox::ParkedEvents},
+};
 
-use super::{PgConfig, commit_signal::CHANNEL, with_timeout};
+use super::commit_signal::CHANNEL;
 
 /// The parked events of a database.
 pub struct PgParkedEvents {
