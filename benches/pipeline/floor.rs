@@ -3,7 +3,7 @@
 
 use std::{io, io::Write as _, process::Stdio};
 
-use allocation::adapters::postgres::PLANNER;
+use allocation::pg::PLANNER;
 use anyhow::{Context as _, bail, ensure};
 use tempfile::NamedTempFile;
 use tokio::process::Command;

@@ -10,6 +10,7 @@ mod parked_events;
 mod products;
 mod purge;
 mod read_model;
+mod rebuild;
 mod schema;
 mod starts;
 mod store;
@@ -18,10 +19,10 @@ pub use commit_signal::{CommitSignal, forward_commits};
 pub use failed_messages::PgFailedMessages;
 pub use leader::PgOutbox;
 pub use parked_events::PgParkedEvents;
-pub use read_model::PgReadModel;
+pub use rebuild::PgReadModel;
 pub use schema::{PgSchema, migrate};
 pub use store::PgStore;
 
 // Until every file here imports from `crate::pg`.
+pub use crate::pg::PgConfig;
 use crate::pg as session;
-pub use crate::pg::{PLANNER, PgConfig};

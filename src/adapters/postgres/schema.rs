@@ -9,24 +9,25 @@ use sqlx::{
     postgres::PgConnection,
 };
 
-use crate::ports::{
-    admin::{Schema, SchemaVersion},
-    error::StoreError,
+use crate::{
+    pg::{PgConfig, PooledSession},
+    ports::{
+        admin::{Schema, SchemaVersion},
+        error::StoreError,
+    },
 };
-
-use super::{PgConfig, session::PooledSession};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Creates the database if it is missing, and brings its schema up to date. Of several at once one migrates and the
-/// others wait.
+/// Creates the database if it is missing, and migrates its schema. Of several concurrent calls one migrates and the others
+/// wait.
 ///
 /// # Errors
-/// The database cannot be reached, or a migration failed; each is one transaction, so nothing is left half-way.
+/// The database is unavailable, or a migration failed. Each migration is one transaction.
 pub async fn migrate(url: &str) -> Result<SchemaVersion, sqlx::migrate::MigrateError> {
     let exists = sqlx::Postgres::database_exists(url).await?;
     if !exists && let Err(error) = sqlx::Postgres::create_database(url).await {
-        // Somebody else may have created it since.
+        // A concurrent call may have created it.
         if !sqlx::Postgres::database_exists(url).await? {
             return Err(error.into());
         }
@@ -43,10 +44,10 @@ pub struct PgSchema {
 }
 
 impl PgSchema {
-    /// The schema of the pool's database, which counts as away when it does not answer for the access's patience.
+    /// On a pool, with the time limit of its configuration.
     #[must_use]
-    pub fn new(pool: PgPool, access: &PgConfig) -> Self {
-        Self { pool, timeout: access.timeout }
+    pub fn new(pool: PgPool, config: &PgConfig) -> Self {
+        Self { pool, timeout: config.timeout }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Exchanges and queues as the contract names them.
+//! Declares the exchanges and queues of the contract, and reads their depths.
 
 use async_trait::async_trait;
 use lapin::{
@@ -11,21 +11,18 @@ use crate::ports::{
     admin::{DeclareResult, QueueDepth, Topology},
     error::BrokerError,
     queue::QueueName,
+    routing::{Route, routes_to},
 };
 
-use super::{CONNECT_WITHIN, RabbitConfig, channel, with_timeout};
+use super::connection::{
+    CONNECT_TIMEOUT, RabbitConfig, broker_error, open_channel, reply_code, reply_text, with_timeout,
+};
 
-/// The last resort against a message that breaks whoever is handed it. Every crash counts for everything that was
-/// prefetched, so it is far above what an innocent message may see.
+/// The last protection against a message that crashes every consumer. A crash counts as a delivery of every prefetched
+/// message, so the limit is far above the number of deliveries of a harmless message.
 const DELIVERY_LIMIT: i64 = 50;
-/// Dead letters are never dropped for having been looked at. No limit at all would mean 20 from RabbitMQ 4 on.
+/// Deliveries never drop a dead letter. Without a limit, RabbitMQ 4 would apply its default of 20.
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
-/// Where each queue's messages come from: exchange and routing keys.
-const BINDINGS: [(QueueName, &str, &[&str]); 3] = [
-    (QueueName::Orders, "commands", &["allocate", "deallocate"]),
-    (QueueName::Stock, "commands", &["create_batch", "change_batch_quantity"]),
-    (QueueName::Notifications, "events", &["out_of_stock"]),
-];
 
 /// Exchanges and queues on a broker.
 pub struct RabbitTopology(pub RabbitConfig);
@@ -47,15 +44,15 @@ async fn declare(broker: &RabbitConfig) -> Result<Vec<DeclareResult>, BrokerErro
     for exchange in ["commands", "events", "dead-letters"] {
         declared.push(declare_one(&connection, &broker.named(exchange), &Declaration::Exchange).await?);
     }
-    for (queue, exchange, keys) in BINDINGS {
+    for queue in QueueName::ALL {
         let name = broker.queue(queue);
         let dead = broker.dead_letter_queue(queue);
         declared.push(declare_one(&connection, &dead, &Declaration::Queue(dead_letter_arguments())).await?);
         bind(&connection, &dead, &broker.named("dead-letters"), &dead).await?;
         declared.push(declare_one(&connection, &name, &Declaration::Queue(arguments(broker, &dead))).await?);
-        for key in keys {
-            if !bind(&connection, &name, &broker.named(exchange), key).await? {
-                declared.push(DeclareResult::NotPermitted(format!("binding of {name} to {key}")));
+        for Route { kind, exchange, .. } in routes_to(queue) {
+            if !bind(&connection, &name, &broker.named(exchange), kind).await? {
+                declared.push(DeclareResult::NotPermitted(format!("binding of {name} to {kind}")));
             }
         }
     }
@@ -75,16 +72,16 @@ async fn queue_depths(broker: &RabbitConfig) -> Result<Vec<QueueDepth>, BrokerEr
     Ok(depths)
 }
 
-/// Ends a connection in order, if it still is one: the client would wait for ever for the answer of a broker that is gone.
+/// Closes a connection. The client library waits for the broker's reply without a limit.
 async fn close(connection: &Connection) {
-    let _ = with_timeout(CONNECT_WITHIN, connection.close(200, "done".into())).await;
+    let _ = with_timeout(CONNECT_TIMEOUT, connection.close(200, "done".into())).await;
 }
 
 async fn depth(connection: &Connection, name: String) -> Result<QueueDepth, BrokerError> {
-    let channel = channel(connection).await?;
+    let channel = open_channel(connection).await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let state = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
-    let state = with_timeout(CONNECT_WITHIN, state).await?;
+    let state = with_timeout(CONNECT_TIMEOUT, state).await?;
     Ok(QueueDepth { name, ready: state.message_count(), consumers: state.consumer_count() })
 }
 
@@ -94,7 +91,7 @@ fn arguments(broker: &RabbitConfig, dead: &str) -> FieldTable {
         ("x-dead-letter-exchange", text(&broker.named("dead-letters"))),
         ("x-dead-letter-routing-key", text(dead)),
         ("x-dead-letter-strategy", text("at-least-once")),
-        // Without it the strategy above falls back to at-most-once, silently.
+        // Required by the strategy: without it the broker falls back to at-most-once without an error.
         ("x-overflow", text("reject-publish")),
         ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
     ])
@@ -117,13 +114,13 @@ fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-/// What can be declared.
+/// An exchange or a queue with its arguments.
 enum Declaration {
     Exchange,
     Queue(FieldTable),
 }
 
-/// A refused declaration closes its channel, so each has its own.
+/// Declares on a channel of its own: the broker closes the channel of a refused declaration.
 async fn declare_with_timeout(
     connection: &Connection,
     name: &str,
@@ -152,43 +149,41 @@ async fn declare_one(
     name: &str,
     thing: &Declaration,
 ) -> Result<DeclareResult, BrokerError> {
-    let refused = match tokio::time::timeout(
-        CONNECT_WITHIN,
-        declare_with_timeout(connection, name, thing, false),
-    )
-    .await
-    {
-        Ok(Ok(())) => return Ok(DeclareResult::Matches(name.to_owned())),
-        Ok(Err(error)) => error,
-        Err(_) => {
-            return Err(BrokerError::Unavailable(
-                format!("{name} was not declared within {CONNECT_WITHIN:?}").into(),
-            ));
-        }
-    };
-    match super::reply_code(&refused) {
-        Some(406) => Ok(DeclareResult::Mismatch(name.to_owned(), super::reply_text(&refused))),
-        // A worker's user need not have the right to declare: it is enough that it is there.
+    let error =
+        match tokio::time::timeout(CONNECT_TIMEOUT, declare_with_timeout(connection, name, thing, false))
+            .await
+        {
+            Ok(Ok(())) => return Ok(DeclareResult::Matches(name.to_owned())),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                return Err(BrokerError::Unavailable(
+                    format!("{name} was not declared within {CONNECT_TIMEOUT:?}").into(),
+                ));
+            }
+        };
+    match reply_code(&error) {
+        Some(406) => Ok(DeclareResult::Mismatch(name.to_owned(), reply_text(&error))),
+        // A worker's user needs no permission to declare what exists.
         Some(403) => {
-            let there =
-                with_timeout(CONNECT_WITHIN, declare_with_timeout(connection, name, thing, true)).await;
-            there.map(|()| DeclareResult::NotPermitted(name.to_owned()))
+            let exists =
+                with_timeout(CONNECT_TIMEOUT, declare_with_timeout(connection, name, thing, true)).await;
+            exists.map(|()| DeclareResult::NotPermitted(name.to_owned()))
         }
-        _ => Err(super::broker_error(refused)),
+        _ => Err(broker_error(error)),
     }
 }
 
-/// False if this user may not bind.
+/// False if this user has no permission to bind.
 async fn bind(connection: &Connection, queue: &str, exchange: &str, key: &str) -> Result<bool, BrokerError> {
-    let channel = channel(connection).await?;
+    let channel = open_channel(connection).await?;
     let (queue, exchange, key) = (queue.into(), exchange.into(), key.into());
     let bound = channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
-    match tokio::time::timeout(CONNECT_WITHIN, bound).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, bound).await {
         Ok(Ok(())) => Ok(true),
-        Ok(Err(error)) if super::reply_code(&error) == Some(403) => Ok(false),
-        Ok(Err(error)) => Err(super::broker_error(error)),
+        Ok(Err(error)) if reply_code(&error) == Some(403) => Ok(false),
+        Ok(Err(error)) => Err(broker_error(error)),
         Err(_) => {
-            Err(BrokerError::Unavailable(format!("a binding was not made within {CONNECT_WITHIN:?}").into()))
+            Err(BrokerError::Unavailable(format!("a binding was not made within {CONNECT_TIMEOUT:?}").into()))
         }
     }
 }

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use crate::{
     cli::output,
     domain::PublishOutcome,
-    ports::admin::{CommandSender, OutboundCommand},
+    ports::{
+        admin::{CommandSender, OutboundCommand},
+        answered::Answered,
+    },
     views::SendProgress,
 };
 
@@ -45,9 +48,7 @@ impl SendReport {
             return Ok(());
         }
         let outcomes = sender.send(&commands).await;
-        let (sent, reported) = (commands.len(), outcomes.len());
-        anyhow::ensure!(sent == reported, "{sent} commands were sent, {reported} outcomes reported");
-        for (command, outcome) in commands.into_iter().zip(outcomes) {
+        for (command, outcome) in Answered::new(commands, outcomes)? {
             match refusal(&command.kind, outcome) {
                 None => self.confirm(command),
                 Some(reason) => self.fail(&format!("{}: {reason}", command.message_id)),

@@ -1,0 +1,8 @@
+//! Products with their batches and lines.
+
+mod convert;
+mod load;
+mod write;
+
+pub(super) use load::{load, load_newest_lines, load_waiting_lines};
+pub(super) use write::{VersionCheck, write};
