@@ -13,9 +13,7 @@ mod rejection;
 mod values;
 
 pub use batch::Batch;
-pub use command::{
-    Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, NotifyOutOfStock, UnknownCommand,
-};
+pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, ReadError};
 pub use event::{Event, RecordedEvent};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};
 pub use product::{Line, Product, ProductChanges};

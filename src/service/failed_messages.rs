@@ -117,7 +117,7 @@ pub async fn edit(
     by: &Operator,
 ) -> Result<ActionResult, EditError> {
     decode::checked_id(message_id)?;
-    decode::command(kind, body)?;
+    decode::content(kind, body)?;
     let edit = Edit {
         shown_generation,
         kind: kind.to_owned(),

@@ -33,4 +33,3 @@ mod slow_commits;
 mod store_contract;
 mod subscriptions;
 mod topology;
-mod worker;
