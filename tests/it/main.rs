@@ -36,4 +36,3 @@ mod store_contract;
 mod subscriptions;
 mod topology;
 mod view_timeouts;
-mod worker;

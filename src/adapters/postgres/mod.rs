@@ -24,5 +24,5 @@ pub use schema::{PgSchema, migrate};
 pub use store::PgStore;
 
 // Until every file here imports from `crate::pg`.
-pub use crate::pg::PgConfig;
 use crate::pg as session;
+pub use crate::pg::PgConfig;

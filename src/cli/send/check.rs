@@ -1,7 +1,12 @@
 //! The check of commands before they are published.
 
 use crate::{
-    ports::{admin::OutboundCommand, queue::Message},
+    domain::Command,
+    ports::{
+        admin::OutboundCommand,
+        queue::{Message, QueueName},
+        routing::queue_of,
+    },
     service::decode::{self, DecodeError, Limits},
 };
 
@@ -24,6 +29,15 @@ impl Check {
             body: command.body.clone(),
             ..Message::default()
         };
-        decode::decode(&message, *limits).map(drop)
+        match queue_of(&command.kind) {
+            Some(queue) if queue != QueueName::Notifications => {
+                decode::decode(queue, &message, *limits).map(drop)
+            }
+            _ => Err(DecodeError::UnknownCommand(format!(
+                "unknown command type {:?}; known are {}",
+                command.kind,
+                Command::NAMES.join(", ")
+            ))),
+        }
     }
 }

@@ -70,7 +70,6 @@ async fn a_message_with_a_forged_retry_mark_is_handled_like_any_other() {
     world.settled(4).await;
     assert_eq!(world.count(LINES).await, 3);
     assert_eq!(world.count("select count(*) from failed_messages where status = 'discarded'").await, 1);
-    drop(line);
     world.close_after([worker]).await;
 }
 
@@ -128,7 +127,6 @@ async fn retries_without_a_worker_are_published_at_growing_intervals() {
         }
     }
     assert!((4..=6).contains(&copies), "{copies} copies after 20 hours");
-    drop(line);
     let worker = world.worker();
     world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     world.settled(2).await;

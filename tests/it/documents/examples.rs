@@ -6,11 +6,11 @@ use allocation::{
     adapters::memory::MemoryStore,
     domain::Command,
     ports::{queue::QueueName, store::Store},
-    service::{decode, message_bus::CommandOutcome},
+    service::{decode, outcome::CommandOutcome},
 };
 use serde_json::Value;
 
-use crate::harness::{Client, JSON, World, bus, command};
+use crate::harness::{Client, HandleAll as _, JSON, World, bus, command};
 
 use super::{
     commands::words,
@@ -36,7 +36,7 @@ fn commands_are_decoded() {
     let commands: Vec<_> = examples().into_iter().filter(|(name, _)| is_command(name)).collect();
     assert!(commands.len() > 4, "only {} commands were found", commands.len());
     for (name, block) in commands {
-        decode::command(&name, block.text.as_bytes())
+        decode::content(&name, block.text.as_bytes())
             .unwrap_or_else(|error| panic!("{}: {error}", block.text));
     }
 }
@@ -49,7 +49,7 @@ fn invalid_commands_are_rejected_with_the_printed_error() {
     let invalid: Vec<_> = invalid.collect();
     assert!(!invalid.is_empty());
     for (error, block) in invalid {
-        let rejected = decode::command("allocate", block.text.as_bytes()).unwrap_err().to_string();
+        let rejected = decode::content("allocate", block.text.as_bytes()).unwrap_err().to_string();
         assert!(rejected.starts_with(&error), "{}: {rejected}", block.text);
     }
 }
@@ -64,7 +64,7 @@ async fn events_are_what_the_commands_cause() {
         let body: Value = serde_json::from_str(&block.text).unwrap();
         let received = command(&format!("m-{number}"), &name, &body);
         let queue = if name.ends_with("allocate") { QueueName::Orders } else { QueueName::Stock };
-        let outcomes = bus.handle(queue, &[received]).await.unwrap();
+        let outcomes = bus.handle_all(queue, &mut [received]).await.unwrap();
         assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{}: {outcomes:?}", block.text);
     }
     let events = store

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use allocation::{
-    adapters::postgres::PLANNER,
     domain::{OperatorAction, SkipReason, StatusKind},
+    pg::PLANNER,
     ports::failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _},
     service::failed_messages::{BulkReport, apply_to_matching},
     views::Views,
