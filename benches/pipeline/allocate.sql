@@ -1,9 +1,9 @@
--- One `allocate` by itself, as pgbench plays it: the statements of src/adapters/postgres, one transaction.
+-- One `allocate` per transaction, as a pgbench script: the statements of src/adapters/postgres.
 \set number :number + 1
 \set product random(1, 1000)
 begin;
 insert into inbox (queue, message_id, fingerprint)
-    select 'orders', * from unnest(array['floor-' || :client_id::text || '-' || :number::text]::text[],
+    select 'orders', * from unnest(array['pgbench-' || :client_id::text || '-' || :number::text]::text[],
                                    array[decode(repeat('ab', 32), 'hex')]::bytea[])
     on conflict do nothing
     returning message_id \gset
@@ -41,6 +41,6 @@ insert into allocations_view (orderid, sku, qty, batchref)
     on conflict (orderid, sku) do update set qty = excluded.qty, batchref = excluded.batchref;
 insert into outbox (name, sku, sequence, body, causation_id, correlation_id, traceparent)
     select * from unnest(array['allocated']::text[], array[:sku]::text[], array[:event_sequence]::bigint[],
-                         array['{"orderid": "floor", "sku": "SKU", "qty": 1, "batchref": "batch"}']::text[],
+                         array['{"orderid": "pgbench", "sku": "SKU", "qty": 1, "batchref": "batch"}']::text[],
                          array[:message_id]::text[], array[:message_id]::text[], array[null]::text[]);
 commit;

@@ -1,4 +1,4 @@
-//! What is to be measured: from the arguments, and from the environment as `make` passes it.
+//! The arguments: what to measure. `make` passes some of them in the environment.
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -6,19 +6,19 @@ use anyhow::{Context as _, bail, ensure};
 const PARTS: &str = "abcdefgh";
 const KEYS: [&str; 2] = ["ROUNDS", "COMMANDS"];
 
-/// What is asked for.
+/// The parsed arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Arguments {
-    /// None means all of them.
+    /// Empty for all parts.
     parts: Vec<char>,
-    /// How often everything is measured.
+    /// Repetitions of every measurement.
     pub(crate) rounds: u32,
-    /// Commands of one measurement of `a`; those of the others follow from it.
+    /// Commands of one measurement of part `a`; the other parts derive their numbers from it.
     pub(crate) commands: u32,
 }
 
 impl Arguments {
-    /// Reads `[PART…] [KEY=VALUE…]`; the same keys in the environment are defaults.
+    /// Reads `[PART…] [KEY=VALUE…]`. The same keys in the environment are the defaults.
     pub(crate) fn read(
         words: impl Iterator<Item = String>,
         environment: impl Fn(&str) -> Option<String>,
@@ -32,7 +32,7 @@ impl Arguments {
         for word in words {
             match word.split_once('=') {
                 Some((key, value)) => read.set(key, value)?,
-                // What cargo says to every benchmark.
+                // Cargo passes options to every benchmark.
                 None if word.starts_with("--") => {}
                 None => read.parts.push(part(&word)?),
             }
@@ -40,7 +40,7 @@ impl Arguments {
         Ok(read)
     }
 
-    /// Whether a part was asked for.
+    /// Whether a part is to be measured.
     pub(crate) fn wants(&self, part: char) -> bool {
         self.parts.is_empty() || self.parts.contains(&part)
     }
@@ -49,15 +49,15 @@ impl Arguments {
         let number: u32 = value.parse().with_context(|| format!("{key}={value} is not a whole number"))?;
         match key {
             "ROUNDS" => {
-                ensure!(number > 0, "ROUNDS: at least one");
+                ensure!(number > 0, "ROUNDS: must be at least 1");
                 self.rounds = number;
             }
             "COMMANDS" => {
-                // The smallest part of it is a tenth, and a rate needs some commands.
-                ensure!(number >= 1000, "COMMANDS: at least 1000");
+                // Some parts use a tenth of it, and a rate needs enough commands.
+                ensure!(number >= 1000, "COMMANDS: must be at least 1000");
                 self.commands = number;
             }
-            _ => bail!("{key}: the keys are {}", KEYS.join(", ")),
+            _ => bail!("unknown key {key}; the keys are {}", KEYS.join(", ")),
         }
         Ok(())
     }
@@ -67,6 +67,6 @@ fn part(word: &str) -> anyhow::Result<char> {
     let mut letters = word.chars();
     match (letters.next(), letters.next()) {
         (Some(letter), None) if PARTS.contains(letter) => Ok(letter),
-        _ => bail!("there is no part {word}; the parts are a to h"),
+        _ => bail!("unknown part {word}; the parts are a to h"),
     }
 }

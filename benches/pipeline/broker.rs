@@ -1,4 +1,4 @@
-//! The broker as senders and subscribers see it.
+//! Senders and subscribers.
 
 use std::{
     collections::VecDeque,
@@ -20,13 +20,13 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{commands::Command, process::Running};
 
-/// Confirms that may be outstanding while a queue is filled: enough to keep the broker busy.
+/// Outstanding confirms while a queue is filled: enough to keep the broker busy.
 const WINDOW: usize = 1000;
-/// How often the queue of events is asked for its length: what is measured takes seconds.
-const ASK_EVERY: Duration = Duration::from_millis(10);
-/// If nothing arrives for so long, nothing will.
+/// The interval between reads of the length of the event queue; a measurement takes seconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Time without an event after which a measurement fails.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
-/// What belongs to a namespace; the last two are ours.
+/// The queues of a namespace; the last two are those of the benchmark.
 const QUEUES: [&str; 8] =
     ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer", "alone"];
 const EXCHANGES: [&str; 3] = ["commands", "events", "dead-letters"];
@@ -39,7 +39,7 @@ pub(crate) async fn declare(channel: &Channel, queue: &str) -> anyhow::Result<()
     Ok(())
 }
 
-/// Deletes everything of a namespace, whether it is there or not.
+/// Deletes the queues and exchanges of a namespace, if they exist.
 pub(crate) async fn remove(connection: &Connection, namespace: &str) -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     for queue in QUEUES {
@@ -52,7 +52,7 @@ pub(crate) async fn remove(connection: &Connection, namespace: &str) -> anyhow::
     Ok(())
 }
 
-/// Publishes, persistent and confirmed.
+/// Publishes persistent messages with confirms.
 pub(crate) struct Sender {
     channel: Channel,
     namespace: String,
@@ -65,12 +65,12 @@ impl Sender {
         Ok(Self { channel, namespace: namespace.to_owned() })
     }
 
-    /// Hands over a command; the confirm is still to come.
+    /// Publishes a command; its confirm is pending.
     pub(crate) async fn publish(&self, command: &Command) -> anyhow::Result<PublisherConfirm> {
         self.publish_to(&format!("{}.commands", self.namespace), command.kind, command).await
     }
 
-    /// The same to any exchange; the one without a name leads to the queue that the routing key names.
+    /// Publishes to any exchange; the one without a name routes to the queue with the name of the routing key.
     pub(crate) async fn publish_to(
         &self,
         exchange: &str,
@@ -91,10 +91,10 @@ impl Sender {
             body.as_bytes(),
             properties,
         );
-        publish.await.context("the broker takes no messages")
+        publish.await.context("the broker does not accept messages")
     }
 
-    /// Sends commands and waits until the broker has all of them, many in flight.
+    /// Publishes commands and waits for all confirms, with many in flight.
     pub(crate) async fn send_all(&self, commands: impl Iterator<Item = Command>) -> anyhow::Result<()> {
         let mut in_flight = VecDeque::with_capacity(WINDOW);
         for command in commands {
@@ -112,25 +112,25 @@ impl Sender {
     }
 }
 
-/// Waits until the broker has what was published, in a queue.
+/// Waits for the confirm; an error if the message is in no queue.
 pub(crate) async fn confirmed(confirm: PublisherConfirm) -> anyhow::Result<()> {
     let confirmation = confirm.await.context("the broker did not confirm")?;
-    ensure!(confirmation == Confirmation::Ack(None), "the broker did not take a message: {confirmation:?}");
+    ensure!(confirmation == Confirmation::Ack(None), "the broker rejected a message: {confirmation:?}");
     Ok(())
 }
 
-/// A quorum queue of the events that say `allocated`.
+/// A quorum queue with the `allocated` events.
 ///
-/// While commands are counted nobody consumes it: to ask a hundred times a second how long it is costs broker and bench
-/// less than to hand over every event, and they share the cores with what is measured. A classic queue would keep what
-/// nobody consumes in the memory of one process, and spend a third of a measurement on collecting its garbage.
+/// It has no consumer while events are counted: a hundred reads of its length per second cost the broker and the benchmark
+/// less than the delivery of every event, and they share the cores with the program. A classic queue without a consumer
+/// would keep its messages in the memory of one process and spend a third of a measurement on garbage collection.
 pub(crate) struct Observer {
     channel: Channel,
     queue: String,
 }
 
 impl Observer {
-    /// A queue bound to the exchange of events, which is there.
+    /// A queue bound to the exchange of events, which must exist.
     pub(crate) async fn bind(connection: &Connection, namespace: &str) -> anyhow::Result<Self> {
         let channel = connection.create_channel().await?;
         let (queue, exchange) = (format!("{namespace}.observer"), format!("{namespace}.events"));
@@ -140,13 +140,13 @@ impl Observer {
         Ok(Self { channel, queue })
     }
 
-    /// Waits until so many events are there, and says when that was.
+    /// Waits for a number of events, and returns the time when it was reached.
     pub(crate) async fn wait_for(&self, events: u32, running: &mut Running) -> anyhow::Result<Instant> {
-        let mut pace = interval(ASK_EVERY);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut grew) = (0, Instant::now());
         loop {
-            pace.tick().await;
+            ticks.tick().await;
             let count = self.count().await?;
             if count >= events {
                 return Ok(Instant::now());
@@ -169,7 +169,7 @@ impl Observer {
         Ok(state.await?.message_count())
     }
 
-    /// Forgets what is there and hands over what comes from now on.
+    /// Discards the present events and consumes the later ones.
     pub(crate) async fn subscribe(&self) -> anyhow::Result<Events> {
         self.channel.queue_purge(self.queue.as_str().into(), QueuePurgeOptions::default()).await?;
         let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
@@ -182,15 +182,15 @@ impl Observer {
 /// Events as they arrive.
 pub(crate) struct Events {
     events: Consumer,
-    /// A subscription ends with its channel.
+    /// The subscription ends when its channel is dropped.
     _keeps_open: Channel,
 }
 
 impl Events {
-    /// The next one.
+    /// The next event.
     pub(crate) async fn next(&mut self) -> anyhow::Result<Delivery> {
         let next = timeout(GIVE_UP_AFTER, self.events.next()).await;
         let next = next.with_context(|| format!("no event arrived for {GIVE_UP_AFTER:?}"))?;
-        next.context("the broker ended the subscription")?.context("the subscription is lost")
+        next.context("the broker ended the subscription")?.context("the subscription failed")
     }
 }

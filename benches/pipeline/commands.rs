@@ -1,17 +1,17 @@
-//! What is sent: commands about a thousand SKUs, the same in every round.
+//! The commands of the measurements, about a thousand SKUs; every round sends the same ones.
 
 use serde_json::{Value, json};
 
-/// SKUs that are measured, each with one batch.
+/// The SKUs, each with one batch.
 pub(crate) const SKUS: u32 = 1000;
-/// What each batch holds: more than is ever asked for.
+/// The quantity of each batch: more than all commands allocate.
 const STOCK: u32 = 1_000_000_000;
-/// Makes the same sequence of SKUs in every measurement.
+/// The seed of the sequence of SKUs.
 const SEED: u64 = 1;
-/// Sorts behind the lines of [`crate::growth`], as a new order's number does.
+/// The prefix of the order ids. They sort after those of [`crate::dataset`], like newer numbers.
 const ORDER: &str = "order-";
 
-/// A command as its sender has it.
+/// A command of a sender.
 #[derive(Clone, Debug)]
 pub(crate) struct Command {
     pub(crate) kind: &'static str,
@@ -19,7 +19,7 @@ pub(crate) struct Command {
     pub(crate) body: Value,
 }
 
-/// The name of a SKU, counted from 1.
+/// A SKU by its number, from 1.
 pub(crate) fn sku(number: u32) -> String {
     format!("SKU-{number}")
 }
@@ -38,7 +38,7 @@ pub(crate) fn create_batch(reference: &str, sku: &str, qty: u32) -> Command {
     }
 }
 
-/// A line that fits.
+/// An order line of one unit.
 pub(crate) fn allocate(order: u32, sku: &str) -> Command {
     let orderid = format!("{ORDER}{order:09}");
     Command {
@@ -48,25 +48,25 @@ pub(crate) fn allocate(order: u32, sku: &str) -> Command {
     }
 }
 
-/// The number of the order that an event is about, if it is one of ours.
+/// The number of the order of an event, if it is one of [`allocate`].
 pub(crate) fn order_of(event: &[u8]) -> Option<u32> {
     let body: Value = serde_json::from_slice(event).ok()?;
     body.get("orderid")?.as_str()?.strip_prefix(ORDER)?.parse().ok()
 }
 
-/// How commands are spread over the SKUs.
+/// The distribution of the commands over the SKUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Spread {
-    /// All alike.
+pub(crate) enum SkuDistribution {
+    /// Uniform.
     Even,
-    /// Nine of ten commands are about ten SKUs.
+    /// Nine of ten commands are for ten SKUs.
     TenHot,
-    /// There is but one.
+    /// All commands are for one SKU.
     OneHot,
 }
 
-impl Spread {
-    /// So many `allocate` commands, beginning with the order `first`.
+impl SkuDistribution {
+    /// `count` commands of type `allocate`, beginning with the order `first`.
     pub(crate) fn commands(self, first: u32, count: u32) -> impl Iterator<Item = Command> {
         let mut random = Random(SEED);
         (first..first + count).map(move |order| {
@@ -81,11 +81,11 @@ impl Spread {
     }
 }
 
-/// Numbers that look random and are the same for the same seed (the generator called splitmix64).
+/// Pseudorandom numbers that are reproducible from a seed (splitmix64).
 struct Random(u64);
 
 impl Random {
-    /// A number from 0 up to, and without, `end`.
+    /// A number in `0..end`.
     fn below(&mut self, end: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,42 +1,39 @@
-//! The whole pipeline on the running servers: how many commands a second, how soon, and at what cost.
+//! Throughput, latency and costs of the whole pipeline, on the running servers.
 //!
-//! `cargo bench --bench pipeline -- [PART…] [ROUNDS=3] [COMMANDS=50000]`; without a name every part is measured:
+//! `cargo bench --bench pipeline -- [PART…] [ROUNDS=3] [COMMANDS=50000]`; without a part every part is measured:
 //!
-//! - `a` end to end: a queue full of commands, until the last event has arrived
-//! - `b` the floor: the statements of one command, a transaction each, by pgbench
-//! - `c` as `a`, one command per unit of work
-//! - `d` from a command to its event, at a steady rate
-//! - `e` as `a`, with most of the commands about few SKUs
-//! - `f` as `a`, beside a million allocations, backorders or handled messages
-//! - `g` at rest
-//! - `h` how soon it is there, and how large it is
+//! - `a` end to end: from a full queue of commands to the last event
+//! - `b` the pgbench baseline: the statements of one command per transaction
+//! - `c` as `a`, with one command per unit of work
+//! - `d` latency from a command to its event, at a steady rate
+//! - `e` as `a`, with most commands for few SKUs
+//! - `f` as `a`, with a million allocations, backorders or handled messages in the database
+//! - `g` an idle program
+//! - `h` start-up time and size
 //!
-//! Every round measures everything once, so what a ratio compares was measured side by side; the table shows medians
-//! of the rounds, and `target/bench/pipeline.json` has each of them. The ratios should hold on any machine; the single
-//! figures are this machine's.
+//! Every round makes each measurement once, and ratios are calculated within a round. The table shows medians;
+//! `target/bench/pipeline.json` has the figures of each round. The ratios should hold on any machine, the single figures depend
+//! on it.
 
 mod arguments;
 mod broker;
 mod commands;
+mod dataset;
 mod figures;
-mod floor;
-mod growth;
-mod lab;
+mod idle;
 mod latency;
 mod measurement;
+mod pgbench;
+mod preparation;
 mod process;
+mod progress;
 mod report;
-mod rest;
+mod servers;
 mod startup;
+mod system;
 mod throughput;
-mod world;
 
-use std::{
-    env,
-    io::{self, Write as _},
-    panic::AssertUnwindSafe,
-    process::ExitCode,
-};
+use std::{env, io, panic::AssertUnwindSafe, process::ExitCode};
 
 use anyhow::{Context as _, anyhow};
 use futures_util::FutureExt as _;
@@ -44,8 +41,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use arguments::Arguments;
 use figures::Figures;
-use lab::Lab;
 use measurement::Measurement;
+use preparation::prepare;
+use progress::say;
+use servers::BenchServers;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -65,36 +64,36 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whatever happens, the servers are left as they were, and what was measured until then is told.
+/// Measures, reports the results so far, and removes everything from the servers, also after an error, a panic or a signal.
 async fn bench(arguments: &Arguments) -> anyhow::Result<()> {
-    let lab = Lab::open().await.context("the servers cannot be used")?;
+    let servers = BenchServers::open().await.context("cannot use the servers")?;
     let mut figures = Figures::default();
-    let told_to_stop = told_to_stop()?;
+    let stop = stop_signal()?;
     let outcome = tokio::select! {
-        outcome = AssertUnwindSafe(play(&lab, arguments, &mut figures)).catch_unwind() => {
+        outcome = AssertUnwindSafe(measure(&servers, arguments, &mut figures)).catch_unwind() => {
             outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", text(&*panic))))
         }
-        () = told_to_stop => Err(anyhow!("told to stop")),
+        () = stop => Err(anyhow!("stopped by a signal")),
     };
-    let server = lab.describe().await;
-    let closed = lab.close().await.context("not everything could be removed from the servers");
+    let server = servers.describe().await;
+    let closed = servers.close().await.context("cannot remove everything from the servers");
     report::report(&figures, arguments, &server.unwrap_or_default(), outcome.is_ok())?;
     outcome.and(closed)
 }
 
-/// Every other round goes backwards, so that a machine that slows down does not favour what comes first.
-async fn play(lab: &Lab, arguments: &Arguments, figures: &mut Figures) -> anyhow::Result<()> {
+/// Every second round has the reverse order, so that a machine that becomes slower does not favour the first measurements.
+async fn measure(servers: &BenchServers, arguments: &Arguments, figures: &mut Figures) -> anyhow::Result<()> {
     let mut measurements: Vec<_> =
         Measurement::ALL.into_iter().filter(|measurement| arguments.wants(measurement.part())).collect();
-    lab.prepare(&measurements).await.context("preparing the databases")?;
+    prepare(servers, &measurements).await.context("preparing the databases")?;
     for round in 1..=arguments.rounds {
         for measurement in &measurements {
-            let told = measurement
-                .measure(lab, arguments.commands, figures)
+            let figure = measurement
+                .measure(servers, arguments.commands, figures)
                 .await
                 .with_context(|| format!("{}, {}", measurement.part(), measurement.name()))?;
             say(&format!(
-                "round {round} of {}: {}, {}: {told}",
+                "round {round} of {}: {}, {}: {figure}",
                 arguments.rounds,
                 measurement.part(),
                 measurement.name()
@@ -105,7 +104,8 @@ async fn play(lab: &Lab, arguments: &Arguments, figures: &mut Figures) -> anyhow
     Ok(())
 }
 
-fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
+/// Completes at SIGINT or SIGTERM.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
         tokio::select! {
@@ -115,12 +115,8 @@ fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Progress, and what is wrong.
-fn say(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
-}
-
+/// The message of a panic.
 fn text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }

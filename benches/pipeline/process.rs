@@ -1,4 +1,4 @@
-//! The program as a process of its own, and what the kernel knows of it.
+//! A process of the program, and its resource usage.
 
 use std::{
     fs,
@@ -13,14 +13,14 @@ use tokio::{
     time::timeout,
 };
 
-/// `worker.shutdown_timeout`, and some.
-const STOPS_WITHIN: Duration = Duration::from_secs(20);
-/// Clock ticks in which Linux tells a process's times: the same on every machine one meets.
-const TICKS_A_SECOND: f64 = 100.0;
-/// Lines of the log that are shown when something is wrong.
-const TAIL: usize = 20;
+/// Longer than `worker.shutdown_timeout`.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// The unit of process times in `/proc`, on all common Linux systems.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// Log lines in an error message.
+const LOG_TAIL: usize = 20;
 
-/// A process that works until it is told to stop. Dropping it kills it.
+/// A process that runs until it is stopped. It is killed on drop.
 pub(crate) struct Running {
     child: Child,
     pid: u32,
@@ -32,62 +32,67 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a process.
     pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let log = NamedTempFile::new().context("the log needs a file")?;
+        let log = NamedTempFile::new().context("cannot create a file for the log")?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen()?).kill_on_drop(true);
         let begin = Instant::now();
-        let child = command.spawn().context("the program does not start")?;
-        let pid = child.id().context("the program ended at once")?;
+        let child = command.spawn().context("cannot start the program")?;
+        let pid = child.id().context("the program ended immediately")?;
         Ok(Self { child, pid, log, begin })
     }
 
-    /// What it logged last.
+    /// The last lines of its log.
     pub(crate) fn log(&self) -> String {
         let bytes = fs::read(self.log.path()).unwrap_or_default();
         let log = String::from_utf8_lossy(&bytes);
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(TAIL)..].join("\n")
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
     }
 
-    /// An error if it has ended.
+    /// An error if the process has ended.
     pub(crate) fn ensure_alive(&mut self) -> anyhow::Result<()> {
-        let ended = self.child.try_wait().context("the process cannot be asked after")?;
-        ensure!(ended.is_none(), "the process ended by itself, {ended:?}; its log ends with\n{}", self.log());
+        let ended = self.child.try_wait().context("cannot read the state of the process")?;
+        ensure!(
+            ended.is_none(),
+            "the process ended unexpectedly, {ended:?}; its log ends with\n{}",
+            self.log()
+        );
         Ok(())
     }
 
-    /// Time it has spent on a core, its own and the kernel's for it. It begins itself anew once, under the same id, and
-    /// the time is counted on.
+    /// Its CPU time, including that of the kernel for it. The program executes itself again once, which keeps the process id and
+    /// the time.
     pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let stat = self.proc("stat")?;
-        // The program's name stands in brackets and may hold anything; behind it the two times are 12th and 13th.
-        let (_, behind) = stat.rsplit_once(')').context("/proc has no name of the process")?;
-        let times = behind.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
-        let ticks: u32 = times.sum::<Result<_, _>>().context("/proc has no times of the process")?;
-        Ok(f64::from(ticks) / TICKS_A_SECOND)
+        // The name in parentheses may contain any character; after it, the two times are the fields 12 and 13.
+        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
+        let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+        let ticks: u32 = times.sum::<Result<_, _>>().context("/proc/PID/stat has no times")?;
+        Ok(f64::from(ticks) / TICKS_PER_SECOND)
     }
 
-    /// The most memory it ever had.
+    /// Its peak memory usage.
     pub(crate) fn peak_mebibytes(&self) -> anyhow::Result<f64> {
         let status = self.proc("status")?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-        let kibibytes: u32 = peak.context("/proc has no peak of the process")?.parse()?;
+        let kibibytes: u32 = peak.context("/proc/PID/status has no peak")?.parse()?;
         Ok(f64::from(kibibytes) / 1024.0)
     }
 
-    /// SIGTERM; an error if it does not end in order.
+    /// Sends SIGTERM; an error if the process does not exit successfully.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
-        let tell = format!("kill -s TERM {}", self.pid);
-        let told = Command::new("sh").args(["-c", &tell]).status().await.context("there is no shell")?;
-        ensure!(told.success(), "the process was gone before it was told to stop:\n{}", self.log());
-        let ended = timeout(STOPS_WITHIN, self.child.wait())
-            .await
-            .with_context(|| format!("it did not stop within {STOPS_WITHIN:?}:\n{}", self.log()))??;
-        ensure!(ended.success(), "it stopped with {ended}:\n{}", self.log());
+        let kill = format!("kill -s TERM {}", self.pid);
+        let sent = Command::new("sh").args(["-c", &kill]).status().await.context("cannot run sh")?;
+        ensure!(sent.success(), "the process ended before it was stopped:\n{}", self.log());
+        let ended = timeout(STOP_TIMEOUT, self.child.wait()).await.with_context(|| {
+            format!("the process did not stop within {STOP_TIMEOUT:?}:\n{}", self.log())
+        })??;
+        ensure!(ended.success(), "the process stopped with {ended}:\n{}", self.log());
         Ok(())
     }
 
     fn proc(&self, file: &str) -> anyhow::Result<String> {
         let path = format!("/proc/{}/{file}", self.pid);
-        fs::read_to_string(&path).with_context(|| format!("{path}: has the process ended?\n{}", self.log()))
+        fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {path}; the process may have ended:\n{}", self.log()))
     }
 }

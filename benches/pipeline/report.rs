@@ -1,4 +1,4 @@
-//! What came out: a table for people, and JSON for whoever compares.
+//! The results: a table on standard output, and JSON for comparisons.
 
 use std::{env, fmt, fs, path::PathBuf, thread};
 
@@ -11,13 +11,13 @@ use crate::{
     arguments::Arguments,
     figures::{Figures, median},
     measurement::{
-        CPU, END_TO_END, FAST, FIRST_EVENT, FLOOR, GROWN, ONE_BY_ONE, ONE_HOT, PEAK, RESTING_CPU,
-        RESTING_QUERIES, SIZE, SLOW, STEPS, TEN_HOT, VERSION,
+        CPU, DATASETS, END_TO_END, FAST, FIRST_EVENT, IDLE_CPU, IDLE_QUERIES, ONE_BY_ONE, ONE_HOT, PEAK,
+        PGBENCH, SIZE, SLOW, STEPS, TEN_HOT, VERSION,
     },
-    say,
+    progress::say,
 };
 
-/// What a figure is to be.
+/// The goal for a figure.
 #[derive(Clone, Copy, Debug)]
 enum Goal {
     AtLeast(f64),
@@ -50,7 +50,7 @@ impl fmt::Display for Goal {
 struct Row {
     part: char,
     name: String,
-    /// The median of the rounds; none if it was not measured.
+    /// The median of the rounds, if it was measured.
     value: Option<f64>,
     goal: Option<String>,
     met: Option<bool>,
@@ -67,7 +67,7 @@ impl Row {
         Self { goal: Some(goal.to_string()), met, ..self }
     }
 
-    /// Something else will do as well.
+    /// An alternative to the goal.
     fn or(self, other: &str, holds: Option<bool>) -> Self {
         let met = self.met.map(|met| met || holds == Some(true));
         Self { goal: self.goal.map(|goal| format!("{goal}, or {other}")), met, ..self }
@@ -93,13 +93,13 @@ pub(crate) fn report(
         "postgresql": server,
         "results": rows,
     });
-    fs::create_dir_all(path.parent().context("the report has a folder")?)?;
+    fs::create_dir_all(path.parent().context("the report has no folder")?)?;
     fs::write(&path, serde_json::to_string_pretty(&all)?).with_context(|| path.display().to_string())?;
     say(&format!("written to {}", path.display()));
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "what a benchmark has to say it prints")]
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn print(table: &Table) {
     println!("{table}");
 }
@@ -124,7 +124,7 @@ fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// Three or more digits that matter.
+/// At least three significant digits.
 fn shown(value: f64) -> String {
     if value >= 1000.0 {
         format!("{value:.0}")
@@ -139,9 +139,9 @@ fn rows(figures: &Figures) -> Vec<Row> {
     let mut rows = throughput(figures);
     rows.extend(latency(figures));
     rows.extend(hot_spots(figures));
-    rows.extend(growth(figures));
-    rows.push(Row::new('g', RESTING_CPU, figures.rounds(RESTING_CPU)).goal(Goal::Below(1.0)));
-    rows.push(Row::new('g', RESTING_QUERIES, figures.rounds(RESTING_QUERIES)).goal(Goal::AtMost(2.0)));
+    rows.extend(datasets(figures));
+    rows.push(Row::new('g', IDLE_CPU, figures.rounds(IDLE_CPU)).goal(Goal::Below(1.0)));
+    rows.push(Row::new('g', IDLE_QUERIES, figures.rounds(IDLE_QUERIES)).goal(Goal::AtMost(2.0)));
     rows.extend([VERSION, FIRST_EVENT, SIZE].map(|name| Row::new('h', name, figures.rounds(name))));
     rows
 }
@@ -152,8 +152,8 @@ fn throughput(figures: &Figures) -> Vec<Row> {
         plain('a', END_TO_END),
         plain('a', CPU).goal(Goal::Below(0.15)),
         plain('a', PEAK).goal(Goal::Below(64.0)),
-        plain('b', FLOOR),
-        Row::new('b', "end to end, as a multiple of the floor", figures.ratios(END_TO_END, FLOOR))
+        plain('b', PGBENCH),
+        Row::new('b', "end to end, as a multiple of pgbench", figures.ratios(END_TO_END, PGBENCH))
             .goal(Goal::AtLeast(5.0)),
         plain('c', ONE_BY_ONE),
         Row::new('c', "end to end, as a multiple of max_batch = 1", figures.ratios(END_TO_END, ONE_BY_ONE))
@@ -161,7 +161,7 @@ fn throughput(figures: &Figures) -> Vec<Row> {
     ]
 }
 
-/// A slow disk makes every latency long, so it also counts how many of the steps that nobody can do without fit in one.
+/// On a slow disk every latency is long. Therefore a ratio to the sum of the necessary steps is an alternative goal.
 fn latency(figures: &Figures) -> Vec<Row> {
     let plain = |name| Row::new('d', name, figures.rounds(name));
     let [p50, p99, p999] = SLOW.map(plain);
@@ -189,15 +189,15 @@ fn hot_spots(figures: &Figures) -> Vec<Row> {
     ]
 }
 
-fn growth(figures: &Figures) -> Vec<Row> {
-    let [(_, small, _), larger @ ..] = GROWN;
+fn datasets(figures: &Figures) -> Vec<Row> {
+    let [(_, small, _), larger @ ..] = DATASETS;
     let mut rows = Vec::new();
-    for (_, name, arrival) in GROWN {
+    for (_, name, arrival) in DATASETS {
         rows.push(Row::new('f', name, figures.rounds(name)));
         rows.push(Row::new('f', arrival, figures.rounds(arrival)));
     }
-    for (growth, name, _) in larger {
-        let name_of_ratio = format!("{}, as a multiple of 1,000", growth.name());
+    for (dataset, name, _) in larger {
+        let name_of_ratio = format!("{}, as a multiple of 1,000", dataset.name());
         rows.push(Row::new('f', name_of_ratio, figures.ratios(name, small)).goal(Goal::AtLeast(0.9)));
     }
     rows

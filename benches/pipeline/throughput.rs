@@ -1,39 +1,39 @@
-//! Commands a second: a full queue, and a program that is started to empty it.
+//! Commands per second: a program is started that empties a full queue.
 
-use crate::{commands::Spread, lab::Lab, process::Running, world::World};
+use crate::{commands::SkuDistribution, process::Running, servers::BenchServers, system::BenchSystem};
 
-/// How the program got on.
+/// The costs and the speed of the program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Throughput {
-    /// From its start to the arrival of the last event.
+    /// From the start of the program to the arrival of the last event.
     pub(crate) commands_per_second: f64,
     pub(crate) cpu_seconds_per_thousand: f64,
     pub(crate) peak_mebibytes: f64,
 }
 
-/// Has a world of its own emptied by a program with these settings.
+/// Measures a program with these settings on a system of its own.
 pub(crate) async fn throughput(
-    lab: &Lab,
+    servers: &BenchServers,
     template: &str,
-    (spread, commands): (Spread, u32),
+    (skus, commands): (SkuDistribution, u32),
     settings: &[(&str, &str)],
 ) -> anyhow::Result<Throughput> {
-    let world = lab.world(template).await?;
-    let (throughput, running) = drain(&world, (spread, commands), settings).await?;
+    let system = BenchSystem::with_copy_of(servers, template).await?;
+    let (throughput, running) = drain(&system, (skus, commands), settings).await?;
     running.stop().await?;
-    world.close().await?;
+    system.close().await?;
     Ok(throughput)
 }
 
 /// Fills the queue, then starts the program; it is idle afterwards.
 pub(crate) async fn drain(
-    world: &World<'_>,
-    (spread, commands): (Spread, u32),
+    system: &BenchSystem<'_>,
+    (skus, commands): (SkuDistribution, u32),
     settings: &[(&str, &str)],
 ) -> anyhow::Result<(Throughput, Running)> {
-    let observer = world.observer().await?;
-    world.sender().await?.send_all(spread.commands(0, commands)).await?;
-    let mut running = world.run(settings)?;
+    let observer = system.observer().await?;
+    system.sender().await?.send_all(skus.commands(0, commands)).await?;
+    let mut running = system.run(settings)?;
     let end = observer.wait_for(commands, &mut running).await?;
     let (count, cpu_seconds) = (f64::from(commands), running.cpu_seconds()?);
     let throughput = Throughput {

@@ -10,13 +10,13 @@ use crate::{
     adapters::{
         mail::{DirectoryNotifier, LogNotifier, MailAddresses, SmtpNotifier},
         postgres::{
-            self, CommitSignal, PgConfig, PgFailedMessages, PgOutbox, PgParkedEvents, PgReadModel, PgSchema,
-            PgStore,
+            self, CommitSignal, PgFailedMessages, PgOutbox, PgParkedEvents, PgReadModel, PgSchema, PgStore,
         },
         rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
     },
     config::Settings,
     entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
+    pg::PgConfig,
     ports::{
         admin::{CommandSender, ReadModel, Schema as _, SchemaVersion, Topology},
         failed_messages::FailedMessages,

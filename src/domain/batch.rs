@@ -134,6 +134,7 @@ mod tests {
         Quantity::new(number).unwrap()
     }
 
+    /// U1 of the book.
     #[test]
     fn allocating_reduces_the_available_quantity() {
         let mut batch = batch(20);
@@ -141,6 +142,7 @@ mod tests {
         assert_eq!(batch.available(), 18);
     }
 
+    /// U2, U3 and U4 of the book.
     #[test]
     fn a_line_fits_when_at_least_its_quantity_is_available() {
         assert!(batch(20).can_allocate(quantity(2)));
@@ -148,6 +150,7 @@ mod tests {
         assert!(batch(2).can_allocate(quantity(2)));
     }
 
+    /// R1 of the book.
     #[test]
     fn deallocating_restores_the_available_quantity() {
         let mut batch = batch(20);

@@ -142,7 +142,7 @@ async fn an_order_is_shown_in_words_and_in_json() {
 
     for unknown in [&["orders", "show", "o-9"][..], &["--json", "orders", "show", "o-9"]] {
         let told = words(&world, unknown, 1).await;
-        assert!(told.contains("no line of order o-9 is known"), "{told}");
+        assert!(told.contains("order o-9 has no lines"), "{told}");
     }
     world.cli(&["orders", "show"]).await.exits(2);
     world.close_after([worker]).await;

@@ -1,5 +1,4 @@
-//! Everything in memory: for tests that take microseconds, and for the demo. It obeys the same contract tests as the
-//! real adapters, so it cannot lie about them.
+//! The ports in memory, for fast tests, `demo` and `csv`. They pass the same contract tests as the real adapters.
 
 mod failed_messages;
 mod notifier;
@@ -7,6 +6,7 @@ mod outbox;
 mod publisher;
 mod queues;
 mod state;
+mod store;
 mod transaction;
 
 pub use notifier::RecordingNotifier;

@@ -1,23 +1,18 @@
-//! The committed state, and the store that owns it.
+//! The committed state, and its handle.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
-use async_trait::async_trait;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use crate::{
     domain::{Batch, BatchRef, Line, MessageKey, NewAttempt, OrderId, OutboxRow, Product, Sku},
-    ports::{
-        error::StoreError,
-        queue::QueueName,
-        store::{ReadModelState, Store, Tx},
-    },
+    ports::{queue::QueueName, store::ReadModelState},
 };
 
-use super::{failed_messages::FailedMessageTable, transaction::MemoryTx};
+use super::failed_messages::FailedMessageTable;
 
 /// A store with one transaction at a time. Clones are one store.
 #[derive(Clone, Default)]
@@ -95,41 +90,5 @@ impl MemoryState {
         stored.batches.values().for_each(|batch| product.attach_batch(batch.clone()));
         stored.lines.iter().for_each(|(orderid, line)| product.attach_line(orderid.clone(), line.clone()));
         Some(product)
-    }
-}
-
-#[async_trait]
-impl Store for MemoryStore {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let state = self.state().await;
-        Ok(Box::new(MemoryTx::new(state, queue, self.committed.clone())))
-    }
-
-    async fn probe(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        let state = self.state().await;
-        Ok(ids.iter().map(|id| state.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
-    }
-
-    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut state = self.state().await;
-        for id in ids.iter().collect::<HashSet<_>>() {
-            *state.starts.entry((queue, id.clone())).or_default() += 1;
-        }
-        Ok(())
-    }
-
-    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut state = self.state().await;
-        for id in ids.iter().collect::<HashSet<_>>() {
-            if let Some(starts) = state.starts.get_mut(&(queue, id.clone())) {
-                *starts = starts.saturating_sub(1);
-            }
-        }
-        state.starts.retain(|_, starts| *starts > 0);
-        Ok(())
     }
 }

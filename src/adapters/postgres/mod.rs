@@ -22,7 +22,3 @@ pub use parked_events::PgParkedEvents;
 pub use rebuild::PgReadModel;
 pub use schema::{PgSchema, migrate};
 pub use store::PgStore;
-
-// Until every file here imports from `crate::pg`.
-use crate::pg as session;
-pub use crate::pg::PgConfig;

@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use crate::{
     crash_points::{self, CrashPoint, SeededBug},
     domain::{BatchRef, FailedMessageKey, MessageKey, Product},
+    pg::{PgConfig, PooledSession},
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
@@ -15,10 +16,7 @@ use crate::{
     },
 };
 
-use super::{
-    CommitSignal, PgConfig, failed_messages, inbox, outbox, products, read_model, session::PooledSession,
-    starts,
-};
+use super::{commit_signal::CommitSignal, failed_messages, inbox, outbox, products, read_model, starts};
 
 /// Keeps everything in one database.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ use crate::{
     cli::{exit::ExitStatus, output},
     ports::admin::OutboundCommand,
     service::decode::checked_id,
+    views::RecordedTotals,
 };
 
 use super::{
@@ -21,7 +22,7 @@ impl Send {
     /// Exits 0 only if every command was valid, confirmed and, with `--follow`, handled.
     pub(in crate::cli) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
         let views = app.views();
-        let before = if self.follow { views.recorded_totals().await? } else { Default::default() };
+        let before = if self.follow { views.recorded_totals().await? } else { RecordedTotals::default() };
         let begin = Instant::now();
         let (mut report, sender) = (SendReport::default(), app.sender());
         let check = if self.unchecked { Check::Nothing } else { Check::AsWorker(app.limits()) };

@@ -1,4 +1,4 @@
-//! The rules, as stories of one product.
+//! The rules, as stories of one product. `tests/it/book/table.rs` lists the tests of the book.
 
 use time::{Date, macros::date};
 
@@ -61,6 +61,7 @@ fn events(product: &mut Product) -> Vec<String> {
     product.take_events().into_iter().map(short).collect()
 }
 
+/// U7 and U9 of the book.
 #[test]
 fn stock_in_the_warehouse_is_allocated_before_shipments() {
     let mut product = product(&[("ship", 100, Some(TOMORROW)), ("warehouse", 100, None)]);
@@ -69,6 +70,7 @@ fn stock_in_the_warehouse_is_allocated_before_shipments() {
     assert_eq!(batch_of(&product, "o1").as_deref(), Some("warehouse"));
 }
 
+/// U8 of the book.
 #[test]
 fn the_earliest_shipment_is_allocated_first() {
     let batches =
@@ -80,6 +82,7 @@ fn the_earliest_shipment_is_allocated_first() {
 }
 
 /// The book's version number is the sequence here; every event increments it.
+/// U10 and U12 of the book.
 #[test]
 fn an_allocation_emits_an_event_with_its_batch_and_the_next_sequence() {
     let mut product = product(&[("b", 100, None)]);
@@ -91,6 +94,7 @@ fn an_allocation_emits_an_event_with_its_batch_and_the_next_sequence() {
     assert_eq!(json, r#"{"orderid":"o1","sku":"OAK-STOOL","qty":10,"batchref":"b"}"#);
 }
 
+/// U6 of the book.
 #[test]
 fn the_same_line_again_changes_nothing() {
     let mut product = product(&[("b", 20, None)]);
@@ -111,6 +115,7 @@ fn the_same_line_with_another_quantity_is_rejected_and_changes_nothing() {
     assert_eq!(product, before);
 }
 
+/// U11 and R3 of the book.
 #[test]
 fn a_line_that_fits_no_batch_becomes_a_backorder_and_emits_out_of_stock() {
     let mut product = product(&[("b", 10, Some(TODAY))]);
@@ -120,6 +125,7 @@ fn a_line_that_fits_no_batch_becomes_a_backorder_and_emits_out_of_stock() {
     assert_eq!((batch_of(&product, "o2"), product.backordered()), (None, 1));
 }
 
+/// R6 of the book.
 #[test]
 fn after_a_full_batch_the_next_one_is_allocated() {
     let mut product = product(&[("first", 10, Some(TODAY)), ("second", 10, Some(TOMORROW))]);
@@ -128,6 +134,7 @@ fn after_a_full_batch_the_next_one_is_allocated() {
     assert_eq!(events(&mut product), ["+o1@first", "+o2@second"]);
 }
 
+/// R2 of the book.
 #[test]
 fn deallocating_an_unknown_line_changes_nothing() {
     let mut product = product(&[("b", 20, None)]);
@@ -137,6 +144,7 @@ fn deallocating_an_unknown_line_changes_nothing() {
     assert_eq!(product, before);
 }
 
+/// R8 of the book.
 #[test]
 fn freed_stock_goes_to_the_oldest_backorder_that_fits() {
     let mut product = product(&[("b", 10, None)]);
@@ -162,6 +170,7 @@ fn deallocating_a_backorder_publishes_no_event() {
     assert!(product.changes().removed_lines.is_empty(), "it was never stored");
 }
 
+/// U19 of the book.
 #[test]
 fn a_changed_quantity_changes_what_is_available() {
     let mut product = product(&[("b", 100, None)]);
@@ -171,6 +180,7 @@ fn a_changed_quantity_changes_what_is_available() {
 }
 
 /// In the book any line may be removed; here it is the newest.
+/// U20 and R9 of the book.
 #[test]
 fn a_reduced_batch_loses_its_newest_lines_to_other_batches() {
     let mut product = product(&[("b1", 50, None), ("b2", 50, Some(TODAY))]);

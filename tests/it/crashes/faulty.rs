@@ -10,11 +10,12 @@ use std::{
 
 use allocation::{
     adapters::{
-        postgres::{CommitSignal, PgConfig, PgOutbox, PgStore},
+        postgres::{CommitSignal, PgOutbox, PgStore},
         rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
     domain::{BatchRef, FailedMessageKey, MessageKey, OutboxRow, Product},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
+    pg::PgConfig,
     ports::{
         error::{BrokerError, StoreError},
         failed_messages::DueRetry,

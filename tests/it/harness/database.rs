@@ -6,8 +6,9 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{PgConfig, PgFailedMessages, PgOutbox, PgParkedEvents, PgStore, migrate},
+    adapters::postgres::{PgFailedMessages, PgOutbox, PgParkedEvents, PgStore, migrate},
     domain::MessageKey,
+    pg::PgConfig,
     ports::{
         outbox::{LeaderSession, Outbox as _},
         queue::QueueName,

@@ -11,11 +11,7 @@ use std::{
     time::Duration,
 };
 
-use allocation::{
-    adapters::postgres::{PgConfig, PgStore},
-    ports::store::Store,
-    views::Views,
-};
+use allocation::{adapters::postgres::PgStore, pg::PgConfig, ports::store::Store, views::Views};
 use lapin::{Channel, Connection, options::QueueDeleteOptions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;

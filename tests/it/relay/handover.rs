@@ -9,8 +9,9 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{PgConfig, PgOutbox},
+    adapters::postgres::PgOutbox,
     domain::{OutboxRow, PublishOutcome},
+    pg::PgConfig,
     ports::{
         error::StoreError,
         failed_messages::DueRetry,

@@ -5,10 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allocation::{
-    adapters::postgres::{PgConfig, PgOutbox},
-    ports::outbox::Outbox as _,
-};
+use allocation::{adapters::postgres::PgOutbox, pg::PgConfig, ports::outbox::Outbox as _};
 
 use crate::harness::{SOON, World};
 

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    adapters::postgres::{PgConfig, session::PooledSession},
     crash_points::{self, CrashPoint},
     domain::{OperatorAction, SkipReason},
+    pg::{PgConfig, PooledSession},
     ports::{
         error::StoreError,
         failed_messages::{ActionResult, FailedMessageFilter, FailedMessages, Operator},

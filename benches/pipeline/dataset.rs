@@ -1,4 +1,4 @@
-//! Databases with a past, and how the program gets on in them.
+//! Databases with many rows, and the speed of the program on them.
 
 use std::time::{Duration, Instant};
 
@@ -7,57 +7,57 @@ use sqlx::PgPool;
 
 use crate::{
     broker::confirmed,
-    commands::{SKUS, Spread, create_batch},
+    commands::{SKUS, SkuDistribution, create_batch},
     figures::middle,
-    lab::Lab,
+    servers::BenchServers,
+    system::BenchSystem,
     throughput::{Throughput, drain},
-    world::World,
 };
 
 const FEW: i64 = 1000;
 const MANY: i64 = 1_000_000;
-/// The SKU of which lines wait; none of those that are measured.
+/// The SKU with backorders; the throughput is measured with other SKUs.
 const LATE: &str = "SKU-LATE";
-/// Batches of one unit that arrive for it, one after the other.
+/// Batches of one unit that are created for it, one after the other.
 const ARRIVALS: usize = 50;
-/// Every line is shown.
+/// The read model of all lines.
 const VIEW: &str = "
     insert into allocations_view (orderid, sku, qty, batchref) select orderid, sku, qty, batchref from order_lines";
 
-/// What there are a million of; of everything else there are a thousand.
+/// The table with a million rows; every other one has a thousand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Growth {
-    Nothing,
+pub(crate) enum Dataset {
+    Small,
     Allocations,
     Backorders,
     Handled,
 }
 
-/// What a measurement of growth comes to.
-pub(crate) struct Grown {
+/// The result of a measurement on a dataset.
+pub(crate) struct DatasetResult {
     pub(crate) throughput: Throughput,
-    /// From a batch of one unit to the event of the line that was waiting for it.
+    /// From a batch of one unit to the event of the backorder that it is allocated to.
     pub(crate) arrival: Duration,
 }
 
-impl Growth {
-    /// What is to be seen in a report.
+impl Dataset {
+    /// Its name in the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Nothing => "1,000 of everything",
+            Self::Small => "1,000 of everything",
             Self::Allocations => "1,000,000 allocations",
             Self::Backorders => "1,000,000 backorders of one SKU",
             Self::Handled => "1,000,000 inbox rows",
         }
     }
 
-    /// The database that is copied for each measurement.
+    /// The database that each measurement copies.
     pub(crate) fn template(self) -> &'static str {
         match self {
-            Self::Nothing => "grown_not",
-            Self::Allocations => "grown_allocations",
-            Self::Backorders => "grown_backorders",
-            Self::Handled => "grown_handled",
+            Self::Small => "small",
+            Self::Allocations => "allocations",
+            Self::Backorders => "backorders",
+            Self::Handled => "handled",
         }
     }
 
@@ -65,7 +65,7 @@ impl Growth {
         if self == of { MANY } else { FEW }
     }
 
-    /// Fills a database in which nothing but batches is, as if the commands had been handled.
+    /// Fills a database that contains only batches, with the rows that the commands would have written.
     pub(crate) async fn fill(self, pool: &PgPool) -> anyhow::Result<()> {
         let scripts = [
             allocated(self.rows(Self::Allocations)),
@@ -80,33 +80,38 @@ impl Growth {
         Ok(())
     }
 
-    /// Throughput as end to end; then batches for the lines that wait.
-    pub(crate) async fn measure(self, lab: &Lab, commands: u32) -> anyhow::Result<Grown> {
-        let world = lab.world(self.template()).await?;
-        let (throughput, running) = drain(&world, (Spread::Even, commands), &[]).await?;
-        let arrival = arrival(&world).await?;
+    /// Measures the throughput, then the time from a batch to its backorder.
+    pub(crate) async fn measure(
+        self,
+        servers: &BenchServers,
+        commands: u32,
+    ) -> anyhow::Result<DatasetResult> {
+        let system = BenchSystem::with_copy_of(servers, self.template()).await?;
+        let (throughput, running) = drain(&system, (SkuDistribution::Even, commands), &[]).await?;
+        let arrival = arrival(&system).await?;
         running.stop().await?;
-        world.close().await?;
-        Ok(Grown { throughput, arrival })
+        system.close().await?;
+        Ok(DatasetResult { throughput, arrival })
     }
 }
 
-/// The median over batches of one unit, each sent when the last has found its line.
-async fn arrival(world: &World<'_>) -> anyhow::Result<Duration> {
-    let (sender, mut events) = (world.sender().await?, world.observer().await?.subscribe().await?);
+/// The median over batches of one unit, each sent when the previous one is allocated.
+async fn arrival(system: &BenchSystem<'_>) -> anyhow::Result<Duration> {
+    let (sender, mut events) = (system.sender().await?, system.observer().await?.subscribe().await?);
     let mut took = Vec::with_capacity(ARRIVALS);
     for number in 1..=ARRIVALS {
         let batch = create_batch(&format!("late-{number}"), LATE, 1);
         let begin = Instant::now();
         let confirm = sender.publish(&batch).await?;
-        events.next().await.context("the line that waits longest was not allocated")?;
+        events.next().await.context("the oldest backorder was not allocated")?;
         took.push(begin.elapsed());
         confirmed(confirm).await?;
     }
     Ok(middle(took))
 }
 
-/// Lines of one unit, spread over the SKUs; their orders sort before those of the measurement, as older numbers do.
+/// Lines of one unit, evenly distributed over the SKUs. Their order ids sort before those of the measurement, like older
+/// numbers.
 fn allocated(lines: i64) -> String {
     format!(
         "insert into order_lines (orderid, sku, qty, place, batchref)
@@ -123,7 +128,7 @@ fn allocated(lines: i64) -> String {
     )
 }
 
-/// Quantities from 1 to 10 in turn, so that a batch of one unit has lines to pass over.
+/// Quantities from 1 to 10 in turn, so that a batch of one unit skips lines.
 fn waiting(lines: i64) -> String {
     format!(
         "insert into products (sku, version, event_sequence, last_place, backordered)

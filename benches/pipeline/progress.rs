@@ -1,0 +1,7 @@
+//! Progress and errors, on standard error.
+
+use std::io::{self, Write as _};
+
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,49 @@
+//! The store: it begins transactions and counts starts.
+
+use std::{collections::HashSet, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::ports::{
+    error::StoreError,
+    queue::QueueName,
+    store::{Store, Tx},
+};
+
+use super::{state::MemoryStore, transaction::MemoryTx};
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        let state = self.state().await;
+        Ok(Box::new(MemoryTx::new(state, queue, self.committed.clone())))
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        let state = self.state().await;
+        Ok(ids.iter().map(|id| state.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
+    }
+
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut state = self.state().await;
+        for id in ids.iter().collect::<HashSet<_>>() {
+            *state.starts.entry((queue, id.clone())).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut state = self.state().await;
+        for id in ids.iter().collect::<HashSet<_>>() {
+            if let Some(starts) = state.starts.get_mut(&(queue, id.clone())) {
+                *starts = starts.saturating_sub(1);
+            }
+        }
+        state.starts.retain(|_, starts| *starts > 0);
+        Ok(())
+    }
+}
