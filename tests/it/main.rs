@@ -1,5 +1,5 @@
-//! The program as others meet it: real servers, real processes, and every promise as a story.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so best where it stands")]
+//! Tests of the whole program on real servers, of its adapters, and of its service.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap in a test is a clear failure")]
 
 mod architecture;
 mod book;
@@ -8,7 +8,6 @@ mod commands;
 #[path = "../consistency.rs"]
 mod consistency;
 mod copies;
-mod corpus;
 mod crashes;
 mod csv;
 mod documents;
@@ -19,6 +18,7 @@ mod http;
 mod leftovers;
 mod lock_order;
 mod mail;
+mod malformed;
 mod notifications;
 mod operators;
 mod order;

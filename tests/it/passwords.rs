@@ -5,9 +5,10 @@ use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 use allocation::{
     adapters::{
         mail::{MailAddresses, SmtpNotifier},
-        postgres::{PgConfig, PgStore},
+        postgres::PgStore,
         rabbitmq::{RabbitConfig, RabbitTopology},
     },
+    pg::PgConfig,
     ports::{
         admin::Topology as _,
         error::{error_chain, error_text},

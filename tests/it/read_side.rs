@@ -1,4 +1,4 @@
-//! The read side says what the write side knows; where somebody made it say something else, it is put right.
+//! The read side agrees with the write side, and `allocation view rebuild` repairs rows that differ.
 
 use std::collections::BTreeSet;
 
@@ -6,35 +6,38 @@ use serde_json::json;
 
 use crate::harness::{DRAINS_WITHIN, Workload, World, allocate, create_batch, deallocate, wait_until};
 
-/// Rebuilds the read model, and says how many lines were compared and how many differed.
+/// Rebuilds the read model; returns the number of compared and of repaired lines.
 async fn rebuild(world: &World) -> (i64, i64) {
-    let told = world.cli(&["--json", "view", "rebuild"]).await.exits(0).json();
-    let count = |field: &str| told[field].as_i64().expect("it is a number");
+    let report = world.cli(&["--json", "view", "rebuild"]).await.exits(0).json();
+    let count = |field: &str| report[field].as_i64().expect("the field is a number");
     (count("lines"), count("differed"))
 }
 
-/// What a call prints in words, on both of its streams.
-async fn words(world: &World, arguments: &[&str], code: i32) -> String {
+/// The text output of a call, on both streams.
+async fn text(world: &World, arguments: &[&str], code: i32) -> String {
     format!("{:?}", world.cli(arguments).await.exits(code))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_5000_random_commands_the_read_side_says_what_the_write_side_knows() {
-    let world = World::new("after_5000_random_commands_the_read_side_says_what_the_write_side_knows").await;
+async fn after_5000_random_commands_the_read_side_agrees_with_the_write_side() {
+    let world = World::new("after_5000_random_commands_the_read_side_agrees_with_the_write_side").await;
     let workers = [world.worker(), world.worker()];
-    let season = Workload::seeded(31, 4000);
-    season.open(&world).await;
-    world.sender.send_all(&season.commands).await;
-    season.assert_all_is_done(&world).await;
+    let workload = Workload::seeded(31, 4000);
+    workload.open(&world).await;
+    world.sender.send_all(&workload.commands).await;
+    workload.assert_all_is_done(&world).await;
 
     let lines = world.count("select count(*) from order_lines").await;
     assert_eq!(rebuild(&world).await, (lines, 0));
     let (views, batches) = (world.views(), world.allocated_lines().await);
-    for (line, qty) in season.kept.iter().step_by(20) {
+    for (line, qty) in workload.kept.iter().step_by(20) {
         let (orderid, sku) = line;
-        let order = views.order(orderid).await.unwrap().expect("a line that was kept is known");
-        let [shown] = &order.lines[..] else { panic!("{order:?}") };
-        assert_eq!((&shown.sku, &shown.qty, &shown.batchref), (sku, qty, &batches.get(line).cloned()));
+        let order = views.order(orderid).await.unwrap().expect("the line exists");
+        let [line_row] = &order.lines[..] else { panic!("{order:?}") };
+        assert_eq!(
+            (&line_row.sku, &line_row.qty, &line_row.batchref),
+            (sku, qty, &batches.get(line).cloned())
+        );
         let allocations = views.allocations(orderid).await.unwrap();
         assert_eq!(allocations.len(), usize::from(batches.contains_key(line)));
     }
@@ -42,8 +45,8 @@ async fn after_5000_random_commands_the_read_side_says_what_the_write_side_knows
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_order_only_the_line_that_was_taken_back_is_gone() {
-    let world = World::new("of_an_order_only_the_line_that_was_taken_back_is_gone").await;
+async fn deallocating_a_line_removes_only_its_row() {
+    let world = World::new("deallocating_a_line_removes_only_its_row").await;
     let worker = world.worker();
     world.sender.send_all(&[create_batch("b-1", "LAMP", 10), create_batch("b-2", "VASE", 10)]).await;
     world.wait_handled(2).await;
@@ -51,31 +54,31 @@ async fn of_an_order_only_the_line_that_was_taken_back_is_gone() {
     world.wait_handled(4).await;
     world.sender.send(&deallocate("o-1", "LAMP")).await;
     world.settled(5).await;
-    let order = world.views().order("o-1").await.unwrap().expect("one line is left");
+    let order = world.views().order("o-1").await.unwrap().expect("the other line exists");
     let skus: Vec<_> = order.lines.iter().map(|line| line.sku.as_str()).collect();
     assert_eq!(skus, ["VASE"]);
     world.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_while_work_goes_on_finds_nothing_that_differs() {
-    let world = World::new("a_rebuild_while_work_goes_on_finds_nothing_that_differs").await;
+async fn a_rebuild_during_writes_finds_no_difference() {
+    let world = World::new("a_rebuild_during_writes_finds_no_difference").await;
     let workers = [world.worker(), world.worker()];
-    let season = Workload::seeded(32, 3000);
-    season.open(&world).await;
-    for part in season.parts(6) {
+    let workload = Workload::seeded(32, 3000);
+    workload.open(&world).await;
+    for part in workload.parts(6) {
         world.get_under_way(part, 20).await;
         let (_, differed) = rebuild(&world).await;
-        assert_eq!(differed, 0, "what is being written is no difference");
+        assert_eq!(differed, 0, "a concurrent write is no difference");
     }
-    season.assert_all_is_done(&world).await;
+    workload.assert_all_is_done(&world).await;
     let lines = world.count("select count(*) from order_lines").await;
     assert_eq!(rebuild(&world).await, (lines, 0));
     world.close_after(workers).await;
 }
 
-/// 180 rows that say something else than the write side, 50 of them of lines that there never were.
-const SABOTAGE: &str = "
+/// 180 rows that differ from the write side; 50 of them have no line.
+const CORRUPTION: &str = "
     update allocations_view set qty = qty + 1 where right(orderid, 3)::integer < 30;
     update allocations_view set batchref = null where right(orderid, 3)::integer between 30 and 59;
     update allocations_view set batchref = 'no-such-batch' where right(orderid, 3)::integer between 60 and 79;
@@ -87,8 +90,8 @@ const SABOTAGE: &str = "
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sabotaged_read_model_is_put_right_and_every_row_counted() {
-    let world = World::new("a_sabotaged_read_model_is_put_right_and_every_row_counted").await;
+async fn a_corrupted_read_model_is_repaired_and_every_row_is_counted() {
+    let world = World::new("a_corrupted_read_model_is_repaired_and_every_row_is_counted").await;
     let worker = world.worker();
     world.sender.send(&create_batch("b-1", "LAMP", 400)).await;
     world.wait_handled(1).await;
@@ -96,7 +99,7 @@ async fn a_sabotaged_read_model_is_put_right_and_every_row_counted() {
     world.sender.send_all(&lines).await;
     world.settled(501).await;
 
-    sqlx::raw_sql(SABOTAGE).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(CORRUPTION).execute(&world.pool).await.unwrap();
     assert_eq!(rebuild(&world).await, (550, 180));
     world.assert_consistent().await;
     assert_eq!(rebuild(&world).await, (500, 0));
@@ -105,24 +108,24 @@ async fn a_sabotaged_read_model_is_put_right_and_every_row_counted() {
         .execute(&world.pool)
         .await
         .unwrap();
-    let told = words(&world, &["view", "rebuild"], 0).await;
-    assert!(told.contains("500 lines compared, 1 repaired"), "{told}");
-    let told = words(&world, &["view", "rebuild"], 0).await;
-    assert!(told.contains("500 lines compared, no differences"), "{told}");
+    let printed = text(&world, &["view", "rebuild"], 0).await;
+    assert!(printed.contains("500 lines compared, 1 repaired"), "{printed}");
+    let printed = text(&world, &["view", "rebuild"], 0).await;
+    assert!(printed.contains("500 lines compared, no differences"), "{printed}");
     world.assert_consistent().await;
     world.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_of_nothing_compares_nothing() {
-    let world = World::new("a_rebuild_of_nothing_compares_nothing").await;
+async fn a_rebuild_of_an_empty_database_compares_nothing() {
+    let world = World::new("a_rebuild_of_an_empty_database_compares_nothing").await;
     assert_eq!(rebuild(&world).await, (0, 0));
     world.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_shown_in_words_and_in_json() {
-    let world = World::new("an_order_is_shown_in_words_and_in_json").await;
+async fn an_order_is_shown_as_text_and_json() {
+    let world = World::new("an_order_is_shown_as_text_and_json").await;
     let worker = world.worker();
     world.sender.send_all(&[create_batch("b-1", "LAMP", 10), create_batch("b-2", "VASE", 1)]).await;
     world.wait_handled(2).await;
@@ -135,20 +138,20 @@ async fn an_order_is_shown_in_words_and_in_json() {
     ]);
     let shown = world.cli(&["--json", "orders", "show", "o-1"]).await.exits(0).json();
     assert_eq!(shown, json!({ "orderid": "o-1", "lines": lines }));
-    let told = words(&world, &["orders", "show", "o-1"], 0).await;
+    let printed = text(&world, &["orders", "show", "o-1"], 0).await;
     for word in ["sku", "qty", "status", "batch", "LAMP", "allocated", "b-1", "VASE", "backordered"] {
-        assert!(told.contains(word), "{word} is not in {told}");
+        assert!(printed.contains(word), "{word} is not in {printed}");
     }
 
     for unknown in [&["orders", "show", "o-9"][..], &["--json", "orders", "show", "o-9"]] {
-        let told = words(&world, unknown, 1).await;
-        assert!(told.contains("order o-9 has no lines"), "{told}");
+        let printed = text(&world, unknown, 1).await;
+        assert!(printed.contains("order o-9 has no lines"), "{printed}");
     }
     world.cli(&["orders", "show"]).await.exits(2);
     world.close_after([worker]).await;
 }
 
-/// A product with a long history: a batch with something left, and 3,000 that are used up.
+/// A product with one batch with available stock, and 3,000 without.
 const HISTORY: &str = "
     insert into products (sku, version, event_sequence, last_place, backordered) values ('LAMP', 1, 0, 0, 0);
     insert into batches (ref, sku, ordered, purchased, allocated, eta)
@@ -159,19 +162,19 @@ const HISTORY: &str = "
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_batches_that_are_used_up_only_the_last_are_shown() {
-    let world = World::new("of_many_batches_that_are_used_up_only_the_last_are_shown").await;
+async fn of_many_batches_without_stock_only_the_latest_are_shown() {
+    let world = World::new("of_many_batches_without_stock_only_the_latest_are_shown").await;
     sqlx::raw_sql(HISTORY).execute(&world.pool).await.unwrap();
-    let there_is = world.views().availability("LAMP").await.unwrap().expect("the product is known");
-    let shown: Vec<_> = there_is.batches.iter().map(|batch| batch.batchref.as_str()).collect();
+    let availability = world.views().availability("LAMP").await.unwrap().expect("the product exists");
+    let shown: Vec<_> = availability.batches.iter().map(|batch| batch.batchref.as_str()).collect();
     assert_eq!(shown.len(), 101);
     assert_eq!((shown[0], shown[1], shown[100]), ("open", "used-2901", "used-3000"));
-    assert_eq!((there_is.batches[0].available, there_is.backordered), (10, 0));
+    assert_eq!((availability.batches[0].available, availability.backordered), (10, 0));
     world.close().await;
 }
 
-/// 45,000 lines and not a row that tells of them: 15,000 orders of three products each, with a full batch for every
-/// product. Ids are ordered by letters and not by bytes, whatever the server is used to; parts end within an order.
+/// 45,000 lines without rows: 15,000 orders of three products each, with a full batch for every product. The collation
+/// orders ids by letters and not by bytes. Ranges end within an order.
 const LINES_WITHOUT_ROWS: &str = r#"
     alter table order_lines alter orderid type text collate "und-x-icu";
     alter table allocations_view alter orderid type text collate "und-x-icu";
@@ -186,8 +189,8 @@ const LINES_WITHOUT_ROWS: &str = r#"
     from generate_series(1, 15000) as number cross join products;
 "#;
 
-/// The last of the first 20,000, the first of the next, and the last of all.
-const SABOTAGE_AT_THE_EDGES: &str = "
+/// Corrupts the last line of the first range, the first line of the second one, and the last line.
+const CORRUPTION_AT_RANGE_LIMITS: &str = "
     update allocations_view set qty = qty + 1 where (orderid, sku) in (
         select orderid, sku
         from (select orderid, sku, row_number() over (order by orderid, sku) as number from order_lines) as line
@@ -196,29 +199,29 @@ const SABOTAGE_AT_THE_EDGES: &str = "
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_of_more_lines_than_are_compared_at_once_leaves_out_none() {
-    let world = World::new("a_rebuild_of_more_lines_than_are_compared_at_once_leaves_out_none").await;
+async fn a_rebuild_of_several_ranges_compares_every_line() {
+    let world = World::new("a_rebuild_of_several_ranges_compares_every_line").await;
     sqlx::raw_sql(LINES_WITHOUT_ROWS).execute(&world.pool).await.unwrap();
     assert_eq!(rebuild(&world).await, (45_000, 45_000));
     world.assert_consistent().await;
     assert_eq!(rebuild(&world).await, (45_000, 0));
 
-    sqlx::raw_sql(SABOTAGE_AT_THE_EDGES).execute(&world.pool).await.unwrap();
+    sqlx::raw_sql(CORRUPTION_AT_RANGE_LIMITS).execute(&world.pool).await.unwrap();
     assert_eq!(rebuild(&world).await, (45_000, 3));
     world.assert_consistent().await;
     assert_eq!(rebuild(&world).await, (45_000, 0));
     world.close().await;
 }
 
-/// When each transaction began that waits for a lock.
+/// The start times of the transactions that wait for a lock.
 const WAITING: &str = "
     select xact_start::text from pg_stat_activity
     where datname = current_database() and application_name = 'allocation' and wait_event_type = 'Lock'
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_outwaits_whoever_holds_a_product_and_rights_what_they_leave_wrong() {
-    let name = "a_rebuild_outwaits_whoever_holds_a_product_and_rights_what_they_leave_wrong";
+async fn a_rebuild_waits_for_locked_products_and_repairs_their_remaining_rows() {
+    let name = "a_rebuild_waits_for_locked_products_and_repairs_their_remaining_rows";
     let world = World::new(name).await;
     let worker = world.worker();
     world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
@@ -226,26 +229,26 @@ async fn a_rebuild_outwaits_whoever_holds_a_product_and_rights_what_they_leave_w
     world.sender.send_all(&["o-1", "o-2", "o-3"].map(|orderid| allocate(orderid, "LAMP", 1))).await;
     world.settled(4).await;
     assert!(worker.terminate().await.success());
-    let sabotage = sqlx::raw_sql("update allocations_view set qty = 9 where orderid <> 'o-3'");
-    sabotage.execute(&world.pool).await.unwrap();
+    let corruption = sqlx::raw_sql("update allocations_view set qty = 9 where orderid <> 'o-3'");
+    corruption.execute(&world.pool).await.unwrap();
 
     let mut holder = world.pool.begin().await.unwrap();
     let hold = sqlx::raw_sql("select sku from products where sku = 'LAMP' for update");
     hold.execute(&mut *holder).await.unwrap();
-    let put_right = sqlx::raw_sql("update allocations_view set qty = 1 where orderid = 'o-2'");
-    put_right.execute(&mut *holder).await.unwrap();
-    let let_go = async {
-        let mut tries = BTreeSet::new();
+    let repair = sqlx::raw_sql("update allocations_view set qty = 1 where orderid = 'o-2'");
+    repair.execute(&mut *holder).await.unwrap();
+    let release = async {
+        let mut attempts = BTreeSet::new();
         let waits_again = async || {
             let waiting: Vec<String> = sqlx::query_scalar(WAITING).fetch_all(&world.pool).await.unwrap();
-            tries.extend(waiting);
-            tries.len() > 1
+            attempts.extend(waiting);
+            attempts.len() > 1
         };
-        // In another transaction than before: the first has waited in vain for as long as a lock is waited for.
+        // In a second transaction: the first one has exceeded `lock_timeout`.
         wait_until("the rebuild waits again", DRAINS_WITHIN, waits_again).await;
         holder.commit().await.unwrap();
     };
-    let (rebuilt, ()) = tokio::join!(rebuild(&world), let_go);
+    let (rebuilt, ()) = tokio::join!(rebuild(&world), release);
     assert_eq!(rebuilt, (3, 1));
     world.assert_consistent().await;
     assert_eq!(rebuild(&world).await, (3, 0));

@@ -1,4 +1,4 @@
-//! A mail server that takes mail down, refuses what it is told to refuse, and can go away and come back.
+//! A mail server with scripted replies, which can be stopped and restarted.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
 use super::{Running, World};
 
 impl World {
-    /// Starts a process that sends mail by way of a server; `roles` has the notifier among them.
+    /// Starts a process with roles, among them the notifier, that sends mail to a server.
     pub(crate) fn notifier(&self, roles: &str, server: &MailServer, settings: &[(&str, &str)]) -> Running {
         let url = format!("smtp://{}", server.address);
         let environment = [settings, &[("ALLOCATION__SMTP__URL", url.as_str())]].concat();
@@ -23,7 +23,7 @@ impl World {
     }
 }
 
-/// A mail that was taken.
+/// An accepted mail.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mail {
     pub(crate) from: String,
@@ -42,44 +42,44 @@ impl Mail {
     }
 }
 
-/// What the server has taken, and what it is told not to take.
+/// The accepted mails, and what the server rejects.
 #[derive(Default)]
 pub(crate) struct SmtpScript {
-    pub(crate) taken: Vec<Mail>,
-    /// No recipient whose address contains this.
-    pub(crate) refused_recipient: Option<&'static str>,
-    /// No mail that contains this.
-    pub(crate) refused_content: Option<&'static str>,
-    /// So many recipients are to come back later.
-    pub(crate) put_off: u32,
+    pub(crate) accepted: Vec<Mail>,
+    /// Recipients whose address contains this are rejected.
+    pub(crate) rejected_recipient: Option<&'static str>,
+    /// Mails that contain this are rejected.
+    pub(crate) rejected_content: Option<&'static str>,
+    /// The number of recipients that are deferred.
+    pub(crate) deferred_recipients: u32,
 }
 
 impl SmtpScript {
     fn recipient(&mut self, mail: &mut Mail, address: String) -> &'static str {
-        if self.put_off > 0 {
-            self.put_off -= 1;
-            return "451 Come back later";
+        if self.deferred_recipients > 0 {
+            self.deferred_recipients -= 1;
+            return "451 Try again later";
         }
-        if self.refused_recipient.is_some_and(|refused| address.contains(refused)) {
-            return "550 Nobody here has this name";
+        if self.rejected_recipient.is_some_and(|rejected| address.contains(rejected)) {
+            return "550 No such recipient";
         }
         mail.to.push(address);
         "250 OK"
     }
 
-    fn take(&mut self, mail: &Mail) -> &'static str {
-        if self.refused_content.is_some_and(|refused| mail.data.contains(refused)) {
-            return "554 Nobody here wants this";
+    fn accept(&mut self, mail: &Mail) -> &'static str {
+        if self.rejected_content.is_some_and(|rejected| mail.data.contains(rejected)) {
+            return "554 Content rejected";
         }
-        self.taken.push(mail.clone());
+        self.accepted.push(mail.clone());
         "250 OK"
     }
 }
 
-/// Listens on a port of its own.
+/// The server, on a port of its own.
 pub(crate) struct MailServer {
     address: SocketAddr,
-    desk: Arc<Mutex<SmtpScript>>,
+    script: Arc<Mutex<SmtpScript>>,
     serving: JoinHandle<()>,
 }
 
@@ -87,8 +87,8 @@ impl MailServer {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let address = listener.local_addr().expect("a listener has an address");
-        let desk = Arc::<Mutex<SmtpScript>>::default();
-        Self { address, serving: tokio::spawn(serve(listener, desk.clone())), desk }
+        let script = Arc::<Mutex<SmtpScript>>::default();
+        Self { address, serving: tokio::spawn(serve(listener, script.clone())), script }
     }
 
     /// Closes the port and every connection.
@@ -97,28 +97,28 @@ impl MailServer {
         let _ = (&mut self.serving).await;
     }
 
-    /// Is there again, under the same address.
-    pub(crate) async fn start_again(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("the port is still ours");
-        self.serving = tokio::spawn(serve(listener, self.desk.clone()));
+    /// Listens again, on the same address.
+    pub(crate) async fn restart(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("the port is free");
+        self.serving = tokio::spawn(serve(listener, self.script.clone()));
     }
 
-    /// Not to be held while anything is waited for.
-    pub(crate) fn desk(&self) -> MutexGuard<'_, SmtpScript> {
-        self.desk.lock().expect("nobody panics at the desk")
+    /// Not to be held across an `await`.
+    pub(crate) fn script(&self) -> MutexGuard<'_, SmtpScript> {
+        self.script.lock().expect("no other thread has panicked")
     }
 }
 
-/// Its connections end with it.
-async fn serve(listener: TcpListener, desk: Arc<Mutex<SmtpScript>>) {
+/// Its connections are closed when it is aborted.
+async fn serve(listener: TcpListener, script: Arc<Mutex<SmtpScript>>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        let desk = desk.clone();
-        connections.spawn(async move { converse(client, &desk).await });
+        let script = script.clone();
+        connections.spawn(async move { converse(client, &script).await });
     }
 }
 
-async fn converse(client: TcpStream, desk: &Mutex<SmtpScript>) -> io::Result<()> {
+async fn converse(client: TcpStream, script: &Mutex<SmtpScript>) -> io::Result<()> {
     let (reader, mut writer) = client.into_split();
     let mut lines = BufReader::new(reader).lines();
     writer.write_all(b"220 mail.test ESMTP\r\n").await?;
@@ -131,15 +131,15 @@ async fn converse(client: TcpStream, desk: &Mutex<SmtpScript>) -> io::Result<()>
                 mail = Mail { from: address(&line), ..Mail::default() };
                 "250 OK"
             }
-            "RCPT" => desk.lock().unwrap().recipient(&mut mail, address(&line)),
+            "RCPT" => script.lock().unwrap().recipient(&mut mail, address(&line)),
             "DATA" => {
                 writer.write_all(b"354 Go on\r\n").await?;
                 mail.data = content(&mut lines).await?;
-                desk.lock().unwrap().take(&mail)
+                script.lock().unwrap().accept(&mail)
             }
             "NOOP" | "RSET" => "250 OK",
             "QUIT" => "221 Bye",
-            _ => "502 Nobody here knows that",
+            _ => "502 Unknown command",
         };
         writer.write_all(format!("{answer}\r\n").as_bytes()).await?;
         if verb == "QUIT" {
@@ -149,13 +149,13 @@ async fn converse(client: TcpStream, desk: &Mutex<SmtpScript>) -> io::Result<()>
     Ok(())
 }
 
-/// What stands between the angle brackets.
+/// The text between angle brackets.
 fn address(line: &str) -> String {
     let inside = line.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     inside.map_or("", |(address, _)| address).to_owned()
 }
 
-/// Up to the line that is a single dot; one that was put before another dot is taken away.
+/// The lines before the final dot, without dot stuffing.
 async fn content(lines: &mut Lines<BufReader<OwnedReadHalf>>) -> io::Result<String> {
     let mut content = String::new();
     while let Some(line) = lines.next_line().await?.filter(|line| line != ".") {
