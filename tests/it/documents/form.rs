@@ -24,10 +24,11 @@ fn lines_are_wrapped() {
     assert!(long.is_empty(), "lines with more than {LINE_CHARACTERS} characters:\n{}", long.join("\n"));
 }
 
-/// Tables, links and the output of programs cannot be wrapped.
+/// Tables, links, long names and the output of programs cannot be wrapped.
 fn may_be_long(line: &Line) -> bool {
     let output = line.block.as_deref().is_some_and(|info| matches!(info, "console" | "text" | "mermaid"));
-    output || line.text.starts_with('|') || line.text.contains("://") || line.text.contains("](")
+    let text = &line.text;
+    output || text.starts_with('|') || text.contains("://") || text.contains("](") || !text.contains(' ')
 }
 
 #[test]
