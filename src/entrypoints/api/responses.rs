@@ -41,7 +41,7 @@ fn failed(failure: &Failure) -> Response {
         Failure::DecodeError(_) | Failure::Rejected(_) => StatusCode::BAD_REQUEST,
         Failure::Store(StoreError::InvalidData(_)) => {
             log(failure);
-            return message(StatusCode::BAD_REQUEST, "a value in the request cannot be stored");
+            return message(StatusCode::BAD_REQUEST, "A value in the request cannot be stored");
         }
         Failure::Store(_) | Failure::TimedOut(_) => {
             log(failure);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::{
-    ports::error::Cause,
+    ports::error::{Cause, error_text},
     service::{availability::AvailabilityLog, backoff::Backoff},
 };
 
@@ -104,7 +104,7 @@ async fn serve(
         let served = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         tokio::spawn(async move {
             if let Err(error) = served.await {
-                debug!(%error, "connection ended with an error");
+                debug!(error = error_text(&error), "connection ended with an error");
             }
             drop(permit);
         });
@@ -119,7 +119,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 return stream;
             }
             Err(error) => {
-                debug!(%error, "connection not accepted");
+                debug!(error = error_text(&error), "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
