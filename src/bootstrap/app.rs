@@ -25,10 +25,14 @@ use crate::{
         queue::{QueueKind, QueueName},
     },
     service::{
-        availability::AvailabilityLog,
+        archive::Archive,
+        availability::{AvailabilityLog, Dependencies},
         backoff::RetryPolicy,
+        batch_handler::BatchHandler,
         decode::Limits,
-        message_bus::{FailurePolicy, MessageBus},
+        message_bus::MessageBus,
+        notifications::NotificationHandler,
+        policy::FailurePolicy,
         relay::Relay,
     },
     views::Views,
@@ -54,7 +58,9 @@ pub struct App {
     pub(super) broker_log: Arc<AvailabilityLog>,
     mail_log: Arc<AvailabilityLog>,
     watchdog: Watchdog,
-    bus: MessageBus,
+    commands: Arc<MessageBus>,
+    archive: Arc<Archive>,
+    notifications: Arc<NotificationHandler>,
 }
 
 impl App {
@@ -70,9 +76,13 @@ impl App {
             .context("broker.url (or AMQP_URL) cannot be used")?;
         let addresses = MailAddresses::new(&notifications.from, &notifications.to)?;
         let (pool, commit_signal) = (pg.pool(), Arc::<CommitSignal>::default());
-        let store = PgStore::new(pool.clone(), &pg, commit_signal.clone());
+        let store = Arc::new(PgStore::new(pool.clone(), &pg, commit_signal.clone()));
+        let notifier = notifier(smtp.url.expose(), addresses)?;
+        let policy = policy(&settings);
         Ok(Self {
-            bus: MessageBus::new(Arc::new(store), notifier(smtp.url.expose(), addresses)?, policy(&settings)),
+            commands: Arc::new(MessageBus::new(store.clone(), policy.clone())),
+            archive: Arc::new(Archive::new(store.clone(), policy.clone())),
+            notifications: Arc::new(NotificationHandler::new(store, notifier, policy)),
             pool,
             pg,
             broker,
@@ -152,17 +162,28 @@ impl App {
         Consumer {
             queue,
             queue_kind,
+            has_delivery_limit: queue_kind == QueueKind::Main,
             limits: self.limits(),
             queues: Arc::new(RabbitQueues::new(self.broker.clone(), prefetch)),
-            bus: self.bus.clone(),
+            handler: self.handler(queue, queue_kind),
             partitions: if queue_kind == QueueKind::Main { settings.partitions.get() } else { 1 },
             max_batch,
             requeue_after: settings.requeue_after,
             finish_timeout: settings.shutdown_timeout.mul_f64(FINISH_SHARE),
             watchdog: self.watchdog.clone(),
-            database: self.database_log.clone(),
-            mail: mails.then(|| self.mail_log.clone()),
+            dependencies: Dependencies {
+                database: self.database_log.clone(),
+                notifier: mails.then(|| self.mail_log.clone()),
+            },
             broker: self.broker_log.clone(),
+        }
+    }
+
+    fn handler(&self, queue: QueueName, queue_kind: QueueKind) -> Arc<dyn BatchHandler> {
+        match (queue_kind, queue) {
+            (QueueKind::DeadLetter, _) => self.archive.clone(),
+            (QueueKind::Main, QueueName::Notifications) => self.notifications.clone(),
+            (QueueKind::Main, QueueName::Orders | QueueName::Stock) => self.commands.clone(),
         }
     }
 
@@ -175,8 +196,8 @@ impl App {
             limits: self.limits(),
             tasks: worker.partitions.get(),
             max_batch: worker.max_batch.get(),
-            stuck_after: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
-            bus: self.bus.clone(),
+            stall_timeout: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
+            commands: self.commands.clone(),
             views: self.views(),
             topology: Arc::new(self.topology()),
             schema: Arc::new(PgSchema::new(self.pool.clone(), &self.pg)),

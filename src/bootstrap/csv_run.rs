@@ -7,18 +7,17 @@ use anyhow::Context as _;
 use crate::{
     adapters::{
         csv::{self, Row},
-        memory::{MemoryStore, RecordingNotifier},
+        memory::MemoryStore,
     },
     domain::Allocate,
     ports::{
+        answered::MissingAnswers,
         queue::{Message, QueueName},
         store::ReadModelState,
     },
     service::{
-        backoff::RetryPolicy,
-        decode::Limits,
-        message_bus::{CommandOutcome, FailurePolicy, MessageBus},
-        received::ReceivedMessage,
+        backoff::RetryPolicy, batch_handler::BatchHandler as _, decode::Limits, message_bus::MessageBus,
+        outcome::CommandOutcome, policy::FailurePolicy, received::ReceivedMessage,
     },
 };
 
@@ -32,6 +31,8 @@ use super::{
 
 /// Orders in one unit of work, and the step of the progress bar.
 const BATCH_SIZE: usize = 250;
+/// The length of a row is not limited.
+const LIMITS: Limits = Limits { body_bytes: usize::MAX, header_bytes: 0 };
 
 /// What became of a folder's orders.
 #[derive(Debug, Default)]
@@ -75,14 +76,14 @@ pub async fn allocate_files(folder: &Path, progress: impl Fn(usize, usize)) -> a
     let mut errors = Vec::new();
     let batches = parse_rows(&mut errors, BATCHES, batches, parse_row);
     let kept = parse_rows(&mut errors, ALLOCATIONS, allocations, parse_row);
-    let orders = parse_rows(&mut errors, ORDERS, orders, parse_order);
+    let mut orders = parse_rows(&mut errors, ORDERS, orders, parse_order);
     let stock = build_stock(&mut errors, batches, &kept);
     if !errors.is_empty() {
         return Err(CsvErrors(errors).into());
     }
     let store = MemoryStore::holding(stock);
     let mut report = CsvReport { orders: orders.len(), kept: kept.len(), ..CsvReport::default() };
-    handle(&store, &orders, &mut report.rejected, progress).await?;
+    handle(&store, &mut orders, &mut report.rejected, progress).await?;
     let placed = collect_results(&store, orders, &mut report).await;
     write(folder, kept.iter().map(|(_, kept)| kept).chain(&placed))?;
     Ok(report)
@@ -97,16 +98,13 @@ fn parse_order(row: &Row) -> Result<Order, String> {
         ..Message::default()
     };
     let line = parse_row::<Allocate>(row)?;
-    Ok(Order {
-        line,
-        received: ReceivedMessage::read_awaited(message, Limits { body_bytes: usize::MAX, header_bytes: 0 }),
-    })
+    Ok(Order { line, received: ReceivedMessage::read_awaited(QueueName::Orders, message, LIMITS) })
 }
 
 /// Handles the orders in units of work; those that a rule rejects are appended to `rejected`.
 async fn handle(
     store: &MemoryStore,
-    orders: &[(u64, Order)],
+    orders: &mut [(u64, Order)],
     rejected: &mut Vec<String>,
     progress: impl Fn(usize, usize),
 ) -> anyhow::Result<()> {
@@ -115,18 +113,22 @@ async fn handle(
         retry: RetryPolicy::default(),
         host: "files".into(),
     };
-    let bus = MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy);
-    let mut handled = 0;
-    for batch in orders.chunks(BATCH_SIZE) {
-        let received: Vec<_> = batch.iter().map(|(_, order)| order.received.clone()).collect();
-        let outcomes = bus.handle(QueueName::Orders, &received).await?;
-        for ((line, _), outcome) in batch.iter().zip(outcomes) {
-            if let CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _) = outcome {
-                rejected.push(error_at(ORDERS, *line, failure));
+    let bus = MessageBus::new(Arc::new(store.clone()), policy);
+    let (mut handled, all) = (0, orders.len());
+    for batch in orders.chunks_mut(BATCH_SIZE) {
+        let mut received: Vec<_> = batch.iter_mut().map(|(_, order)| &mut order.received).collect();
+        bus.handle(QueueName::Orders, &mut received).await?;
+        for (line, order) in batch.iter_mut() {
+            match order.received.take_outcome().ok_or(MissingAnswers::NONE)? {
+                CommandOutcome::Handled | CommandOutcome::Duplicate => {}
+                CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _) => {
+                    rejected.push(error_at(ORDERS, *line, failure));
+                }
+                CommandOutcome::Unknown => anyhow::bail!(error_at(ORDERS, *line, "the outcome is unknown")),
             }
         }
         handled += batch.len();
-        progress(handled, orders.len());
+        progress(handled, all);
     }
     Ok(())
 }

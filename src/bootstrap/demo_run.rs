@@ -5,18 +5,20 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    adapters::memory::{MemoryQueues, MemoryState, MemoryStore, RecordingNotifier, RecordingPublisher},
+    adapters::memory::{MemoryQueues, MemoryState, MemoryStore, RecordingPublisher},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
         outbox::Retention,
         queue::{Message, QueueKind, QueueName},
+        routing,
         store::ReadModelState,
     },
     service::{
-        availability::AvailabilityLog,
+        availability::{AvailabilityLog, Dependencies},
         backoff::RetryPolicy,
         decode::Limits,
-        message_bus::{FailurePolicy, MessageBus},
+        message_bus::MessageBus,
+        policy::FailurePolicy,
         relay::Relay,
     },
 };
@@ -38,51 +40,64 @@ pub struct DemoReport {
 pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
     let (store, queues, publisher) =
         (MemoryStore::default(), MemoryQueues::default(), RecordingPublisher::default());
-    // A single queue keeps the commands in order: the memory store does not retry.
-    for command in commands {
-        queues.put(QueueName::Orders, command).await;
-    }
     let policy = FailurePolicy {
         handler_timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),
         host: "demo".into(),
     };
     let (database, broker) =
-        (Arc::new(AvailabilityLog::of("store")), Arc::new(AvailabilityLog::of("the exchange")));
-    let consumer = Consumer {
-        queue: QueueName::Orders,
+        (Arc::new(AvailabilityLog::of("store")), Arc::new(AvailabilityLog::of("broker")));
+    let bus = Arc::new(MessageBus::new(Arc::new(store.clone()), policy));
+    let consumer = |queue| Consumer {
+        queue,
         queue_kind: QueueKind::Main,
+        has_delivery_limit: false,
         limits: Limits { body_bytes: usize::MAX, header_bytes: usize::MAX },
         queues: Arc::new(queues.clone()),
-        bus: MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy),
+        handler: bus.clone(),
         partitions: 1,
         max_batch: 50,
         requeue_after: Duration::MAX,
         finish_timeout: Duration::MAX,
-        database: database.clone(),
         watchdog: Watchdog::default(),
-        mail: None,
+        dependencies: Dependencies { database: database.clone(), notifier: None },
         broker: broker.clone(),
     };
+    let (orders, stock) = (consumer(QueueName::Orders), consumer(QueueName::Stock));
     let relay = Relay {
         outbox: Arc::new(store.clone()),
         publisher: Arc::new(publisher.clone()),
         max_in_flight: 100,
         retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
-        database,
-        broker,
+        database: database.clone(),
+        broker: broker.clone(),
     };
     let stop = CancellationToken::new();
     let stop_when_published = async {
-        queues.drained().await;
+        enqueue_in_order(&queues, commands).await;
         while !store.state().await.outbox.is_empty() {
             tokio::task::yield_now().await;
         }
         stop.cancel();
     };
-    tokio::join!(consumer.run(&stop), relay.run(&stop), stop_when_published);
+    tokio::join!(orders.run(&stop), stock.run(&stop), relay.run(&stop), stop_when_published);
     let events = publisher.published().into_iter().map(|row| row.name).collect();
     report(&*store.state().await, events)
+}
+
+/// Enqueues commands. Before the queue changes, the commands of the other one are handled: the memory store does not retry a
+/// command that is handled too early.
+async fn enqueue_in_order(queues: &MemoryQueues, commands: Vec<Message>) {
+    let mut last = QueueName::Stock;
+    for command in commands {
+        let queue = routing::queue_of(&command.kind).unwrap_or(last);
+        if queue != last {
+            queues.drained().await;
+        }
+        queues.put(queue, command).await;
+        last = queue;
+    }
+    queues.drained().await;
 }
 
 fn report(state: &MemoryState, events: Vec<String>) -> DemoReport {

@@ -1,7 +1,7 @@
-//! What others ask of us, as they may say it: the syntax of commands, read tolerantly.
+//! The commands and their syntax, read tolerantly.
 //!
-//! Unknown fields are ignored, a number may be a string of digits, an `eta` may carry a time of day.
-//! Whatever is read is valid by construction; whether it can be done is the domain's to say.
+//! Unknown fields are ignored, a number may be a string of digits, an `eta` may contain a time of day. A command that was
+//! read is valid by construction; whether it can be executed is decided by the rules of [`super::Product`].
 
 use serde::{Deserialize, Deserializer, de};
 use time::{
@@ -11,66 +11,55 @@ use time::{
 
 use super::values::{BatchRef, OrderId, Quantity, Sku, StockQuantity};
 
-/// A batch exists from now on, and its SKU with it.
+/// Creates a batch, and its SKU if it is new.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct CreateBatch {
-    /// The new batch's reference.
+    /// The reference of the new batch.
     #[serde(rename = "ref")]
     pub reference: BatchRef,
-    /// What it holds.
+    /// The product.
     pub sku: Sku,
-    /// How many were bought.
+    /// The purchased quantity.
     pub qty: StockQuantity,
-    /// When it arrives; absent or null when it is in the warehouse.
+    /// The arrival date; absent or null if the batch is in the warehouse.
     #[serde(default, deserialize_with = "day")]
     pub eta: Option<Date>,
 }
 
-/// A line is to be placed in one batch.
+/// Allocates an order line to a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Allocate {
     /// The customer's order.
     pub orderid: OrderId,
-    /// What is ordered.
+    /// The product.
     pub sku: Sku,
-    /// How many.
+    /// The ordered quantity.
     pub qty: Quantity,
 }
 
-/// A line is not wanted any more.
+/// Removes an order line.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Deallocate {
     /// The customer's order.
     pub orderid: OrderId,
-    /// Which of its lines.
+    /// The product of the line.
     pub sku: Sku,
 }
 
-/// A batch turned out to hold another quantity than was bought.
+/// Corrects the purchased quantity of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ChangeBatchQuantity {
     /// The batch.
     #[serde(rename = "batchref")]
     pub reference: BatchRef,
-    /// What it holds in truth.
+    /// The new purchased quantity.
     pub qty: StockQuantity,
-    /// The sender's count of such changes: one not above the last is late and skipped.
+    /// The sender's counter of such changes: a change whose counter is not above the last one is stale and skipped.
     #[serde(default, deserialize_with = "revision")]
     pub revision: Option<i64>,
 }
 
-/// Whoever buys is to hear that a line waits. The event `out_of_stock` asks for it, by its own name.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct NotifyOutOfStock {
-    /// The customer's order.
-    pub orderid: OrderId,
-    /// What is missing.
-    pub sku: Sku,
-    /// How many.
-    pub qty: Quantity,
-}
-
-/// Everything that can be asked of the service.
+/// All commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is documented at its type")]
 pub enum Command {
@@ -78,53 +67,60 @@ pub enum Command {
     Allocate(Allocate),
     Deallocate(Deallocate),
     ChangeBatchQuantity(ChangeBatchQuantity),
-    NotifyOutOfStock(NotifyOutOfStock),
 }
 
-/// No command has this name.
+/// Why a command cannot be read; `E` is the deserializer's error.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown command type {name:?}; known are {}", Command::NAMES.join(", "))]
-pub struct UnknownCommand {
-    /// What it was called.
-    pub name: String,
+pub enum ReadError<E> {
+    /// No command has this name.
+    #[error("unknown command type {0:?}; the command types are {names}", names = Command::NAMES.join(", "))]
+    UnknownCommand(String),
+    /// The body does not have the fields of the command.
+    #[error(transparent)]
+    Body(E),
 }
 
 impl Command {
-    /// The names of all commands, as they stand in a message's `type`.
-    pub const NAMES: [&'static str; 5] =
-        ["create_batch", "allocate", "deallocate", "change_batch_quantity", "out_of_stock"];
+    /// The names of all commands, as in a message's `type`.
+    pub const NAMES: [&'static str; 4] = ["create_batch", "allocate", "deallocate", "change_batch_quantity"];
 
-    /// The name of this one.
+    /// The command's name.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        let [create_batch, allocate, deallocate, change_batch_quantity, out_of_stock] = Self::NAMES;
+        let [create_batch, allocate, deallocate, change_batch_quantity] = Self::NAMES;
         match self {
             Self::CreateBatch(_) => create_batch,
             Self::Allocate(_) => allocate,
             Self::Deallocate(_) => deallocate,
             Self::ChangeBatchQuantity(_) => change_batch_quantity,
-            Self::NotifyOutOfStock(_) => out_of_stock,
         }
     }
 
-    /// Reads the body of a command whose name is known.
+    /// Commands with the same key must be handled in order: the lines of one SKU, and the creation and the changes of one
+    /// batch.
+    #[must_use]
+    pub fn partition_key(&self) -> &str {
+        match self {
+            Self::CreateBatch(command) => command.reference.as_str(),
+            Self::Allocate(command) => command.sku.as_str(),
+            Self::Deallocate(command) => command.sku.as_str(),
+            Self::ChangeBatchQuantity(command) => command.reference.as_str(),
+        }
+    }
+
+    /// Reads the body of the command with this name.
     ///
     /// # Errors
-    /// The outer error names an unknown command; the inner one is the deserializer's, about the body.
-    pub fn read<'de, D: Deserializer<'de>>(
-        name: &str,
-        body: D,
-    ) -> Result<Result<Self, D::Error>, UnknownCommand> {
-        Ok(match name {
+    /// [`ReadError`] tells an unknown name from an invalid body.
+    pub fn read<'de, D: Deserializer<'de>>(name: &str, body: D) -> Result<Self, ReadError<D::Error>> {
+        let command = match name {
             "create_batch" => CreateBatch::deserialize(body).map(Self::CreateBatch),
             "allocate" => Allocate::deserialize(body).map(Self::Allocate),
             "deallocate" => Deallocate::deserialize(body).map(Self::Deallocate),
             "change_batch_quantity" => ChangeBatchQuantity::deserialize(body).map(Self::ChangeBatchQuantity),
-            "out_of_stock" => NotifyOutOfStock::deserialize(body).map(Self::NotifyOutOfStock),
-            unknown => {
-                return Err(UnknownCommand { name: unknown.to_owned() });
-            }
-        })
+            unknown => return Err(ReadError::UnknownCommand(unknown.to_owned())),
+        };
+        command.map_err(ReadError::Body)
     }
 }
 
@@ -142,7 +138,7 @@ fn parse_day(text: &str) -> Option<Date> {
     if time.is_empty() {
         return Some(date);
     }
-    // Python's str() of a datetime has a blank where ISO has a T.
+    // Python's str() of a datetime has a space where ISO has a T.
     let timestamp = text.replacen(' ', "T", 1);
     let valid = OffsetDateTime::parse(&timestamp, &Iso8601::PARSING).is_ok()
         || PrimitiveDateTime::parse(&timestamp, &Iso8601::PARSING).is_ok();
@@ -171,9 +167,7 @@ mod tests {
     use time::macros::date;
 
     fn read(name: &str, body: &str) -> Result<Command, String> {
-        Command::read(name, &mut serde_json::Deserializer::from_str(body))
-            .map_err(|unknown| unknown.to_string())?
-            .map_err(|invalid| invalid.to_string())
+        Command::read(name, &mut serde_json::Deserializer::from_str(body)).map_err(|error| error.to_string())
     }
 
     fn eta(json: &str) -> Result<Option<Date>, String> {
@@ -189,7 +183,26 @@ mod tests {
         for name in Command::NAMES {
             assert_eq!(read(name, body).unwrap().name(), name);
         }
-        assert!(read("alocate", body).unwrap_err().contains("unknown command type \"alocate\""));
+    }
+
+    /// An event that this service consumes is no command: senders must not be offered its name.
+    #[test]
+    fn the_error_for_an_unknown_type_names_the_commands_only() {
+        let known = "create_batch, allocate, deallocate, change_batch_quantity";
+        for name in ["alocate", "out_of_stock"] {
+            let expected = format!("unknown command type {name:?}; the command types are {known}");
+            assert_eq!(read(name, "{}"), Err(expected));
+        }
+    }
+
+    #[test]
+    fn commands_that_must_stay_in_order_have_one_partition_key() {
+        let key = |name, body| read(name, body).unwrap().partition_key().to_owned();
+        let line = key("allocate", r#"{"orderid": "o-1", "sku": "LAMP", "qty": 1}"#);
+        assert_eq!(line, key("deallocate", r#"{"orderid": "o-2", "sku": "LAMP"}"#));
+        let batch = key("create_batch", r#"{"ref": "b-1", "sku": "LAMP", "qty": 1}"#);
+        assert_eq!(batch, key("change_batch_quantity", r#"{"batchref": "b-1", "qty": 2}"#));
+        assert_eq!((line.as_str(), batch.as_str()), ("LAMP", "b-1"));
     }
 
     #[test]

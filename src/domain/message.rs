@@ -7,7 +7,7 @@ use std::sync::Arc;
 pub struct BodyHash(pub [u8; 16]);
 
 /// The key of a message in the inbox of its queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MessageKey {
     /// The sender's id of the message; the inbox has each id once.
     pub message_id: Arc<str>,

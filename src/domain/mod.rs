@@ -18,9 +18,7 @@ mod values;
 
 pub use attempt::{NewAttempt, Reason, RetryDecision};
 pub use batch::Batch;
-pub use command::{
-    Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, NotifyOutOfStock, UnknownCommand,
-};
+pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, ReadError};
 pub use event::{Event, RecordedEvent};
 pub use failed_message::{Edit, FailedMessage, OperatorAction, SkipReason, Status, StatusKind, Transition};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};

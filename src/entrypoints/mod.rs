@@ -1,5 +1,6 @@
-//! Where the world comes in: queues, HTTP, people at a terminal.
+//! Where work comes in: queues and HTTP.
 
 pub mod api;
 pub mod consumer;
+mod partition;
 pub mod watchdog;

@@ -1,50 +1,50 @@
-//! Whether the consumers of this process get on with their work.
+//! Detects consumers that make no progress.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-/// All lanes of a process.
+/// All partitions of a process. Clones are one watchdog.
 #[derive(Clone, Default)]
 pub struct Watchdog {
-    lanes: Arc<Mutex<Vec<Weak<LaneStatus>>>>,
+    partitions: Arc<Mutex<Vec<Weak<PartitionStatus>>>>,
 }
 
-/// What one lane is at.
-pub struct LaneStatus {
+/// Whether a partition is busy.
+pub struct PartitionStatus {
     queue: &'static str,
     busy_since: Mutex<Option<Instant>>,
 }
 
 impl Watchdog {
-    /// A lane that begins now; it is forgotten when it drops its pulse.
+    /// Registers a partition; it is removed when its status is dropped.
     #[must_use]
-    pub fn lane(&self, queue: &'static str) -> Arc<LaneStatus> {
-        let lane_status = Arc::new(LaneStatus { queue, busy_since: Mutex::new(None) });
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.retain(|lane| lane.strong_count() > 0);
-        lanes.push(Arc::downgrade(&lane_status));
-        lane_status
+    pub fn register(&self, queue: &'static str) -> Arc<PartitionStatus> {
+        let status = Arc::new(PartitionStatus { queue, busy_since: Mutex::new(None) });
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        partitions.retain(|partition| partition.strong_count() > 0);
+        partitions.push(Arc::downgrade(&status));
+        status
     }
 
-    /// The queues of lanes that have been busy with the same thing for longer.
+    /// The queues of partitions that have been busy with one batch for longer than this.
     #[must_use]
-    pub fn stalled_lanes(&self, longer_than: Duration) -> Vec<&'static str> {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let stuck =
-            |lane_status: &Arc<LaneStatus>| lane_status.busy_for().is_some_and(|busy| busy > longer_than);
-        lanes.iter().filter_map(Weak::upgrade).filter(stuck).map(|lane_status| lane_status.queue).collect()
+    pub fn stalled(&self, longer_than: Duration) -> Vec<&'static str> {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let stalled =
+            |status: &Arc<PartitionStatus>| status.busy_for().is_some_and(|busy| busy > longer_than);
+        partitions.iter().filter_map(Weak::upgrade).filter(stalled).map(|status| status.queue).collect()
     }
 }
 
-impl LaneStatus {
-    /// Something new is in hand; or it is the same, and its server is waited for.
+impl PartitionStatus {
+    /// The partition begins a batch, or tries it again after waiting for a server.
     pub fn busy(&self) {
         *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Nothing is in hand.
+    /// The partition has no batch.
     pub fn idle(&self) {
         *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -59,15 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_is_stuck_while_it_is_busy_with_one_thing() {
+    fn a_partition_is_stalled_while_it_is_busy_with_one_batch() {
         let watchdog = Watchdog::default();
-        let (busy, idle, gone) = (watchdog.lane("orders"), watchdog.lane("stock"), watchdog.lane("orders"));
-        gone.busy();
-        drop(gone);
+        let (busy, idle, dropped) =
+            (watchdog.register("orders"), watchdog.register("stock"), watchdog.register("orders"));
+        dropped.busy();
+        drop(dropped);
         busy.busy();
         idle.busy();
         idle.idle();
-        assert_eq!(watchdog.stalled_lanes(Duration::ZERO), ["orders"]);
-        assert!(watchdog.stalled_lanes(Duration::from_mins(1)).is_empty());
+        assert_eq!(watchdog.stalled(Duration::ZERO), ["orders"]);
+        assert!(watchdog.stalled(Duration::from_mins(1)).is_empty());
     }
 }

@@ -10,6 +10,11 @@ pub struct MissingAnswers {
     pub answers: usize,
 }
 
+impl MissingAnswers {
+    /// No answer to the only question.
+    pub const NONE: Self = Self { questions: 1, answers: 0 };
+}
+
 /// Subjects, each with its answer. This is the only place where two lists are paired by position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered<Q, A>(Vec<(Q, A)>);

@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn every_command_is_bound_to_one_queue() {
-        let names: Vec<_> = ROUTES.iter().map(|route| route.kind).collect();
+        let commands = ROUTES.iter().filter(|route| route.exchange == "commands");
+        let names: Vec<_> = commands.map(|route| route.kind).collect();
         assert_eq!(names.iter().copied().collect::<BTreeSet<_>>(), Command::NAMES.into_iter().collect());
         assert_eq!(names.len(), Command::NAMES.len(), "no command has two routes");
     }

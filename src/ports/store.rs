@@ -58,7 +58,6 @@ impl WorkingSet {
             Command::ChangeBatchQuantity(command) => {
                 self.batches.insert(command.reference.clone());
             }
-            Command::NotifyOutOfStock(_) => {}
         }
     }
 

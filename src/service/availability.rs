@@ -2,13 +2,18 @@
 
 use std::{
     error::Error,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
 use tracing::{info, warn};
 
-use crate::ports::error::{NotifierError, StoreError, error_text};
+use crate::ports::{
+    answered::Answered,
+    error::{NotifierError, StoreError, error_text},
+};
+
+use super::{failure::Failure, outcome::CommandOutcome};
 
 /// A server is unavailable: the outcome of the messages is unknown, and no attempt is counted.
 #[derive(Debug, thiserror::Error)]
@@ -60,4 +65,41 @@ impl AvailabilityLog {
     pub fn is_down(&self) -> bool {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
+}
+
+/// The availability of the servers that a message handler needs.
+#[derive(Clone, Debug)]
+pub struct Dependencies {
+    /// The database.
+    pub database: Arc<AvailabilityLog>,
+    /// The mail server, if the handler sends mail.
+    pub notifier: Option<Arc<AvailabilityLog>>,
+}
+
+impl Dependencies {
+    /// One of them did not answer.
+    pub fn down(&self, error: &ServerUnavailable) {
+        match (error, &self.notifier) {
+            (ServerUnavailable::Notifier(_), Some(notifier)) => notifier.down(error),
+            _ => self.database.down(error),
+        }
+    }
+
+    /// All of them answered.
+    pub fn up(&self) {
+        self.database.up();
+        self.notifier.iter().for_each(|notifier| notifier.up());
+    }
+
+    /// Messages were handled: the servers that were needed for this have answered.
+    pub fn handled<M>(&self, handled: &Answered<M, CommandOutcome>) {
+        self.database.up();
+        if handled.iter().any(|(_, outcome)| used_notifier(outcome)) {
+            self.notifier.iter().for_each(|notifier| notifier.up());
+        }
+    }
+}
+
+fn used_notifier(outcome: &CommandOutcome) -> bool {
+    matches!(outcome, CommandOutcome::Handled | CommandOutcome::Recorded(Failure::Notification(_), _))
 }

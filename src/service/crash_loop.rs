@@ -1,4 +1,4 @@
-//! Which messages may have killed their worker, and how they are handled so that the culprit is found.
+//! Which messages may have crashed their worker, and how they are isolated until the cause is known.
 
 use std::{
     collections::HashMap,
@@ -6,135 +6,138 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::ports::{error::StoreError, queue::QueueName, store::Store};
+use crate::ports::{answered::Answered, error::StoreError, queue::QueueName, store::Store};
 
-use super::{availability::ServerUnavailable, received::ReceivedMessage};
+use super::{received::ReceivedMessage, unit_of_work::QueryError};
 
-/// Redelivered messages per unit of work: if it kills the worker, no more than these are suspects.
+/// The largest number of redelivered messages in one unit of work: a crash can be attributed to these at most.
 const MAX_REDELIVERED_BATCH: usize = 32;
-/// A message that was started so often without an end is handled alone, so that its death would be its own.
+/// A message that was started so often without an end is handled alone, so that the next crash is attributed to it.
 const ISOLATE_AFTER_STARTS: u32 = 2;
-/// A message that was started so often without an end has died alone twice. Once may be chance: whoever kills workers at
-/// random finds some message alone, but hardly the same one again.
+/// A message that was started so often without an end has crashed its worker twice while it was handled alone. With its
+/// first delivery, which is not recorded, these are five crashes. One crash of an isolated message may be a coincidence:
+/// processes that are killed from outside have some message in work, but hardly the same one twice.
 const DEAD_AFTER_STARTS: u32 = 4;
 
-/// Messages of a batch, by their places in it.
+/// Messages of a batch, by their indexes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Isolation {
-    /// In one unit of work, beside those of other lanes.
+    /// Handled in one unit of work, beside those of other partitions.
     Shared(Range<usize>),
-    /// While no other command is handled in this process.
+    /// Handled while no other command is handled in this process.
     Exclusive(usize),
-    /// Not handled any more: so many workers died while they handled it.
+    /// Not handled again, after so many starts without an end.
     GiveUp(usize, u32),
 }
 
-fn ids<'a>(batch: impl Iterator<Item = &'a ReceivedMessage>) -> Vec<Arc<str>> {
-    batch.filter_map(ReceivedMessage::message_key).map(|key| key.message_id.clone()).collect()
-}
-
-/// What goes together into a unit of work: everything, as a rule. Redelivered messages may have killed their worker: not
-/// many of them go together, their starts are counted, and one that was started twice without an end goes alone. The
-/// groups are in the order of arrival.
-pub(super) async fn groups(
+/// Divides a batch into units of work, in order. Without redelivered messages it is one unit of work. At most
+/// [`MAX_REDELIVERED_BATCH`] redelivered messages share a unit of work, and one that was started twice without an end is
+/// handled alone.
+pub(super) async fn isolate(
     store: &dyn Store,
     queue: QueueName,
-    batch: &[ReceivedMessage],
-) -> Result<Vec<Isolation>, ServerUnavailable> {
-    look_up_starts(store, queue, batch.iter().filter(|received| is_suspect(received))).await?;
-    Ok(in_order(batch.iter().map(|received| is_suspect(received).then(|| received.unfinished_starts()))))
+    batch: &mut [&mut ReceivedMessage],
+) -> Result<Vec<Isolation>, QueryError> {
+    look_up_starts(store, queue, batch).await?;
+    let starts = batch.iter().map(|received| received.suspect_id().map(|_| received.starts.unwrap_or(0)));
+    Ok(groups(starts))
 }
 
-fn is_suspect(received: &ReceivedMessage) -> bool {
-    received.redelivered && received.message_key().is_some()
-}
-
-/// The groups of messages of which each has so many unfinished starts; none if it was not redelivered.
-fn in_order(starts: impl Iterator<Item = Option<u32>>) -> Vec<Isolation> {
+/// Groups messages by their unfinished starts; `None` for a message that is not a suspect.
+fn groups(starts: impl Iterator<Item = Option<u32>>) -> Vec<Isolation> {
     let mut groups = Vec::new();
-    let (mut together, mut suspects) = (0..0, 0);
+    let (mut shared, mut suspects) = (0..0, 0);
     for (i, starts) in starts.enumerate() {
-        let group_alone = match starts {
+        let alone = match starts {
             Some(starts) if starts >= DEAD_AFTER_STARTS => Some(Isolation::GiveUp(i, starts)),
             Some(ISOLATE_AFTER_STARTS..) => Some(Isolation::Exclusive(i)),
             _ => None,
         };
         let is_full = starts.is_some() && suspects == MAX_REDELIVERED_BATCH;
-        if group_alone.is_some() || is_full {
-            close(&mut groups, together);
-            (together, suspects) = (i..i, 0);
+        if alone.is_some() || is_full {
+            close(&mut groups, shared);
+            (shared, suspects) = (i..i, 0);
         }
-        if let Some(group) = group_alone {
+        if let Some(group) = alone {
             groups.push(group);
-            together = i + 1..i + 1;
+            shared = i + 1..i + 1;
         } else {
-            together.end = i + 1;
+            shared.end = i + 1;
             suspects += usize::from(starts.is_some());
         }
     }
-    close(&mut groups, together);
+    close(&mut groups, shared);
     groups
 }
 
-fn close(groups: &mut Vec<Isolation>, together: Range<usize>) {
-    if !together.is_empty() {
-        groups.push(Isolation::Shared(together));
+fn close(groups: &mut Vec<Isolation>, shared: Range<usize>) {
+    if !shared.is_empty() {
+        groups.push(Isolation::Shared(shared));
     }
 }
 
 async fn look_up_starts(
     store: &dyn Store,
     queue: QueueName,
-    suspects: impl Iterator<Item = &ReceivedMessage>,
-) -> Result<(), ServerUnavailable> {
-    let unknown: Vec<_> = suspects.filter(|received| received.starts_before.get().is_none()).collect();
+    batch: &mut [&mut ReceivedMessage],
+) -> Result<(), QueryError> {
+    let (mut unknown, mut ids) = (Vec::new(), Vec::new());
+    for received in batch.iter_mut().filter(|received| received.starts.is_none()) {
+        if let Some(id) = received.suspect_id() {
+            ids.push(id);
+            unknown.push(received);
+        }
+    }
     if unknown.is_empty() {
         return Ok(());
     }
-    let starts = store.unfinished_starts(queue, &ids(unknown.iter().copied())).await?;
-    for (received, starts) in unknown.into_iter().zip(starts) {
-        let _ = received.starts_before.set(starts);
+    let starts = store.unfinished_starts(queue, &ids).await?;
+    for (received, starts) in Answered::new(unknown, starts)? {
+        received.starts = Some(starts);
     }
     Ok(())
 }
 
-/// Counts the starts of redelivered messages, each once in this process, before they are handled.
+/// Records the starts of redelivered messages before they are handled, each once in this process.
 pub(super) async fn record_starts(
     store: &dyn Store,
     queue: QueueName,
-    group: &[&ReceivedMessage],
-) -> Result<(), ServerUnavailable> {
-    let suspect = |received: &&&ReceivedMessage| received.redelivered && received.counted.get().is_none();
-    let uncounted: Vec<_> = group.iter().filter(suspect).copied().collect();
-    let ids = ids(uncounted.iter().copied());
+    group: &mut [&mut ReceivedMessage],
+) -> Result<(), StoreError> {
+    let (mut suspects, mut ids) = (Vec::new(), Vec::new());
+    for received in group.iter_mut().filter(|received| !received.start_recorded) {
+        if let Some(id) = received.suspect_id() {
+            ids.push(id);
+            suspects.push(received);
+        }
+    }
     if !ids.is_empty() {
         store.record_starts(queue, &ids).await?;
     }
-    for received in uncounted {
-        let _ = received.counted.set(());
+    for suspect in suspects {
+        suspect.start_recorded = true;
     }
     Ok(())
 }
 
-/// Starts that no crash ended, and that are still to be taken back in the store.
+/// Recorded starts that did not end in a crash and must be reverted in the store.
 #[derive(Default)]
 pub(super) struct RevertedStarts {
     ids: Mutex<HashMap<QueueName, Vec<Arc<str>>>>,
 }
 
 impl RevertedStarts {
-    /// Adds the messages of which this process has counted a start.
-    pub(super) fn add(&self, queue: QueueName, batch: &[ReceivedMessage]) {
-        let counted =
-            batch.iter().filter(|received| received.counted.get().is_some() && is_suspect(received));
-        let ids = ids(counted);
+    /// Adds those of the messages whose start this process has recorded.
+    pub(super) fn add(&self, queue: QueueName, batch: &[&ReceivedMessage]) {
+        let recorded = batch.iter().filter(|received| received.start_recorded);
+        let ids: Vec<_> = recorded.filter_map(|received| received.suspect_id()).collect();
         if !ids.is_empty() {
             self.lock().entry(queue).or_default().extend(ids);
         }
     }
 
-    /// Writes them to the store. What is not written, because this fails or is dropped, stays for the next time. Two that
-    /// write at the same time may take one start too many: fewer starts blame no message.
+    /// Writes them to the store. If this fails or is dropped, the rest is kept for the next time. Two concurrent calls may
+    /// revert a start twice: too few recorded starts put no blame on a message.
     pub(super) async fn write(&self, store: &dyn Store) -> Result<(), StoreError> {
         while let Some((queue, ids)) = self.next() {
             store.revert_starts(queue, &ids).await?;
@@ -160,18 +163,18 @@ impl RevertedStarts {
 mod tests {
     use super::*;
 
-    fn groups(starts: &[Option<u32>]) -> Vec<Isolation> {
-        in_order(starts.iter().copied())
+    fn groups_of(starts: &[Option<u32>]) -> Vec<Isolation> {
+        groups(starts.iter().copied())
     }
 
     #[test]
-    fn messages_that_were_not_redelivered_go_together() {
-        assert_eq!(groups(&[]), []);
-        assert_eq!(groups(&[None; 100]), [Isolation::Shared(0..100)]);
+    fn messages_that_were_not_redelivered_share_a_unit_of_work() {
+        assert_eq!(groups_of(&[]), []);
+        assert_eq!(groups_of(&[None; 100]), [Isolation::Shared(0..100)]);
     }
 
     #[test]
-    fn a_message_that_was_started_twice_goes_alone_and_keeps_its_place() {
+    fn a_message_that_was_started_twice_is_handled_alone_and_in_order() {
         let table = [(0, false), (1, false), (2, true), (3, true)];
         for (starts, alone) in table {
             let expected = if alone {
@@ -179,27 +182,27 @@ mod tests {
             } else {
                 vec![Isolation::Shared(0..4)]
             };
-            assert_eq!(groups(&[None, Some(starts), Some(1), None]), expected, "{starts} starts");
+            assert_eq!(groups_of(&[None, Some(starts), Some(1), None]), expected, "{starts} starts");
         }
     }
 
     #[test]
-    fn a_message_that_was_started_four_times_is_dead() {
+    fn a_message_with_four_unfinished_starts_is_given_up() {
         let expected = [
             Isolation::GiveUp(0, 4),
             Isolation::Exclusive(1),
             Isolation::GiveUp(2, 9),
             Isolation::Shared(3..4),
         ];
-        assert_eq!(groups(&[Some(4), Some(3), Some(9), Some(0)]), expected);
+        assert_eq!(groups_of(&[Some(4), Some(3), Some(9), Some(0)]), expected);
     }
 
     #[test]
-    fn no_more_than_thirty_two_redelivered_messages_go_together() {
+    fn at_most_thirty_two_redelivered_messages_share_a_unit_of_work() {
         let redelivered = [Some(0); 2 * MAX_REDELIVERED_BATCH + 1];
         let expected = [Isolation::Shared(0..32), Isolation::Shared(32..64), Isolation::Shared(64..65)];
-        assert_eq!(groups(&redelivered), expected);
+        assert_eq!(groups_of(&redelivered), expected);
         let first_after = [&redelivered[..MAX_REDELIVERED_BATCH], &[None; 50]].concat();
-        assert_eq!(groups(&first_after), [Isolation::Shared(0..82)]);
+        assert_eq!(groups_of(&first_after), [Isolation::Shared(0..82)]);
     }
 }

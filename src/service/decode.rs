@@ -1,33 +1,28 @@
-//! From a message to a command: the first of three layers of validation, the syntax.
+//! From a message to its content: the first of three layers of validation, the syntax.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{BodyHash, Command, MessageKey, UnknownCommand},
-    ports::queue::Message,
+    domain::{BodyHash, MessageKey, ReadError},
+    ports::{
+        queue::{Message, QueueName},
+        routing,
+        text::replace_nul,
+    },
 };
 
-/// How deep a body's arrays and objects may be nested.
+use super::envelope::{Content, Envelope};
+
+/// The deepest allowed nesting of arrays and objects in a body.
 const MAX_DEPTH: usize = 128;
 /// The longest message id, in characters.
 const MAX_MESSAGE_ID: usize = 200;
+/// The longest message id, in bytes: AMQP's limit.
+const MAX_MESSAGE_ID_BYTES: usize = 255;
 
-/// A command with what its message said about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
-    /// What makes a repeat recognisable.
-    pub key: MessageKey,
-    /// What is asked for.
-    pub command: Command,
-    /// What ties together everything that follows; the message id, unless the sender said otherwise.
-    pub correlation_id: Arc<str>,
-    /// The W3C trace the message belongs to.
-    pub traceparent: Option<Arc<str>>,
-}
-
-/// How large a message may be; what is larger is not even parsed.
+/// The largest allowed message; a larger one is not parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the body.
@@ -42,103 +37,133 @@ impl Limits {
     /// # Errors
     /// [`DecodeError::TooLarge`] if it is not.
     pub fn check_body(self, body: &[u8]) -> Result<(), DecodeError> {
-        within("body", body.len(), self.body_bytes)
+        check_size("body", body.len(), self.body_bytes, "limits.body_bytes")
     }
 }
 
-/// Why a message says no command.
+/// Why a message cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// It has no id.
     #[error("the message has no message id")]
     MissingMessageId,
-    /// Its id cannot be kept.
+    /// Its id cannot be stored.
     #[error("the message id must be 1 to {MAX_MESSAGE_ID} printable characters")]
     InvalidMessageId,
-    /// It is larger than is allowed.
-    #[error("{what}: {size} bytes, and {limit} are allowed (limits.{what})")]
+    /// It is larger than allowed.
+    #[error("{part} too large: {size} bytes, the limit is {limit} ({setting})")]
     TooLarge {
-        /// "body" or "headers".
-        what: &'static str,
+        /// The part that is too large: the body or the headers.
+        part: &'static str,
         /// Its size in bytes.
         size: usize,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: usize,
+        /// The setting with the limit.
+        setting: &'static str,
     },
-    /// It says of itself that it is no plain JSON.
+    /// Its properties say that the body is not plain JSON.
     #[error("{0}")]
     Content(String),
-    /// Its type is none of ours.
+    /// Its type is unknown, or belongs in another queue.
     #[error("{0}")]
     UnknownCommand(String),
-    /// Its body is not what its type requires.
+    /// Its body does not have the fields of its type.
     #[error("{0}")]
     InvalidBody(String),
 }
 
-/// Reads a message.
+impl DecodeError {
+    /// No command has this type.
+    #[must_use]
+    pub fn unknown_command(kind: &str) -> Self {
+        Self::UnknownCommand(ReadError::<Infallible>::UnknownCommand(kind.to_owned()).to_string())
+    }
+
+    /// A handler received a type that it does not handle.
+    pub(super) fn unexpected(kind: &str) -> Self {
+        Self::UnknownCommand(format!("type {kind:?} has another handler"))
+    }
+}
+
+/// Decodes a message that came from a queue.
 ///
 /// # Errors
-/// [`DecodeError`] names the field that is wrong, and never repeats the body.
-pub fn decode(message: &Message, limits: Limits) -> Result<Envelope, DecodeError> {
-    within("headers", message.header_bytes, limits.header_bytes)?;
+/// [`DecodeError`] names the field that is invalid, and never contains the body.
+pub fn decode(queue: QueueName, message: &Message, limits: Limits) -> Result<Envelope, DecodeError> {
+    check_size("headers", message.header_bytes, limits.header_bytes, "limits.header_bytes")?;
     limits.check_body(&message.body)?;
-    plain_json(message)?;
-    let message_id: Arc<str> = message_id(message)?.into();
-    let command = command(&message.kind, &message.body)?;
+    check_content_type(message)?;
+    let message_id: Arc<str> = checked_id(message.message_id.as_deref().unwrap_or_default())?.into();
+    check_route(queue, &message.kind)?;
+    let content = content(&message.kind, &message.body)?;
     let correlation_id =
         message.correlation_id.as_deref().map_or_else(|| message_id.clone(), |id| replace_nul(id).into());
     Ok(Envelope {
-        key: MessageKey { message_id, kind: command.name(), body_hash: body_hash(&message.body) },
-        command,
+        key: MessageKey { message_id, kind: content.kind(), body_hash: body_hash(&message.body) },
+        content,
         correlation_id,
         traceparent: message.traceparent.as_deref().map(|trace| replace_nul(trace).into()),
     })
 }
 
-/// Reads a command's JSON.
-///
-/// # Errors
-/// [`DecodeError::UnknownCommand`] or [`DecodeError::InvalidBody`], which names the field.
-pub fn command(name: &str, body: &[u8]) -> Result<Command, DecodeError> {
-    if depth(body) > MAX_DEPTH {
-        return Err(DecodeError::InvalidBody(format!("nested deeper than {MAX_DEPTH} levels")));
-    }
-    // Fields without their names would be read by position.
-    if !matches!(body.trim_ascii_start().first(), Some(b'{')) && Command::NAMES.contains(&name) {
-        return Err(DecodeError::InvalidBody("the body must be a JSON object".into()));
-    }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let unknown = |error: UnknownCommand| DecodeError::UnknownCommand(error.to_string());
-    match Command::read(name, &mut json).map_err(unknown)? {
-        Ok(command) => match json.end() {
-            Ok(()) => Ok(command),
-            Err(error) => Err(DecodeError::InvalidBody(error.to_string())),
-        },
-        // The path to the field costs time, so it is only looked for when something is wrong.
-        Err(error) => {
-            Err(DecodeError::InvalidBody(with_field(name, body).unwrap_or_else(|| error.to_string())))
+/// A type is handled only in the queue that it is bound to: who may publish it is decided by its routing key.
+fn check_route(queue: QueueName, kind: &str) -> Result<(), DecodeError> {
+    let here = queue.as_str();
+    match routing::queue_of(kind) {
+        Some(bound_to) if bound_to == queue => Ok(()),
+        Some(bound_to) => Err(DecodeError::UnknownCommand(format!(
+            "type {kind:?} does not belong in the queue {here}, it is bound to {}",
+            bound_to.as_str()
+        ))),
+        None => {
+            let taken: Vec<_> = routing::routes_to(queue).map(|route| route.kind).collect();
+            let taken = taken.join(", ");
+            Err(DecodeError::UnknownCommand(format!(
+                "unknown command type {kind:?}; the queue {here} takes {taken}"
+            )))
         }
     }
 }
 
-fn with_field(name: &str, body: &[u8]) -> Option<String> {
+/// Reads the body of a message of this type.
+///
+/// # Errors
+/// [`DecodeError::UnknownCommand`], or [`DecodeError::InvalidBody`], which names the field.
+pub fn content(kind: &str, body: &[u8]) -> Result<Content, DecodeError> {
+    if depth(body) > MAX_DEPTH {
+        return Err(DecodeError::InvalidBody(format!("nested deeper than {MAX_DEPTH} levels")));
+    }
+    // Serde would also read an array, by position.
+    if !matches!(body.trim_ascii_start().first(), Some(b'{')) && routing::queue_of(kind).is_some() {
+        return Err(DecodeError::InvalidBody("the body must be a JSON object".into()));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    match Content::read(kind, &mut json) {
+        Ok(content) => match json.end() {
+            Ok(()) => Ok(content),
+            Err(error) => Err(DecodeError::InvalidBody(error.to_string())),
+        },
+        Err(ReadError::UnknownCommand(kind)) => Err(DecodeError::unknown_command(&kind)),
+        // The path to the field costs time, so it is determined only for an invalid body.
+        Err(ReadError::Body(error)) => {
+            Err(DecodeError::InvalidBody(with_field(kind, body).unwrap_or_else(|| error.to_string())))
+        }
+    }
+}
+
+fn with_field(kind: &str, body: &[u8]) -> Option<String> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    let error = Command::read(name, tracked).ok()?.err()?;
+    let error = Content::read(kind, tracked).err()?;
     match track.path().to_string().as_str() {
         "." => Some(error.to_string()),
         field => Some(format!("{field}: {error}")),
     }
 }
 
-/// A store of text cannot keep U+0000.
-pub(super) fn replace_nul(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// The deepest nesting of what looks like JSON, found without parsing it.
+/// The deepest nesting of arrays and objects, found without parsing the body.
 fn depth(body: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
     for byte in body {
@@ -157,12 +182,17 @@ fn depth(body: &[u8]) -> usize {
     deepest
 }
 
-fn within(what: &'static str, size: usize, limit: usize) -> Result<(), DecodeError> {
-    if size > limit { Err(DecodeError::TooLarge { what, size, limit }) } else { Ok(()) }
+fn check_size(
+    part: &'static str,
+    size: usize,
+    limit: usize,
+    setting: &'static str,
+) -> Result<(), DecodeError> {
+    if size > limit { Err(DecodeError::TooLarge { part, size, limit, setting }) } else { Ok(()) }
 }
 
-/// Absent is fine. Nothing is unpacked: a few bytes might become gigabytes.
-fn plain_json(message: &Message) -> Result<(), DecodeError> {
+/// Both properties may be absent. A compressed body is not decompressed: a few bytes could become gigabytes.
+fn check_content_type(message: &Message) -> Result<(), DecodeError> {
     let must_be = |what: &str, is: &str| Err(DecodeError::Content(format!("{what} must be {is}")));
     let content_type = message.content_type.as_deref().unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -176,11 +206,7 @@ fn plain_json(message: &Message) -> Result<(), DecodeError> {
     must_be("content_encoding", "absent: bodies are plain UTF-8")
 }
 
-fn message_id(message: &Message) -> Result<&str, DecodeError> {
-    checked_id(message.message_id.as_deref().unwrap_or_default())
-}
-
-/// Takes a message id that can be kept: 1 to 200 printable characters, and no more than AMQP's 255 bytes.
+/// Checks that a message id can be stored: 1 to 200 printable characters, at most 255 bytes.
 ///
 /// # Errors
 /// [`DecodeError::MissingMessageId`] if it is empty, [`DecodeError::InvalidMessageId`] if it is anything else.
@@ -189,14 +215,14 @@ pub fn checked_id(id: &str) -> Result<&str, DecodeError> {
         return Err(DecodeError::MissingMessageId);
     }
     let printable = id.chars().all(|character| !character.is_control()) && !id.trim().is_empty();
-    if printable && id.len() <= 255 && id.chars().count() <= MAX_MESSAGE_ID {
+    if printable && id.len() <= MAX_MESSAGE_ID_BYTES && id.chars().count() <= MAX_MESSAGE_ID {
         Ok(id)
     } else {
         Err(DecodeError::InvalidMessageId)
     }
 }
 
-/// The hash by which a body is known.
+/// The hash of a body, part of the message's key.
 #[must_use]
 pub fn body_hash(body: &[u8]) -> BodyHash {
     let mut short = [0; 16];
@@ -214,16 +240,20 @@ mod tests {
         Message { kind: kind.into(), message_id: Some("m1".into()), body: body.into(), ..Message::default() }
     }
 
+    fn decode_in_its_queue(message: &Message) -> Result<Envelope, DecodeError> {
+        decode(routing::queue_of(&message.kind).unwrap_or(QueueName::Orders), message, LIMITS)
+    }
+
     fn error(kind: &str, body: &str) -> String {
-        decode(&message(kind, body), LIMITS).unwrap_err().to_string()
+        decode_in_its_queue(&message(kind, body)).unwrap_err().to_string()
     }
 
     #[test]
     fn the_message_id_serves_as_correlation_id() {
         let line = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
-        assert_eq!(&*decode(&line, LIMITS).unwrap().correlation_id, "m1");
+        assert_eq!(&*decode_in_its_queue(&line).unwrap().correlation_id, "m1");
         let line = Message { correlation_id: Some("checkout-7".into()), ..line };
-        assert_eq!(&*decode(&line, LIMITS).unwrap().correlation_id, "checkout-7");
+        assert_eq!(&*decode_in_its_queue(&line).unwrap().correlation_id, "checkout-7");
     }
 
     #[test]
@@ -249,44 +279,64 @@ mod tests {
         }
     }
 
+    /// The broker checks the routing key of a publisher, not the type of its message.
+    #[test]
+    fn a_type_is_read_only_in_the_queue_that_it_is_bound_to() {
+        let stock = message("create_batch", r#"{"ref": "b", "sku": "s", "qty": 1}"#);
+        assert!(decode(QueueName::Stock, &stock, LIMITS).is_ok());
+        for queue in [QueueName::Orders, QueueName::Notifications] {
+            let error = decode(queue, &stock, LIMITS).unwrap_err();
+            assert!(matches!(error, DecodeError::UnknownCommand(_)), "{error:?}");
+            assert!(error.to_string().ends_with("it is bound to stock"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_error_for_an_unknown_type_names_the_types_of_the_queue() {
+        let unknown = |queue| decode(queue, &message("alocate", "{}"), LIMITS).unwrap_err().to_string();
+        let expected = "unknown command type \"alocate\"; the queue orders takes allocate, deallocate";
+        assert_eq!(unknown(QueueName::Orders), expected);
+        assert!(unknown(QueueName::Notifications).ends_with("the queue notifications takes out_of_stock"));
+    }
+
     #[test]
     fn a_message_id_is_printable_and_short() {
         let named = |id: Option<&str>| {
             let message = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
-            decode(&Message { message_id: id.map(Into::into), ..message }, LIMITS).map(drop)
+            decode_in_its_queue(&Message { message_id: id.map(Into::into), ..message }).map(drop)
         };
         assert_eq!(named(Some(&"x".repeat(200))), Ok(()));
         assert_eq!(named(Some(&"é".repeat(127))), Ok(()));
         assert_eq!(named(None), Err(DecodeError::MissingMessageId));
         assert_eq!(named(Some("")), Err(DecodeError::MissingMessageId));
-        // The last one has few enough characters, but 256 bytes; AMQP takes 255.
+        // The last one has 128 characters, but 256 bytes.
         for id in [" ", "a\nb", &"x".repeat(201), &"é".repeat(128)] {
             assert_eq!(named(Some(id)), Err(DecodeError::InvalidMessageId));
         }
     }
 
     #[test]
-    fn what_is_too_large_is_not_parsed() {
+    fn a_message_above_a_limit_is_not_parsed() {
         let large = "x".repeat(LIMITS.body_bytes + 1);
         assert_eq!(
             error("allocate", &large),
-            "body: 200001 bytes, and 200000 are allowed (limits.body_bytes)"
+            "body too large: 200001 bytes, the limit is 200000 (limits.body_bytes)"
         );
         let headers = Message { header_bytes: 1001, ..message("allocate", "{}") };
-        assert!(matches!(decode(&headers, LIMITS), Err(DecodeError::TooLarge { what: "headers", .. })));
+        assert!(matches!(decode_in_its_queue(&headers), Err(DecodeError::TooLarge { part: "headers", .. })));
     }
 
     #[test]
-    fn a_body_that_calls_itself_something_else_is_not_parsed() {
+    fn a_body_that_is_not_plain_json_is_not_parsed() {
         let line = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
         let cases =
             [("application/json", true), ("Application/JSON; charset=utf-8", true), ("text/plain", false)];
         for (content_type, fine) in cases {
             let typed = Message { content_type: Some(content_type.into()), ..line.clone() };
-            assert_eq!(decode(&typed, LIMITS).is_ok(), fine, "{content_type}");
+            assert_eq!(decode_in_its_queue(&typed).is_ok(), fine, "{content_type}");
         }
         let packed = Message { content_encoding: Some("gzip".into()), ..line };
-        assert!(matches!(decode(&packed, LIMITS), Err(DecodeError::Content(_))));
+        assert!(matches!(decode_in_its_queue(&packed), Err(DecodeError::Content(_))));
     }
 
     #[test]
@@ -295,7 +345,7 @@ mod tests {
             let inside = levels - 1;
             format!(r#"{{"orderid": "[\"", "sku": "s", "x": {}{}}}"#, "[".repeat(inside), "]".repeat(inside))
         };
-        assert!(decode(&message("deallocate", &nested(128)), LIMITS).is_ok());
+        assert!(decode_in_its_queue(&message("deallocate", &nested(128))).is_ok());
         for levels in [129, 50_000] {
             assert_eq!(error("deallocate", &nested(levels)), "nested deeper than 128 levels");
         }

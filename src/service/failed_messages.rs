@@ -157,7 +157,7 @@ pub async fn edit(
 fn check(queue: &str, kind: &str, message_id: &str, body: &[u8], limits: Limits) -> Result<(), EditError> {
     limits.check_body(body)?;
     decode::checked_id(message_id)?;
-    decode::command(kind, body)?;
+    decode::content(kind, body)?;
     if routing::queue_of(kind).is_some_and(|of_kind| of_kind.as_str() == queue) {
         Ok(())
     } else {

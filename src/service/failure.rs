@@ -161,7 +161,8 @@ mod tests {
     #[test]
     fn every_failure_has_its_verdict() {
         let invalid_sku = || Failure::Rejected(Rejection::InvalidSku(Sku::new("s").unwrap()));
-        let too_large = DecodeError::TooLarge { what: "body", size: 2, limit: 1 };
+        let too_large =
+            DecodeError::TooLarge { part: "body", size: 2, limit: 1, setting: "limits.body_bytes" };
         let table = [
             (store(StoreError::Conflict), FailureClass::Conflict),
             (store(StoreError::Unavailable), FailureClass::Outage),

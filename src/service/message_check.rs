@@ -1,127 +1,184 @@
-//! What a unit of work may handle: the inbox knows what was handled before, the ledger which copy of a failed message is
-//! the current one.
+//! What is done with each message of a unit of work: the inbox knows which were handled before, the failed messages which
+//! copy is current.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 use crate::ports::{
-    error::StoreError,
-    queue::QueueName,
+    answered::MissingAnswers,
     store::{InboxCheck, RetryCheck},
 };
 
 use super::{
-    decode::DecodeError, dispatch::check_queue, received::ReceivedMessage, unit_of_work::UnitOfWork,
+    decode::DecodeError,
+    envelope::Envelope,
+    failure::Failure,
+    outcome::{CommandOutcome, Step},
+    received::ReceivedMessage,
+    unit_of_work::{QueryError, UnitOfWork},
 };
 
 /// A message of a unit of work, checked.
-pub(super) struct CheckedMessage {
-    pub(super) admission: MessageCheck,
+pub(super) struct CheckedMessage<'a> {
+    pub(super) received: &'a ReceivedMessage,
+    pub(super) check: MessageCheck<'a>,
     /// The generation of the copy; 0 for a message from a sender, or one whose retry mark is not genuine.
     pub(super) generation: i64,
 }
 
-/// What is to be done with a message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum MessageCheck {
-    /// It is handled.
-    New,
+/// The result of checking a message.
+pub(super) enum MessageCheck<'a> {
+    /// It was not handled before.
+    New(&'a Envelope),
     /// It was handled before.
-    Duplicate,
-    /// It is the same as this earlier message of the unit of work, and shares its fate.
+    Duplicate(&'a Envelope),
+    /// It is a copy of the message at this index of the unit of work, and has the same outcome.
     CopyOf(usize),
     /// Its failed message has changed since this copy was published: it is neither handled nor recorded.
     Outdated,
     /// Its id belongs to another message.
     BodyMismatch,
-    /// It cannot be read, or belongs into another queue.
-    Rejected(DecodeError),
+    /// It cannot be decoded.
+    Undecodable(&'a DecodeError),
 }
 
-/// Checks the messages of a unit of work. The inbox has those that are new now; it forgets those that cannot be handled.
-pub(super) async fn check(
+/// What is left to do with a checked message.
+pub(super) enum Remaining<'a> {
+    /// It must be handled.
+    Handle(&'a Envelope),
+    /// It has its result.
+    Nothing(Step),
+}
+
+impl<'a> CheckedMessage<'a> {
+    /// Ends the starts that were recorded for a redelivered message, and decides whether the message must be handled.
+    pub(super) fn begin(&self, uow: &mut UnitOfWork) -> Remaining<'a> {
+        self.clear_starts(uow);
+        let step = match &self.check {
+            MessageCheck::New(envelope) => return Remaining::Handle(envelope),
+            MessageCheck::Duplicate(envelope) => {
+                // A retry of a message that another copy has handled in the meantime is finished.
+                if self.generation > 0 {
+                    uow.mark_handled(&envelope.key);
+                }
+                Step::Done(CommandOutcome::Duplicate)
+            }
+            MessageCheck::Outdated => Step::Done(CommandOutcome::Duplicate),
+            MessageCheck::CopyOf(original) => Step::CopyOf(*original),
+            MessageCheck::BodyMismatch => Step::failed(Failure::BodyMismatch),
+            MessageCheck::Undecodable(error) => Step::failed((*error).clone()),
+        };
+        Remaining::Nothing(step)
+    }
+
+    pub(super) fn clear_starts(&self, uow: &mut UnitOfWork) {
+        if let Some(key) = self.received.message_key().filter(|_| self.received.redelivered) {
+            uow.clear_starts(key);
+        }
+    }
+}
+
+/// Checks the messages of a unit of work. Afterwards the inbox contains the new ones, as part of the transaction.
+pub(super) async fn check<'a>(
     uow: &mut UnitOfWork,
-    queue: QueueName,
-    batch: &[&ReceivedMessage],
-) -> Result<Vec<CheckedMessage>, StoreError> {
-    let copies = copies(batch);
-    let originals: Vec<_> = (0..batch.len()).filter(|i| copies[*i].is_none()).collect();
-    let keys: Vec<_> = originals.iter().filter_map(|&i| batch[i].message_key().cloned()).collect();
-    let inbox_checks = uow.check_inbox(&keys).await?;
-    let inbox_checks: HashMap<_, _> = keys.iter().map(|key| &*key.message_id).zip(inbox_checks).collect();
-    let marks: Vec<_> = originals.iter().filter_map(|&i| batch[i].message.retry).collect();
-    let retries = uow.check_retries(&marks).await?;
-    let retries: HashMap<_, _> = marks.into_iter().zip(retries).collect();
+    batch: &[&'a ReceivedMessage],
+) -> Result<Vec<CheckedMessage<'a>>, QueryError> {
+    let candidates = candidates(batch);
+    let originals = || candidates.iter().filter(|candidate| candidate.copy_of.is_none());
+    let keys = originals().filter_map(|original| original.received.message_key().cloned()).collect();
+    let marks = originals().filter_map(|original| original.received.message.retry).collect();
+    let inbox: HashMap<Arc<str>, InboxCheck> =
+        uow.check_inbox(keys).await?.into_iter().map(|(key, check)| (key.message_id, check)).collect();
+    let retries: HashMap<_, _> = uow.check_retries(marks).await?.into_iter().collect();
     let mut checked = Vec::with_capacity(batch.len());
-    for (received, copy_of) in batch.iter().zip(copies) {
-        let key = received.message_key();
-        let inbox_check = key.and_then(|key| inbox_checks.get(&*key.message_id).copied());
+    for Candidate { received, copy_of } in candidates {
         let mark = received.message.retry;
         let retry = mark.and_then(|mark| retries.get(&mark).copied());
-        let refusal = match &received.decoded {
-            Ok(envelope) => check_queue(queue, &envelope.command),
-            Err(undecodable) => Some(undecodable.clone()),
-        };
-        let admission = match copy_of {
+        let in_inbox = received.message_key().and_then(|key| inbox.get(&key.message_id).copied());
+        let check = match copy_of {
             Some(original) => MessageCheck::CopyOf(original),
-            None => admission(inbox_check, retry, refusal),
+            None => combine(received, retry, in_inbox)?,
         };
-        if let Some(key) = key
-            && inbox_check == Some(InboxCheck::New)
-            && matches!(admission, MessageCheck::Outdated | MessageCheck::Rejected(_))
+        if let (MessageCheck::Outdated, Some(InboxCheck::New), Some(key)) =
+            (&check, in_inbox, received.message_key())
         {
             uow.forget(key);
         }
         let is_current = retry == Some(RetryCheck::Current);
         let generation = mark.filter(|_| is_current).map_or(0, |mark| mark.generation);
-        checked.push(CheckedMessage { admission, generation });
+        checked.push(CheckedMessage { received, check, generation });
     }
     Ok(checked)
 }
 
-fn admission(
-    inbox_check: Option<InboxCheck>,
-    retry: Option<RetryCheck>,
-    refusal: Option<DecodeError>,
-) -> MessageCheck {
-    match (retry, refusal, inbox_check) {
-        (Some(RetryCheck::Outdated), ..) => MessageCheck::Outdated,
-        (_, Some(refusal), _) => MessageCheck::Rejected(refusal),
-        (_, None, Some(InboxCheck::BodyMismatch)) => MessageCheck::BodyMismatch,
-        (_, None, Some(InboxCheck::New)) => MessageCheck::New,
-        // What can be read has a receipt, and the inbox has judged it.
-        (_, None, Some(InboxCheck::Duplicate) | None) => MessageCheck::Duplicate,
+/// Checks the only message of a unit of work.
+pub(super) async fn check_one<'a>(
+    uow: &mut UnitOfWork,
+    received: &'a ReceivedMessage,
+) -> Result<CheckedMessage<'a>, QueryError> {
+    Ok(check(uow, &[received]).await?.pop().ok_or(MissingAnswers::NONE)?)
+}
+
+/// Marks a new message as handled, or removes it from the inbox if handling it failed.
+pub(super) fn end(uow: &mut UnitOfWork, envelope: &Envelope, step: &Step) {
+    match step {
+        Step::Done(_) => uow.mark_handled(&envelope.key),
+        Step::Failed(..) | Step::CopyOf(_) => uow.forget(&envelope.key),
     }
 }
 
-/// For each message, the earlier one with the same id, if there is one.
-fn copies(batch: &[&ReceivedMessage]) -> Vec<Option<usize>> {
+/// Every message that can be decoded was looked up in the inbox.
+fn combine(
+    received: &ReceivedMessage,
+    retry: Option<RetryCheck>,
+    inbox: Option<InboxCheck>,
+) -> Result<MessageCheck<'_>, MissingAnswers> {
+    Ok(match (retry, &received.decoded, inbox) {
+        (Some(RetryCheck::Outdated), ..) => MessageCheck::Outdated,
+        (_, Err(error), _) => MessageCheck::Undecodable(error),
+        (_, Ok(envelope), Some(InboxCheck::New)) => MessageCheck::New(envelope),
+        (_, Ok(envelope), Some(InboxCheck::Duplicate)) => MessageCheck::Duplicate(envelope),
+        (_, Ok(_), Some(InboxCheck::BodyMismatch)) => MessageCheck::BodyMismatch,
+        (_, Ok(_), None) => return Err(MissingAnswers::NONE),
+    })
+}
+
+struct Candidate<'a> {
+    received: &'a ReceivedMessage,
+    /// The index of the first message with the same id, if that is another one.
+    copy_of: Option<usize>,
+}
+
+fn candidates<'a>(batch: &[&'a ReceivedMessage]) -> Vec<Candidate<'a>> {
     let mut first = HashMap::new();
-    let mut copies = Vec::with_capacity(batch.len());
-    for (i, received) in batch.iter().enumerate() {
+    let candidates = batch.iter().enumerate().map(|(i, received)| {
         let id = received.message_key().map(|key| &key.message_id);
         let original = id.map(|id| *first.entry(id).or_insert(i));
-        copies.push(original.filter(|original| *original != i));
-    }
-    copies
+        Candidate { received, copy_of: original.filter(|original| *original != i) }
+    });
+    candidates.collect()
 }
 
-/// Divides messages into runs that may each be one unit of work: in a run all messages of one id are copies of the first.
-/// One that has the id of an earlier message and differs from it begins the next run, so that the order is kept.
-pub(super) fn runs<'a, 'b>(batch: &'b [&'a ReceivedMessage]) -> Vec<&'b [&'a ReceivedMessage]> {
+/// Divides messages into runs that may each be one unit of work: in a run all messages with one id are copies of the first.
+/// A message with the id of an earlier one that it differs from begins the next run, so that the order is kept.
+pub(super) fn runs<T: Deref<Target = ReceivedMessage>>(batch: &[T]) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let mut begin = 0;
     let mut ids: HashMap<&str, usize> = HashMap::new();
     for (i, received) in batch.iter().enumerate() {
         let Some(key) = received.message_key() else { continue };
         let earlier = ids.get(&*key.message_id).copied();
-        if earlier.is_some_and(|earlier| !received.is_copy_of(batch[earlier])) {
-            runs.push(&batch[begin..i]);
+        if earlier.is_some_and(|earlier| !received.is_copy_of(&batch[earlier])) {
+            runs.push(begin..i);
             begin = i;
             ids.clear();
         }
         ids.entry(&key.message_id).or_insert(i);
     }
-    runs.push(&batch[begin..]);
+    runs.push(begin..batch.len());
     runs
 }
 
@@ -131,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        ports::queue::{Message, RetryMark},
+        ports::queue::{Message, QueueName, RetryMark},
         service::{decode::Limits, received::ReceivedMessage},
     };
 
@@ -142,7 +199,12 @@ mod tests {
             body: format!(r#"{{"orderid": "{order}", "sku": "LAMP"}}"#).into_bytes(),
             ..Message::default()
         };
-        ReceivedMessage::read(message, false, Limits { body_bytes: 1000, header_bytes: 1000 })
+        ReceivedMessage::read(
+            QueueName::Orders,
+            message,
+            false,
+            Limits { body_bytes: 1000, header_bytes: 1000 },
+        )
     }
 
     fn copy(mut line: ReceivedMessage, generation: i64) -> ReceivedMessage {
@@ -152,7 +214,7 @@ mod tests {
 
     fn lengths(batch: &[ReceivedMessage]) -> Vec<usize> {
         let batch: Vec<_> = batch.iter().collect();
-        runs(&batch).iter().map(|run| run.len()).collect()
+        runs(&batch).into_iter().map(|run| run.len()).collect()
     }
 
     #[test]
@@ -162,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn another_message_under_a_known_id_begins_a_run() {
+    fn another_message_with_a_known_id_begins_a_run() {
         let (original, other) = (|| line("a", "1"), || line("a", "2"));
         assert_eq!(lengths(&[original(), line("b", "1"), other(), line("b", "1")]), [2, 2]);
         assert_eq!(lengths(&[original(), other(), original()]), [1, 1, 1]);
@@ -176,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_in_every_run() {
+    fn an_undecodable_message_begins_no_run() {
         let unreadable = || line("a", "\"");
         assert!(unreadable().message_key().is_none());
         assert_eq!(lengths(&[line("a", "1"), unreadable(), unreadable(), line("a", "1")]), [4]);

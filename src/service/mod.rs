@@ -1,16 +1,23 @@
-//! What the service does, in the order in which it does it: decode, handle, react, commit, publish.
+//! The use cases: decode, handle, react, commit, publish.
 
+pub mod archive;
 pub mod availability;
 pub mod backoff;
+pub mod batch_handler;
+mod bisect;
 mod crash_loop;
 pub mod decode;
 mod dispatch;
+pub mod envelope;
 pub mod failed_messages;
 pub mod failure;
 mod handlers;
 pub mod message_bus;
 mod message_check;
-mod notifications;
+pub mod notifications;
+pub mod outcome;
+pub mod policy;
+mod process;
 pub mod received;
 mod recording;
 pub mod relay;

@@ -1,65 +1,80 @@
-//! A message on its way through the bus.
+//! A message while this process has it.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use crate::{
     domain::{FailedMessageKey, MessageKey},
-    ports::{queue::Message, text::sanitize},
+    ports::{
+        queue::{Message, QueueName},
+        text::{replace_nul, sanitize},
+    },
 };
 
 use super::{
-    decode::{DecodeError, Envelope, Limits, body_hash, decode, replace_nul},
-    failure::Failure,
+    decode::{DecodeError, Limits, body_hash, decode},
+    envelope::Envelope,
+    outcome::CommandOutcome,
 };
 
-/// A message, read.
+/// A message with what this process knows about it.
 #[derive(Clone, Debug)]
 pub struct ReceivedMessage {
-    /// As it came.
+    /// The message as it was delivered.
     pub message: Message,
-    /// What it asks for.
+    /// Its content.
     pub decoded: Result<Envelope, DecodeError>,
-    /// Whether somebody may have begun with it before.
+    /// Whether it was delivered before: that worker may have crashed.
     pub redelivered: bool,
-    /// Whether its sender waits for the answer: a failure is told to them then, and not kept for another attempt.
+    /// Whether its sender waits for the answer: a failure is then reported, and not recorded for a retry.
     pub awaited: bool,
-    /// How often it was started without an end before this process had it.
-    pub(super) starts_before: OnceLock<u32>,
-    /// Set once this process has counted its own start: while the store is away it begins again and again, and that is
-    /// no crash.
-    pub(super) counted: OnceLock<()>,
-    /// What became of the mail it asked for, once this process has sent it.
-    pub(super) notified: OnceLock<Result<(), Failure>>,
+    /// How often it was started without an end before this process received it, once that was looked up.
+    pub(super) starts: Option<u32>,
+    /// Whether this process has recorded its own start. A message that is started again during an outage is recorded once.
+    pub(super) start_recorded: bool,
+    outcome: Option<CommandOutcome>,
 }
 
 impl ReceivedMessage {
-    /// Reads a message.
+    /// Decodes a message from a queue.
     #[must_use]
-    pub fn read(message: Message, redelivered: bool, limits: Limits) -> Self {
+    pub fn read(queue: QueueName, message: Message, redelivered: bool, limits: Limits) -> Self {
         Self {
-            decoded: decode(&message, limits),
+            decoded: decode(queue, &message, limits),
             message,
             redelivered,
             awaited: false,
-            starts_before: OnceLock::new(),
-            counted: OnceLock::new(),
-            notified: OnceLock::new(),
+            starts: None,
+            start_recorded: false,
+            outcome: None,
         }
     }
 
-    /// Reads a message whose sender waits for the answer.
+    /// Decodes a message whose sender waits for the answer.
     #[must_use]
-    pub fn read_awaited(message: Message, limits: Limits) -> Self {
-        Self { awaited: true, ..Self::read(message, false, limits) }
+    pub fn read_awaited(queue: QueueName, message: Message, limits: Limits) -> Self {
+        Self { awaited: true, ..Self::read(queue, message, false, limits) }
     }
 
-    /// By what its repeats are recognised; none if it cannot be read.
+    /// The outcome, if the message has one. It is returned once.
+    #[must_use]
+    pub fn take_outcome(&mut self) -> Option<CommandOutcome> {
+        self.outcome.take()
+    }
+
+    /// Sets the outcome: what it says is committed, or reported to the sender.
+    pub(super) fn finish(&mut self, outcome: CommandOutcome) {
+        self.outcome = Some(outcome);
+    }
+
+    /// The key by which a duplicate is recognised; none if the message cannot be decoded.
     pub(super) fn message_key(&self) -> Option<&MessageKey> {
         self.decoded.as_ref().ok().map(|envelope| &envelope.key)
     }
 
-    pub(super) fn unfinished_starts(&self) -> u32 {
-        self.starts_before.get().copied().unwrap_or(0)
+    /// The id under which its starts are recorded; none if no crash can be attributed to it: it was not delivered before, or
+    /// cannot be decoded.
+    pub(super) fn suspect_id(&self) -> Option<Arc<str>> {
+        self.message_key().filter(|_| self.redelivered).map(|key| key.message_id.clone())
     }
 
     pub(super) fn failed_message_key(&self) -> FailedMessageKey {
@@ -76,7 +91,7 @@ impl ReceivedMessage {
         }
     }
 
-    /// Whether handling `other` in the same unit of work could do nothing that handling this does not.
+    /// Whether handling `other` in the same unit of work has no effect beyond that of handling this.
     pub(super) fn is_copy_of(&self, other: &Self) -> bool {
         self.message_key() == other.message_key() && self.message.retry == other.message.retry
     }

@@ -1,103 +1,143 @@
-//! Failures on their way into the ledger: in the unit of work they happened in, or in one of their own.
+//! Failures become attempts: in the unit of work in which they happened, or in a transaction of their own.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::ports::{error::StoreError, queue::QueueName};
-
-use super::{
-    availability::ServerUnavailable,
-    backoff::Backoff,
-    dispatch::UnitOfWorkError,
-    failure::Failure,
-    message_bus::{CommandOutcome, FailurePolicy, MessageBus},
-    message_check::{self, CheckedMessage, MessageCheck},
-    received::ReceivedMessage,
-    unit_of_work::{FailureRecord, UnitOfWork},
+use crate::ports::{
+    answered::{MissingAnswers, Slots},
+    error::{NotifierError, StoreError},
+    queue::QueueName,
+    store::Store,
 };
 
-/// The outcome of a message in its unit of work, before failures are recorded.
-pub(super) enum HandlingResult {
-    Done(CommandOutcome),
-    Failed(Failure, Duration),
-    /// As the message at this place, which is a copy of it.
-    CopyOf(usize),
+use super::{
+    backoff::Backoff,
+    batch_handler::HandleError,
+    failure::Failure,
+    message_check::{self, MessageCheck},
+    outcome::{CommandOutcome, Step},
+    policy::FailurePolicy,
+    received::ReceivedMessage,
+    unit_of_work::{FailureRecord, HandlingFailure, QueryError, UnitOfWork, UnitOfWorkError},
+};
+
+/// A message with its result in a unit of work.
+pub(super) struct Processed<'a> {
+    pub(super) received: &'a ReceivedMessage,
+    pub(super) generation: i64,
+    pub(super) step: Step,
 }
 
-/// Puts what failed into the ledger, in the same unit of work; a sender that waits for the answer gets it instead.
+/// Turns results into outcomes. Failures are recorded in the same unit of work, or reported if the sender waits.
 pub(super) async fn record_failures(
     uow: &mut UnitOfWork,
     policy: &FailurePolicy,
-    batch: &[&ReceivedMessage],
-    checked: &[CheckedMessage],
-    judged: Vec<HandlingResult>,
-) -> Result<Vec<CommandOutcome>, StoreError> {
-    let mut failed = Vec::new();
-    for ((received, checked), judged) in batch.iter().zip(checked).zip(&judged) {
-        if let HandlingResult::Failed(failure, took) = judged
-            && !received.awaited
-        {
-            failed.push(failed_message(received, checked.generation, failure, *took));
+    processed: Vec<Processed<'_>>,
+) -> Result<Vec<CommandOutcome>, QueryError> {
+    let mut outcomes = Slots::new(processed.len());
+    let (mut failed, mut copies) = (Vec::new(), Vec::new());
+    for (index, Processed { received, generation, step }) in processed.into_iter().enumerate() {
+        match step {
+            Step::Done(outcome) => outcomes.set(index, outcome),
+            Step::Failed(failure, _) if received.awaited => {
+                outcomes.set(index, CommandOutcome::Reported(failure));
+            }
+            Step::Failed(failure, took) => {
+                let failure = HandlingFailure { failure, took };
+                failed.push(failure_record(index, received, generation, failure));
+            }
+            Step::CopyOf(original) => copies.push((index, original)),
         }
     }
-    let mut next = uow.record_failures(&failed, policy).await?.into_iter();
-    let mut outcomes: Vec<CommandOutcome> = Vec::with_capacity(batch.len());
-    for (received, judged) in batch.iter().zip(judged) {
-        let outcome = match judged {
-            HandlingResult::Done(outcome) => outcome,
-            HandlingResult::Failed(failure, _) if received.awaited => CommandOutcome::Reported(failure),
-            HandlingResult::Failed(failure, _) => {
-                let next = next.next().expect("every recorded failure has its next step");
-                CommandOutcome::Recorded(failure, next)
-            }
-            HandlingResult::CopyOf(original) => match &outcomes[original] {
-                CommandOutcome::Handled => CommandOutcome::Duplicate,
-                as_original => as_original.clone(),
-            },
-        };
-        outcomes.push(outcome);
+    for (failed, decision) in uow.record_failures(failed, policy).await? {
+        outcomes.set(failed.index, CommandOutcome::Recorded(failed.failure, decision));
     }
-    Ok(outcomes)
+    for (copy, original) in copies {
+        if let Some(outcome) = outcomes.get(original) {
+            let outcome = outcome.of_copy();
+            outcomes.set(copy, outcome);
+        }
+    }
+    Ok(outcomes.finish()?)
 }
 
-fn failed_message<'a>(
-    received: &'a ReceivedMessage,
+/// The same for the only message of a unit of work.
+pub(super) async fn record_one(
+    uow: &mut UnitOfWork,
+    policy: &FailurePolicy,
+    processed: Processed<'_>,
+) -> Result<CommandOutcome, QueryError> {
+    let mut outcomes = record_failures(uow, policy, vec![processed]).await?;
+    Ok(outcomes.pop().ok_or(MissingAnswers::NONE)?)
+}
+
+fn failure_record(
+    index: usize,
+    received: &ReceivedMessage,
     generation: i64,
-    failure: &'a Failure,
-    took: Duration,
-) -> FailureRecord<'a> {
-    FailureRecord {
-        key: received.failed_message_key(),
-        message: &received.message,
-        generation,
-        failure,
-        took,
-    }
+    HandlingFailure { failure, took }: HandlingFailure,
+) -> FailureRecord<'_> {
+    let (key, message) = (received.failed_message_key(), &received.message);
+    FailureRecord { index, key, message, generation, failure, took }
 }
 
-impl MessageBus {
-    /// Records one failure in a unit of work of its own, unless the message was handled meanwhile. A sender that waits for
-    /// the answer gets it instead: `in_doubt` says that an earlier commit may have handled its command.
-    pub(super) async fn record_in_own_transaction(
+/// Records failures in transactions of their own.
+#[derive(Clone)]
+pub(super) struct FailureRecorder {
+    store: Arc<dyn Store>,
+    policy: Arc<FailurePolicy>,
+}
+
+impl FailureRecorder {
+    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>) -> Self {
+        Self { store, policy }
+    }
+
+    /// Separates outages, which concern every message, from failures. A store that did not respond is unavailable only if it
+    /// does not respond to a probe either; otherwise the question was too much for it.
+    pub(super) async fn unless_outage(&self, error: UnitOfWorkError) -> Result<HandlingFailure, HandleError> {
+        let failed = match error {
+            UnitOfWorkError::Failed(failed) => failed,
+            UnitOfWorkError::Missing(missing) => return Err(missing.into()),
+        };
+        match &failed.failure {
+            Failure::Store(error @ StoreError::Unavailable(_)) => Err(error.clone().into()),
+            Failure::Store(error @ (StoreError::Timeout(_) | StoreError::CommitUnknown(_)))
+                if self.store.probe().await.is_err() =>
+            {
+                Err(error.clone().into())
+            }
+            Failure::Notification(error @ NotifierError::Unavailable(_)) => {
+                Err(HandleError::Unavailable(error.clone().into()))
+            }
+            _ => Ok(failed),
+        }
+    }
+
+    /// Records a failure, unless the message was handled in the meantime. If the sender waits, the failure is reported
+    /// instead; `in_doubt` means that an earlier commit may have handled the command.
+    pub(super) async fn record(
         &self,
         queue: QueueName,
         received: &ReceivedMessage,
-        broken: UnitOfWorkError,
+        failed: impl Into<HandlingFailure>,
         in_doubt: bool,
-    ) -> Result<CommandOutcome, ServerUnavailable> {
+    ) -> Result<CommandOutcome, HandleError> {
+        let failed = failed.into();
         if received.awaited {
             return Ok(if in_doubt {
                 CommandOutcome::Unknown
             } else {
-                CommandOutcome::Reported(broken.failure)
+                CommandOutcome::Reported(failed.failure)
             });
         }
         let mut delays = Backoff::after_conflict();
         loop {
-            match self.try_to_record(queue, received, &broken).await {
+            match self.try_to_record(queue, received, &failed).await {
                 Ok(outcome) => return Ok(outcome),
-                Err(error) => match delays.next() {
+                Err(QueryError::Missing(missing)) => return Err(missing.into()),
+                Err(QueryError::Store(error)) => match delays.next() {
                     Some(delay) if !error.is_outage() => tokio::time::sleep(delay).await,
-                    // What cannot be recorded is kept where it is, until it can.
+                    // A failure that cannot be recorded keeps its message in the queue.
                     _ => return Err(error.into()),
                 },
             }
@@ -108,28 +148,23 @@ impl MessageBus {
         &self,
         queue: QueueName,
         received: &ReceivedMessage,
-        broken: &UnitOfWorkError,
-    ) -> Result<CommandOutcome, StoreError> {
-        let UnitOfWorkError { failure, took } = broken;
+        failed: &HandlingFailure,
+    ) -> Result<CommandOutcome, QueryError> {
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
-        let mut checked = message_check::check(&mut uow, queue, &[received]).await?;
-        let CheckedMessage { admission, generation } = checked.remove(0);
-        if received.redelivered
-            && let Some(key) = received.message_key()
-        {
-            uow.clear_starts(key);
-        }
-        match (admission, received.message_key()) {
-            (MessageCheck::Duplicate | MessageCheck::Outdated, _) => {
+        let checked = message_check::check_one(&mut uow, received).await?;
+        checked.clear_starts(&mut uow);
+        match checked.check {
+            MessageCheck::Duplicate(_) | MessageCheck::Outdated => {
                 uow.commit().await?;
                 return Ok(CommandOutcome::Duplicate);
             }
-            (MessageCheck::New, Some(key)) => uow.forget(key),
-            _ => {}
+            MessageCheck::New(envelope) => uow.forget(&envelope.key),
+            MessageCheck::CopyOf(_) | MessageCheck::BodyMismatch | MessageCheck::Undecodable(_) => {}
         }
-        let failed = failed_message(received, generation, failure, *took);
-        let next = uow.record_failures(&[failed], &self.policy).await?;
+        let step = Step::Failed(failed.failure.clone(), failed.took);
+        let processed = Processed { received, generation: checked.generation, step };
+        let outcome = record_one(&mut uow, &self.policy, processed).await?;
         uow.commit().await?;
-        Ok(CommandOutcome::Recorded(failure.clone(), next[0]))
+        Ok(outcome)
     }
 }

@@ -1,7 +1,7 @@
-//! One transaction in memory: what was loaded, what changed, what happened.
+//! One transaction in memory: loaded products, changes, events, failures.
 //!
-//! Handlers change products here; nothing reaches the store before [`UnitOfWork::commit`], which consumes the unit
-//! of work. Dropping it instead is the rollback.
+//! Handlers change products here; nothing is written before [`UnitOfWork::commit`], which consumes the unit of work.
+//! Dropping it is the rollback.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     domain::{BatchRef, FailedMessageKey, MessageKey, OrderId, Product, RecordedEvent, Rejection, Sku},
     ports::{
+        answered::{Answered, MissingAnswers},
         error::{StoreError, error_chain, error_text},
         failed_messages::{NewAttempt, RetryDecision},
         queue::{Message, QueueName, RetryMark},
@@ -22,29 +23,104 @@ use crate::{
 };
 
 use super::{
-    decode::Envelope,
+    batch_handler::HandleError,
+    envelope::Envelope,
     failure::{Failure, decide},
-    message_bus::FailurePolicy,
+    policy::FailurePolicy,
 };
 
-/// A message that failed, and how.
+/// Why a question to the store has no answer.
+#[derive(Debug)]
+pub(super) enum QueryError {
+    Store(StoreError),
+    /// The store did not answer for each message.
+    Missing(MissingAnswers),
+}
+
+impl From<StoreError> for QueryError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<MissingAnswers> for QueryError {
+    fn from(missing: MissingAnswers) -> Self {
+        Self::Missing(missing)
+    }
+}
+
+impl From<QueryError> for HandleError {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Store(error) => error.into(),
+            QueryError::Missing(missing) => missing.into(),
+        }
+    }
+}
+
+/// Why a unit of work was rolled back.
+#[derive(Debug)]
+pub(super) enum UnitOfWorkError {
+    Failed(HandlingFailure),
+    /// The store did not answer for each message.
+    Missing(MissingAnswers),
+}
+
+/// A failure that one of the messages, or the store, caused.
+#[derive(Debug)]
+pub(super) struct HandlingFailure {
+    pub(super) failure: Failure,
+    /// How long the handler that failed had taken, if it was a handler.
+    pub(super) took: Duration,
+}
+
+impl<T: Into<Failure>> From<T> for HandlingFailure {
+    fn from(failure: T) -> Self {
+        Self { failure: failure.into(), took: Duration::ZERO }
+    }
+}
+
+impl From<HandlingFailure> for UnitOfWorkError {
+    fn from(failed: HandlingFailure) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+impl From<StoreError> for UnitOfWorkError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<QueryError> for UnitOfWorkError {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Store(error) => error.into(),
+            QueryError::Missing(missing) => Self::Missing(missing),
+        }
+    }
+}
+
+/// A failed message of a unit of work.
 pub(super) struct FailureRecord<'a> {
+    /// Its index in the unit of work.
+    pub(super) index: usize,
     pub(super) key: FailedMessageKey,
     pub(super) message: &'a Message,
     /// 0 for a message from a sender.
     pub(super) generation: i64,
-    pub(super) failure: &'a Failure,
+    pub(super) failure: Failure,
     pub(super) took: Duration,
 }
 
-/// The aggregates at hand and everything that is to be kept about them.
+/// Loaded products, and everything that the commit will write.
 pub struct UnitOfWork {
     tx: Box<dyn Tx>,
     queue: QueueName,
     products: HashMap<Sku, Product>,
     /// Products handed to a handler since their events were last collected.
     touched: Vec<Sku>,
-    /// One row per line: what was said last counts.
+    /// One row per line; the last one counts.
     view: HashMap<(OrderId, Sku), ReadModelState>,
     events: Vec<OutboxEvent>,
     handled: Vec<Arc<str>>,
@@ -73,17 +149,25 @@ impl UnitOfWork {
         })
     }
 
-    /// Enters messages in the inbox: which of them are new?
-    pub(super) async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
-        if keys.is_empty() { Ok(Vec::new()) } else { self.tx.check_inbox(keys).await }
+    /// Enters messages in the inbox and returns which of them are new.
+    pub(super) async fn check_inbox(
+        &mut self,
+        keys: Vec<MessageKey>,
+    ) -> Result<Answered<MessageKey, InboxCheck>, QueryError> {
+        let checks = if keys.is_empty() { Vec::new() } else { self.tx.check_inbox(&keys).await? };
+        Ok(Answered::new(keys, checks)?)
     }
 
-    /// Whether copies with retry marks are current.
-    pub(super) async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
-        if marks.is_empty() { Ok(Vec::new()) } else { self.tx.check_retries(marks).await }
+    /// Returns which copies of failed messages are current.
+    pub(super) async fn check_retries(
+        &mut self,
+        marks: Vec<RetryMark>,
+    ) -> Result<Answered<RetryMark, RetryCheck>, QueryError> {
+        let checks = if marks.is_empty() { Vec::new() } else { self.tx.check_retries(&marks).await? };
+        Ok(Answered::new(marks, checks)?)
     }
 
-    /// Loads and holds what commands will need.
+    /// Loads and locks what commands need.
     pub(super) async fn load(&mut self, working_set: &WorkingSet) -> Result<(), StoreError> {
         if *working_set == WorkingSet::default() {
             return Ok(());
@@ -99,18 +183,18 @@ impl UnitOfWork {
         self.products.get_mut(sku).ok_or_else(|| Rejection::InvalidSku(sku.clone()))
     }
 
-    /// The product of a SKU, new if nobody has heard of it.
+    /// The product of a SKU, a new one if there is none.
     pub(super) fn product_or_new(&mut self, sku: &Sku) -> &mut Product {
         self.touched.push(sku.clone());
         self.products.entry(sku.clone()).or_insert_with(|| Product::new(sku.clone()))
     }
 
-    /// Which product a batch belongs to.
+    /// The product that a batch belongs to.
     pub(super) fn sku_of_batch(&self, reference: &BatchRef) -> Option<&Sku> {
         self.products.values().find(|product| product.batch(reference).is_some()).map(Product::sku)
     }
 
-    /// Sees to it that a product knows all waiting lines which its available stock may reach.
+    /// Loads the waiting lines of a product that its available stock may cover.
     pub(super) async fn ensure_waiting_lines(&mut self, sku: &Sku) -> Result<(), StoreError> {
         match self.products.get_mut(sku) {
             Some(product) if product.needs_waiting_lines() => self.tx.load_waiting_lines(product).await,
@@ -118,7 +202,7 @@ impl UnitOfWork {
         }
     }
 
-    /// Sees to it that a product knows a batch's newest lines, as far as `units` reaches.
+    /// Loads the newest lines of a batch, as many as `units` covers.
     pub(super) async fn ensure_newest_lines(
         &mut self,
         sku: &Sku,
@@ -131,12 +215,12 @@ impl UnitOfWork {
         }
     }
 
-    /// Says what the read model is to show of a line.
+    /// Sets what the read model shows of a line.
     pub(super) fn show(&mut self, orderid: OrderId, sku: Sku, state: ReadModelState) {
         self.view.insert((orderid, sku), state);
     }
 
-    /// Takes the events that the last handler caused, and puts the public ones in the outbox.
+    /// Takes the events of the last handler, and adds the public ones to the outbox.
     pub(super) fn collect_events(&mut self, cause: &Envelope) -> Vec<RecordedEvent> {
         let mut collected = Vec::new();
         for sku in std::mem::take(&mut self.touched) {
@@ -148,40 +232,55 @@ impl UnitOfWork {
         collected
     }
 
-    /// Notes that a message was handled: what the ledger has of it is resolved.
+    /// Marks a message as handled: its failed message, if there is one, is resolved.
     pub(super) fn mark_handled(&mut self, key: &MessageKey) {
         self.handled.push(key.message_id.clone());
     }
 
-    /// Has the inbox forget a message that was not handled.
+    /// Removes a message that was not handled from the inbox.
     pub(super) fn forget(&mut self, key: &MessageKey) {
         self.unhandled.push(key.message_id.clone());
     }
 
-    /// Notes that a redelivered message did not kill its worker.
+    /// Clears the recorded starts of a message that did not crash its worker.
     pub(super) fn clear_starts(&mut self, key: &MessageKey) {
         self.ended.push(key.message_id.clone());
     }
 
-    /// Puts failed messages into the ledger and says what follows for each.
-    pub(super) async fn record_failures(
+    /// Adds failed attempts and decides for each whether it is retried.
+    pub(super) async fn record_failures<'a>(
         &mut self,
-        failed: &[FailureRecord<'_>],
+        failed: Vec<FailureRecord<'a>>,
         policy: &FailurePolicy,
-    ) -> Result<Vec<RetryDecision>, StoreError> {
-        if failed.is_empty() {
-            return Ok(Vec::new());
-        }
+    ) -> Result<Answered<FailureRecord<'a>, RetryDecision>, QueryError> {
         let keys: Vec<_> = failed.iter().map(|failed| failed.key.clone()).collect();
-        let before = self.tx.failed_attempts(&keys).await?;
-        for (failed, before) in failed.iter().zip(before) {
-            self.failures.push(failed_attempt(self.queue, failed, before + 1, policy));
+        let before = if keys.is_empty() { Vec::new() } else { self.tx.failed_attempts(&keys).await? };
+        let mut decisions = Vec::with_capacity(failed.len());
+        let failed = Answered::new(failed, before)?;
+        for (failed, before) in &failed {
+            let attempt = new_attempt(self.queue, failed, before + 1, policy);
+            decisions.push(attempt.next);
+            self.failures.push(attempt);
         }
-        let recorded = &self.failures[self.failures.len() - failed.len()..];
-        Ok(recorded.iter().map(|attempt| attempt.next).collect())
+        let failed = failed.into_iter().map(|(failed, _)| failed).collect();
+        Ok(Answered::new(failed, decisions)?)
     }
 
-    /// Keeps everything, or nothing.
+    /// Commits if the work succeeded, and rolls back otherwise.
+    pub(super) async fn finish<T>(self, worked: Result<T, UnitOfWorkError>) -> Result<T, UnitOfWorkError> {
+        match worked {
+            Ok(result) => {
+                self.commit().await?;
+                Ok(result)
+            }
+            Err(error) => {
+                self.tx.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes everything in one commit.
     ///
     /// # Errors
     /// As [`Tx::commit`].
@@ -197,11 +296,6 @@ impl UnitOfWork {
         let (failures, ended) = (self.failures, self.ended);
         self.tx.commit(ChangeSet { products, view, events, handled, unhandled, failures, ended }).await
     }
-
-    /// Ends the transaction at once, without a trace.
-    pub(super) async fn rollback(self) {
-        self.tx.rollback().await;
-    }
 }
 
 fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
@@ -216,13 +310,13 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
     })
 }
 
-fn failed_attempt(
+fn new_attempt(
     queue: QueueName,
     failed: &FailureRecord<'_>,
     attempts: u32,
     policy: &FailurePolicy,
 ) -> NewAttempt {
-    let FailureRecord { key, message, generation, failure, took } = failed;
+    let FailureRecord { key, message, generation, failure, took, .. } = failed;
     let next = decide(failure, attempts, &policy.retry);
     let reason = match next {
         RetryDecision::Dead(reason) => reason.as_str(),
@@ -236,9 +330,9 @@ fn failed_attempt(
         body: message.body.clone(),
         properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.to_json()),
         original: message.original.as_ref().map(|original| original.to_bytes()).unwrap_or_default(),
-        error: error_text(*failure),
+        error: error_text(failure),
         error_pattern,
-        chain: error_chain(*failure),
+        chain: error_chain(failure),
         attempts,
         duration: *took,
         host: policy.host.clone(),
@@ -246,7 +340,7 @@ fn failed_attempt(
     }
 }
 
-/// A short name for what these have in common.
+/// The id of a group: a hash of what its failures have in common.
 fn group(parts: &[&str]) -> String {
     let digest = Sha256::digest(parts.join("\n"));
     format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))

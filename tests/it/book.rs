@@ -60,13 +60,14 @@ use allocation::{
         queue::QueueName,
         store::{ChangeSet, InboxCheck, Store, WorkingSet},
     },
-    service::message_bus::{CommandOutcome, MessageBus},
+    service::{message_bus::MessageBus, notifications::NotificationHandler, outcome::CommandOutcome},
 };
 use serde_json::json;
 use tokio::{sync::Barrier, task::JoinSet};
 
 use crate::harness::{
-    Command, World, allocate, bus, bus_that_tells, change_batch_quantity, command, create_batch, queue_of,
+    Command, HandleAll as _, World, allocate, bus, change_batch_quantity, command, create_batch,
+    notification_handler, queue_of,
 };
 
 fn sku(name: &str) -> Sku {
@@ -85,7 +86,7 @@ fn shipment(reference: &str, sku: &str, qty: u32, eta: &str) -> Command {
 /// Has the bus handle a command by itself.
 async fn outcome(bus: &MessageBus, given: &Command) -> CommandOutcome {
     let received = command(&given.message_id, given.kind, &given.body);
-    bus.handle(queue_of(given), &[received]).await.expect("the store is there").remove(0)
+    bus.handle_all(queue_of(given), &mut [received]).await.expect("the store is there").remove(0)
 }
 
 /// Has the bus handle commands, one after the other and all of them well.
@@ -99,16 +100,18 @@ async fn handle(bus: &MessageBus, commands: &[Command]) {
 /// The bus with its handlers, over memory.
 struct Shop {
     store: MemoryStore,
-    notifications: RecordingNotifier,
+    mails: RecordingNotifier,
     bus: MessageBus,
+    notifications: NotificationHandler,
 }
 
 impl Shop {
     async fn after(commands: &[Command]) -> Self {
-        let (store, notifications) = (MemoryStore::default(), RecordingNotifier::default());
-        let bus = bus_that_tells(Arc::new(store.clone()), notifications.clone());
+        let (store, mails) = (MemoryStore::default(), RecordingNotifier::default());
+        let bus = bus(Arc::new(store.clone()));
+        let notifications = notification_handler(Arc::new(store.clone()), mails.clone());
         handle(&bus, commands).await;
-        Self { store, notifications, bus }
+        Self { store, mails, bus, notifications }
     }
 
     async fn product(&self, name: &str) -> Option<Product> {
@@ -196,14 +199,15 @@ async fn a_line_without_stock_is_told_to_people_once() {
     let body = serde_json::from_str(&event.body).unwrap();
     for first in [true, false] {
         let notification = command(&event.event_id.to_string(), &event.name, &body);
-        let outcomes = shop.bus.handle(QueueName::Notifications, &[notification]).await.unwrap();
+        let outcomes =
+            shop.notifications.handle_all(QueueName::Notifications, &mut [notification]).await.unwrap();
         match outcomes[..] {
             [CommandOutcome::Handled] if first => {}
             [CommandOutcome::Duplicate] if !first => {}
             _ => panic!("{outcomes:?}"),
         }
     }
-    let told = shop.notifications.taken();
+    let told = shop.mails.taken();
     let [notification] = &told[..] else { panic!("{told:?}") };
     assert_eq!(notification.subject, "Out of stock for LAMP");
     assert!(notification.text.contains("Order o-1 waits for 10"), "{}", notification.text);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use allocation::service::message_bus::{CommandOutcome, MessageBus};
+use allocation::service::{message_bus::MessageBus, outcome::CommandOutcome};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
@@ -12,8 +12,8 @@ use tokio::{sync::Barrier, task::JoinSet};
 use uuid::Uuid;
 
 use crate::harness::{
-    Command, Event, Workload, World, allocate, allocated_by, bus, change_batch_quantity, command,
-    create_batch, deallocate, properties, queue_of, wait_until,
+    Command, Event, HandleAll as _, Workload, World, allocate, allocated_by, bus, change_batch_quantity,
+    command, create_batch, deallocate, properties, queue_of, wait_until,
 };
 
 /// How often a race is run.
@@ -184,8 +184,8 @@ async fn a_message_without_type_is_known_by_its_routing_key() {
 /// Has the bus handle commands of one queue in one unit of work.
 async fn handle(bus: &MessageBus, commands: &[Command]) {
     let read = |given: &Command| command(&given.message_id, given.kind, &given.body);
-    let batch: Vec<_> = commands.iter().map(read).collect();
-    let outcomes = bus.handle(queue_of(&commands[0]), &batch).await.expect("the database is there");
+    let mut batch: Vec<_> = commands.iter().map(read).collect();
+    let outcomes = bus.handle_all(queue_of(&commands[0]), &mut batch).await.expect("the database is there");
     let failed = outcomes.iter().any(|outcome| matches!(outcome, CommandOutcome::Recorded(..)));
     assert!(!failed, "{outcomes:?}");
 }

@@ -9,13 +9,11 @@ use std::{
     time::Duration,
 };
 
-use allocation::{
-    adapters::memory::MemoryStore, ports::queue::QueueName, service::message_bus::CommandOutcome,
-};
+use allocation::{adapters::memory::MemoryStore, ports::queue::QueueName, service::outcome::CommandOutcome};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use crate::harness::{World, allocate, bus, command, create_batch, wait_for, wait_until};
+use crate::harness::{HandleAll as _, World, allocate, bus, command, create_batch, wait_for, wait_until};
 
 use faulty::{Fault, Faulty};
 
@@ -148,7 +146,7 @@ async fn what_breaks_a_large_unit_of_work_is_looked_for_in_smaller_ones() {
     let mut commands: Vec<_> =
         batches.map(|batch| command(&batch.message_id, batch.kind, &batch.body)).collect();
     commands[100] = command("unreadable", "create_batch", &json!([]));
-    let outcomes = bus(Arc::new(store.clone())).handle(QueueName::Stock, &commands).await.unwrap();
+    let outcomes = bus(Arc::new(store.clone())).handle_all(QueueName::Stock, &mut commands).await.unwrap();
     let other: Vec<_> = (0..500).filter(|&i| !matches!(outcomes[i], CommandOutcome::Handled)).collect();
     assert_eq!(other, [100], "the third time the cursed one goes well");
     let begun = store.begun.load(Ordering::SeqCst);
@@ -161,13 +159,13 @@ async fn an_outage_in_the_middle_of_a_unit_of_work_is_no_attempt() {
     let memory = MemoryStore::default();
     let bus = bus(Arc::new(Faulty::around(memory.clone(), Fault::UnavailableTwice)));
     let batch = create_batch("b", CURSED, 1);
-    let commands = [command(&batch.message_id, batch.kind, &batch.body)];
+    let mut commands = [command(&batch.message_id, batch.kind, &batch.body)];
     for _ in 0..2 {
-        let outcome = bus.handle(QueueName::Stock, &commands).await;
+        let outcome = bus.handle_all(QueueName::Stock, &mut commands).await;
         assert!(outcome.is_err(), "{outcome:?}");
         assert_eq!(memory.state().await.failures, []);
     }
-    let outcomes = bus.handle(QueueName::Stock, &commands).await.unwrap();
+    let outcomes = bus.handle_all(QueueName::Stock, &mut commands).await.unwrap();
     assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{outcomes:?}");
 }
 

@@ -16,7 +16,9 @@ mod world;
 pub(crate) use broker::{Event, Raw, assert_gapless, properties};
 pub(crate) use database::{Database, Row};
 pub(crate) use http::{Client, JSON, Response};
-pub(crate) use in_process::{LIMITS, bus, bus_that_tells, command, message, queue_of};
+pub(crate) use in_process::{
+    HandleAll, Interrupted, LIMITS, bus, command, notification_handler, queue_of, received,
+};
 pub(crate) use place::{amqp_url, processes_of, unique};
 pub(crate) use process::{Answer, Running};
 pub(crate) use proxy::Proxy;

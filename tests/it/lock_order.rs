@@ -15,7 +15,7 @@ use allocation::{
 use serde_json::json;
 use sqlx::{PgPool, Postgres, Transaction};
 
-use crate::harness::{SOON, World, bus, command, wait_until};
+use crate::harness::{HandleAll as _, SOON, World, bus, command, wait_until};
 
 /// A transaction that holds what `sql` takes.
 async fn hold(pool: &PgPool, sql: &'static str) -> Transaction<'static, Postgres> {
@@ -83,14 +83,14 @@ async fn products_are_locked_in_order_of_their_skus() {
 
 /// Handles the creation of batches, each a reference and a SKU, in one unit of work.
 async fn create_batches(store: Arc<dyn Store>, batches: &[(&str, &str)]) {
-    let commands: Vec<_> = batches
+    let mut commands: Vec<_> = batches
         .iter()
         .map(|(reference, sku)| {
             let body = json!({ "ref": reference, "sku": sku, "qty": 1, "eta": null });
             command(reference, "create_batch", &body)
         })
         .collect();
-    let _ = bus(store).handle(QueueName::Stock, &commands).await;
+    let _ = bus(store).handle_all(QueueName::Stock, &mut commands).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,4 +34,3 @@ mod slow_commits;
 mod store_contract;
 mod subscriptions;
 mod topology;
-mod worker;

@@ -82,7 +82,7 @@ async fn messages_that_are_handed_back_in_an_outage_keep_their_order_and_are_not
     let commands = pairs(100);
     world.sender.send_all(&commands).await;
     let worker = small_steps(&world, &[("ALLOCATION__WORKER__REQUEUE_AFTER", "1s")]);
-    let handed_back = || worker.log().matches("handing messages back").count();
+    let handed_back = || worker.log().matches("returning messages to the queue").count();
     wait_until("messages are handed back", DRAINS_WITHIN, async || handed_back() >= 2).await;
     assert_eq!(world.count("select count(*) from failed_messages").await, 0);
     execute(&world, SPACE_AGAIN).await;

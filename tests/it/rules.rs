@@ -14,10 +14,7 @@ use allocation::{
         queue::QueueName,
         store::{ReadModelState, Store},
     },
-    service::{
-        message_bus::{CommandOutcome, MessageBus},
-        received::ReceivedMessage,
-    },
+    service::{message_bus::MessageBus, outcome::CommandOutcome, received::ReceivedMessage},
 };
 use proptest::{
     prelude::*,
@@ -25,7 +22,7 @@ use proptest::{
 };
 use serde_json::json;
 
-use crate::harness::{World, bus, command};
+use crate::harness::{HandleAll as _, World, bus, command};
 
 use model::Model;
 
@@ -84,14 +81,14 @@ fn units() -> impl Strategy<Value = Vec<Vec<Order>>> {
 async fn play(bus: &MessageBus, units: &[Vec<Order>], model: &mut Model) {
     let mut number = 0;
     for unit in units {
-        let messages: Vec<_> = unit
+        let mut messages: Vec<_> = unit
             .iter()
             .map(|order| {
                 number += 1;
                 order.message(number)
             })
             .collect();
-        let outcomes = bus.handle(QueueName::Orders, &messages).await.expect("the store is there");
+        let outcomes = bus.handle_all(QueueName::Orders, &mut messages).await.expect("the store is there");
         for (order, outcome) in unit.iter().zip(outcomes) {
             assert_eq!(
                 model.handle(order),

@@ -1,7 +1,8 @@
 //! The check of commands before they are published.
 
 use crate::{
-    ports::{admin::OutboundCommand, queue::Message},
+    domain::Command,
+    ports::{admin::OutboundCommand, queue::Message, routing},
     service::decode::{self, DecodeError, Limits},
 };
 
@@ -24,6 +25,10 @@ impl Check {
             body: command.body.clone(),
             ..Message::default()
         };
-        decode::decode(&message, *limits).map(drop)
+        let is_command = Command::NAMES.contains(&command.kind.as_str());
+        match routing::queue_of(&command.kind).filter(|_| is_command) {
+            Some(queue) => decode::decode(queue, &message, *limits).map(drop),
+            None => Err(DecodeError::unknown_command(&command.kind)),
+        }
     }
 }

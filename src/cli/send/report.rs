@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
     cli::output,
     domain::PublishOutcome,
-    ports::admin::{CommandSender, OutboundCommand},
+    ports::{
+        admin::{CommandSender, OutboundCommand},
+        answered::Answered,
+    },
     views::SendProgress,
 };
 
@@ -45,9 +49,9 @@ impl SendReport {
             return Ok(());
         }
         let outcomes = sender.send(&commands).await;
-        let (sent, reported) = (commands.len(), outcomes.len());
-        anyhow::ensure!(sent == reported, "{sent} commands were sent, {reported} outcomes reported");
-        for (command, outcome) in commands.into_iter().zip(outcomes) {
+        let outcomes =
+            Answered::new(commands, outcomes).context("not every command has an outcome; send again")?;
+        for (command, outcome) in outcomes {
             match refusal(&command.kind, outcome) {
                 None => self.confirm(command),
                 Some(reason) => self.fail(&format!("{}: {reason}", command.message_id)),

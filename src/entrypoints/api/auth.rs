@@ -1,4 +1,4 @@
-//! Who may ask: whoever knows the token; without one, whoever means this machine by the name they call it.
+//! Access control: clients need the token; without one, the `Host` of a request must be a name of this machine.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,31 +11,31 @@ use axum::{
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{ApiState, responses};
+use super::{responses, state::ApiState};
 
-pub(super) async fn guard(State(shared): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
-    match &shared.api.token {
+pub(super) async fn guard(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+    match &state.api.token {
         Some(token) if !token_matches(token, request.headers()) => {
             let refused = responses::message(
                 StatusCode::UNAUTHORIZED,
-                "Authorization: Bearer TOKEN is needed (api.token)",
+                "Authorization: Bearer TOKEN is required (api.token)",
             );
             ([(header::WWW_AUTHENTICATE, "Bearer")], refused).into_response()
         }
-        // A page in somebody's browser can have its own name lead to this machine; it cannot lie about the name.
+        // A web page can make its own name resolve to this machine (DNS rebinding), but the browser sends that name.
         None if !is_local_host(&request) => responses::message(
             StatusCode::MISDIRECTED_REQUEST,
-            "only localhost is served without a token (Host; api.token)",
+            "without a token only localhost is served (Host; api.token)",
         ),
         _ => next.run(request).await,
     }
 }
 
-/// Compares in a time that tells nothing of the token.
+/// Compares hashes in constant time, so that the duration tells nothing about the token.
 fn token_matches(token: &str, headers: &HeaderMap) -> bool {
-    let said = headers.get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
-    let Some((scheme, said)) = said.split_at_checked("Bearer ".len()) else { return false };
-    let same = Sha256::digest(said).as_slice().ct_eq(Sha256::digest(token).as_slice());
+    let sent = headers.get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+    let Some((scheme, sent)) = sent.split_at_checked("Bearer ".len()) else { return false };
+    let same = Sha256::digest(sent).as_slice().ct_eq(Sha256::digest(token).as_slice());
     scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(same)
 }
 
@@ -44,7 +44,7 @@ fn is_local_host(request: &Request) -> bool {
     host.or_else(|| request.uri().host()).is_none_or(is_local)
 }
 
-/// A host as it stands in a URL, with or without port.
+/// Whether a host, with or without port, is this machine.
 fn is_local(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(literal) => literal.split(']').next().unwrap_or_default(),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_itself_will_do() {
+    fn only_the_exact_token_is_accepted() {
         let accepted = |authorization: &str| {
             let headers = [(header::AUTHORIZATION, authorization.parse().unwrap())].into_iter().collect();
             token_matches("s3cret", &headers)

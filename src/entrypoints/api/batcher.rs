@@ -1,4 +1,6 @@
-//! Where requests become commands: those that wait at the same time go into one unit of work, as messages do.
+//! Combines requests: commands that wait at the same time share a unit of work, like messages.
+
+use std::sync::Arc;
 
 use tokio::{
     sync::{
@@ -7,25 +9,28 @@ use tokio::{
     },
     task::JoinSet,
 };
+use tracing::error;
 
 use crate::{
-    ports::queue::QueueName,
+    ports::{answered::Answered, queue::QueueName},
     service::{
         availability::AvailabilityLog,
-        message_bus::{CommandOutcome, Interrupted, MessageBus},
+        batch_handler::{BatchHandler, HandleError},
+        outcome::CommandOutcome,
         received::ReceivedMessage,
     },
 };
 
 use super::{
-    super::{consumer::partition_of, watchdog::LaneStatus},
-    Api, CONNECTIONS,
+    super::{partition::partition_of, watchdog::PartitionStatus},
+    server::CONNECTIONS,
+    state::Api,
 };
 
-/// Commands that may wait for their unit of work, per lane.
-const WAITING: usize = CONNECTIONS;
+/// The number of commands per task that may wait for a unit of work.
+const MAX_WAITING: usize = CONNECTIONS;
 
-/// Hands commands to units of work and their fates back. Its tasks end when it is dropped.
+/// Passes commands to units of work, and their outcomes to the requests. Its tasks end when it is dropped.
 pub(super) struct CommandBatcher {
     orders: Vec<mpsc::Sender<PendingRequest>>,
     stock: Vec<mpsc::Sender<PendingRequest>>,
@@ -33,103 +38,134 @@ pub(super) struct CommandBatcher {
 
 struct PendingRequest {
     received: ReceivedMessage,
-    answer: oneshot::Sender<CommandOutcome>,
+    answer: oneshot::Sender<Result<CommandOutcome, BatcherError>>,
 }
 
-/// Why a command has no fate.
-#[derive(Debug)]
+/// Why a command has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BatcherError {
-    /// Too many wait already; this one was not begun.
+    /// Too many commands wait; this one was not begun.
     Overloaded,
-    /// A server is away. Whether the command was handled is unknown.
+    /// A server is unavailable. Whether the command was handled is unknown.
     Unavailable,
+    /// A defect of this program. Whether the command was handled is unknown.
+    MissingOutcome,
 }
 
 impl CommandBatcher {
-    /// Opens it, with the tasks that do its work.
-    pub(super) fn open(api: &Api) -> (Self, JoinSet<()>) {
-        let mut at_work = JoinSet::new();
-        let mut tasks = |queue: QueueName| {
+    /// Starts the tasks.
+    pub(super) fn start(api: &Api) -> (Self, JoinSet<()>) {
+        let mut running = JoinSet::new();
+        let mut start = |queue: QueueName| {
             let tasks = (0..api.tasks).map(|_| {
-                let (sender, asked) = mpsc::channel(WAITING);
-                let lane = BatchTask { queue, bus: api.bus.clone(), max_batch: api.max_batch };
-                let (database, lane_status) = (api.database.clone(), api.watchdog.lane(queue.as_str()));
-                at_work.spawn(async move { lane.work(asked, &database, &lane_status).await });
+                let (sender, requests) = mpsc::channel(MAX_WAITING);
+                let task = BatchTask {
+                    queue,
+                    handler: api.commands.clone(),
+                    max_batch: api.max_batch,
+                    database: api.database.clone(),
+                    status: api.watchdog.register(queue.as_str()),
+                };
+                running.spawn(async move { task.run(requests).await });
                 sender
             });
             tasks.collect()
         };
-        (Self { orders: tasks(QueueName::Orders), stock: tasks(QueueName::Stock) }, at_work)
+        (Self { orders: start(QueueName::Orders), stock: start(QueueName::Stock) }, running)
     }
 
-    /// Has a command handled, as if it had come from `queue`.
-    pub(super) async fn ask(
+    /// Handles a command as if it had come from `queue`.
+    pub(super) async fn handle(
         &self,
         queue: QueueName,
         received: ReceivedMessage,
     ) -> Result<CommandOutcome, BatcherError> {
         let (answer, answered) = oneshot::channel();
         let tasks = if queue == QueueName::Stock { &self.stock } else { &self.orders };
-        let lane = &tasks[partition_of(&received, tasks.len())];
-        lane.try_send(PendingRequest { received, answer }).map_err(|error| match error {
+        let task = &tasks[partition_of(&received, tasks.len())];
+        task.try_send(PendingRequest { received, answer }).map_err(|error| match error {
             TrySendError::Full(_) => BatcherError::Overloaded,
             TrySendError::Closed(_) => BatcherError::Unavailable,
         })?;
-        answered.await.map_err(|_| BatcherError::Unavailable)
+        answered.await.unwrap_or(Err(BatcherError::Unavailable))
     }
 }
 
 struct BatchTask {
     queue: QueueName,
-    bus: MessageBus,
+    handler: Arc<dyn BatchHandler>,
     max_batch: usize,
+    database: Arc<AvailabilityLog>,
+    status: Arc<PartitionStatus>,
 }
 
 impl BatchTask {
-    async fn work(
-        &self,
-        mut asked: mpsc::Receiver<PendingRequest>,
-        database: &AvailabilityLog,
-        lane_status: &LaneStatus,
-    ) {
-        let mut batch = Vec::with_capacity(self.max_batch);
-        while asked.recv_many(&mut batch, self.max_batch).await > 0 {
-            lane_status.busy();
-            // Who has hung up meanwhile will ask again, if they still want to know.
-            let waiting = batch.drain(..).filter(|asked| !asked.answer.is_closed());
-            let (received, answers): (Vec<_>, Vec<_>) =
-                waiting.map(|asked| (asked.received, asked.answer)).unzip();
-            let (outcomes, away) = match self.bus.handle(self.queue, &received).await {
-                Ok(outcomes) => (outcomes, None),
-                Err(Interrupted { done, away }) => (done, Some(away)),
-            };
-            match away {
-                Some(away) => database.down(&away),
-                None => database.up(),
-            }
-            // The senders of the others are dropped, which answers 503.
-            for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                let _ = answer.send(outcome);
-            }
-            lane_status.idle();
+    async fn run(&self, mut requests: mpsc::Receiver<PendingRequest>) {
+        let mut waiting = Vec::with_capacity(self.max_batch);
+        while requests.recv_many(&mut waiting, self.max_batch).await > 0 {
+            self.status.busy();
+            // A client that has disconnected can send the command again.
+            let batch = waiting.drain(..).filter(|request| !request.answer.is_closed()).collect();
+            self.handle(batch).await;
+            self.status.idle();
         }
+    }
+
+    /// Answers every request, with its own outcome or with the reason why it has none.
+    async fn handle(&self, mut batch: Vec<PendingRequest>) {
+        let mut received: Vec<_> = batch.iter_mut().map(|request| &mut request.received).collect();
+        let handled = self.handler.handle(self.queue, &mut received).await;
+        let (answered, unanswered) =
+            Answered::split(batch, |request: &mut PendingRequest| request.received.take_outcome());
+        let missing = self.report(handled, unanswered.len());
+        for (request, outcome) in answered {
+            let _ = request.answer.send(Ok(outcome));
+        }
+        for request in unanswered {
+            let _ = request.answer.send(Err(missing));
+        }
+    }
+
+    /// Logs what happened, and returns the error for requests without an outcome.
+    fn report(&self, handled: Result<(), HandleError>, unanswered: usize) -> BatcherError {
+        match handled {
+            Err(HandleError::Unavailable(error)) => {
+                self.database.down(&error);
+                return BatcherError::Unavailable;
+            }
+            Err(HandleError::Missing(missing)) => {
+                error!(queue = self.queue.as_str(), %missing, "a defect of this program: commands have no outcome");
+            }
+            Ok(()) if unanswered > 0 => {
+                error!(
+                    queue = self.queue.as_str(),
+                    unanswered, "a defect of this program: commands have no outcome"
+                );
+            }
+            Ok(()) => self.database.up(),
+        }
+        BatcherError::MissingOutcome
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
+    use async_trait::async_trait;
     use futures_util::poll;
     use serde_json::json;
 
     use super::*;
     use crate::{
-        adapters::memory::{MemoryStore, RecordingNotifier},
+        adapters::memory::MemoryStore,
         domain::Sku,
         entrypoints::watchdog::Watchdog,
-        ports::queue::Message,
-        service::{backoff::RetryPolicy, decode::Limits, message_bus::FailurePolicy},
+        ports::{answered::MissingAnswers, queue::Message},
+        service::{
+            availability::ServerUnavailable, backoff::RetryPolicy, decode::Limits, message_bus::MessageBus,
+            policy::FailurePolicy,
+        },
     };
 
     fn received(reference: &str) -> ReceivedMessage {
@@ -140,43 +176,76 @@ mod tests {
             body: body.to_string().into_bytes(),
             ..Message::default()
         };
-        ReceivedMessage::read_awaited(message, Limits { body_bytes: 1000, header_bytes: 1000 })
+        let limits = Limits { body_bytes: 1000, header_bytes: 1000 };
+        ReceivedMessage::read_awaited(QueueName::Stock, message, limits)
     }
 
-    #[tokio::test]
-    async fn a_command_that_finds_no_place_was_not_begun() {
-        let (sender, asked) = mpsc::channel(1);
-        let desk = CommandBatcher { orders: Vec::new(), stock: vec![sender] };
-        let mut first = std::pin::pin!(desk.ask(QueueName::Stock, received("b-1")));
-        assert!(poll!(&mut first).is_pending());
-        let second = desk.ask(QueueName::Stock, received("b-2")).await;
-        assert!(matches!(second, Err(BatcherError::Overloaded)), "{second:?}");
-        drop(asked);
-        for outcome in [first.await, desk.ask(QueueName::Stock, received("b-3")).await] {
-            assert!(matches!(outcome, Err(BatcherError::Unavailable)), "{outcome:?}");
+    fn task(handler: impl BatchHandler + 'static) -> BatchTask {
+        BatchTask {
+            queue: QueueName::Stock,
+            handler: Arc::new(handler),
+            max_batch: 10,
+            database: Arc::new(AvailabilityLog::of("database")),
+            status: Watchdog::default().register("stock"),
         }
     }
 
     #[tokio::test]
-    async fn a_command_whose_client_has_hung_up_is_not_begun() {
+    async fn a_command_without_room_was_not_begun() {
+        let (sender, requests) = mpsc::channel(1);
+        let batcher = CommandBatcher { orders: Vec::new(), stock: vec![sender] };
+        let mut first = std::pin::pin!(batcher.handle(QueueName::Stock, received("b-1")));
+        assert!(poll!(&mut first).is_pending());
+        let second = batcher.handle(QueueName::Stock, received("b-2")).await;
+        assert_eq!(second.map(drop), Err(BatcherError::Overloaded));
+        drop(requests);
+        assert_eq!(first.await.map(drop), Err(BatcherError::Unavailable));
+        let third = batcher.handle(QueueName::Stock, received("b-3")).await;
+        assert_eq!(third.map(drop), Err(BatcherError::Unavailable));
+    }
+
+    #[tokio::test]
+    async fn the_command_of_a_disconnected_client_is_not_begun() {
         let store = MemoryStore::default();
         let policy = FailurePolicy {
             handler_timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
             host: "test".into(),
         };
-        let bus = MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy);
-        let (sender, asked) = mpsc::channel(2);
+        let (sender, requests) = mpsc::channel(2);
         let (answer, _) = oneshot::channel();
         assert!(sender.send(PendingRequest { received: received("b-1"), answer }).await.is_ok());
         let (answer, answered) = oneshot::channel();
         assert!(sender.send(PendingRequest { received: received("b-2"), answer }).await.is_ok());
         drop(sender);
-        let lane = BatchTask { queue: QueueName::Stock, bus, max_batch: 10 };
-        lane.work(asked, &AvailabilityLog::of("database"), &Watchdog::default().lane("stock")).await;
-        assert!(matches!(answered.await, Ok(CommandOutcome::Handled)));
+        task(MessageBus::new(Arc::new(store.clone()), policy)).run(requests).await;
+        assert!(matches!(answered.await, Ok(Ok(CommandOutcome::Handled))));
         let product = store.state().await.product(&Sku::new("LAMP").unwrap()).unwrap();
         let batches: Vec<_> = product.batches().iter().map(|batch| batch.reference.to_string()).collect();
         assert_eq!(batches, ["b-2"]);
+    }
+
+    /// Gives no message an outcome.
+    struct Silent(Option<MissingAnswers>);
+
+    #[async_trait]
+    impl BatchHandler for Silent {
+        async fn handle(&self, _: QueueName, _: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
+            self.0.map_or(Ok(()), |missing| Err(missing.into()))
+        }
+
+        async fn probe(&self) -> Result<(), ServerUnavailable> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_without_an_outcome_gets_an_error() {
+        for handled in [None, Some(MissingAnswers::NONE)] {
+            let (answer, answered) = oneshot::channel();
+            task(Silent(handled)).handle(vec![PendingRequest { received: received("b-1"), answer }]).await;
+            let answer = answered.await.unwrap();
+            assert_eq!(answer.map(drop), Err(BatcherError::MissingOutcome), "{handled:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Is this process alive, and can it do its work now? The first restarts it, the second sends others elsewhere.
+//! Liveness and readiness: a process that is not live must be restarted, one that is not ready gets no requests.
 
 use std::{
     sync::Arc,
@@ -12,28 +12,28 @@ use tokio::sync::Mutex;
 
 use crate::ports::admin::{Schema, Topology};
 
-use super::{ApiState, responses};
+use super::{responses, state::ApiState};
 
-/// Who asks more often is told what the last one was told: every look is a new connection to the broker.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A result is reused for this long: every check opens a connection to the broker.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A server that takes longer is away, as far as anybody who asks here is concerned.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// A server that takes longer is not ready.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Consumers that wait for a server are alive; those that do nothing with what they hold are not.
-pub(super) async fn live(State(shared): State<Arc<ApiState>>) -> Response {
-    let stuck = shared.api.watchdog.stalled_lanes(shared.api.stuck_after);
-    let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    responses::json(status, &json!({ "live": stuck.is_empty(), "stuck": stuck }))
+/// A partition that waits for a server is live; one that makes no progress with its batch is not.
+pub(super) async fn live(State(state): State<Arc<ApiState>>) -> Response {
+    let stalled = state.api.watchdog.stalled(state.api.stall_timeout);
+    let status = if stalled.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    responses::json(status, &json!({ "live": stalled.is_empty(), "stuck": stalled }))
 }
 
-pub(super) async fn ready(State(shared): State<Arc<ApiState>>) -> Response {
-    let answer = shared.readiness.look().await;
-    let status = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    responses::json(status, &answer)
+pub(super) async fn ready(State(state): State<Arc<ApiState>>) -> Response {
+    let report = state.readiness.check().await;
+    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    responses::json(status, &report)
 }
 
-/// What is ready. Reasons are for `allocation status`: anybody may ask here.
+/// What is ready. It contains no details, for access is not controlled here; `allocation status` has them.
 #[derive(Clone, Copy, Serialize)]
 struct ReadinessReport {
     ready: bool,
@@ -42,7 +42,7 @@ struct ReadinessReport {
     broker: &'static str,
 }
 
-/// Looks at the servers, seldom.
+/// Checks the servers.
 pub(super) struct Readiness {
     schema: Arc<dyn Schema>,
     topology: Arc<dyn Topology>,
@@ -54,25 +54,25 @@ impl Readiness {
         Self { schema, topology, last: Mutex::new(None) }
     }
 
-    async fn look(&self) -> ReadinessReport {
+    async fn check(&self) -> ReadinessReport {
         let mut last = self.last.lock().await;
-        if let Some((at, answer)) = *last
-            && at.elapsed() < LOOK_EVERY
+        if let Some((at, report)) = *last
+            && at.elapsed() < CHECK_INTERVAL
         {
-            return answer;
+            return report;
         }
         let (version, queues) = tokio::join!(
-            tokio::time::timeout(ANSWERS_WITHIN, self.schema.version()),
-            tokio::time::timeout(ANSWERS_WITHIN, self.topology.queue_depths()),
+            tokio::time::timeout(CHECK_TIMEOUT, self.schema.version()),
+            tokio::time::timeout(CHECK_TIMEOUT, self.topology.queue_depths()),
         );
         let (database, schema) = match version {
             Ok(Ok(version)) if version.fits() => ("ok", "ok"),
-            Ok(Ok(_)) => ("ok", "does not fit"),
-            Ok(Err(_)) | Err(_) => ("away", "unknown"),
+            Ok(Ok(_)) => ("ok", "mismatch"),
+            Ok(Err(_)) | Err(_) => ("unavailable", "unknown"),
         };
-        let broker = if matches!(queues, Ok(Ok(_))) { "ok" } else { "away, or lacks a queue" };
-        let answer = ReadinessReport { ready: schema == "ok" && broker == "ok", database, schema, broker };
-        *last = Some((Instant::now(), answer));
-        answer
+        let broker = if matches!(queues, Ok(Ok(_))) { "ok" } else { "unavailable, or a queue is missing" };
+        let report = ReadinessReport { ready: schema == "ok" && broker == "ok", database, schema, broker };
+        *last = Some((Instant::now(), report));
+        report
     }
 }

@@ -1,4 +1,4 @@
-//! What is said back: the book's few words, and JSON for everything else.
+//! Responses: the book's plain words, and JSON for everything else.
 
 use axum::{
     http::{HeaderName, StatusCode, header},
@@ -10,25 +10,30 @@ use tracing::warn;
 
 use crate::{
     ports::error::{StoreError, error_text},
-    service::{decode::DecodeError, failure::Failure, message_bus::CommandOutcome},
+    service::{decode::DecodeError, failure::Failure, outcome::CommandOutcome},
 };
 
 use super::batcher::BatcherError;
 
-/// How soon to ask again, in seconds.
-const SOON: (HeaderName, &str) = (header::RETRY_AFTER, "1");
+/// When to retry, in seconds.
+const RETRY_SOON: (HeaderName, &str) = (header::RETRY_AFTER, "1");
 
-/// What a command came to; `done` is what success is called here.
-pub(super) fn command(outcome: Result<CommandOutcome, BatcherError>, done: StatusCode) -> Response {
+/// The response to a command; `success` is the status for one that was handled.
+pub(super) fn command(outcome: Result<CommandOutcome, BatcherError>, success: StatusCode) -> Response {
     match outcome {
-        Ok(CommandOutcome::Handled | CommandOutcome::Duplicate) => (done, "OK").into_response(),
-        Ok(CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _)) => refused(&failure),
-        Err(BatcherError::Overloaded) => not_now("too many requests wait; this one was not begun"),
-        Ok(CommandOutcome::Unknown) | Err(BatcherError::Unavailable) => unavailable(),
+        Ok(CommandOutcome::Handled | CommandOutcome::Duplicate) => (success, "OK").into_response(),
+        Ok(CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _)) => failed(&failure),
+        Ok(CommandOutcome::Unknown) | Err(BatcherError::Unavailable) => outcome_unknown(),
+        Err(BatcherError::Overloaded) => {
+            retry_later("Too many requests are waiting. The command was not processed; retry the request")
+        }
+        Err(BatcherError::MissingOutcome) => {
+            internal_error("Internal error. The command may have been processed; see the server log")
+        }
     }
 }
 
-fn refused(failure: &Failure) -> Response {
+fn failed(failure: &Failure) -> Response {
     let status = match failure {
         Failure::DecodeError(DecodeError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::DecodeError(DecodeError::Content(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -40,39 +45,44 @@ fn refused(failure: &Failure) -> Response {
         }
         Failure::Store(_) | Failure::TimedOut(_) => {
             log(failure);
-            return not_now("it was not done, for something was in its way: ask again");
+            return retry_later(
+                "The command was not processed because of a temporary conflict. Retry the request",
+            );
         }
         Failure::Notification(_)
         | Failure::Panicked(_)
         | Failure::CrashLoop(_)
         | Failure::DeadLetteredByBroker(_) => {
             log(failure);
-            return message(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "it was not done, by a fault of ours; the log has it",
-            );
+            return internal_error("Internal error. The command was not processed; see the server log");
         }
     };
     message(status, &failure.to_string())
 }
 
-/// The client gets no cause.
+/// The log has the whole chain of an error, the response has not.
 fn log(failure: &Failure) {
-    warn!(error = error_text(failure), "a request was not handled");
+    warn!(error = error_text(failure), "request failed");
 }
 
-/// A server behind us is away, or was too slow, and a command was on its way.
-pub(super) fn unavailable() -> Response {
-    not_now("a server is away; whether it was done is not known: ask again, under the same Idempotency-Key")
-}
-
-/// The same, and nothing but an answer was asked for.
+/// A server is unavailable or too slow, and the command may have been processed.
 pub(super) fn outcome_unknown() -> Response {
-    not_now("a server is away; ask again")
+    retry_later(
+        "Service unavailable. The command may have been processed; retry with the same Idempotency-Key",
+    )
 }
 
-fn not_now(text: &str) -> Response {
-    ([SOON], message(StatusCode::SERVICE_UNAVAILABLE, text)).into_response()
+/// A server is unavailable or too slow for a query.
+pub(super) fn unavailable() -> Response {
+    retry_later("Service unavailable. Retry the request")
+}
+
+fn retry_later(text: &str) -> Response {
+    ([RETRY_SOON], message(StatusCode::SERVICE_UNAVAILABLE, text)).into_response()
+}
+
+fn internal_error(text: &str) -> Response {
+    message(StatusCode::INTERNAL_SERVER_ERROR, text)
 }
 
 /// `{"message": …}`.
@@ -81,7 +91,7 @@ pub(super) fn message(status: StatusCode, text: &str) -> Response {
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    let body = serde_json::to_string(value).expect("what we say is always JSON");
+    let body = serde_json::to_string(value).expect("responses are serializable");
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

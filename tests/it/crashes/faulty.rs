@@ -10,7 +10,6 @@ use std::{
 
 use allocation::{
     adapters::{
-        memory::RecordingNotifier,
         postgres::{CommitSignal, PgConfig, PgOutbox, PgStore},
         rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
@@ -24,9 +23,10 @@ use allocation::{
         store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
     service::{
-        availability::AvailabilityLog,
+        availability::{AvailabilityLog, Dependencies},
         backoff::RetryPolicy,
-        message_bus::{FailurePolicy, MessageBus},
+        message_bus::MessageBus,
+        policy::FailurePolicy,
         relay::Relay,
     },
 };
@@ -314,16 +314,16 @@ async fn a_worker_with_a_fault() {
     let worker = |queue| Consumer {
         queue,
         queue_kind: QueueKind::Main,
+        has_delivery_limit: true,
         limits: LIMITS,
         queues: Arc::new(Faulty::around(RabbitQueues::new(broker.clone(), 100), fault)),
-        bus: MessageBus::new(Arc::new(store.clone()), Arc::new(RecordingNotifier::default()), policy.clone()),
+        handler: Arc::new(MessageBus::new(Arc::new(store.clone()), policy.clone())),
         partitions: 2,
         max_batch: 100,
         requeue_after: Duration::from_mins(1),
         finish_timeout: Duration::from_secs(10),
         watchdog: Watchdog::default(),
-        database: database.clone(),
-        mail: None,
+        dependencies: Dependencies { database: database.clone(), notifier: None },
         broker: broker_outage.clone(),
     };
     let relay = Relay {

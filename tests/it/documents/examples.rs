@@ -5,12 +5,12 @@ use std::sync::Arc;
 use allocation::{
     adapters::memory::MemoryStore,
     domain::Command,
-    ports::{queue::QueueName, store::Store},
-    service::{decode, message_bus::CommandOutcome},
+    ports::{routing::queue_of, store::Store},
+    service::{decode, outcome::CommandOutcome},
 };
 use serde_json::Value;
 
-use crate::harness::{Client, JSON, World, bus, command};
+use crate::harness::{Client, HandleAll as _, JSON, World, bus, command};
 
 use super::{
     commands::words,
@@ -28,7 +28,7 @@ fn examples() -> Vec<(String, Block)> {
 }
 
 fn is_command(name: &str) -> bool {
-    Command::NAMES.contains(&name) && name != "out_of_stock"
+    Command::NAMES.contains(&name)
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn commands_are_decoded() {
     let commands: Vec<_> = examples().into_iter().filter(|(name, _)| is_command(name)).collect();
     assert!(commands.len() > 4, "only {} commands were found", commands.len());
     for (name, block) in commands {
-        decode::command(&name, block.text.as_bytes())
+        decode::content(&name, block.text.as_bytes())
             .unwrap_or_else(|error| panic!("{}: {error}", block.text));
     }
 }
@@ -49,7 +49,7 @@ fn invalid_commands_are_rejected_with_the_printed_error() {
     let invalid: Vec<_> = invalid.collect();
     assert!(!invalid.is_empty());
     for (error, block) in invalid {
-        let rejected = decode::command("allocate", block.text.as_bytes()).unwrap_err().to_string();
+        let rejected = decode::content("allocate", block.text.as_bytes()).unwrap_err().to_string();
         assert!(rejected.starts_with(&error), "{}: {rejected}", block.text);
     }
 }
@@ -63,8 +63,8 @@ async fn events_are_what_the_commands_cause() {
     for (number, (name, block)) in commands.enumerate() {
         let body: Value = serde_json::from_str(&block.text).unwrap();
         let received = command(&format!("m-{number}"), &name, &body);
-        let queue = if name.ends_with("allocate") { QueueName::Orders } else { QueueName::Stock };
-        let outcomes = bus.handle(queue, &[received]).await.unwrap();
+        let queue = queue_of(&name).unwrap();
+        let outcomes = bus.handle_all(queue, &mut [received]).await.unwrap();
         assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{outcomes:?}: {}", block.text);
     }
     let events = store

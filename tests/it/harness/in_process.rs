@@ -1,4 +1,4 @@
-//! A message bus in the test's own process.
+//! Message handlers in the test's own process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,12 +6,17 @@ use allocation::{
     adapters::memory::RecordingNotifier,
     ports::{
         queue::{Message, QueueName},
+        routing,
         store::Store,
     },
     service::{
         backoff::RetryPolicy,
+        batch_handler::{BatchHandler, HandleError},
         decode::Limits,
-        message_bus::{FailurePolicy, MessageBus},
+        message_bus::MessageBus,
+        notifications::NotificationHandler,
+        outcome::CommandOutcome,
+        policy::FailurePolicy,
         received::ReceivedMessage,
     },
 };
@@ -22,19 +27,61 @@ use super::season::Command;
 /// The sizes that a message may have.
 pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 
-/// A bus over a store, in this process; its notices are dropped.
-pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
-    bus_that_tells(store, RecordingNotifier::default())
-}
-
-/// A bus over a store, in this process.
-pub(crate) fn bus_that_tells(store: Arc<dyn Store>, notifications: RecordingNotifier) -> MessageBus {
-    let policy = FailurePolicy {
+fn policy() -> FailurePolicy {
+    FailurePolicy {
         handler_timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),
         host: "test".into(),
-    };
-    MessageBus::new(store, Arc::new(notifications), policy)
+    }
+}
+
+/// A bus over a store.
+pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
+    MessageBus::new(store, policy())
+}
+
+/// A handler of notifications over a store.
+pub(crate) fn notification_handler(
+    store: Arc<dyn Store>,
+    notifier: RecordingNotifier,
+) -> NotificationHandler {
+    NotificationHandler::new(store, Arc::new(notifier), policy())
+}
+
+/// A handler failed before all messages had an outcome.
+#[derive(Debug)]
+pub(crate) struct Interrupted {
+    /// The outcomes that there are.
+    pub(crate) outcomes: Vec<CommandOutcome>,
+    pub(crate) error: HandleError,
+}
+
+/// Handles messages and returns their outcomes.
+pub(crate) trait HandleAll {
+    fn handle_all(
+        &self,
+        queue: QueueName,
+        messages: &mut [ReceivedMessage],
+    ) -> impl Future<Output = Result<Vec<CommandOutcome>, Interrupted>> + Send;
+}
+
+impl<H: BatchHandler> HandleAll for H {
+    async fn handle_all(
+        &self,
+        queue: QueueName,
+        messages: &mut [ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, Interrupted> {
+        let mut batch: Vec<_> = messages.iter_mut().collect();
+        let handled = self.handle(queue, &mut batch).await;
+        let outcomes: Vec<_> = messages.iter_mut().filter_map(ReceivedMessage::take_outcome).collect();
+        match handled {
+            Ok(()) => {
+                assert_eq!(outcomes.len(), messages.len(), "each message has an outcome");
+                Ok(outcomes)
+            }
+            Err(error) => Err(Interrupted { outcomes, error }),
+        }
+    }
 }
 
 /// A message with a command.
@@ -47,9 +94,15 @@ pub(crate) fn message(message_id: &str, kind: &str, body: &Value) -> Message {
     }
 }
 
-/// A command as the bus takes it.
+/// A message as a handler receives it from its queue.
 pub(crate) fn command(message_id: &str, kind: &str, body: &Value) -> ReceivedMessage {
-    ReceivedMessage::read(message(message_id, kind, body), false, LIMITS)
+    received(message(message_id, kind, body))
+}
+
+/// The same of any message.
+pub(crate) fn received(message: Message) -> ReceivedMessage {
+    let queue = routing::queue_of(&message.kind).unwrap_or(QueueName::Orders);
+    ReceivedMessage::read(queue, message, false, LIMITS)
 }
 
 /// The queue of a command.

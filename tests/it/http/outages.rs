@@ -64,7 +64,7 @@ async fn while_the_database_is_away_clients_are_asked_to_come_back() {
     }
     client.get("/health/live").await.has(200);
     wait_for_readiness(&client, 503).await;
-    assert_eq!(client.get("/health/ready").await.json()["database"], "away");
+    assert_eq!(client.get("/health/ready").await.json()["database"], "unavailable");
 
     proxy.refuse(false);
     let answered = async || post_as(&client, "k-1", "/allocate", &wanted).await.status;
@@ -105,7 +105,7 @@ async fn a_database_that_falls_silent_again_and_again_costs_no_connection_for_go
         proxy.freeze();
         let (took, ()) = tokio::join!(thirty_are_told(&client, 503), wait_for_readiness(&client, 503));
         assert!(took < Duration::from_secs(4), "{took:?}");
-        assert_eq!(client.get("/health/ready").await.has(503).json()["database"], "away");
+        assert_eq!(client.get("/health/ready").await.has(503).json()["database"], "unavailable");
         client.get("/health/live").await.has(200);
 
         proxy.forget();
@@ -173,7 +173,7 @@ async fn while_a_queue_is_missing_nobody_is_sent_here() {
     wait_for_readiness(&client, 503).await;
     let said = client.get("/health/ready").await.has(503).json();
     assert_eq!((&said["ready"], &said["database"]), (&json!(false), &json!("ok")));
-    assert_eq!(said["broker"], "away, or lacks a queue");
+    assert_eq!(said["broker"], "unavailable, or a queue is missing");
     client.get("/health/live").await.has(200);
     add_batch(&client, &batch("b-1", "LAMP", 10)).await; // whoever comes all the same
 
@@ -192,7 +192,7 @@ async fn while_the_schema_does_not_fit_the_process_is_not_ready() {
     wait_for_readiness(&client, 503).await;
     let answer = client.get("/health/ready").await.has(503).json();
     assert_eq!((&answer["ready"], &answer["database"]), (&json!(false), &json!("ok")));
-    assert_eq!(answer["schema"], "does not fit");
+    assert_eq!(answer["schema"], "mismatch");
     client.get("/health/live").await.has(200);
     world.close_after([api]).await;
 }

@@ -11,15 +11,10 @@ use std::{sync::Arc, time::Duration};
 
 use allocation::{
     domain::RetryDecision,
-    ports::{
-        error::StoreError,
-        queue::RetryMark,
-        store::{RetryCheck, Store},
-    },
+    ports::{error::StoreError, queue::RetryMark, store::RetryCheck},
     service::{
-        backoff::RetryPolicy,
-        decode::Limits,
-        message_bus::{CommandOutcome, FailurePolicy, MessageBus},
+        archive::Archive, backoff::RetryPolicy, decode::Limits, message_bus::MessageBus,
+        notifications::NotificationHandler, outcome::CommandOutcome, policy::FailurePolicy,
         received::ReceivedMessage,
     },
 };
@@ -50,17 +45,24 @@ pub(super) fn broken() -> StoreError {
 }
 
 /// A handler may take ten seconds; a command has three attempts.
-pub(super) fn bus_with(store: &ScriptedStore, notifier: &ScriptedNotifier) -> MessageBus {
-    let policy = FailurePolicy {
+fn policy() -> FailurePolicy {
+    FailurePolicy {
         handler_timeout: Duration::from_secs(10),
         retry: RetryPolicy { max_attempts: 3, ..RetryPolicy::default() },
         host: "test".into(),
-    };
-    MessageBus::new(Arc::new(store.clone()) as Arc<dyn Store>, Arc::new(notifier.clone()), policy)
+    }
 }
 
 pub(super) fn bus(store: &ScriptedStore) -> MessageBus {
-    bus_with(store, &ScriptedNotifier::default())
+    MessageBus::new(Arc::new(store.clone()), policy())
+}
+
+pub(super) fn archive(store: &ScriptedStore) -> Archive {
+    Archive::new(Arc::new(store.clone()), policy())
+}
+
+pub(super) fn notifications(store: &ScriptedStore, notifier: &ScriptedNotifier) -> NotificationHandler {
+    NotificationHandler::new(Arc::new(store.clone()), Arc::new(notifier.clone()), policy())
 }
 
 /// A command that is handled: a batch of its own.
@@ -71,6 +73,11 @@ pub(super) fn batch(id: &str, sku: &str) -> ReceivedMessage {
 /// A command that is rejected: a line of a SKU without batches.
 pub(super) fn rejected(id: &str) -> ReceivedMessage {
     line(id, "NO-SUCH-LAMP", 1)
+}
+
+/// The same in the queue of batches: a change of a batch that does not exist.
+pub(super) fn rejected_change(id: &str) -> ReceivedMessage {
+    command(id, "change_batch_quantity", &json!({ "batchref": "no-such-batch", "qty": 1 }))
 }
 
 pub(super) fn line(id: &str, sku: &str, qty: u32) -> ReceivedMessage {

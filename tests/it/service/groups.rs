@@ -5,8 +5,10 @@ use allocation::{
         failed_messages::{Reason, RetryDecision},
         queue::QueueName,
     },
-    service::{failure::Failure, message_bus::CommandOutcome, received::ReceivedMessage},
+    service::{failure::Failure, outcome::CommandOutcome},
 };
+
+use crate::harness::{HandleAll as _, received};
 
 use super::fakes::{Call, Reply, ScriptedStore, awaited, batch, broken, bus, line, names, rejected, retry};
 
@@ -20,8 +22,8 @@ fn handled(store: &ScriptedStore) -> Vec<String> {
 #[tokio::test]
 async fn of_two_messages_of_one_id_the_second_is_a_repeat_or_a_conflict() {
     let store = ScriptedStore::default();
-    let messages = [batch("m1", "LAMP"), batch("m1", "LAMP"), batch("m2", "LAMP"), batch("m1", "VASE")];
-    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let mut messages = [batch("m1", "LAMP"), batch("m1", "LAMP"), batch("m2", "LAMP"), batch("m1", "VASE")];
+    let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["handled", "repeat", "handled", "dead"]);
     let conflict = RetryDecision::Dead(Reason::MessageIdConflict);
     assert!(
@@ -40,17 +42,17 @@ async fn another_type_under_the_same_id_is_another_message() {
     let mut cancelled = line("m1", "LAMP", 1);
     let mut message = cancelled.message.clone();
     message.kind = "deallocate".into();
-    cancelled = ReceivedMessage::read(message, false, super::fakes::LIMITS);
-    let messages = [batch("m0", "LAMP"), line("m1", "LAMP", 1), cancelled];
-    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    cancelled = received(message);
+    let mut messages = [batch("m0", "LAMP"), line("m1", "LAMP", 1), cancelled];
+    let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["handled", "handled", "dead"]);
 }
 
 #[tokio::test]
 async fn a_copy_shares_the_fate_of_its_original() {
     let store = ScriptedStore::default();
-    let messages = [rejected("m1"), batch("m2", "LAMP"), rejected("m1"), rejected("m1")];
-    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let mut messages = [rejected("m1"), batch("m2", "LAMP"), rejected("m1"), rejected("m1")];
+    let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["retry", "handled", "retry", "retry"]);
     let mut decisions = outcomes.iter().filter_map(|outcome| match outcome {
         CommandOutcome::Recorded(_, decision) => Some(decision),
@@ -60,8 +62,8 @@ async fn a_copy_shares_the_fate_of_its_original() {
     assert!(decisions.all(|decision| decision == first), "one attempt, with one delay: {outcomes:?}");
     assert_eq!(store.failures().len(), 1);
 
-    let messages = [awaited(rejected("m3")), awaited(rejected("m3")), awaited(batch("m2", "LAMP"))];
-    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let mut messages = [awaited(rejected("m3")), awaited(rejected("m3")), awaited(batch("m2", "LAMP"))];
+    let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["refused", "refused", "repeat"]);
     assert_eq!(store.failures().len(), 1);
 }
@@ -71,7 +73,7 @@ async fn a_copy_shares_the_fate_of_its_original() {
 async fn a_retry_and_a_message_from_its_sender_each_have_their_unit_of_work() {
     let store = ScriptedStore::default();
     let (copy, _) = retry(rejected("m1"), 2);
-    let outcomes = bus(&store).handle(ORDERS, &[rejected("m1"), copy]).await.unwrap();
+    let outcomes = bus(&store).handle_all(ORDERS, &mut [rejected("m1"), copy]).await.unwrap();
     assert_eq!(names(&outcomes), ["retry", "retry"]);
     assert_eq!(store.kept().len(), 2);
     let attempts: Vec<_> = store.failures().iter().map(|failure| failure.attempts).collect();
@@ -85,10 +87,10 @@ async fn unreadable_messages_are_no_copies_of_each_other() {
     let unreadable = || {
         let mut message = batch("m1", "LAMP").message;
         message.body = b"{".to_vec();
-        ReceivedMessage::read(message, false, super::fakes::LIMITS)
+        received(message)
     };
     let outcomes =
-        bus(&store).handle(ORDERS, &[unreadable(), batch("m1", "LAMP"), unreadable()]).await.unwrap();
+        bus(&store).handle_all(ORDERS, &mut [unreadable(), batch("m1", "LAMP"), unreadable()]).await.unwrap();
     assert_eq!(names(&outcomes), ["dead", "handled", "dead"]);
     assert_eq!(store.failures().len(), 2);
 }
@@ -99,8 +101,9 @@ async fn what_is_behind_a_broken_command_stays_in_its_order() {
     let store = ScriptedStore::default();
     store.loading("CURSED", Reply::Fails(broken()));
     let id = |i: usize| format!("m{i:03}");
-    let messages: Vec<_> = (0..200).map(|i| batch(&id(i), if i == 70 { "CURSED" } else { "LAMP" })).collect();
-    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let mut messages: Vec<_> =
+        (0..200).map(|i| batch(&id(i), if i == 70 { "CURSED" } else { "LAMP" })).collect();
+    let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(
         (0..200).filter(|&i| !matches!(outcomes[i], CommandOutcome::Handled)).collect::<Vec<_>>(),
         [70]
@@ -118,7 +121,7 @@ async fn copies_in_different_portions_have_one_effect() {
     store.next(Call::Load, [Reply::Fails(broken())]);
     let mut messages: Vec<_> = (0..40).map(|i| batch(&format!("m{i}"), "LAMP")).collect();
     messages[39] = batch("m0", "LAMP");
-    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(
         (0..40).filter(|&i| !matches!(outcomes[i], CommandOutcome::Handled)).collect::<Vec<_>>(),
         [39]

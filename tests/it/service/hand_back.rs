@@ -9,7 +9,7 @@ use allocation::{
 
 use super::fakes::{Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, broken, unavailable, worker};
 
-const ORDERS: QueueName = QueueName::Orders;
+const STOCK: QueueName = QueueName::Stock;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -31,7 +31,7 @@ async fn messages_go_back_after_the_hold_and_nothing_is_taken_until_the_server_i
     store.always(Call::Begin, Reply::Fails(unavailable()));
     store.always(Call::Probe, Reply::Fails(unavailable()));
     let worker = worker(&queues, &store);
-    let database = worker.database.clone();
+    let database = worker.dependencies.database.clone();
     let working = Working::start(worker);
     tokio::time::sleep(seconds(2)).await;
     assert!(queues.ready().is_empty(), "held");
@@ -55,7 +55,7 @@ async fn an_outage_is_over_when_the_server_answers_although_nothing_is_left_to_d
         store.always(call, Reply::Fails(unavailable()));
     }
     let worker = worker(&queues, &store);
-    let database = worker.database.clone();
+    let database = worker.dependencies.database.clone();
     let working = Working::start(worker);
     tokio::time::sleep(seconds(30)).await;
     queues.are_taken_by_another();
@@ -112,7 +112,7 @@ async fn a_start_is_no_crash_when_the_message_is_handed_back() {
         tokio::time::sleep(Duration::from_hours(1)).await;
         assert!(queues.paces().len() > 8, "{error}");
         assert!(
-            store.unfinished_starts(ORDERS, "m1").await <= 1,
+            store.unfinished_starts(STOCK, "m1").await <= 1,
             "{error}: once if it is being handled, else not at all"
         );
         store.always(Call::Commit, Reply::Does);
@@ -121,7 +121,7 @@ async fn a_start_is_no_crash_when_the_message_is_handed_back() {
         let dead =
             store.failures().into_iter().find(|failure| matches!(failure.next, RetryDecision::Dead(_)));
         assert_eq!(dead, None, "{error}: at most an attempt, if it was being recorded at that time");
-        assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
+        assert_eq!(store.unfinished_starts(STOCK, "m1").await, 0);
         working.stop().await;
     }
 }
@@ -133,10 +133,10 @@ async fn a_stop_in_an_outage_waits_for_no_server() {
     store.always(Call::Load, Reply::Fails(unavailable()));
     let working = Working::start(worker(&queues, &store));
     tokio::time::sleep(seconds(1)).await;
-    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
+    assert_eq!(store.unfinished_starts(STOCK, "m1").await, 1);
     assert!(working.stop().await < Duration::from_millis(10));
     assert_eq!(queues.ready(), three());
-    assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
+    assert_eq!(store.unfinished_starts(STOCK, "m1").await, 0);
     // The same while messages are back in the queue.
     store.always(Call::Probe, Reply::Fails(unavailable()));
     let working = Working::start(worker(&queues, &store));

@@ -8,12 +8,14 @@ use allocation::{
         failed_messages::{Reason, RetryDecision},
         queue::QueueName,
     },
-    service::{availability::ServerUnavailable, received::ReceivedMessage},
+    service::{availability::ServerUnavailable, batch_handler::HandleError, received::ReceivedMessage},
 };
 use tokio::time::Instant;
 
+use crate::harness::HandleAll as _;
+
 use super::fakes::{
-    Call, Reply, ScriptedNotifier, ScriptedStore, after_failures, batch, bus_with, conflict, names,
+    Call, Reply, ScriptedNotifier, ScriptedStore, after_failures, batch, conflict, names, notifications,
     out_of_stock, redelivered, unavailable,
 };
 
@@ -22,9 +24,9 @@ const NOTIFICATIONS: QueueName = QueueName::Notifications;
 #[tokio::test]
 async fn every_notification_of_a_batch_is_sent_and_a_repeat_is_not() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    let bus = bus_with(&store, &notifier);
-    let messages = ["e1", "e2", "e1", "e3"].map(out_of_stock);
-    let outcomes = bus.handle(NOTIFICATIONS, &messages).await.unwrap();
+    let handler = notifications(&store, &notifier);
+    let mut messages = ["e1", "e2", "e1", "e3"].map(out_of_stock);
+    let outcomes = handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["handled", "handled", "repeat", "handled"]);
     assert_eq!(notifier.asked(), ["e1", "e2", "e3"]);
     assert_eq!(store.kept().len(), 4, "each is noted before the next is sent");
@@ -33,10 +35,10 @@ async fn every_notification_of_a_batch_is_sent_and_a_repeat_is_not() {
 #[tokio::test(start_paused = true)]
 async fn a_mail_is_sent_once_although_its_commit_fails_twice() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    let (bus, messages) = (bus_with(&store, &notifier), [out_of_stock("e1")]);
+    let (handler, mut messages) = (notifications(&store, &notifier), [out_of_stock("e1")]);
     store.next(Call::Commit, [Reply::Fails(conflict()), Reply::Fails(unavailable())]);
-    assert!(bus.handle(NOTIFICATIONS, &messages).await.is_err());
-    assert_eq!(names(&bus.handle(NOTIFICATIONS, &messages).await.unwrap()), ["handled"]);
+    assert!(handler.handle_all(NOTIFICATIONS, &mut messages).await.is_err());
+    assert_eq!(names(&handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap()), ["handled"]);
     assert_eq!(notifier.asked(), ["e1"]);
 }
 
@@ -46,7 +48,8 @@ async fn a_refused_mail_is_tried_once_although_its_commit_fails() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     notifier.fails([NotifierError::Rejected("550".into())]);
     store.next(Call::Commit, [Reply::Fails(conflict())]);
-    let outcomes = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+    let outcomes =
+        notifications(&store, &notifier).handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap();
     assert_eq!(names(&outcomes), ["retry"]);
     assert_eq!(notifier.asked(), ["e1"]);
     assert_eq!(store.failures().len(), 1);
@@ -58,7 +61,8 @@ async fn a_conflict_over_a_mail_is_waited_out_and_counts_nothing() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     store.next(Call::Begin, vec![Reply::Fails(conflict()); 30]);
     let begin = Instant::now();
-    let outcomes = bus_with(&store, &notifier).handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap();
+    let outcomes =
+        notifications(&store, &notifier).handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap();
     assert_eq!(names(&outcomes), ["handled"]);
     assert_eq!((store.failures().len(), notifier.asked().len()), (0, 1));
     assert!(begin.elapsed() > Duration::from_secs(30), "with pauses: {:?}", begin.elapsed());
@@ -67,27 +71,33 @@ async fn a_conflict_over_a_mail_is_waited_out_and_counts_nothing() {
 #[tokio::test]
 async fn an_outage_of_the_mail_server_counts_nothing_and_the_mail_is_sent_after_it() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    let (bus, messages) = (bus_with(&store, &notifier), [out_of_stock("e1")]);
+    let (handler, mut messages) = (notifications(&store, &notifier), [out_of_stock("e1")]);
     notifier.fails([NotifierError::Unavailable("connection refused".into())]);
-    let interrupted = bus.handle(NOTIFICATIONS, &messages).await.unwrap_err();
-    assert!(matches!(interrupted.away, ServerUnavailable::Notifier(_)), "{interrupted}");
+    let interrupted = handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap_err();
+    assert!(
+        matches!(interrupted.error, HandleError::Unavailable(ServerUnavailable::Notifier(_))),
+        "{interrupted:?}"
+    );
     assert_eq!(store.kept(), []);
-    assert_eq!(names(&bus.handle(NOTIFICATIONS, &messages).await.unwrap()), ["handled"]);
+    assert_eq!(names(&handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap()), ["handled"]);
     assert_eq!(notifier.asked(), ["e1", "e1"]);
 }
 
 #[tokio::test]
 async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    let bus = bus_with(&store, &notifier);
+    let handler = notifications(&store, &notifier);
     notifier.fails(vec![NotifierError::Deferred("451".into()); 3]);
     for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
         let message = after_failures(&store, out_of_stock("e1"), attempt - 1);
-        let outcomes = bus.handle(NOTIFICATIONS, &[message]).await.unwrap();
+        let outcomes = handler.handle_all(NOTIFICATIONS, &mut [message]).await.unwrap();
         assert_eq!((names(&outcomes)[0], store.failures().len()), (then, usize::try_from(attempt).unwrap()));
     }
     assert_eq!(store.failures()[2].next, RetryDecision::Dead(Reason::AttemptsExhausted));
-    assert_eq!(names(&bus.handle(NOTIFICATIONS, &[out_of_stock("e1")]).await.unwrap()), ["handled"]);
+    assert_eq!(
+        names(&handler.handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap()),
+        ["handled"]
+    );
 }
 
 /// The starts of notifications are not counted: a mail server that hangs is no crash.
@@ -95,8 +105,10 @@ async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
 async fn a_redelivered_notification_is_no_suspect() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     store.was_started(NOTIFICATIONS, "e1", 9).await;
-    let outcomes =
-        bus_with(&store, &notifier).handle(NOTIFICATIONS, &[redelivered(out_of_stock("e1"))]).await.unwrap();
+    let outcomes = notifications(&store, &notifier)
+        .handle_all(NOTIFICATIONS, &mut [redelivered(out_of_stock("e1"))])
+        .await
+        .unwrap();
     assert_eq!(names(&outcomes), ["handled"]);
     assert_eq!((store.asked(Call::Starts), store.asked(Call::CountStarts)), (0, 0));
 }
@@ -104,14 +116,14 @@ async fn a_redelivered_notification_is_no_suspect() {
 #[tokio::test]
 async fn a_command_among_notifications_is_dead_and_a_notification_among_commands_too() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    let bus = bus_with(&store, &notifier);
+    let handler = notifications(&store, &notifier);
     let misplaced: [(QueueName, ReceivedMessage); 3] = [
         (NOTIFICATIONS, batch("m1", "LAMP")),
         (QueueName::Orders, out_of_stock("e1")),
         (QueueName::Stock, out_of_stock("e2")),
     ];
     for (queue, message) in misplaced {
-        let outcomes = bus.handle(queue, &[message]).await.unwrap();
+        let outcomes = handler.handle_all(queue, &mut [message]).await.unwrap();
         assert_eq!(names(&outcomes), ["dead"], "{queue:?}");
         let kept = store.kept().pop().unwrap();
         assert_eq!(kept.failures[0].next, RetryDecision::Dead(Reason::UnknownCommand));

@@ -7,7 +7,10 @@ use allocation::ports::{
     failed_messages::{Reason, RetryDecision},
     queue::QueueName,
 };
+use allocation::service::batch_handler::BatchHandler as _;
 use tokio::{sync::Semaphore, task::JoinHandle};
+
+use crate::harness::HandleAll as _;
 
 use super::fakes::{Call, Reply, ScriptedStore, batch, bus, names, redelivered, rejected, unavailable};
 
@@ -22,13 +25,13 @@ async fn ack() {
 async fn a_start_is_counted_once_however_often_the_database_is_away() {
     let store = ScriptedStore::default();
     store.next(Call::Load, vec![Reply::Fails(unavailable()); 5]);
-    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP")), batch("m2", "LAMP")]);
+    let (bus, mut messages) = (bus(&store), [redelivered(batch("m1", "LAMP")), batch("m2", "LAMP")]);
     for _ in 0..5 {
-        assert!(bus.handle(ORDERS, &messages).await.is_err());
+        assert!(bus.handle_all(ORDERS, &mut messages).await.is_err());
         assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
         assert_eq!(store.unfinished_starts(ORDERS, "m2").await, 0, "it is no redelivery");
     }
-    assert_eq!(names(&bus.handle(ORDERS, &messages).await.unwrap()), ["handled", "handled"]);
+    assert_eq!(names(&bus.handle_all(ORDERS, &mut messages).await.unwrap()), ["handled", "handled"]);
     assert_eq!(store.asked(Call::CountStarts), 1);
     assert_eq!(store.asked(Call::Starts), 1);
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
@@ -39,10 +42,10 @@ async fn a_start_is_counted_once_however_often_the_database_is_away() {
 async fn nothing_is_begun_before_its_start_is_counted() {
     let store = ScriptedStore::default();
     store.next(Call::CountStarts, [Reply::Fails(unavailable())]);
-    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
-    assert!(bus.handle(ORDERS, &messages).await.is_err());
+    let (bus, mut messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
+    assert!(bus.handle_all(ORDERS, &mut messages).await.is_err());
     assert_eq!(store.asked(Call::Begin), 0);
-    bus.handle(ORDERS, &messages).await.unwrap();
+    bus.handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(store.asked(Call::CountStarts), 2);
 }
 
@@ -50,11 +53,11 @@ async fn nothing_is_begun_before_its_start_is_counted() {
 async fn every_outcome_ends_a_start() {
     let store = ScriptedStore::default();
     let bus = bus(&store);
-    bus.handle(ORDERS, &[batch("repeat", "LAMP")]).await.unwrap();
+    bus.handle_all(ORDERS, &mut [batch("repeat", "LAMP")]).await.unwrap();
     store.loading("CURSED", Reply::Fails(StoreError::Failed("stuck".into())));
-    let messages = [batch("repeat", "LAMP"), batch("m1", "LAMP"), rejected("m2"), batch("m3", "CURSED")]
+    let mut messages = [batch("repeat", "LAMP"), batch("m1", "LAMP"), rejected("m2"), batch("m3", "CURSED")]
         .map(redelivered);
-    let outcomes = bus.handle(ORDERS, &messages).await.unwrap();
+    let outcomes = bus.handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["repeat", "handled", "retry", "retry"]);
     for id in ["repeat", "m1", "m2", "m3"] {
         assert_eq!(store.unfinished_starts(ORDERS, id).await, 0, "{id}");
@@ -66,8 +69,8 @@ async fn a_message_that_was_started_twice_has_a_unit_of_work_of_its_own() {
     for (starts, units_of_work) in [(1, 1), (2, 3), (3, 3)] {
         let store = ScriptedStore::default();
         store.was_started(ORDERS, "m2", starts).await;
-        let messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
-        let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+        let mut messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
+        let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
         assert_eq!(names(&outcomes), ["handled"; 3]);
         assert_eq!(store.kept().len(), units_of_work, "{starts} starts");
     }
@@ -77,8 +80,8 @@ async fn a_message_that_was_started_twice_has_a_unit_of_work_of_its_own() {
 async fn a_message_that_was_started_four_times_is_dead_and_its_starts_forgotten() {
     let store = ScriptedStore::default();
     store.was_started(ORDERS, "m2", 4).await;
-    let messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
-    let outcomes = bus(&store).handle(ORDERS, &messages).await.unwrap();
+    let mut messages = [batch("m1", "LAMP"), redelivered(batch("m2", "LAMP")), batch("m3", "LAMP")];
+    let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["handled", "dead", "handled"]);
     assert_eq!(store.failures()[0].next, RetryDecision::Dead(Reason::CrashLoop));
     assert_eq!(store.unfinished_starts(ORDERS, "m2").await, 0, "a retry by an operator begins from zero");
@@ -98,7 +101,7 @@ fn lane(
 ) -> JoinHandle<()> {
     let bus = bus.clone();
     tokio::spawn(async move {
-        bus.handle(ORDERS, &[message]).await.unwrap();
+        bus.handle_all(ORDERS, &mut [message]).await.unwrap();
     })
 }
 
@@ -147,11 +150,11 @@ async fn starts_that_this_process_has_counted_can_be_taken_back() {
     store.was_started(ORDERS, "m1", 1).await;
     store.was_started(ORDERS, "not begun", 1).await;
     store.next(Call::Load, [Reply::Fails(unavailable())]);
-    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP")), batch("m2", "LAMP")]);
-    assert!(bus.handle(ORDERS, &messages).await.is_err());
+    let (bus, mut messages) = (bus(&store), [redelivered(batch("m1", "LAMP")), batch("m2", "LAMP")]);
+    assert!(bus.handle_all(ORDERS, &mut messages).await.is_err());
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 2);
-    bus.revert_starts(ORDERS, &messages).await;
-    bus.revert_starts(ORDERS, &[redelivered(batch("not begun", "LAMP"))]).await;
+    bus.release(ORDERS, &messages.iter().collect::<Vec<_>>()).await;
+    bus.release(ORDERS, &[&redelivered(batch("not begun", "LAMP"))]).await;
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
     assert_eq!(store.unfinished_starts(ORDERS, "not begun").await, 1, "it was another process that crashed");
     assert_eq!(store.asked(Call::TakeBackStarts), 1);
@@ -161,14 +164,14 @@ async fn starts_that_this_process_has_counted_can_be_taken_back() {
 async fn what_cannot_be_taken_back_now_is_taken_back_before_work_goes_on() {
     let store = ScriptedStore::default();
     store.next(Call::Load, [Reply::Fails(unavailable())]);
-    let (bus, messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
-    assert!(bus.handle(ORDERS, &messages).await.is_err());
+    let (bus, mut messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
+    assert!(bus.handle_all(ORDERS, &mut messages).await.is_err());
     store.next(Call::TakeBackStarts, [Reply::Fails(unavailable()), Reply::Fails(unavailable())]);
-    bus.revert_starts(ORDERS, &messages).await;
-    assert!(bus.probe(false).await.is_err(), "as long as it cannot be written, the database is away");
+    bus.release(ORDERS, &messages.iter().collect::<Vec<_>>()).await;
+    assert!(bus.probe().await.is_err(), "as long as it cannot be written, the database is away");
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
-    bus.probe(false).await.unwrap();
+    bus.probe().await.unwrap();
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
-    bus.probe(false).await.unwrap();
+    bus.probe().await.unwrap();
     assert_eq!(store.asked(Call::TakeBackStarts), 3, "once");
 }

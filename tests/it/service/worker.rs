@@ -11,11 +11,14 @@ use allocation::{
 };
 use tokio::sync::Semaphore;
 
+use crate::harness::HandleAll as _;
+
 use super::fakes::{
-    Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, line, rejected, unavailable, worker,
+    Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, bus, line, rejected_change, unavailable,
+    worker,
 };
 
-const ORDERS: QueueName = QueueName::Orders;
+const STOCK: QueueName = QueueName::Stock;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -69,7 +72,8 @@ async fn subscriptions_to_dead_letters_that_are_lost_at_once_are_renewed_less_an
     for (queue_kind, slow) in [(QueueKind::Main, false), (QueueKind::DeadLetter, true)] {
         let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
         queues.breaks([Some(0); 12]);
-        let working = Working::start(Consumer { queue_kind, ..worker(&queues, &store) });
+        let working =
+            Working::start(Consumer { queue_kind, has_delivery_limit: !slow, ..worker(&queues, &store) });
         tokio::time::sleep(seconds(60)).await;
         let gaps = queues.gaps();
         assert_eq!(gaps.len(), 12);
@@ -107,10 +111,10 @@ async fn a_unit_of_work_that_hangs_is_given_up_when_the_time_to_stop_is_over() {
     queues.all_redelivered();
     let working = Working::start(worker(&queues, &store));
     tokio::time::sleep(seconds(1)).await;
-    assert_eq!(store.unfinished_starts(ORDERS, &id(0)).await, 1);
+    assert_eq!(store.unfinished_starts(STOCK, &id(0)).await, 1);
     assert_eq!(working.stop().await.as_secs(), 8);
     assert_eq!((queues.settled(), queues.ready()), (vec![], ids(2)));
-    assert_eq!(store.unfinished_starts(ORDERS, &id(0)).await, 0, "that is no crash");
+    assert_eq!(store.unfinished_starts(STOCK, &id(0)).await, 0, "that is no crash");
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +123,7 @@ async fn only_what_was_handled_or_recorded_is_settled() {
     store.loading("AWAY", Reply::Fails(unavailable()));
     let mut messages = batches(20);
     messages[10] = batch(&id(10), "AWAY").message;
-    messages[11] = rejected(&id(11)).message;
+    messages[11] = rejected_change(&id(11)).message;
     queues.put(messages);
     let working =
         Working::start(Consumer { partitions: 2, requeue_after: seconds(600), ..worker(&queues, &store) });
@@ -161,11 +165,10 @@ async fn a_message_that_kills_its_lane_is_dead_in_the_end() {
 async fn lines_of_one_sku_are_handled_in_their_order_beside_other_lanes() {
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     let skus = ["LAMP", "VASE", "SOFA"];
-    let stock = skus.map(|sku| batch(&format!("stock of {sku}"), sku).message);
+    bus(&store).handle_all(STOCK, &mut skus.map(|sku| batch(sku, sku))).await.unwrap();
     let lines = (0..60).map(|i| line(&id(i), skus[i % 3], 1).message);
-    let working = Working::start(Consumer { partitions: 8, max_batch: 3, ..worker(&queues, &store) });
-    queues.put(stock);
-    tokio::time::sleep(seconds(1)).await;
+    let queue = QueueName::Orders;
+    let working = Working::start(Consumer { queue, partitions: 8, max_batch: 3, ..worker(&queues, &store) });
     queues.put(lines);
     tokio::time::sleep(seconds(1)).await;
     let handled: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();

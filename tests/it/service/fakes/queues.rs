@@ -12,7 +12,7 @@ use allocation::{
         error::BrokerError,
         queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
     },
-    service::availability::AvailabilityLog,
+    service::availability::{AvailabilityLog, Dependencies},
 };
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
@@ -207,18 +207,18 @@ impl Acknowledger for ScriptedSettler {
 /// A worker with one lane and one message in a unit of work, which holds messages for three seconds and has eight to stop.
 pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer {
     Consumer {
-        queue: QueueName::Orders,
+        queue: QueueName::Stock,
         queue_kind: QueueKind::Main,
+        has_delivery_limit: true,
         limits: LIMITS,
         queues: Arc::new(queues.clone()),
-        bus: bus(store),
+        handler: Arc::new(bus(store)),
         partitions: 1,
         max_batch: 1,
         requeue_after: Duration::from_secs(3),
         finish_timeout: Duration::from_secs(8),
         watchdog: Watchdog::default(),
-        database: Arc::new(AvailabilityLog::of("database")),
-        mail: None,
+        dependencies: Dependencies { database: Arc::new(AvailabilityLog::of("database")), notifier: None },
         broker: Arc::new(AvailabilityLog::of("broker")),
     }
 }

@@ -1,0 +1,127 @@
+//! Listens, accepts connections, and finishes the requests that were begun.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::{
+    ports::error::Cause,
+    service::{availability::AvailabilityLog, backoff::Backoff},
+};
+
+use super::{
+    batcher::CommandBatcher,
+    health::Readiness,
+    routes,
+    state::{Api, ApiState},
+};
+
+/// The number of connections that are served concurrently; others wait. A command batcher has room for one command of each.
+pub(super) const CONNECTIONS: usize = 2048;
+/// The timeout for the headers of a request, and for an idle connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The size of request line and headers together.
+const HEADER_BYTES: usize = 64 * 1024;
+/// The pause after a connection could not be accepted: usually all file descriptors are in use.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Api {
+    /// Binds the address; `None` if another process has it, which may release it soon.
+    ///
+    /// # Errors
+    /// The address can never be bound.
+    pub async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
+        match TcpListener::bind(self.listen).await {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot listen on {} (api.listen)", self.listen))
+            }
+        }
+    }
+
+    /// Serves until `stop`, then finishes the requests that were begun. Without a listener it waits for the address.
+    pub async fn run(self, listener: Option<TcpListener>, stop: &CancellationToken) {
+        let listener = match listener {
+            Some(listener) => Some(listener),
+            None => bind_when_available(self.listen, stop).await,
+        };
+        let Some(listener) = listener else { return };
+        info!(listen = %self.listen, "serving HTTP");
+        let (batcher, mut tasks) = CommandBatcher::start(&self);
+        let readiness = Readiness::new(self.schema.clone(), self.topology.clone());
+        let service = TowerToHyperService::new(routes::router(ApiState { api: self, batcher, readiness }));
+        let connections = GracefulShutdown::new();
+        tokio::select! {
+            () = serve(&listener, &service, &connections, stop) => {}
+            // The tasks run as long as the batcher exists: one that ends has panicked, which ends the process.
+            Some(Err(panic)) = tasks.join_next() => std::panic::resume_unwind(panic.into_panic()),
+        }
+        drop((listener, service));
+        connections.shutdown().await;
+        tasks.join_all().await;
+    }
+}
+
+async fn bind_when_available(listen: SocketAddr, stop: &CancellationToken) -> Option<TcpListener> {
+    let address = AvailabilityLog::of("address of api.listen");
+    for delay in Backoff::during_outage() {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => {
+                address.up();
+                return Some(listener);
+            }
+            Err(error) => address.down(&Cause::from(format!("{listen}: {error}"))),
+        }
+        stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
+    }
+    None
+}
+
+async fn serve(
+    listener: &TcpListener,
+    service: &TowerToHyperService<axum::Router>,
+    connections: &GracefulShutdown,
+    stop: &CancellationToken,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Some(stream) = stop.run_until_cancelled(accept(listener)).await {
+        let Some(permit) = stop.run_until_cancelled(permits.clone().acquire_owned()).await else { return };
+        let served = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                debug!(%error, "connection ended with an error");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) => {
+                debug!(%error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What the routes share.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    ports::admin::{Schema, Topology},
+    service::{availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits},
+    views::Views,
+};
+
+use super::{super::watchdog::Watchdog, batcher::CommandBatcher, health::Readiness};
+
+/// The options and the dependencies of the HTTP server.
+pub struct Api {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The token that clients must send, if there is one.
+    pub token: Option<String>,
+    /// How long a request may take, including reading it.
+    pub timeout: Duration,
+    /// The largest allowed command.
+    pub limits: Limits,
+    /// The number of batches per queue that are handled concurrently.
+    pub tasks: usize,
+    /// The largest number of commands in a batch.
+    pub max_batch: usize,
+    /// A partition that is busy with one batch for longer is stalled.
+    pub stall_timeout: Duration,
+    /// Handles commands.
+    pub commands: Arc<dyn BatchHandler>,
+    /// Answers queries.
+    pub views: Views,
+    /// Whether the broker is ready.
+    pub topology: Arc<dyn Topology>,
+    /// Whether the database is ready.
+    pub schema: Arc<dyn Schema>,
+    /// Observes the partitions of this process.
+    pub watchdog: Watchdog,
+    /// The availability of the database.
+    pub database: Arc<AvailabilityLog>,
+}
+
+/// The state of the router.
+pub(super) struct ApiState {
+    pub(super) api: Api,
+    pub(super) batcher: CommandBatcher,
+    pub(super) readiness: Readiness,
+}

@@ -1,0 +1,94 @@
+//! Handles commands in one transaction: check the inbox, load, run handlers, record failures, commit.
+
+use std::sync::Arc;
+
+use crate::{
+    crash_points::{self, CrashPoint},
+    ports::{
+        queue::QueueName,
+        store::{Store, WorkingSet},
+    },
+};
+
+use super::{
+    decode::DecodeError,
+    dispatch,
+    envelope::{Content, Envelope},
+    message_check::{self, CheckedMessage, MessageCheck, Remaining},
+    outcome::{CommandOutcome, Step},
+    policy::FailurePolicy,
+    received::ReceivedMessage,
+    recording::{self, Processed},
+    unit_of_work::{UnitOfWork, UnitOfWorkError},
+};
+
+/// Handles commands, each call in one unit of work.
+#[derive(Clone)]
+pub(super) struct CommandProcessor {
+    store: Arc<dyn Store>,
+    policy: Arc<FailurePolicy>,
+}
+
+impl CommandProcessor {
+    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>) -> Self {
+        Self { store, policy }
+    }
+
+    /// One outcome for each message, in order.
+    ///
+    /// # Errors
+    /// Nothing is committed, unless the error is about the commit.
+    pub(super) async fn unit_of_work(
+        &self,
+        queue: QueueName,
+        batch: &[&ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        crash_points::here(CrashPoint::WorkerBegun);
+        let processed = self.process(&mut uow, batch).await;
+        uow.finish(processed).await
+    }
+
+    async fn process(
+        &self,
+        uow: &mut UnitOfWork,
+        batch: &[&ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        let checked = message_check::check(uow, batch).await?;
+        crash_points::here(CrashPoint::WorkerInboxWritten);
+        uow.load(&working_set(&checked)).await?;
+        let mut processed = Vec::with_capacity(batch.len());
+        for checked in checked {
+            let step = match checked.begin(uow) {
+                Remaining::Nothing(step) => step,
+                Remaining::Handle(envelope) => self.handle(uow, envelope).await?,
+            };
+            let CheckedMessage { received, generation, .. } = checked;
+            processed.push(Processed { received, generation, step });
+        }
+        Ok(recording::record_failures(uow, &self.policy, processed).await?)
+    }
+
+    async fn handle(&self, uow: &mut UnitOfWork, envelope: &Envelope) -> Result<Step, UnitOfWorkError> {
+        let step = match &envelope.content {
+            Content::Command(command) => {
+                dispatch::run_handler(uow, command, envelope, self.policy.handler_timeout).await?
+            }
+            Content::OutOfStock(_) => Step::failed(DecodeError::unexpected(envelope.key.kind)),
+        };
+        message_check::end(uow, envelope, &step);
+        Ok(step)
+    }
+}
+
+fn working_set(checked: &[CheckedMessage<'_>]) -> WorkingSet {
+    let mut working_set = WorkingSet::default();
+    for checked in checked {
+        if let MessageCheck::New(envelope) = &checked.check
+            && let Content::Command(command) = &envelope.content
+        {
+            working_set.cover(command);
+        }
+    }
+    working_set
+}
