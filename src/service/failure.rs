@@ -1,30 +1,27 @@
-//! From an error to what follows: section 3 of the contract as one pure function.
+//! Which failures are retried: section 3 of the contract as one pure function.
 
 use std::time::Duration;
 
 use crate::{
-    domain::Rejection,
-    ports::{
-        error::{NotifierError, StoreError, join_chain},
-        failed_messages::{Reason, RetryDecision},
-    },
+    domain::{Reason, Rejection, RetryDecision},
+    ports::error::{NotifierError, StoreError, join_chain},
 };
 
-use super::{backoff::RetryPolicy, decode::DecodeError};
+use super::{backoff::RetryPolicy, decode_error::DecodeError};
 
-/// Why a command was not handled.
+/// Why a message was not handled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
-    /// It cannot be read.
+    /// It cannot be decoded.
     #[error(transparent)]
     DecodeError(#[from] DecodeError),
-    /// Its message id belongs to a message with another type or body, which was handled.
-    #[error("a message of this id was handled before, with another type or body")]
+    /// A message with its id and another type or body was handled.
+    #[error("message id was already used with another type or body")]
     BodyMismatch,
-    /// A rule of the domain said no.
+    /// A rule of the domain rejected it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The store did not do an operation.
+    /// An operation of the store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
     /// Its mail was not delivered.
@@ -33,31 +30,31 @@ pub enum Failure {
     /// The handler panicked.
     #[error("the handler panicked: {0}")]
     Panicked(String),
-    /// The handler took too long.
+    /// The handler ran longer than allowed.
     #[error("the handler took longer than {} (worker.handler_timeout)", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// Its worker died each time it was handled.
-    #[error("its worker died {0} times while it was being handled")]
+    /// Its worker crashed repeatedly, twice while it was handled alone. The crash of the first delivery is not recorded.
+    #[error("worker crashed repeatedly while handling this message ({0} recorded starts without an end)")]
     CrashLoop(u32),
-    /// The broker put it aside.
-    #[error("the broker put it aside: {0}")]
+    /// The broker dead-lettered it.
+    #[error("the broker dead-lettered the message: {0}")]
     DeadLetteredByBroker(String),
 }
 
-/// What follows a failure.
+/// How a failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
-    /// Again at once, a few times, with jitter; not an attempt.
+    /// Retried immediately, a few times, with jitter; not an attempt.
     Conflict,
-    /// Nothing counts until the server is back.
+    /// Retried when the server is available; not an attempt.
     Outage,
-    /// An attempt; the reason is for the last one.
+    /// An attempt, retried after a delay; the last one is dead for this reason.
     Retryable(Reason),
-    /// No retry can mend it.
+    /// Dead immediately for this reason.
     Permanent(Reason),
 }
 
-/// Judges a failure.
+/// The class of a failure.
 #[must_use]
 pub fn classify(failure: &Failure) -> FailureClass {
     match failure {
@@ -65,7 +62,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
             FailureClass::Outage
         }
         Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
-        // Silence counts only once the store has answered a probe.
+        // A timeout is an attempt only after the store has answered a probe.
         Failure::Store(StoreError::Failed(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_))
         | Failure::Notification(NotifierError::Deferred(_))
         | Failure::Panicked(_)
@@ -91,8 +88,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
     }
 }
 
-/// What follows the attempt that makes `attempts` of them. A conflict that outlasted its tries at once is an attempt
-/// like any other.
+/// What follows attempt number `attempts`. A conflict that outlasted its immediate retries is an attempt like any other.
 #[must_use]
 pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
     match classify(failure) {
@@ -108,7 +104,7 @@ pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDe
 }
 
 impl Failure {
-    /// The error without its variable values: what failures of one cause have in common.
+    /// The error without its variable values, which failures with the same cause have in common.
     #[must_use]
     pub fn error_pattern(&self) -> String {
         match self {
@@ -159,7 +155,7 @@ mod tests {
 
     /// Section 3 of the contract, row by row.
     #[test]
-    fn every_failure_has_its_verdict() {
+    fn every_failure_has_its_class() {
         let invalid_sku = || Failure::Rejected(Rejection::InvalidSku(Sku::new("s").unwrap()));
         let too_large =
             DecodeError::TooLarge { part: "body", size: 2, limit: 1, setting: "limits.body_bytes" };
@@ -199,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_attempt_is_followed_by_death() {
+    fn after_the_last_attempt_a_message_is_dead() {
         let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
         let panicked = Failure::Panicked(String::new());
         assert!(matches!(decide(&panicked, 2, &policy), RetryDecision::Retry(_)));

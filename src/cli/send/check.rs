@@ -3,7 +3,10 @@
 use crate::{
     domain::Command,
     ports::{admin::OutboundCommand, queue::Message, routing},
-    service::decode::{self, DecodeError, Limits},
+    service::{
+        decode::{self, Limits},
+        decode_error::DecodeError,
+    },
 };
 
 /// How commands are checked.

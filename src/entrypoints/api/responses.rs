@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::{
     ports::error::{StoreError, error_text},
-    service::{decode::DecodeError, failure::Failure, outcome::CommandOutcome},
+    service::{decode_error::DecodeError, failure::Failure, outcome::CommandOutcome},
 };
 
 use super::batcher::BatcherError;

@@ -6,7 +6,7 @@ use allocation::{
     adapters::memory::MemoryStore,
     domain::Command,
     ports::{routing::queue_of, store::Store},
-    service::{decode, outcome::CommandOutcome},
+    service::{body::read_body, outcome::CommandOutcome},
 };
 use serde_json::Value;
 
@@ -36,8 +36,7 @@ fn commands_are_decoded() {
     let commands: Vec<_> = examples().into_iter().filter(|(name, _)| is_command(name)).collect();
     assert!(commands.len() > 4, "only {} commands were found", commands.len());
     for (name, block) in commands {
-        decode::content(&name, block.text.as_bytes())
-            .unwrap_or_else(|error| panic!("{}: {error}", block.text));
+        read_body(&name, block.text.as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", block.text));
     }
 }
 
@@ -49,7 +48,7 @@ fn invalid_commands_are_rejected_with_the_printed_error() {
     let invalid: Vec<_> = invalid.collect();
     assert!(!invalid.is_empty());
     for (error, block) in invalid {
-        let rejected = decode::content("allocate", block.text.as_bytes()).unwrap_err().to_string();
+        let rejected = read_body("allocate", block.text.as_bytes()).unwrap_err().to_string();
         assert!(rejected.starts_with(&error), "{}: {rejected}", block.text);
     }
 }
