@@ -88,7 +88,7 @@ impl Consumer {
     /// subscription is replaced, without end.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Backoff::during_outage();
-        let mut hand_backs = Backoff::after_hand_back();
+        let mut requeue_delays = Backoff::after_requeue();
         let mut prefetch = Prefetch::Configured;
         loop {
             let subscribing = self.queues.subscribe(self.queue, self.queue_kind, prefetch);
@@ -103,9 +103,9 @@ impl Consumer {
                 ConsumerStopped::Finished => continue,
                 ConsumerStopped::Requeued { handled } => {
                     if handled {
-                        hand_backs = Backoff::after_hand_back();
+                        requeue_delays = Backoff::after_requeue();
                     }
-                    let pause = hand_backs.next().unwrap_or_default();
+                    let pause = requeue_delays.next().unwrap_or_default();
                     if !self.wait_until_available(stop).await {
                         // The servers responded immediately, although no message could be handled: a probe cannot tell when
                         // one can.

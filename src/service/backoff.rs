@@ -1,31 +1,31 @@
-//! How long to wait before the next try: the only place that knows the `backoff` crate, used for arithmetic.
+//! Delays between tries. This is the only place that uses the `backoff` crate, for arithmetic.
 
 use std::time::Duration;
 
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff as _};
 
-/// Conflicts are over as soon as the other transaction is.
+/// A conflict ends with the other transaction.
 const CONFLICT_INITIAL: Duration = Duration::from_millis(5);
-/// How often a conflict is tried again before it counts as a failure.
+/// The number of immediate retries before a conflict counts as a failure.
 const CONFLICT_TRIES: usize = 6;
-/// The first probe of a server that went away.
+/// The delay before the first probe of an unavailable server.
 const OUTAGE_INITIAL: Duration = Duration::from_millis(100);
-/// Servers that come back are to be found within two seconds.
+/// A server that is available again is detected within about two seconds.
 const OUTAGE_LONGEST: Duration = Duration::from_secs(2);
 
-/// Handed back once, messages are taken again soon.
-const HAND_BACK_INITIAL: Duration = Duration::from_secs(1);
-/// With fifty deliveries of a message and this between two, it takes hours to reach the delivery limit.
-const HAND_BACK_LONGEST: Duration = Duration::from_mins(5);
+/// The delay after messages were returned to their queue once.
+const REQUEUE_INITIAL: Duration = Duration::from_secs(1);
+/// With this delay between two deliveries, a message reaches the delivery limit of its queue only after hours.
+const REQUEUE_LONGEST: Duration = Duration::from_mins(5);
 
-/// Waits between tries; it ends when there should be no other try.
+/// Delays between tries; the iterator ends when there should be no other try.
 pub struct Backoff {
     backoff: ExponentialBackoff,
     left: Option<usize>,
 }
 
 impl Backoff {
-    /// A few short ones, for conflicts with other transactions.
+    /// A few short delays, for conflicts with other transactions.
     #[must_use]
     pub fn after_conflict() -> Self {
         Self {
@@ -34,14 +34,14 @@ impl Backoff {
         }
     }
 
-    /// Endless ones, for messages that were handed back although the servers answer: each time they are taken counts as a
-    /// delivery, and the queue has a limit of those.
+    /// Delays without end, for messages that were returned to their queue although the servers answer: each delivery counts
+    /// towards the delivery limit of the queue.
     #[must_use]
-    pub fn after_hand_back() -> Self {
-        Self { backoff: exponential(HAND_BACK_INITIAL, 2.0, 0.2, HAND_BACK_LONGEST), left: None }
+    pub fn after_requeue() -> Self {
+        Self { backoff: exponential(REQUEUE_INITIAL, 2.0, 0.2, REQUEUE_LONGEST), left: None }
     }
 
-    /// Endless ones, for servers that are away.
+    /// Delays without end, for unavailable servers.
     #[must_use]
     pub fn during_outage() -> Self {
         Self { backoff: exponential(OUTAGE_INITIAL, 2.0, 0.2, OUTAGE_LONGEST), left: None }
@@ -59,18 +59,18 @@ impl Iterator for Backoff {
     }
 }
 
-/// How failed attempts are tried again.
+/// When failed messages are retried.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicy {
-    /// After so many attempts a command is dead.
+    /// The number of attempts after which a message is dead.
     pub max_attempts: u32,
     /// The delay after the first attempt.
     pub initial_interval: Duration,
-    /// By how much each delay is longer than the one before.
+    /// The factor from one delay to the next.
     pub multiplier: f64,
     /// The longest delay.
     pub max_interval: Duration,
-    /// How far a delay may be off, as a part of itself, so that those who failed together do not come back together.
+    /// The random part of a delay, relative to it: messages that failed together are not retried together.
     pub jitter: f64,
 }
 
@@ -87,7 +87,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait after so many attempts.
+    /// The delay after this number of attempts.
     #[must_use]
     pub fn delay(&self, attempts: u32) -> Duration {
         let mut backoff = exponential(self.initial_interval, self.multiplier, self.jitter, self.max_interval);

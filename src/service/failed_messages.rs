@@ -15,7 +15,9 @@ use crate::{
 
 use super::{
     backoff::Backoff,
-    decode::{self, DecodeError, Limits},
+    body::read_body,
+    decode::{self, Limits},
+    decode_error::DecodeError,
 };
 
 /// Messages of one transaction if there is no rate.
@@ -157,7 +159,7 @@ pub async fn edit(
 fn check(queue: &str, kind: &str, message_id: &str, body: &[u8], limits: Limits) -> Result<(), EditError> {
     limits.check_body(body)?;
     decode::checked_id(message_id)?;
-    decode::content(kind, body)?;
+    read_body(kind, body)?;
     if routing::queue_of(kind).is_some_and(|of_kind| of_kind.as_str() == queue) {
         Ok(())
     } else {

@@ -1,46 +1,43 @@
-//! Failures of a message and their classes: section 3 of the contract as one pure function.
+//! Which failures are retried: section 3 of the contract as one pure function.
 
 use std::time::Duration;
 
 use crate::{
-    domain::Rejection,
-    ports::{
-        error::{NotifierError, StoreError, join_chain},
-        failed_messages::{Reason, RetryDecision},
-    },
+    domain::{Reason, Rejection, RetryDecision},
+    ports::error::{NotifierError, StoreError, join_chain},
 };
 
-use super::{backoff::RetryPolicy, decode::DecodeError};
+use super::{backoff::RetryPolicy, decode_error::DecodeError};
 
-/// Why a command was not handled.
+/// Why a message was not handled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
-    /// It is not a valid message.
+    /// It cannot be decoded.
     #[error(transparent)]
     DecodeError(#[from] DecodeError),
-    /// Its message id belongs to a message with another type or body, which was handled.
-    #[error("a message of this id was handled before, with another type or body")]
+    /// A message with its id and another type or body was handled.
+    #[error("message id was already used with another type or body")]
     BodyMismatch,
     /// A rule of the domain rejected it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The store did not do an operation.
+    /// An operation of the store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
     /// Its mail was not delivered.
-    #[error("the notification failed")]
+    #[error("the notification was not delivered")]
     Notification(#[from] NotifierError),
     /// The handler panicked.
     #[error("the handler panicked: {0}")]
     Panicked(String),
-    /// The handler took too long.
+    /// The handler ran longer than allowed.
     #[error("the handler took longer than {} (worker.handler_timeout)", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// Each worker that handled it crashed.
-    #[error("its worker died {0} times while it was being handled")]
+    /// Its worker crashed repeatedly, twice while it was handled alone. The crash of the first delivery is not recorded.
+    #[error("worker crashed repeatedly while handling this message ({0} recorded starts without an end)")]
     CrashLoop(u32),
-    /// The broker moved it to the dead-letter queue.
-    #[error("the broker dead-lettered it: {0}")]
+    /// The broker dead-lettered it.
+    #[error("the broker dead-lettered the message: {0}")]
     DeadLetteredByBroker(String),
 }
 
@@ -49,11 +46,11 @@ pub enum Failure {
 pub enum FailureClass {
     /// Retried immediately, a few times, with jitter; not an attempt.
     Conflict,
-    /// The message waits until the server is available; not an attempt.
+    /// Retried when the server is available; not an attempt.
     Outage,
-    /// An attempt; after the last one the message is dead for this reason.
+    /// An attempt, retried after a delay; the last one is dead for this reason.
     Retryable(Reason),
-    /// No retry can succeed.
+    /// Dead immediately for this reason.
     Permanent(Reason),
 }
 
@@ -65,7 +62,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
             FailureClass::Outage
         }
         Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
-        // A timeout gets here only after the store has answered a probe.
+        // A timeout is an attempt only after the store has answered a probe.
         Failure::Store(StoreError::Failed(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_))
         | Failure::Notification(NotifierError::Deferred(_))
         | Failure::Panicked(_)
@@ -91,8 +88,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
     }
 }
 
-/// Whether attempt number `attempts` is followed by another. A conflict that outlasted its immediate retries is an
-/// attempt.
+/// What follows attempt number `attempts`. A conflict that outlasted its immediate retries is an attempt like any other.
 #[must_use]
 pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
     match classify(failure) {
@@ -108,7 +104,7 @@ pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDe
 }
 
 impl Failure {
-    /// The whole chain without variable values: equal for failures with the same cause.
+    /// The error without its variable values, which failures with the same cause have in common.
     #[must_use]
     pub fn error_pattern(&self) -> String {
         match self {
@@ -199,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_dead_after_its_last_attempt() {
+    fn after_the_last_attempt_a_message_is_dead() {
         let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
         let panicked = Failure::Panicked(String::new());
         assert!(matches!(decide(&panicked, 2, &policy), RetryDecision::Retry(_)));
@@ -238,17 +234,5 @@ mod tests {
             "at line … column …: unknown …, x=…"
         );
         assert_eq!(without_values("an open \"quote"), "an open …");
-    }
-
-    #[test]
-    fn the_pattern_covers_the_whole_chain() {
-        let pattern = |class: fn(Cause) -> StoreError, text: &str| {
-            Failure::from(class(Cause::from(text))).error_pattern()
-        };
-        let conflict = pattern(StoreError::Conflict, "deadlock of process 7");
-        assert_eq!(conflict, "the store failed: conflicting transaction: deadlock of process …");
-        assert_eq!(conflict, pattern(StoreError::Conflict, "deadlock of process 8"));
-        assert_ne!(conflict, pattern(StoreError::Conflict, "duplicate key"));
-        assert_eq!(pattern(StoreError::Failed, "disk \"d1\" is full"), "the store failed: disk … is full");
     }
 }

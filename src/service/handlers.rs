@@ -1,7 +1,6 @@
-//! One function per command, one per reaction to an event.
+//! One function per command, and one per reaction to an event.
 //!
-//! Shape of a handler: reach what the decision needs, call the domain, nothing else. A handler that rejects has
-//! changed nothing.
+//! A handler loads what the decision needs and calls the domain. A handler that rejects has changed nothing.
 
 use crate::{
     domain::{Allocate, Batch, ChangeBatchQuantity, CreateBatch, Deallocate, OrderId, Rejection, Sku},
@@ -10,10 +9,10 @@ use crate::{
 
 use super::unit_of_work::UnitOfWork;
 
-/// Why a handler did not do its work.
+/// Why a handler failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandlerError {
-    /// A rule said no.
+    /// A rule rejected the command.
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// The store could not be read.
@@ -51,12 +50,12 @@ pub(super) async fn change_batch_quantity(
     uow.ensure_newest_lines(&sku, &command.reference, excess).await?;
     uow.product(&sku)?.change_batch_quantity(&command.reference, command.qty, command.revision)?;
     if excess > 0 {
-        return Ok(()); // The lines that left are told as events, and stock is offered in reaction to them.
+        return Ok(()); // The events of the removed lines reallocate the stock.
     }
     allocate_backorders(uow, &sku).await
 }
 
-/// In reaction to a line that left its batch: whoever waits is offered what came free, the line itself included.
+/// After a line was removed from its batch: allocates the freed stock to the waiting lines, including this one.
 pub(super) async fn reallocate(
     uow: &mut UnitOfWork,
     orderid: &OrderId,

@@ -13,7 +13,7 @@ use crate::ports::{
 };
 
 use super::{
-    decode::DecodeError,
+    decode_error::DecodeError,
     envelope::Envelope,
     failure::Failure,
     outcome::{CommandOutcome, Step},
@@ -42,7 +42,7 @@ pub(super) enum MessageCheck<'a> {
     /// Its id belongs to another message.
     BodyMismatch,
     /// It cannot be decoded.
-    Undecodable(&'a DecodeError),
+    Invalid(&'a DecodeError),
 }
 
 /// What is left to do with a checked message.
@@ -69,7 +69,7 @@ impl<'a> CheckedMessage<'a> {
             MessageCheck::Outdated => Step::Done(CommandOutcome::Duplicate),
             MessageCheck::CopyOf(original) => Step::CopyOf(*original),
             MessageCheck::BodyMismatch => Step::failed(Failure::BodyMismatch),
-            MessageCheck::Undecodable(error) => Step::failed((*error).clone()),
+            MessageCheck::Invalid(error) => Step::failed((*error).clone()),
         };
         Remaining::Nothing(step)
     }
@@ -138,7 +138,7 @@ fn combine(
 ) -> Result<MessageCheck<'_>, MissingAnswers> {
     Ok(match (retry, &received.decoded, inbox) {
         (Some(RetryCheck::Outdated), ..) => MessageCheck::Outdated,
-        (_, Err(error), _) => MessageCheck::Undecodable(error),
+        (_, Err(error), _) => MessageCheck::Invalid(error),
         (_, Ok(envelope), Some(InboxCheck::New)) => MessageCheck::New(envelope),
         (_, Ok(envelope), Some(InboxCheck::Duplicate)) => MessageCheck::Duplicate(envelope),
         (_, Ok(_), Some(InboxCheck::BodyMismatch)) => MessageCheck::BodyMismatch,

@@ -26,7 +26,7 @@ use super::{
     availability::ServerUnavailable,
     backoff::Backoff,
     batch_handler::{BatchHandler, HandleError},
-    decode::DecodeError,
+    decode_error::DecodeError,
     envelope::{Content, Envelope, OutOfStockNotification},
     failure::{Failure, FailureClass, classify},
     message_check::{self, Remaining},

@@ -11,7 +11,7 @@ use crate::{
 };
 
 use super::{
-    decode::DecodeError,
+    decode_error::DecodeError,
     dispatch,
     envelope::{Content, Envelope},
     message_check::{self, CheckedMessage, MessageCheck, Remaining},

@@ -11,7 +11,8 @@ use crate::{
 };
 
 use super::{
-    decode::{DecodeError, Limits, body_hash, decode},
+    decode::{Limits, body_hash, decode},
+    decode_error::DecodeError,
     envelope::Envelope,
     outcome::CommandOutcome,
 };

@@ -159,7 +159,7 @@ impl FailureRecorder {
                 return Ok(CommandOutcome::Duplicate);
             }
             MessageCheck::New(envelope) => uow.forget(&envelope.key),
-            MessageCheck::CopyOf(_) | MessageCheck::BodyMismatch | MessageCheck::Undecodable(_) => {}
+            MessageCheck::CopyOf(_) | MessageCheck::BodyMismatch | MessageCheck::Invalid(_) => {}
         }
         let step = Step::Failed(failed.failure.clone(), failed.took);
         let processed = Processed { received, generation: checked.generation, step };

@@ -7,6 +7,7 @@ mod fakes;
 mod groups;
 mod hand_back;
 mod mails;
+mod missing_answers;
 mod operators;
 mod publication;
 mod retries;

@@ -2,12 +2,11 @@
 
 use crate::{
     domain::Command,
-    ports::{
-        admin::OutboundCommand,
-        queue::{Message, QueueName},
-        routing::queue_of,
+    ports::{admin::OutboundCommand, queue::Message, routing},
+    service::{
+        decode::{self, Limits},
+        decode_error::DecodeError,
     },
-    service::decode::{self, DecodeError, Limits},
 };
 
 /// How commands are checked.
@@ -29,15 +28,10 @@ impl Check {
             body: command.body.clone(),
             ..Message::default()
         };
-        match queue_of(&command.kind) {
-            Some(queue) if queue != QueueName::Notifications => {
-                decode::decode(queue, &message, *limits).map(drop)
-            }
-            _ => Err(DecodeError::UnknownCommand(format!(
-                "unknown command type {:?}; known are {}",
-                command.kind,
-                Command::NAMES.join(", ")
-            ))),
+        let is_command = Command::NAMES.contains(&command.kind.as_str());
+        match routing::queue_of(&command.kind).filter(|_| is_command) {
+            Some(queue) => decode::decode(queue, &message, *limits).map(drop),
+            None => Err(DecodeError::unknown_command(&command.kind)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -48,7 +49,9 @@ impl SendReport {
             return Ok(());
         }
         let outcomes = sender.send(&commands).await;
-        for (command, outcome) in Answered::new(commands, outcomes)? {
+        let outcomes =
+            Answered::new(commands, outcomes).context("not every command has an outcome; send again")?;
+        for (command, outcome) in outcomes {
             match refusal(&command.kind, outcome) {
                 None => self.confirm(command),
                 Some(reason) => self.fail(&format!("{}: {reason}", command.message_id)),

@@ -21,19 +21,28 @@ use crate::{
     },
 };
 
-use super::{
-    super::{partition::partition_of, watchdog::PartitionStatus},
-    server::CONNECTIONS,
-    state::Api,
+use super::super::{
+    partition::partition_of,
+    watchdog::{PartitionStatus, Watchdog},
 };
-
-/// The number of commands per task that may wait for a unit of work.
-const MAX_WAITING: usize = CONNECTIONS;
 
 /// Passes commands to units of work, and their outcomes to the requests. Its tasks end when it is dropped.
 pub(super) struct CommandBatcher {
     orders: Vec<mpsc::Sender<PendingRequest>>,
     stock: Vec<mpsc::Sender<PendingRequest>>,
+}
+
+/// How commands are handled.
+pub(super) struct BatcherOptions {
+    pub(super) handler: Arc<dyn BatchHandler>,
+    /// The number of tasks per queue.
+    pub(super) tasks: usize,
+    /// The largest number of commands in a batch.
+    pub(super) max_batch: usize,
+    /// The number of commands per task that may wait.
+    pub(super) max_waiting: usize,
+    pub(super) watchdog: Watchdog,
+    pub(super) database: Arc<AvailabilityLog>,
 }
 
 struct PendingRequest {
@@ -54,17 +63,17 @@ pub(super) enum BatcherError {
 
 impl CommandBatcher {
     /// Starts the tasks.
-    pub(super) fn start(api: &Api) -> (Self, JoinSet<()>) {
+    pub(super) fn start(options: &BatcherOptions) -> (Self, JoinSet<()>) {
         let mut running = JoinSet::new();
         let mut start = |queue: QueueName| {
-            let tasks = (0..api.tasks).map(|_| {
-                let (sender, requests) = mpsc::channel(MAX_WAITING);
+            let tasks = (0..options.tasks).map(|_| {
+                let (sender, requests) = mpsc::channel(options.max_waiting);
                 let task = BatchTask {
                     queue,
-                    handler: api.commands.clone(),
-                    max_batch: api.max_batch,
-                    database: api.database.clone(),
-                    status: api.watchdog.register(queue.as_str()),
+                    handler: options.handler.clone(),
+                    max_batch: options.max_batch,
+                    database: options.database.clone(),
+                    status: options.watchdog.register(queue.as_str()),
                 };
                 running.spawn(async move { task.run(requests).await });
                 sender

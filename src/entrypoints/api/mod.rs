@@ -4,6 +4,7 @@ mod auth;
 mod batcher;
 mod commands;
 mod health;
+mod readiness;
 mod responses;
 mod routes;
 mod server;

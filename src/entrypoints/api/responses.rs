@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::{
     ports::error::{StoreError, error_text},
-    service::{decode::DecodeError, failure::Failure, outcome::CommandOutcome},
+    service::{decode_error::DecodeError, failure::Failure, outcome::CommandOutcome},
 };
 
 use super::batcher::BatcherError;
@@ -41,7 +41,7 @@ fn failed(failure: &Failure) -> Response {
         Failure::DecodeError(_) | Failure::Rejected(_) => StatusCode::BAD_REQUEST,
         Failure::Store(StoreError::InvalidData(_)) => {
             log(failure);
-            return message(StatusCode::BAD_REQUEST, "A value in the request cannot be stored");
+            return message(StatusCode::BAD_REQUEST, "a value in the request cannot be stored");
         }
         Failure::Store(_) | Failure::TimedOut(_) => {
             log(failure);
@@ -130,7 +130,12 @@ mod tests {
             let body = to_bytes(response.into_body(), 1000).await.unwrap();
             let body = std::str::from_utf8(&body).unwrap();
             assert!(body.starts_with("{\"message\":\""), "{failure:?}: {body}");
-            assert!(!body.contains("secret"), "{failure:?}: {body}");
+            for internal in ["secret", "database", "SQLSTATE", "store"] {
+                assert!(
+                    !body.contains(&format!("{internal} ")) && !body.contains(SECRET),
+                    "{failure:?}: {body}"
+                );
+            }
         }
     }
 }

@@ -17,19 +17,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::{
-    ports::error::{Cause, error_text},
+    ports::error::Cause,
     service::{availability::AvailabilityLog, backoff::Backoff},
 };
 
 use super::{
-    batcher::CommandBatcher,
-    health::Readiness,
+    batcher::{BatcherOptions, CommandBatcher},
+    readiness::Readiness,
     routes,
     state::{Api, ApiState},
 };
 
-/// The number of connections that are served concurrently; others wait. A command batcher has room for one command of each.
-pub(super) const CONNECTIONS: usize = 2048;
+/// The number of connections that are served concurrently; others wait. Each may have one command in a batcher.
+const CONNECTIONS: usize = 2048;
 /// The timeout for the headers of a request, and for an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The size of request line and headers together.
@@ -60,7 +60,7 @@ impl Api {
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");
-        let (batcher, mut tasks) = CommandBatcher::start(&self);
+        let (batcher, mut tasks) = CommandBatcher::start(&self.batcher_options());
         let readiness = Readiness::new(self.schema.clone(), self.topology.clone());
         let service = TowerToHyperService::new(routes::router(ApiState { api: self, batcher, readiness }));
         let connections = GracefulShutdown::new();
@@ -72,6 +72,17 @@ impl Api {
         drop((listener, service));
         connections.shutdown().await;
         tasks.join_all().await;
+    }
+
+    fn batcher_options(&self) -> BatcherOptions {
+        BatcherOptions {
+            handler: self.commands.clone(),
+            tasks: self.tasks,
+            max_batch: self.max_batch,
+            max_waiting: CONNECTIONS,
+            watchdog: self.watchdog.clone(),
+            database: self.database.clone(),
+        }
     }
 }
 
@@ -104,7 +115,7 @@ async fn serve(
         let served = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         tokio::spawn(async move {
             if let Err(error) = served.await {
-                debug!(error = error_text(&error), "connection ended with an error");
+                debug!(%error, "connection ended with an error");
             }
             drop(permit);
         });
@@ -119,7 +130,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 return stream;
             }
             Err(error) => {
-                debug!(error = error_text(&error), "connection not accepted");
+                debug!(%error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

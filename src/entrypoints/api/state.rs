@@ -8,7 +8,7 @@ use crate::{
     views::Views,
 };
 
-use super::{super::watchdog::Watchdog, batcher::CommandBatcher, health::Readiness};
+use super::{super::watchdog::Watchdog, batcher::CommandBatcher, readiness::Readiness};
 
 /// The options and the dependencies of the HTTP server.
 pub struct Api {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use allocation::{
     adapters::memory::MemoryStore,
     domain::Command,
-    ports::{queue::QueueName, store::Store},
-    service::{decode, outcome::CommandOutcome},
+    ports::{routing::queue_of, store::Store},
+    service::{body::read_body, outcome::CommandOutcome},
 };
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ fn examples() -> Vec<(String, Block)> {
 }
 
 fn is_command(name: &str) -> bool {
-    Command::NAMES.contains(&name) && name != "out_of_stock"
+    Command::NAMES.contains(&name)
 }
 
 #[test]
@@ -36,8 +36,7 @@ fn commands_are_decoded() {
     let commands: Vec<_> = examples().into_iter().filter(|(name, _)| is_command(name)).collect();
     assert!(commands.len() > 4, "only {} commands were found", commands.len());
     for (name, block) in commands {
-        decode::content(&name, block.text.as_bytes())
-            .unwrap_or_else(|error| panic!("{}: {error}", block.text));
+        read_body(&name, block.text.as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", block.text));
     }
 }
 
@@ -49,7 +48,7 @@ fn invalid_commands_are_rejected_with_the_printed_error() {
     let invalid: Vec<_> = invalid.collect();
     assert!(!invalid.is_empty());
     for (error, block) in invalid {
-        let rejected = decode::content("allocate", block.text.as_bytes()).unwrap_err().to_string();
+        let rejected = read_body("allocate", block.text.as_bytes()).unwrap_err().to_string();
         assert!(rejected.starts_with(&error), "{}: {rejected}", block.text);
     }
 }
@@ -63,9 +62,9 @@ async fn events_are_what_the_commands_cause() {
     for (number, (name, block)) in commands.enumerate() {
         let body: Value = serde_json::from_str(&block.text).unwrap();
         let received = command(&format!("m-{number}"), &name, &body);
-        let queue = if name.ends_with("allocate") { QueueName::Orders } else { QueueName::Stock };
+        let queue = queue_of(&name).unwrap();
         let outcomes = bus.handle_all(queue, &mut [received]).await.unwrap();
-        assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{}: {outcomes:?}", block.text);
+        assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{outcomes:?}: {}", block.text);
     }
     let events = store
         .state()

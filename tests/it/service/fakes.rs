@@ -27,7 +27,7 @@ pub(super) use log::CapturedLog;
 pub(super) use notifier::ScriptedNotifier;
 pub(super) use outbox::{OutboxCall, ScriptedOutbox};
 pub(super) use publisher::{LosesOutcomes, ScriptedPublisher, relay, run_for};
-pub(super) use queues::{ScriptedQueues, Working, worker};
+pub(super) use queues::{RunningConsumer, ScriptedQueues, consumer};
 pub(super) use store::{Call, Reply, ScriptedStore};
 
 pub(super) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };

@@ -7,7 +7,9 @@ use allocation::{
     ports::{error::StoreError, failed_messages::RetryDecision, queue::QueueName},
 };
 
-use super::fakes::{Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, broken, unavailable, worker};
+use super::fakes::{
+    Call, Reply, RunningConsumer, ScriptedQueues, ScriptedStore, batch, broken, consumer, unavailable,
+};
 
 const STOCK: QueueName = QueueName::Stock;
 
@@ -30,22 +32,22 @@ async fn messages_go_back_after_the_hold_and_nothing_is_taken_until_the_server_i
     let (queues, store) = with_three();
     store.always(Call::Begin, Reply::Fails(unavailable()));
     store.always(Call::Probe, Reply::Fails(unavailable()));
-    let worker = worker(&queues, &store);
-    let database = worker.dependencies.database.clone();
-    let working = Working::start(worker);
+    let consumer = consumer(&queues, &store);
+    let database = consumer.dependencies.database.clone();
+    let running = RunningConsumer::start(consumer);
     tokio::time::sleep(seconds(2)).await;
     assert!(queues.ready().is_empty(), "held");
     assert!(database.is_down());
     tokio::time::sleep(seconds(60)).await;
     assert_eq!(queues.ready(), three());
-    assert_eq!((queues.paces().len(), queues.delivered()), (1, 3), "each delivery counts at the broker");
+    assert_eq!((queues.prefetches().len(), queues.delivered()), (1, 3), "each delivery counts at the broker");
     assert!(store.asked(Call::Probe) > 20);
     store.always(Call::Begin, Reply::Does);
     store.always(Call::Probe, Reply::Does);
     tokio::time::sleep(seconds(3)).await;
-    assert_eq!(queues.settled(), three());
+    assert_eq!(queues.acknowledged(), three());
     assert!(!database.is_down());
-    working.stop().await;
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,16 +56,16 @@ async fn an_outage_is_over_when_the_server_answers_although_nothing_is_left_to_d
     for call in [Call::Begin, Call::Probe] {
         store.always(call, Reply::Fails(unavailable()));
     }
-    let worker = worker(&queues, &store);
-    let database = worker.dependencies.database.clone();
-    let working = Working::start(worker);
+    let consumer = consumer(&queues, &store);
+    let database = consumer.dependencies.database.clone();
+    let running = RunningConsumer::start(consumer);
     tokio::time::sleep(seconds(30)).await;
     queues.are_taken_by_another();
     assert!(database.is_down());
     store.always(Call::Probe, Reply::Does);
     tokio::time::sleep(seconds(3)).await;
     assert!(!database.is_down());
-    working.stop().await;
+    running.stop().await;
 }
 
 /// A full disk takes no unit of work, and answers every probe.
@@ -71,7 +73,7 @@ async fn an_outage_is_over_when_the_server_answers_although_nothing_is_left_to_d
 async fn while_nothing_can_be_handled_messages_are_taken_less_and_less_often() {
     let (queues, store) = with_three();
     store.always(Call::Load, Reply::Fails(unavailable()));
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(Duration::from_hours(1)).await;
     let gaps = queues.gaps();
     assert!((3.0..7.0).contains(&gaps[0]), "{gaps:?}");
@@ -81,8 +83,8 @@ async fn while_nothing_can_be_handled_messages_are_taken_less_and_less_often() {
     assert!(store.failures().is_empty());
     store.always(Call::Load, Reply::Does);
     tokio::time::sleep(seconds(400)).await;
-    assert_eq!(queues.settled(), three());
-    working.stop().await;
+    assert_eq!(queues.acknowledged(), three());
+    running.stop().await;
 }
 
 /// One message is in the way of its lane; the other lanes get on.
@@ -91,14 +93,14 @@ async fn while_anything_is_handled_messages_are_taken_again_soon() {
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     queues.put([batch("away", "AWAY").message]);
     store.loading("AWAY", Reply::Fails(unavailable()));
-    let working = Working::start(Consumer { partitions: 4, ..worker(&queues, &store) });
+    let running = RunningConsumer::start(Consumer { partitions: 4, ..consumer(&queues, &store) });
     for i in 0..600 {
         queues.put([batch(&format!("m{i}"), "LAMP").message]);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let gaps = queues.gaps();
     assert!(gaps.len() > 15 && gaps.iter().all(|gap| *gap < 7.0), "{gaps:?}");
-    working.stop().await;
+    running.stop().await;
 }
 
 /// A message that cannot be recorded is handed back as well; it is no outage that a probe would find.
@@ -108,21 +110,21 @@ async fn a_start_is_no_crash_when_the_message_is_handed_back() {
         let (queues, store) = with_three();
         queues.all_redelivered();
         store.always(Call::Commit, Reply::Fails(error.clone()));
-        let working = Working::start(worker(&queues, &store));
+        let running = RunningConsumer::start(consumer(&queues, &store));
         tokio::time::sleep(Duration::from_hours(1)).await;
-        assert!(queues.paces().len() > 8, "{error}");
+        assert!(queues.prefetches().len() > 8, "{error}");
         assert!(
             store.unfinished_starts(STOCK, "m1").await <= 1,
             "{error}: once if it is being handled, else not at all"
         );
         store.always(Call::Commit, Reply::Does);
         tokio::time::sleep(seconds(400)).await;
-        assert_eq!(queues.settled(), three(), "{error}");
+        assert_eq!(queues.acknowledged(), three(), "{error}");
         let dead =
             store.failures().into_iter().find(|failure| matches!(failure.next, RetryDecision::Dead(_)));
         assert_eq!(dead, None, "{error}: at most an attempt, if it was being recorded at that time");
         assert_eq!(store.unfinished_starts(STOCK, "m1").await, 0);
-        working.stop().await;
+        running.stop().await;
     }
 }
 
@@ -131,19 +133,19 @@ async fn a_stop_in_an_outage_waits_for_no_server() {
     let (queues, store) = with_three();
     queues.all_redelivered();
     store.always(Call::Load, Reply::Fails(unavailable()));
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(1)).await;
     assert_eq!(store.unfinished_starts(STOCK, "m1").await, 1);
-    assert!(working.stop().await < Duration::from_millis(10));
+    assert!(running.stop().await < Duration::from_millis(10));
     assert_eq!(queues.ready(), three());
     assert_eq!(store.unfinished_starts(STOCK, "m1").await, 0);
     // The same while messages are back in the queue.
     store.always(Call::Probe, Reply::Fails(unavailable()));
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(30)).await;
     assert_eq!(queues.ready(), three());
-    assert!(working.stop().await < Duration::from_millis(10));
-    assert_eq!(queues.paces().len(), 2);
+    assert!(running.stop().await < Duration::from_millis(10));
+    assert_eq!(queues.prefetches().len(), 2);
 }
 
 /// A network that is gone takes database and broker with it: six times in a row, and no worker has crashed.
@@ -151,19 +153,19 @@ async fn a_stop_in_an_outage_waits_for_no_server() {
 async fn a_start_is_no_crash_when_the_subscription_is_lost_in_an_outage() {
     let (queues, store) = with_three();
     queues.all_redelivered();
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     for _ in 0..6 {
         store.always(Call::Load, Reply::Fails(unavailable()));
-        store.always(Call::TakeBackStarts, Reply::Fails(unavailable()));
+        store.always(Call::RevertStarts, Reply::Fails(unavailable()));
         tokio::time::sleep(Duration::from_millis(300)).await;
         queues.break_now();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        store.always(Call::TakeBackStarts, Reply::Does);
+        store.always(Call::RevertStarts, Reply::Does);
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
     store.always(Call::Load, Reply::Does);
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(queues.settled(), three());
+    assert_eq!(queues.acknowledged(), three());
     assert!(store.failures().is_empty(), "{:?}", store.failures());
-    working.stop().await;
+    running.stop().await;
 }

@@ -110,7 +110,7 @@ async fn a_redelivered_notification_is_no_suspect() {
         .await
         .unwrap();
     assert_eq!(names(&outcomes), ["handled"]);
-    assert_eq!((store.asked(Call::Starts), store.asked(Call::CountStarts)), (0, 0));
+    assert_eq!((store.asked(Call::UnfinishedStarts), store.asked(Call::RecordStarts)), (0, 0));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use allocation::{
         failed_messages::{ActionResult, FailedMessageFilter, FailedMessages, Operator},
     },
     service::{
-        decode::DecodeError,
+        decode_error::DecodeError,
         failed_messages::{self, BulkReport, EditError, EditRequest, apply_to_matching},
     },
 };

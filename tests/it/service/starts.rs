@@ -32,8 +32,8 @@ async fn a_start_is_counted_once_however_often_the_database_is_away() {
         assert_eq!(store.unfinished_starts(ORDERS, "m2").await, 0, "it is no redelivery");
     }
     assert_eq!(names(&bus.handle_all(ORDERS, &mut messages).await.unwrap()), ["handled", "handled"]);
-    assert_eq!(store.asked(Call::CountStarts), 1);
-    assert_eq!(store.asked(Call::Starts), 1);
+    assert_eq!(store.asked(Call::RecordStarts), 1);
+    assert_eq!(store.asked(Call::UnfinishedStarts), 1);
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
 }
 
@@ -41,12 +41,12 @@ async fn a_start_is_counted_once_however_often_the_database_is_away() {
 #[tokio::test]
 async fn nothing_is_begun_before_its_start_is_counted() {
     let store = ScriptedStore::default();
-    store.next(Call::CountStarts, [Reply::Fails(unavailable())]);
+    store.next(Call::RecordStarts, [Reply::Fails(unavailable())]);
     let (bus, mut messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
     assert!(bus.handle_all(ORDERS, &mut messages).await.is_err());
     assert_eq!(store.asked(Call::Begin), 0);
     bus.handle_all(ORDERS, &mut messages).await.unwrap();
-    assert_eq!(store.asked(Call::CountStarts), 2);
+    assert_eq!(store.asked(Call::RecordStarts), 2);
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn starts_that_this_process_has_counted_can_be_taken_back() {
     bus.release(ORDERS, &[&redelivered(batch("not begun", "LAMP"))]).await;
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
     assert_eq!(store.unfinished_starts(ORDERS, "not begun").await, 1, "it was another process that crashed");
-    assert_eq!(store.asked(Call::TakeBackStarts), 1);
+    assert_eq!(store.asked(Call::RevertStarts), 1);
 }
 
 #[tokio::test]
@@ -166,12 +166,12 @@ async fn what_cannot_be_taken_back_now_is_taken_back_before_work_goes_on() {
     store.next(Call::Load, [Reply::Fails(unavailable())]);
     let (bus, mut messages) = (bus(&store), [redelivered(batch("m1", "LAMP"))]);
     assert!(bus.handle_all(ORDERS, &mut messages).await.is_err());
-    store.next(Call::TakeBackStarts, [Reply::Fails(unavailable()), Reply::Fails(unavailable())]);
+    store.next(Call::RevertStarts, [Reply::Fails(unavailable()), Reply::Fails(unavailable())]);
     bus.release(ORDERS, &messages.iter().collect::<Vec<_>>()).await;
     assert!(bus.probe().await.is_err(), "as long as it cannot be written, the database is away");
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
     bus.probe().await.unwrap();
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);
     bus.probe().await.unwrap();
-    assert_eq!(store.asked(Call::TakeBackStarts), 3, "once");
+    assert_eq!(store.asked(Call::RevertStarts), 3, "once");
 }

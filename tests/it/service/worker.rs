@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use crate::harness::HandleAll as _;
 
 use super::fakes::{
-    Call, Reply, ScriptedQueues, ScriptedStore, Working, batch, bus, line, rejected_change, unavailable,
-    worker,
+    Call, Reply, RunningConsumer, ScriptedQueues, ScriptedStore, batch, bus, consumer, line, rejected_change,
+    unavailable,
 };
 
 const STOCK: QueueName = QueueName::Stock;
@@ -42,14 +42,14 @@ async fn after_a_subscription_that_was_lost_at_once_twenty_deliveries_are_taken_
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     queues.put(batches(30));
     queues.breaks([Some(3)]);
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(queues.paces(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
-    assert_eq!(queues.settled(), ids(30));
+    assert_eq!(queues.prefetches(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
+    assert_eq!(queues.acknowledged(), ids(30));
     queues.break_now();
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(queues.paces()[3..], [Prefetch::Configured], "that one had lasted");
-    working.stop().await;
+    assert_eq!(queues.prefetches()[3..], [Prefetch::Configured], "that one had lasted");
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,13 +57,13 @@ async fn one_by_one_means_nineteen_are_settled_before_the_full_pace() {
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     queues.put(batches(19));
     queues.breaks([Some(0)]);
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(queues.paces(), [Prefetch::Configured, Prefetch::One]);
+    assert_eq!(queues.prefetches(), [Prefetch::Configured, Prefetch::One]);
     queues.put([batch("last", "LAMP").message]);
     tokio::time::sleep(seconds(1)).await;
-    assert_eq!(queues.paces(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
-    working.stop().await;
+    assert_eq!(queues.prefetches(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
+    running.stop().await;
 }
 
 /// There the broker has no limit of deliveries, and what breaks the subscription breaks it for ever.
@@ -72,15 +72,18 @@ async fn subscriptions_to_dead_letters_that_are_lost_at_once_are_renewed_less_an
     for (queue_kind, slow) in [(QueueKind::Main, false), (QueueKind::DeadLetter, true)] {
         let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
         queues.breaks([Some(0); 12]);
-        let working =
-            Working::start(Consumer { queue_kind, has_delivery_limit: !slow, ..worker(&queues, &store) });
+        let running = RunningConsumer::start(Consumer {
+            queue_kind,
+            has_delivery_limit: !slow,
+            ..consumer(&queues, &store)
+        });
         tokio::time::sleep(seconds(60)).await;
         let gaps = queues.gaps();
         assert_eq!(gaps.len(), 12);
         assert!(gaps[0] < 0.2, "{gaps:?}");
         assert_eq!(gaps[11] > 1.5, slow, "{gaps:?}");
-        assert!(queues.paces()[1..].iter().all(|prefetch| *prefetch == Prefetch::One));
-        working.stop().await;
+        assert!(queues.prefetches()[1..].iter().all(|prefetch| *prefetch == Prefetch::One));
+        running.stop().await;
     }
 }
 
@@ -90,17 +93,17 @@ async fn a_stop_finishes_and_settles_what_has_begun_and_begins_nothing() {
         (ScriptedQueues::default(), ScriptedStore::default(), Arc::new(Semaphore::new(0)));
     store.always(Call::Begin, Reply::Waits(gate.clone()));
     queues.put(batches(3));
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(1)).await;
     let finishes = async {
         tokio::time::sleep(seconds(2)).await;
         gate.add_permits(3);
     };
-    let (took, ()) = tokio::join!(working.stop(), finishes);
+    let (took, ()) = tokio::join!(running.stop(), finishes);
     assert_eq!(took.as_secs(), 2);
-    assert_eq!((queues.settled(), queues.ready()), (ids(1), ids(3)[1..].to_vec()));
+    assert_eq!((queues.acknowledged(), queues.ready()), (ids(1), ids(3)[1..].to_vec()));
     assert_eq!((store.asked(Call::Begin), queues.delivered()), (1, 3));
-    assert_eq!(queues.paces(), [Prefetch::Configured], "no subscription is opened after a stop");
+    assert_eq!(queues.prefetches(), [Prefetch::Configured], "no subscription is opened after a stop");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,11 +112,11 @@ async fn a_unit_of_work_that_hangs_is_given_up_when_the_time_to_stop_is_over() {
     store.always(Call::Begin, Reply::Waits(Arc::new(Semaphore::new(0))));
     queues.put(batches(2));
     queues.all_redelivered();
-    let working = Working::start(worker(&queues, &store));
+    let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(1)).await;
     assert_eq!(store.unfinished_starts(STOCK, &id(0)).await, 1);
-    assert_eq!(working.stop().await.as_secs(), 8);
-    assert_eq!((queues.settled(), queues.ready()), (vec![], ids(2)));
+    assert_eq!(running.stop().await.as_secs(), 8);
+    assert_eq!((queues.acknowledged(), queues.ready()), (vec![], ids(2)));
     assert_eq!(store.unfinished_starts(STOCK, &id(0)).await, 0, "that is no crash");
 }
 
@@ -125,12 +128,15 @@ async fn only_what_was_handled_or_recorded_is_settled() {
     messages[10] = batch(&id(10), "AWAY").message;
     messages[11] = rejected_change(&id(11)).message;
     queues.put(messages);
-    let working =
-        Working::start(Consumer { partitions: 2, requeue_after: seconds(600), ..worker(&queues, &store) });
+    let running = RunningConsumer::start(Consumer {
+        partitions: 2,
+        requeue_after: seconds(600),
+        ..consumer(&queues, &store)
+    });
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(queues.paces(), [Prefetch::Configured]);
-    working.stop().await;
-    let (settled, ready) = (queues.settled(), queues.ready());
+    assert_eq!(queues.prefetches(), [Prefetch::Configured]);
+    running.stop().await;
+    let (settled, ready) = (queues.acknowledged(), queues.ready());
     assert!(ready.contains(&id(10)) && settled.len() > 8, "settled {settled:?}, ready {ready:?}");
     assert!(ready.is_sorted(), "{ready:?}");
     let handled: BTreeSet<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();
@@ -148,7 +154,7 @@ async fn a_message_that_kills_its_lane_is_dead_in_the_end() {
     let mut messages = batches(5);
     messages[2] = batch(&id(2), "CURSED").message;
     queues.put(messages);
-    let working = Working::start(Consumer { max_batch: 50, ..worker(&queues, &store) });
+    let running = RunningConsumer::start(Consumer { max_batch: 50, ..consumer(&queues, &store) });
     tokio::time::sleep(seconds(60)).await;
     assert!(queues.ready().is_empty());
     let failures = store.failures();
@@ -158,7 +164,7 @@ async fn a_message_that_kills_its_lane_is_dead_in_the_end() {
     let mut handled: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();
     handled.sort_unstable();
     assert_eq!(handled, [id(0), id(1), id(3), id(4)]);
-    working.stop().await;
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +174,8 @@ async fn lines_of_one_sku_are_handled_in_their_order_beside_other_lanes() {
     bus(&store).handle_all(STOCK, &mut skus.map(|sku| batch(sku, sku))).await.unwrap();
     let lines = (0..60).map(|i| line(&id(i), skus[i % 3], 1).message);
     let queue = QueueName::Orders;
-    let working = Working::start(Consumer { queue, partitions: 8, max_batch: 3, ..worker(&queues, &store) });
+    let running =
+        RunningConsumer::start(Consumer { queue, partitions: 8, max_batch: 3, ..consumer(&queues, &store) });
     queues.put(lines);
     tokio::time::sleep(seconds(1)).await;
     let handled: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.handled).collect();
@@ -178,5 +185,5 @@ async fn lines_of_one_sku_are_handled_in_their_order_beside_other_lanes() {
             handled.iter().filter(|handled| (0..20).any(|i| **handled == id(3 * i + sku))).collect();
         assert!(of_sku.is_sorted(), "{of_sku:?}");
     }
-    working.stop().await;
+    running.stop().await;
 }

@@ -84,7 +84,7 @@ impl ScriptedQueues {
     }
 
     /// The ids of what was settled, in order.
-    pub(crate) fn settled(&self) -> Vec<String> {
+    pub(crate) fn acknowledged(&self) -> Vec<String> {
         self.state().settled.clone()
     }
 
@@ -94,7 +94,7 @@ impl ScriptedQueues {
     }
 
     /// The pace of each subscription.
-    pub(crate) fn paces(&self) -> Vec<Prefetch> {
+    pub(crate) fn prefetches(&self) -> Vec<Prefetch> {
         self.state().subscriptions.iter().map(|(_, prefetch)| *prefetch).collect()
     }
 
@@ -167,7 +167,7 @@ impl Subscription for ScriptedSubscription {
     }
 
     fn acknowledger(&self) -> Arc<dyn Acknowledger> {
-        Arc::new(ScriptedSettler { queues: self.queues.clone(), subscription: self.number })
+        Arc::new(ScriptedAcknowledger { queues: self.queues.clone(), subscription: self.number })
     }
 
     async fn close(self: Box<Self>) {}
@@ -183,13 +183,13 @@ impl Drop for ScriptedSubscription {
     }
 }
 
-struct ScriptedSettler {
+struct ScriptedAcknowledger {
     queues: ScriptedQueues,
     subscription: usize,
 }
 
 #[async_trait]
-impl Acknowledger for ScriptedSettler {
+impl Acknowledger for ScriptedAcknowledger {
     async fn ack(&self, tags: &[u64]) {
         let mut state = self.queues.state();
         for tag in tags {
@@ -205,7 +205,7 @@ impl Acknowledger for ScriptedSettler {
 }
 
 /// A worker with one lane and one message in a unit of work, which holds messages for three seconds and has eight to stop.
-pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer {
+pub(crate) fn consumer(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer {
     Consumer {
         queue: QueueName::Stock,
         queue_kind: QueueKind::Main,
@@ -224,12 +224,12 @@ pub(crate) fn worker(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer
 }
 
 /// A worker at work, until it is stopped.
-pub(crate) struct Working {
+pub(crate) struct RunningConsumer {
     stop: CancellationToken,
     run: tokio::task::JoinHandle<()>,
 }
 
-impl Working {
+impl RunningConsumer {
     pub(crate) fn start(worker: Consumer) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();

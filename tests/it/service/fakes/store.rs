@@ -1,4 +1,4 @@
-//! A store that does what a test says, over one in memory.
+//! A store with scripted replies, over one in memory.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,32 +18,55 @@ use allocation::{
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-/// A question to the store.
+/// A call of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Call {
     Begin,
     Probe,
-    Starts,
-    CountStarts,
-    TakeBackStarts,
+    UnfinishedStarts,
+    RecordStarts,
+    RevertStarts,
+    CheckInbox,
+    CheckRetries,
+    FailedAttempts,
     Load,
     WaitingLines,
     Commit,
 }
 
-/// What the store does.
+/// What the store does when it is called.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// What it is asked.
+    /// The call succeeds.
     Does,
-    /// It does nothing and fails.
+    /// The call fails without an effect.
     Fails(StoreError),
-    /// What it is asked; then it fails.
+    /// The call has its effect, and fails.
     DoesAndFails(StoreError),
-    /// It panics.
+    /// The call has its effect, but the first answer of its list is missing.
+    OneAnswerTooFew,
+    /// The call panics.
     Panics,
-    /// What it is asked, once there is a permit.
+    /// The call succeeds when there is a permit.
     Waits(Arc<Semaphore>),
+}
+
+/// What happens after the effect of a call.
+enum After {
+    Nothing,
+    Failure(StoreError),
+    OneAnswerTooFew,
+}
+
+impl After {
+    fn apply<T>(self, mut answers: Vec<T>) -> Result<Vec<T>, StoreError> {
+        match self {
+            Self::Nothing => {}
+            Self::Failure(error) => return Err(error),
+            Self::OneAnswerTooFew => drop(answers.remove(0)),
+        }
+        Ok(answers)
+    }
 }
 
 /// What a commit has kept.
@@ -126,8 +149,7 @@ impl ScriptedStore {
         }
     }
 
-    /// The error is for after what was asked.
-    async fn ask(&self, call: Call) -> Result<Option<StoreError>, StoreError> {
+    async fn ask(&self, call: Call) -> Result<After, StoreError> {
         let reply = {
             let mut script = self.script();
             script.calls.push(call);
@@ -138,15 +160,16 @@ impl ScriptedStore {
     }
 }
 
-async fn follow(reply: Option<Reply>) -> Result<Option<StoreError>, StoreError> {
+async fn follow(reply: Option<Reply>) -> Result<After, StoreError> {
     match reply {
-        None | Some(Reply::Does) => Ok(None),
+        None | Some(Reply::Does) => Ok(After::Nothing),
         Some(Reply::Fails(error)) => Err(error),
-        Some(Reply::DoesAndFails(error)) => Ok(Some(error)),
+        Some(Reply::DoesAndFails(error)) => Ok(After::Failure(error)),
+        Some(Reply::OneAnswerTooFew) => Ok(After::OneAnswerTooFew),
         Some(Reply::Panics) => panic!("the store panics"),
         Some(Reply::Waits(gate)) => {
             gate.acquire().await.unwrap().forget();
-            Ok(None)
+            Ok(After::Nothing)
         }
     }
 }
@@ -163,17 +186,17 @@ impl Store for ScriptedStore {
     }
 
     async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        self.ask(Call::Starts).await?;
-        self.memory.unfinished_starts(queue, ids).await
+        let after = self.ask(Call::UnfinishedStarts).await?;
+        after.apply(self.memory.unfinished_starts(queue, ids).await?)
     }
 
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.ask(Call::CountStarts).await?;
+        self.ask(Call::RecordStarts).await?;
         self.memory.record_starts(queue, ids).await
     }
 
     async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.ask(Call::TakeBackStarts).await?;
+        self.ask(Call::RevertStarts).await?;
         self.memory.revert_starts(queue, ids).await
     }
 }
@@ -190,17 +213,20 @@ fn texts(ids: &[Arc<str>]) -> Vec<String> {
 #[async_trait]
 impl Tx for ScriptedTx {
     async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
-        self.inner.check_inbox(keys).await
+        let after = self.store.ask(Call::CheckInbox).await?;
+        after.apply(self.inner.check_inbox(keys).await?)
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
+        let after = self.store.ask(Call::CheckRetries).await?;
         let script = self.store.script();
         let check = |mark| script.retries.get(mark).copied().unwrap_or(RetryCheck::Unknown);
-        Ok(marks.iter().map(check).collect())
+        after.apply(marks.iter().map(check).collect())
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
-        self.inner.failed_attempts(keys).await
+        let after = self.store.ask(Call::FailedAttempts).await?;
+        after.apply(self.inner.failed_attempts(keys).await?)
     }
 
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
@@ -228,7 +254,7 @@ impl Tx for ScriptedTx {
     }
 
     async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
-        let fails = self.store.ask(Call::Commit).await?;
+        let after = self.store.ask(Call::Commit).await?;
         let kept = Kept {
             skus: work.products.iter().map(|product| product.sku().to_string()).collect(),
             handled: texts(&work.handled),
@@ -238,7 +264,7 @@ impl Tx for ScriptedTx {
         };
         self.inner.commit(work).await?;
         self.store.script().kept.push(kept);
-        fails.map_or(Ok(()), Err)
+        after.apply(vec![()]).map(drop)
     }
 
     async fn rollback(self: Box<Self>) {

@@ -1,0 +1,108 @@
+//! Reads the JSON of bodies.
+
+use crate::{domain::ReadError, ports::routing};
+
+use super::{decode_error::DecodeError, envelope::Content};
+
+/// The deepest allowed nesting of arrays and objects.
+const MAX_DEPTH: usize = 128;
+
+/// Reads the body of a message of this type.
+///
+/// # Errors
+/// [`DecodeError::UnknownCommand`], or [`DecodeError::InvalidBody`], which names the field.
+pub fn read_body(kind: &str, body: &[u8]) -> Result<Content, DecodeError> {
+    if depth(body) > MAX_DEPTH {
+        return Err(DecodeError::InvalidBody(format!("nested deeper than {MAX_DEPTH} levels")));
+    }
+    // Serde would also read an array, by position.
+    if !matches!(body.trim_ascii_start().first(), Some(b'{')) && routing::queue_of(kind).is_some() {
+        return Err(DecodeError::InvalidBody("the body must be a JSON object".into()));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    match Content::read(kind, &mut json) {
+        Ok(content) => match json.end() {
+            Ok(()) => Ok(content),
+            Err(error) => Err(DecodeError::InvalidBody(error.to_string())),
+        },
+        Err(ReadError::UnknownCommand(kind)) => Err(DecodeError::unknown_command(&kind)),
+        // The path to the field costs time, so it is determined only for an invalid body.
+        Err(ReadError::Body(error)) => {
+            Err(DecodeError::InvalidBody(with_field(kind, body).unwrap_or_else(|| error.to_string())))
+        }
+    }
+}
+
+fn with_field(kind: &str, body: &[u8]) -> Option<String> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let error = Content::read(kind, tracked).err()?;
+    match track.path().to_string().as_str() {
+        "." => Some(error.to_string()),
+        field => Some(format!("{field}: {error}")),
+    }
+}
+
+/// The deepest nesting of arrays and objects, found without parsing the body.
+fn depth(body: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: &str, body: &str) -> String {
+        read_body(kind, body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        let cases = [
+            (
+                r#"{"orderid": "o1", "sku": "s", "qty": -1}"#,
+                "qty: must be a whole number from 1 to 2147483647",
+            ),
+            (r#"{"orderid": "", "sku": "s", "qty": 1}"#, "orderid: must be 1 to 255 characters, not blank"),
+            (r#"{"orderid": "o1", "qty": 1}"#, "missing field `sku`"),
+            (r#"{"orderid": null, "sku": "s", "qty": 1}"#, "orderid: invalid type: null"),
+            (r#"{"orderid": "o1", "sku": "s", "qty": 1.5}"#, "qty: invalid type: floating point `1.5`"),
+            (r#"{"orderid": "o1", "sku": "s", "qty": 1, "qty": 2}"#, "duplicate field `qty`"),
+            (r#"{"orderid": "o1", "sku": "s", "qty": 1} x"#, "trailing characters"),
+            ("", "must be a JSON object"),
+            (r#"["o1", "s", 1]"#, "must be a JSON object"),
+            (r#"{"orderid": "o1""#, "EOF"),
+        ];
+        for (body, expected) in cases {
+            let error = error("allocate", body);
+            assert!(error.contains(expected), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_body_is_an_error_not_a_crash() {
+        let nested = |levels: usize| {
+            let inside = levels - 1;
+            format!(r#"{{"orderid": "[\"", "sku": "s", "x": {}{}}}"#, "[".repeat(inside), "]".repeat(inside))
+        };
+        assert!(read_body("deallocate", nested(128).as_bytes()).is_ok());
+        for levels in [129, 50_000] {
+            assert_eq!(error("deallocate", &nested(levels)), "nested deeper than 128 levels");
+        }
+    }
+}
