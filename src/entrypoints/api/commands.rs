@@ -64,7 +64,7 @@ async fn command(
     let deadline = Instant::now() + state.api.timeout;
     let message = match message(state, kind, headers, body, deadline).await {
         Ok(message) => message,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let received = ReceivedMessage::read_awaited(queue, message, state.api.limits);
     match timeout_at(deadline, state.batcher.handle(queue, received)).await {
@@ -80,8 +80,8 @@ async fn message(
     headers: &HeaderMap,
     body: Body,
     deadline: Instant,
-) -> Result<Message, Response> {
-    let bad = |status, text: &str| Err(responses::message(status, text));
+) -> Result<Message, Box<Response>> {
+    let bad = |status, text: &str| Err(Box::new(responses::message(status, text)));
     let content_type = text(headers, &header::CONTENT_TYPE);
     // A form on a page of another site can be sent without a content type.
     if content_type.as_deref().unwrap_or_default().trim().is_empty() {

@@ -9,7 +9,9 @@ pub(super) const FAULTS: &[&str] = &[
     "src/adapters/rabbitmq/confirm_channel.rs",
     "src/adapters/rabbitmq/publisher.rs",
     "src/entrypoints/consumer.rs",
-    "src/service/message_bus.rs",
+    "src/entrypoints/partition.rs",
+    "src/service/archive.rs",
+    "src/service/process.rs",
     "src/service/relay/events.rs",
     "src/service/relay/retries.rs",
 ];

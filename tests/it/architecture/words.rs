@@ -164,7 +164,7 @@ fn contains_word(line: &str, word: &str) -> bool {
     let is_part = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_');
     line.match_indices(word).any(|(at, _)| {
         let (before, after) = (line[..at].chars().next_back(), line[at + word.len()..].chars().next());
-        !is_part(before) && !(is_part(after) && is_part(word.chars().next_back()))
+        !(is_part(before) || is_part(after) && is_part(word.chars().next_back()))
     })
 }
 
