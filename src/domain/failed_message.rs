@@ -268,6 +268,12 @@ impl FailedMessage {
         (self.status != Status::Resolved).then(|| self.become_status(Status::Resolved))
     }
 
+    /// Notes that the broker rejected a copy of this generation; none if the copy is outdated.
+    pub fn reject(&mut self, generation: i64) -> Option<Transition> {
+        let is_current = self.status == Status::Retrying && generation == self.generation;
+        is_current.then(|| self.become_status(Status::Dead(Reason::InvalidMessage)))
+    }
+
     /// Attempts begin with 1 again, and earlier copies are outdated.
     fn restart(&mut self) -> Transition {
         self.attempts = 0;

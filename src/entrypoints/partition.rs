@@ -15,10 +15,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     crash_points::{self, CrashPoint, SeededBug},
+    domain::RetryDecision,
     ports::{
         answered::{Answered, MissingAnswers},
         error::error_text,
-        failed_messages::RetryDecision,
         queue::{Acknowledger, QueueName},
     },
     service::{

@@ -9,8 +9,6 @@ use crate::domain::{OperatorAction, SkipReason, StatusKind};
 
 use super::error::StoreError;
 
-pub use crate::domain::{NewAttempt, Reason, RetryDecision};
-
 /// A message whose next attempt is due.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DueRetry {

@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::domain::{BatchRef, Command, FailedMessageKey, MessageKey, OrderId, Product, Quantity, Sku};
+use crate::domain::{
+    BatchRef, Command, FailedMessageKey, MessageKey, NewAttempt, OrderId, Product, Quantity, Sku,
+};
 
 use super::{
     error::StoreError,
-    failed_messages::NewAttempt,
     queue::{QueueName, RetryMark},
 };
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ports::failed_messages::RetryDecision;
+use crate::domain::RetryDecision;
 
 use super::failure::Failure;
 

@@ -8,11 +8,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{BatchRef, FailedMessageKey, MessageKey, OrderId, Product, RecordedEvent, Rejection, Sku},
+    domain::{
+        BatchRef, FailedMessageKey, MessageKey, NewAttempt, OrderId, Product, RecordedEvent, Rejection,
+        RetryDecision, Sku,
+    },
     ports::{
         answered::{Answered, MissingAnswers},
         error::{StoreError, error_chain, error_text},
-        failed_messages::{NewAttempt, RetryDecision},
         queue::{Message, QueueName, RetryMark},
         store::{
             ChangeSet, InboxCheck, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store, Tx,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    domain::{FailedMessage, FailedMessageKey, MessageKey, NewAttempt, Reason, RetryDecision, Status},
+    domain::{FailedMessage, FailedMessageKey, MessageKey, NewAttempt, RetryDecision, Status},
     ports::{
         failed_messages::DueRetry,
         queue::{QueueName, RetryMark},
@@ -149,7 +149,7 @@ impl FailedMessageTable {
     /// Notes that a copy can never be published: its message is dead.
     pub(super) fn reject(&mut self, retry: &DueRetry) {
         for row in self.current(&[retry]) {
-            row.message.status = Status::Dead(Reason::InvalidMessage);
+            row.message.reject(retry.generation);
             row.due_at = None;
         }
     }

@@ -175,6 +175,19 @@ fn a_success_resolves_a_message_in_every_other_status() {
 }
 
 #[test]
+fn a_copy_that_the_broker_rejects_is_dead_if_it_is_current() {
+    for status in STATUSES {
+        for generation in [3, 4, 5] {
+            let mut failed = message(status, false, true);
+            let is_current = status == Status::Retrying && generation == 4;
+            assert_eq!(failed.reject(generation).is_some(), is_current, "{status:?}, {generation}");
+            let expected = if is_current { Status::Dead(Reason::InvalidMessage) } else { status };
+            assert_eq!((failed.status, failed.attempts, failed.generation), (expected, 3, 4));
+        }
+    }
+}
+
+#[test]
 fn names_are_unique_and_lead_back_to_their_values() {
     for status in STATUSES {
         assert_eq!(Status::new(status.kind(), status.reason()), Some(status));

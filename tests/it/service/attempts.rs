@@ -1,12 +1,8 @@
 //! What counts as an attempt, and what is recorded of it.
 
 use allocation::{
-    ports::{
-        error::StoreError,
-        failed_messages::{Reason, RetryDecision},
-        queue::QueueName,
-        store::RetryCheck,
-    },
+    domain::{Reason, RetryDecision},
+    ports::{error::StoreError, queue::QueueName, store::RetryCheck},
     service::{
         availability::ServerUnavailable, batch_handler::HandleError, failure::Failure,
         outcome::CommandOutcome,

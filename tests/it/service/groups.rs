@@ -1,10 +1,8 @@
 //! Several messages in one unit of work: copies, order, and what breaks it.
 
 use allocation::{
-    ports::{
-        failed_messages::{Reason, RetryDecision},
-        queue::QueueName,
-    },
+    domain::{Reason, RetryDecision},
+    ports::queue::QueueName,
     service::{failure::Failure, outcome::CommandOutcome},
 };
 

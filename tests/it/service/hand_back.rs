@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use allocation::{
+    domain::RetryDecision,
     entrypoints::consumer::Consumer,
-    ports::{error::StoreError, failed_messages::RetryDecision, queue::QueueName},
+    ports::{error::StoreError, queue::QueueName},
 };
 
 use super::fakes::{

@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use allocation::{
-    ports::{
-        error::NotifierError,
-        failed_messages::{Reason, RetryDecision},
-        queue::QueueName,
-    },
+    domain::{Reason, RetryDecision},
+    ports::{error::NotifierError, queue::QueueName},
     service::{availability::ServerUnavailable, batch_handler::HandleError, received::ReceivedMessage},
 };
 use tokio::time::Instant;

@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use allocation::ports::{
-    error::StoreError,
-    failed_messages::{Reason, RetryDecision},
-    queue::QueueName,
+use allocation::{
+    domain::{Reason, RetryDecision},
+    ports::{error::StoreError, queue::QueueName},
+    service::batch_handler::BatchHandler as _,
 };
-use allocation::service::batch_handler::BatchHandler as _;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::harness::HandleAll as _;

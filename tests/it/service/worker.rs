@@ -3,11 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use allocation::{
+    domain::{Reason, RetryDecision},
     entrypoints::consumer::Consumer,
-    ports::{
-        failed_messages::{Reason, RetryDecision},
-        queue::{Message, Prefetch, QueueKind, QueueName},
-    },
+    ports::queue::{Message, Prefetch, QueueKind, QueueName},
 };
 use tokio::sync::Semaphore;
 

@@ -7,10 +7,9 @@ use std::{
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
+    domain::{BatchRef, FailedMessageKey, MessageKey, NewAttempt, Product},
     ports::{
         error::StoreError,
-        failed_messages::NewAttempt,
         queue::{QueueName, RetryMark},
         store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
