@@ -9,7 +9,10 @@ use allocation::{
     service::{message_bus::MessageBus, notifications::NotificationHandler, outcome::CommandOutcome},
 };
 
-use crate::harness::{Command, HandleAll as _, allocate, bus, change_batch_quantity, command, create_batch, notification_handler};
+use crate::harness::{
+    Command, HandleAll as _, allocate, bus, change_batch_quantity, command, create_batch,
+    notification_handler,
+};
 
 use super::{handle, outcome, reference, shipment, sku};
 
