@@ -1,4 +1,4 @@
-//! Comma-separated files: rows in, with the place each stands at, and a whole file out, or none of it.
+//! CSV files: reads rows with their line numbers, and replaces a file atomically.
 
 use std::{
     fs::{self, File, Permissions},
@@ -10,28 +10,28 @@ use std::{
 use csv::{ErrorKind, Position, ReaderBuilder, StringRecord, Terminator, Trim, WriterBuilder};
 use tempfile::Builder;
 
-/// A row as it stands in a file.
+/// A row of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The line it begins in.
+    /// The line in which it begins.
     pub line: u64,
-    /// Name and text of each field that is not empty.
+    /// The column and text of each field that is not empty.
     pub fields: Vec<(String, String)>,
 }
 
-/// Why a row cannot be read.
+/// Why a row is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {error}")]
 pub struct RowError {
-    /// The line it begins in.
+    /// The line in which it begins.
     pub line: u64,
-    /// What is wrong, and in which field.
+    /// The field and what is wrong with it.
     pub error: String,
 }
 
-/// Reads a file whose first line names its columns, in any order; blanks around a field do not count.
+/// Reads a file whose first line names its columns, in any order. Blanks around a field are ignored.
 ///
-/// Returns the rows, and those that cannot be read. Without the columns that must be there, none can.
+/// Returns the valid rows and the errors of the others. If a column of `columns` is missing, there are no valid rows.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -42,14 +42,14 @@ pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<RowError
     let headers = match reader.headers() {
         Ok(headers) => headers.clone(),
         Err(error) => {
-            return bad_row(error, &StringRecord::new(), &mut lines).map(|bad| (Vec::new(), vec![bad]));
+            return row_error(error, &StringRecord::new(), &mut lines).map(|bad| (Vec::new(), vec![bad]));
         }
     };
     let missing = columns.iter().filter(|column| !headers.iter().any(|header| header == **column));
     let mut bad: Vec<_> =
         missing.map(|name| RowError { line: 1, error: format!("no column {name}") }).collect();
-    let stands_before = |at: usize, name: &str| headers.iter().take(at).any(|other| other == name);
-    let twice = headers.iter().enumerate().filter(|(at, name)| stands_before(*at, name));
+    let occurs_before = |at: usize, name: &str| headers.iter().take(at).any(|other| other == name);
+    let twice = headers.iter().enumerate().filter(|(at, name)| occurs_before(*at, name));
     bad.extend(twice.map(|(_, name)| RowError { line: 1, error: format!("two columns {name}") }));
     if !bad.is_empty() {
         return Ok((Vec::new(), bad));
@@ -58,13 +58,13 @@ pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<RowError
     for record in reader.records() {
         match record {
             Ok(record) => rows.push(row(&headers, &record, &mut lines)),
-            Err(error) => bad.push(bad_row(error, &headers, &mut lines)?),
+            Err(error) => bad.push(row_error(error, &headers, &mut lines)?),
         }
     }
     Ok((rows, bad))
 }
 
-/// Counts lines. The reader's own count stands between the two characters that end a line on some systems.
+/// Counts lines. The position of the reader may be between the two characters of a line ending.
 struct LineCounter<'a> {
     text: &'a [u8],
     at: usize,
@@ -72,7 +72,7 @@ struct LineCounter<'a> {
 }
 
 impl LineCounter<'_> {
-    /// The line in which the row begins that was read from `position` on; positions only grow.
+    /// The line in which the row begins that was read from `position`. Positions must not decrease.
     fn of(&mut self, position: Option<&Position>) -> u64 {
         let from = position.map_or(0, |position| usize::try_from(position.byte()).unwrap_or(usize::MAX));
         let ended = |byte: &u8| matches!(byte, b'\r' | b'\n');
@@ -93,8 +93,8 @@ fn row(headers: &StringRecord, record: &StringRecord, lines: &mut LineCounter<'_
     }
 }
 
-/// What is wrong with a row; any other error is the file's.
-fn bad_row(error: csv::Error, headers: &StringRecord, lines: &mut LineCounter<'_>) -> io::Result<RowError> {
+/// The error of a row; any other error concerns the file.
+fn row_error(error: csv::Error, headers: &StringRecord, lines: &mut LineCounter<'_>) -> io::Result<RowError> {
     let name = |field: usize| headers.get(field).unwrap_or("a field without a name").to_owned();
     let position = error.position().cloned();
     let error = match error.kind() {
@@ -104,27 +104,27 @@ fn bad_row(error: csv::Error, headers: &StringRecord, lines: &mut LineCounter<'_
                 Ok(found) if found < headers.len() => name(found),
                 _ => format!("after {}", name(headers.len().saturating_sub(1))),
             };
-            format!("{which}: the row has {len} fields, and the first line names {expected_len}")
+            format!("{which}: the row has {len} fields, the first line names {expected_len}")
         }
         _ => return Err(error.into()),
     };
     Ok(RowError { line: lines.of(position.as_ref()), error })
 }
 
-/// Writes a file anew: it is there as a whole, on the disk, under its name, or the old one still is.
+/// Replaces a file atomically, and writes it to the disk.
 ///
 /// # Errors
-/// It could not be written. Nothing has changed, unless all that failed was to have the new name on the disk.
+/// The file cannot be written. It is unchanged, unless the only error was to write the new directory entry to the disk.
 pub fn replace<'a>(
     file: &Path,
     columns: &[&str],
     rows: impl Iterator<Item = [&'a str; 4]>,
 ) -> io::Result<()> {
-    // What a link leads to is replaced, not the link.
+    // Replaces the target of a link, not the link.
     let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let folder = file.parent().unwrap_or(Path::new("."));
-    let as_usual = Permissions::from_mode(0o666); // less what the user's mask takes away
-    let mut new = Builder::new().prefix(".allocations-").permissions(as_usual).tempfile_in(folder)?;
+    let default_mode = Permissions::from_mode(0o666); // the umask applies
+    let mut new = Builder::new().prefix(".allocations-").permissions(default_mode).tempfile_in(folder)?;
     if let Ok(old) = fs::metadata(&file) {
         new.as_file().set_permissions(old.permissions())?;
     }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_knows_its_line_and_its_fields_by_name() {
+    fn a_row_has_its_line_and_its_fields_by_name() {
         let rows = read_text(b"\xef\xbb\xbfsku, orderid,more\r\nLAMP,\"o\n1\",\r\n\r\n VASE ,o2,x\r\n").0;
         let lines: Vec<_> = rows.iter().map(|row| row.line).collect();
         assert_eq!(lines, [2, 5]);
@@ -162,15 +162,15 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_row_is_named() {
+    fn every_invalid_row_is_reported() {
         let (rows, bad) = read_text(b"orderid,sku\no1\no2,LAMP\no3,\xff\no4,LAMP,x\n");
         assert_eq!(rows.len(), 1);
         assert_eq!(
             bad,
             [
-                "line 2: sku: the row has 1 fields, and the first line names 2",
+                "line 2: sku: the row has 1 fields, the first line names 2",
                 "line 4: sku: not UTF-8",
-                "line 5: after sku: the row has 3 fields, and the first line names 2",
+                "line 5: after sku: the row has 3 fields, the first line names 2",
             ]
         );
         assert_eq!(read_text(b"sku,orderid,sku\nA,o1,B\n").1, ["line 1: two columns sku"]);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_as_a_whole() {
+    fn a_file_is_replaced_and_keeps_its_permissions() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("allocations.csv");
         fs::write(&file, "old").unwrap();

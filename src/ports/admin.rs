@@ -1,4 +1,4 @@
-//! What operators and upstream systems ask of the servers themselves.
+//! Administration of the servers: exchanges and queues, schema, read model, and sending commands.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -7,98 +7,98 @@ use crate::domain::PublishOutcome;
 
 use super::error::{BrokerError, StoreError};
 
-/// What became of the declaration of an exchange or queue.
+/// The result of the declaration of an exchange or queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeclareResult {
-    /// It exists, as it should.
+    /// It exists with the declared arguments.
     Matches(String),
-    /// It exists with other properties; the broker's words name both values. It was left as it is.
+    /// It exists with other arguments, and was not changed. The broker's text names both values.
     Mismatch(String, String),
-    /// It exists, and this user may not say how.
+    /// It exists, and this user has no permission to compare its arguments.
     NotPermitted(String),
 }
 
-/// How many messages wait in a queue, and how many consumers it has.
+/// The depth of a queue, and its consumers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct QueueDepth {
     /// The full name.
     pub name: String,
-    /// Messages that wait to be delivered.
+    /// Messages that are ready for delivery.
     pub ready: u32,
-    /// Subscriptions.
+    /// Consumers.
     pub consumers: u32,
 }
 
 /// Exchanges and queues.
 #[async_trait]
 pub trait Topology: Send + Sync {
-    /// Declares what is missing and compares what exists, which is never changed.
+    /// Declares missing exchanges and queues, and compares existing ones, which it never changes.
     ///
     /// # Errors
-    /// The broker is away, or something is missing that this user may not declare.
+    /// The broker is unavailable, or this user has no permission to declare what is missing.
     async fn declare(&self) -> Result<Vec<DeclareResult>, BrokerError>;
 
-    /// Looks at every queue without touching it.
+    /// Reads the depth of every queue.
     ///
     /// # Errors
-    /// The broker is away, or a queue is missing.
+    /// The broker is unavailable, or a queue is missing.
     async fn queue_depths(&self) -> Result<Vec<QueueDepth>, BrokerError>;
 }
 
-/// A command as an upstream system sends it.
+/// A command to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboundCommand {
-    /// Its type, which is its routing key as well.
+    /// Its type, which is also its routing key.
     pub kind: String,
-    /// Its id.
+    /// Its message id.
     pub message_id: String,
-    /// Its body, sent as it is.
+    /// Its body.
     pub body: Vec<u8>,
 }
 
 /// Enqueues commands.
 #[async_trait]
 pub trait CommandSender: Send + Sync {
-    /// Publishes commands and waits until each is confirmed, or not; the answers are in the order of the commands.
+    /// Publishes commands and waits for the confirms. The outcomes are in the order of the commands.
     async fn send(&self, commands: &[OutboundCommand]) -> Vec<PublishOutcome>;
 }
 
-/// The database's schema beside the one this program was built for.
+/// The version of the schema, and the version that this program requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchemaVersion {
-    /// The last migration in the database; none if there was never one.
+    /// The last migration of the database, if there was one.
     pub found: Option<i64>,
-    /// The last migration this program knows.
+    /// The last migration of this program.
     pub expected: i64,
 }
 
-/// The database's schema.
+/// The schema of the database.
 #[async_trait]
 pub trait Schema: Send + Sync {
-    /// Reads its version without changing anything.
+    /// Reads its version.
     ///
     /// # Errors
-    /// The database is away.
+    /// The database is unavailable.
     async fn version(&self) -> Result<SchemaVersion, StoreError>;
 }
 
-/// What a look at the whole read model came to.
+/// The progress or the result of a rebuild.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RebuildReport {
-    /// Lines that exist, and rows that there were for no line.
+    /// Compared lines, including rows without a line.
     pub lines: u64,
-    /// Rows that did not say what is true, and do now.
+    /// Rows that differed and were repaired.
     pub differed: u64,
 }
 
-/// The read model, which can be made anew from the write side.
+/// The maintenance of the read model.
 #[async_trait]
 pub trait ReadModel: Send + Sync {
-    /// Compares every row with the line it tells of, and puts right what differs, while work goes on. `progress` is
-    /// told now and then how far it is.
+    /// Compares every row with its line and repairs the rows that differ, while commands are handled. `progress` receives
+    /// intermediate reports.
     ///
     /// # Errors
-    /// The database is away; what was put right until then stays so.
+    /// The database is unavailable. The repairs so far are committed.
     async fn rebuild(
         &self,
         progress: &(dyn Fn(RebuildReport) + Send + Sync),
@@ -106,7 +106,7 @@ pub trait ReadModel: Send + Sync {
 }
 
 impl SchemaVersion {
-    /// Whether this program can work on this database.
+    /// Whether this program can use this schema.
     #[must_use]
     pub fn fits(self) -> bool {
         self.found == Some(self.expected)

@@ -1,4 +1,4 @@
-//! How people are told: by mail, or by whatever takes its place.
+//! Notifications of people, by mail or another channel.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use async_trait::async_trait;
 
 use super::error::NotifierError;
 
-/// What is to be said to people.
+/// A notification about one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// The id of the event it tells of: the same at every repeat, so that a repeat is recognisable.
+    /// The id of its event. A duplicate has the same id.
     pub event_id: Arc<str>,
-    /// One line, without control characters.
+    /// A line without control characters.
     pub subject: String,
-    /// The text, in lines.
+    /// The text.
     pub text: String,
 }
 
-/// Tells people.
+/// Sends notifications.
 #[async_trait]
 pub trait Notifier: Send + Sync {
-    /// Says it, to whoever is to know; when this returns, somebody has taken responsibility for it.
+    /// Sends a notification; on success its receiver is responsible for the delivery.
     ///
     /// # Errors
-    /// [`NotifierError`] says whether this notice is to blame.
+    /// The variant of [`NotifierError`] states whether the notification or the server is the cause.
     async fn notify(&self, notification: &Notification) -> Result<(), NotifierError>;
 
-    /// Whether anybody could be told now.
+    /// Whether notifications can be sent.
     ///
     /// # Errors
     /// [`NotifierError::Unavailable`] if not.

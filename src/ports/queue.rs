@@ -1,4 +1,4 @@
-//! Where commands come from: a durable queue that redelivers what is not acknowledged.
+//! Durable queues that redeliver unacknowledged messages.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use uuid::Uuid;
 
 use super::error::BrokerError;
 
-/// The queues the service works on, by their short names; the namespace is put before them.
+/// The queues of the service, without the namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QueueName {
-    /// Customers' lines.
+    /// Commands about order lines.
     Orders,
-    /// Batches.
+    /// Commands about batches.
     Stock,
-    /// Mail to be sent.
+    /// Events to notify people of.
     Notifications,
 }
 
 impl QueueName {
-    /// All of them.
+    /// All queues.
     pub const ALL: [Self; 3] = [Self::Orders, Self::Stock, Self::Notifications];
 
     /// The name without namespace.
@@ -33,90 +33,90 @@ impl QueueName {
     }
 }
 
-/// How many deliveries a subscription may hold.
+/// The number of unacknowledged deliveries of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefetch {
-    /// As many as the settings say.
+    /// The number in the settings.
     Configured,
-    /// One: what breaks the subscription then is that one, and nobody else is counted as delivered.
+    /// One, so that an error of the subscription can be attributed to a message, and counts as a delivery of no other one.
     One,
 }
 
-/// A message's properties and headers, kept as the client library has them until somebody asks.
+/// The properties and headers of a message, as the client library received them.
 pub trait RawProperties: std::fmt::Debug + Send + Sync {
-    /// For people: JSON of `properties` and `headers`.
+    /// JSON with `properties` and `headers`, for display.
     fn to_json(&self) -> String;
 
-    /// Exactly, for whoever publishes the message again.
+    /// The exact properties, for a retry.
     fn to_bytes(&self) -> Vec<u8>;
 }
 
-/// What the relay puts on a copy of a failed message. A sender cannot guess the secret, so a mark that carries it is
-/// genuine, however old the copy is.
+/// The mark of a copy of a failed message that the relay published. A sender cannot guess the secret, so a mark with the
+/// secret is genuine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryMark {
-    /// The failed message that this is a copy of.
+    /// The id of the failed message.
     pub failed_message_id: i64,
-    /// The generation that the failed message had when the copy was published.
+    /// The generation of the failed message when the copy was published.
     pub generation: i64,
-    /// The failed message's secret.
+    /// The secret of the failed message.
     pub secret: Uuid,
 }
 
-/// A message as it was sent.
+/// A message as it was received.
 #[derive(Clone, Debug, Default)]
 pub struct Message {
-    /// What it asks for: its `type`, or the routing key if it has none.
+    /// Its `type`, or the routing key if it has none.
     pub kind: String,
-    /// The sender's id of it, if there is one.
+    /// The sender's id of the message.
     pub message_id: Option<String>,
-    /// The sender's correlation id, if there is one.
+    /// The sender's correlation id.
     pub correlation_id: Option<String>,
-    /// The sender's W3C trace, if there is one.
+    /// The sender's W3C trace context.
     pub traceparent: Option<String>,
-    /// What the sender says the body is, if anything.
+    /// The media type of the body.
     pub content_type: Option<String>,
-    /// How the sender says the body is packed, if at all.
+    /// The encoding of the body.
     pub content_encoding: Option<String>,
     /// The size of the headers, in bytes.
     pub header_bytes: usize,
-    /// Set on a copy that the relay published for a retry.
+    /// The retry mark, if the message has one.
     pub retry: Option<RetryMark>,
-    /// Why the broker put it aside, if it did.
+    /// Why the broker dead-lettered it, if it did.
     pub death_reason: Option<String>,
-    /// The bytes.
+    /// The body.
     pub body: Vec<u8>,
-    /// Everything it came with.
+    /// Its properties and headers.
     pub original: Option<Arc<dyn RawProperties>>,
 }
 
-/// A message that was handed to us and is ours until it is settled.
+/// A delivered, unacknowledged message.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Its number on this subscription.
+    /// Its tag on the subscription.
     pub tag: u64,
-    /// Whether it was handed to somebody before.
+    /// Whether it may have been delivered before.
     pub redelivered: bool,
     /// The message.
     pub message: Message,
 }
 
-/// Where messages of a queue wait.
+/// A queue, or its dead-letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueKind {
-    /// To be handled.
+    /// The queue itself.
     Main,
-    /// Put aside by the broker.
+    /// The messages that the broker dead-lettered from it.
     DeadLetter,
 }
 
 /// Opens subscriptions.
 #[async_trait]
 pub trait Queues: Send + Sync {
-    /// Subscribes to a queue, or to what the broker put aside from it, on a connection of its own.
+    /// Subscribes to a queue, or to its dead-letter queue, on a connection of its own.
     ///
     /// # Errors
-    /// [`BrokerError`] if the server cannot be reached or refuses.
+    /// [`BrokerError`] if the broker is unavailable or refuses.
     async fn subscribe(
         &self,
         queue: QueueName,
@@ -125,30 +125,30 @@ pub trait Queues: Send + Sync {
     ) -> Result<Box<dyn Subscription>, BrokerError>;
 }
 
-/// A stream of deliveries. Dropping it gives back what was not settled.
+/// A stream of deliveries. When it is dropped, its unacknowledged messages are requeued.
 #[async_trait]
 pub trait Subscription: Send {
     /// Waits for the next delivery. Cancelling the wait loses none.
     ///
     /// # Errors
-    /// The subscription is over: what was not settled will be delivered again to whoever subscribes.
+    /// The subscription is closed; its unacknowledged messages will be redelivered.
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
-    /// Through which deliveries are settled, from any task.
+    /// Acknowledges deliveries, from any task.
     fn acknowledger(&self) -> Arc<dyn Acknowledger>;
 
-    /// Waits until everything that was settled is with the server, and gives back the rest. It is delivered again in
-    /// its order, before anything that came after it.
+    /// Writes the remaining acknowledgements and returns the other messages. They are redelivered in order, before later
+    /// messages.
     async fn close(self: Box<Self>);
 }
 
-/// Settles deliveries of one subscription.
+/// Acknowledges deliveries of one subscription.
 #[async_trait]
 pub trait Acknowledger: Send + Sync {
-    /// Says that deliveries are done with and may be forgotten. If the subscription is over nothing happens: they
-    /// are delivered again, and the inbox and the failed messages have them.
+    /// Acknowledges deliveries. If the subscription is closed, this has no effect: the messages are redelivered, and the inbox
+    /// and the failed messages contain them.
     async fn ack(&self, tags: &[u64]);
 
-    /// Whether the subscription is over, so that work on its deliveries would be done twice.
+    /// Whether the subscription is closed, so that its deliveries would be handled twice.
     fn is_closed(&self) -> bool;
 }

@@ -1,4 +1,4 @@
-//! Where aggregates, inbox, outbox and read model are kept, and change together or not at all.
+//! The store: aggregates, inbox, outbox and read model, changed in one transaction.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,10 +13,10 @@ use super::{
     queue::{QueueName, RetryMark},
 };
 
-/// What the inbox says of a message.
+/// The state of a message in the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InboxCheck {
-    /// Not handled before; the inbox has it now, as part of this transaction.
+    /// Not handled before. This transaction has added it.
     New,
     /// Handled before, with the same type and body.
     Duplicate,
@@ -31,23 +31,23 @@ pub enum RetryCheck {
     Current,
     /// The failed message has changed since the copy was published: the copy must not be handled.
     Outdated,
-    /// There is no such failed message, or the secret is another one: the mark means nothing.
+    /// There is no such failed message, or the secret differs: the mark has no meaning.
     Unknown,
 }
 
-/// What a set of commands is about: what must be loaded before they can be handled.
+/// What must be loaded before a set of commands can be handled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkingSet {
-    /// Products named by their SKU.
+    /// Products, by SKU.
     pub skus: BTreeSet<Sku>,
-    /// Lines named by order and SKU.
+    /// Lines, by SKU and order.
     pub lines: BTreeSet<(Sku, OrderId)>,
-    /// Batches named by reference; their products are meant too.
+    /// Batches, by reference; they include their products.
     pub batches: BTreeSet<BatchRef>,
 }
 
 impl WorkingSet {
-    /// Adds what `command` is about.
+    /// Adds what `command` needs.
     pub fn cover(&mut self, command: &Command) {
         match command {
             Command::CreateBatch(command) => {
@@ -68,118 +68,118 @@ impl WorkingSet {
     }
 }
 
-/// An event on its way out.
+/// An event to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxEvent {
-    /// The product it happened to.
+    /// The SKU.
     pub sku: Sku,
-    /// Its place in that product's history, without a gap.
+    /// Its sequence number, without gaps.
     pub sequence: i64,
-    /// Its public name.
+    /// Its type.
     pub name: &'static str,
-    /// Its JSON.
+    /// Its body, JSON.
     pub body: String,
-    /// The message id of the command it follows from.
+    /// The message id of the command that caused it.
     pub causation_id: Arc<str>,
-    /// What ties together everything that follows from one request.
+    /// The correlation id of the command.
     pub correlation_id: Arc<str>,
-    /// The W3C trace the command belongs to, if it said so.
+    /// The W3C trace context of the command.
     pub traceparent: Option<Arc<str>>,
 }
 
-/// What the read model is to say of a line.
+/// The state of a line in the read model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadModelState {
-    /// It sits in a batch.
+    /// Allocated to a batch.
     Allocated(Quantity, BatchRef),
-    /// It waits.
+    /// A backorder.
     Backordered(Quantity),
-    /// There is no such line.
+    /// Removed.
     Removed,
 }
 
-/// One row of the read model, keyed by line.
+/// A row of the read model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadModelRow {
     /// The order.
     pub orderid: OrderId,
-    /// The product.
+    /// The SKU.
     pub sku: Sku,
-    /// What is to be read of the line.
+    /// The state of the line.
     pub state: ReadModelState,
 }
 
-/// Everything a unit of work changes, to be kept in one commit.
+/// All changes of a unit of work, for one commit.
 #[derive(Debug, Default)]
 pub struct ChangeSet {
-    /// Products that changed, each with its changes.
+    /// The changed products.
     pub products: Vec<Product>,
-    /// The read model's new rows, each line once.
+    /// The changed rows of the read model, each line once.
     pub view: Vec<ReadModelRow>,
-    /// Events in the order in which they happened.
+    /// The events, in order.
     pub events: Vec<OutboxEvent>,
-    /// Ids of messages that were handled: their failed messages are resolved.
+    /// The ids of handled messages; their failed messages are resolved.
     pub handled: Vec<Arc<str>>,
-    /// Ids of messages the inbox took for first deliveries but which were not handled: it is to forget them.
+    /// The ids of new messages that were not handled; they are removed from the inbox.
     pub unhandled: Vec<Arc<str>>,
     /// Failed attempts, to be recorded.
     pub failures: Vec<NewAttempt>,
-    /// Messages whose starts were counted and which have ended, one way or another.
+    /// The ids of messages with recorded starts whose handling has ended.
     pub ended: Vec<Arc<str>>,
 }
 
 /// Begins transactions.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Begins a transaction about messages of `queue`.
+    /// Begins a transaction for messages of `queue`.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if none can be had now.
+    /// [`StoreError::Unavailable`] if there is no connection.
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError>;
 
-    /// Whether it answers.
+    /// Whether the store is available.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if it does not.
+    /// [`StoreError::Unavailable`] if it is not.
     async fn probe(&self) -> Result<(), StoreError>;
 
-    /// How often messages were started without an end, in the order given.
+    /// The number of recorded starts of messages, in the order of `ids`.
     async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError>;
 
-    /// Counts a start of each of the messages, in a transaction of its own that is over when this returns.
+    /// Records a start of each message, in a transaction of its own that is committed when this returns.
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
 
-    /// Takes back one start of each of the messages: they are given back by a process that did not crash.
+    /// Removes one start of each message: this process returns them to the queue and has not crashed.
     async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError>;
 }
 
-/// A transaction: reads, and one write that ends it. Dropping it undoes it.
+/// A transaction: reads, and one write that ends it. It is rolled back when it is dropped.
 ///
-/// After an error only [`Tx::rollback`] makes sense.
+/// After an error, only [`Tx::rollback`] may be called.
 #[async_trait]
 pub trait Tx: Send {
-    /// Enters messages in the inbox and says which were there. Waits for a concurrent transaction that has entered
-    /// one of them. No id may occur twice in `receipts`.
+    /// Adds messages to the inbox and returns which are new, in the order of `keys`. Waits for a concurrent transaction that has
+    /// added one of them. No id may occur twice in `keys`.
     async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError>;
 
-    /// Whether copies with retry marks are current, in the order given. Holds their failed messages until the end of the
-    /// transaction, so that an operator's action comes either before or after it.
+    /// Whether copies with retry marks are current, in the order of `marks`. Locks their failed messages until the end of the
+    /// transaction, so that an operator action happens either before or after it.
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError>;
 
-    /// The counted attempts of messages that are retrying, in the order given; 0 for any other.
+    /// The counted attempts of messages, in the order of `keys`; 0 for a message that is not retrying.
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError>;
 
-    /// Loads the products in the footprint and holds them against others until the end of the transaction, in SKU
-    /// order, so that two transactions never wait for each other. Each knows its batches that have something
-    /// available, the named ones, the named lines and their batches. What does not exist is left out.
+    /// Loads the products of the working set and locks them until the end of the transaction, in SKU order, so that two
+    /// transactions cannot deadlock. A product is loaded with its open batches, the named batches, the named lines and their
+    /// batches. A product that does not exist is left out.
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError>;
 
-    /// Tells a loaded product of its waiting lines, as far as what is available in its batches may reach: of each
-    /// quantity that fits somewhere, the oldest, as many as fit. The cost is bounded by the available stock.
+    /// Attaches backorders to a loaded product, as far as its available stock may reach: the oldest of each quantity that fits
+    /// into a batch, as many as fit. The cost is bounded by the available stock.
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError>;
 
-    /// Tells a loaded product of a batch's newest lines, so many that together with the known ones they hold at
-    /// least `units`.
+    /// Attaches the newest lines of a batch to a loaded product until they have at least `units`, together with those that are
+    /// attached.
     async fn load_newest_lines(
         &mut self,
         product: &mut Product,
@@ -187,13 +187,13 @@ pub trait Tx: Send {
         units: u32,
     ) -> Result<(), StoreError>;
 
-    /// Keeps all of the work and ends the transaction.
+    /// Writes all changes and commits.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] and [`StoreError::CommitUnknown`] leave open whether it was kept; after any other error
-    /// nothing was.
+    /// After [`StoreError::Unavailable`] and [`StoreError::CommitUnknown`] the outcome is unknown; after any other error nothing
+    /// was changed.
     async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError>;
 
-    /// Ends the transaction at once without a trace.
+    /// Rolls the transaction back.
     async fn rollback(self: Box<Self>);
 }

@@ -108,7 +108,7 @@ async fn events_carry_what_the_contract_says() {
     world.sender.send(&taken_back).await;
     let events = world.settled(4).await;
 
-    let told: Vec<_> = events.iter().map(|event| (event.kind(), event.body.clone())).collect();
+    let published: Vec<_> = events.iter().map(|event| (event.kind(), event.body.clone())).collect();
     let line = |orderid: &str, qty: u32| json!({ "orderid": orderid, "sku": "LAMP", "qty": qty });
     let placed = |orderid, qty| {
         let mut body = line(orderid, qty);
@@ -121,16 +121,16 @@ async fn events_carry_what_the_contract_says() {
         ("deallocated", placed("o-1", 6)),
         ("allocated", placed("o-2", 5)),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(published, expected);
     for event in &events {
         assert_contract(&world, event).await;
     }
     let cause = events[3].header("causation_id");
-    assert_eq!(cause.as_deref(), Some(taken_back.message_id.as_str()), "the freed stock is the cause");
+    assert_eq!(cause.as_deref(), Some(taken_back.message_id.as_str()), "the deallocation is the cause");
     world.close_after([worker]).await;
 }
 
-/// The properties that are the same for every event.
+/// The properties that every event has.
 async fn assert_contract(world: &World, event: &Event) {
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let sent = &event.properties;
@@ -143,8 +143,8 @@ async fn assert_contract(world: &World, event: &Event) {
     assert_eq!(event.aggregate_id(), "LAMP");
     assert_eq!(event.header("traceparent"), None);
     let now = world.count("select extract(epoch from now())::bigint").await;
-    let at = i64::try_from(sent.timestamp().expect("an event says when")).expect("it is not for ever");
-    assert!((now - 120..=now).contains(&at), "{at} is not now, {now}");
+    let at = i64::try_from(sent.timestamp().expect("an event has a timestamp")).expect("the timestamp fits");
+    assert!((now - 120..=now).contains(&at), "timestamp {at}, now {now}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,27 +61,27 @@ async fn curse(world: &World) {
     healthy.terminate().await;
 }
 
-/// The message that kills its worker, among fifty that do not.
+/// A message that crashes its worker, among fifty others.
 #[tokio::test]
-async fn a_message_that_kills_its_worker_is_dead_in_the_end_and_its_neighbours_are_done() {
+async fn a_message_that_crashes_its_worker_is_dead_lettered_and_the_others_are_handled() {
     let world = World::new("crash loop").await;
     curse(&world).await;
     let mut commands: Vec<_> = (0..50).map(|i| allocate(&format!("o{i}"), "GOOD-LAMP", 1)).collect();
     commands.insert(25, allocate("deadly", CURSED, 1));
     world.sender.send_all(&commands).await;
-    // The first one is not counted; of the next four the last two find it alone.
+    // The first crash is not counted; in the last two of the next four the message is handled alone.
     for _ in 0..5 {
         dies(start(&world, Fault::DiesLoading)).await;
     }
     let survivor = start(&world, Fault::DiesLoading);
     world.wait_handled(52).await;
-    wait_for("the culprit is dead", Duration::from_secs(10), &1, async || {
+    wait_for("the message is dead", Duration::from_secs(10), &1, async || {
         world
             .count("select count(*) from failed_messages where status = 'dead' and reason = 'crash_loop'")
             .await
     })
     .await;
-    assert_eq!(world.count("select count(*) from failed_messages").await, 1, "nobody else is blamed");
+    assert_eq!(world.count("select count(*) from failed_messages").await, 1, "no other message has failed");
     assert_eq!(world.count("select count(*) from message_starts").await, 0, "every start has its end");
     up(&world, survivor).await;
     world.expect_dead(1);
@@ -128,9 +128,9 @@ async fn handler_meets(fault: Fault, error: &'static str) {
             .await
     })
     .await;
-    let told: String =
+    let recorded: String =
         sqlx::query_scalar("select error from failed_messages").fetch_one(&world.pool).await.unwrap();
-    assert!(told.contains(error), "{told}");
+    assert!(recorded.contains(error), "{recorded}");
     assert!(worker.try_wait().unwrap().is_none(), "the process lives");
     up(&world, worker).await;
     world.expect_dead(1);
@@ -179,9 +179,9 @@ async fn a_handler_that_never_ends_is_an_attempt() {
     handler_meets(Fault::Hangs, "took longer than 300ms").await;
 }
 
-/// A panic outside of every handler takes the subscription with it, not the process, and is found like a crash.
+/// A panic outside of every handler closes the subscription, not the process, and counts as a crash.
 #[tokio::test]
-async fn a_lane_that_panics_is_replaced_and_its_culprit_found() {
+async fn a_panic_outside_of_a_handler_restarts_the_consumer_and_its_message_is_isolated() {
     let world = World::new("lane panics").await;
     curse(&world).await;
     let mut worker = start(&world, Fault::LanePanics);
@@ -191,7 +191,7 @@ async fn a_lane_that_panics_is_replaced_and_its_culprit_found() {
         .send_all(&(0..20).map(|i| allocate(&format!("o{i}"), "GOOD-LAMP", 1)).collect::<Vec<_>>())
         .await;
     world.wait_handled(22).await;
-    wait_for("the culprit is dead", Duration::from_secs(20), &1, async || {
+    wait_for("the message is dead", Duration::from_secs(20), &1, async || {
         world.count("select count(*) from failed_messages where reason = 'crash_loop'").await
     })
     .await;

@@ -241,10 +241,10 @@ fn a_line_without_stock_is_named_and_no_failure() {
     assert!(said.answer.contains("Out of stock for LAMP: 2 for order o-2\n"), "{}", said.answer);
     assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,9,b-1", "o-3,LAMP,1,b-1"])));
 
-    let told = folder.call(&["csv", "--json"]).exits(0).json();
+    let report = folder.call(&["csv", "--json"]).exits(0).json();
     let waiting = json!([{ "orderid": "o-2", "sku": "LAMP", "qty": 2 }]);
     let expected = json!({ "orders": 3, "kept": 2, "placed": 0, "without_stock": waiting, "rejected": [] });
-    assert_eq!(told, expected);
+    assert_eq!(report, expected);
 }
 
 #[test]
@@ -302,12 +302,12 @@ fn a_hundred_thousand_orders_are_allocated_soon() {
     }
     let folder = Folder::with(&[(BATCHES, batches.as_bytes()), (ORDERS, orders.as_bytes())]);
     let begin = Instant::now();
-    let told = folder.call(&["csv", "--json"]).exits(0).json();
+    let report = folder.call(&["csv", "--json"]).exits(0).json();
     assert!(begin.elapsed() < DONE_WITHIN, "{:?}", begin.elapsed());
-    let waiting = told["without_stock"].as_array().map_or(0, Vec::len);
+    let waiting = report["without_stock"].as_array().map_or(0, Vec::len);
     // Ten batches of 150 per SKU; every second SKU is ordered in twos, and 150 holds 75 of them.
     let (placed, without_stock) = (50 * 1000 + 50 * 750, 50 * 250);
-    assert_eq!((&told["placed"], waiting), (&json!(placed), without_stock));
+    assert_eq!((&report["placed"], waiting), (&json!(placed), without_stock));
     let rows = folder.allocations().unwrap();
     assert_eq!(rows.lines().count(), 1 + placed);
 }

@@ -37,12 +37,12 @@ async fn post_as(client: &Client, key: &str, path: &str, body: &Value) -> Respon
     client.request("POST", path, &headers, body.to_string().as_bytes()).await
 }
 
-/// What a refused command is told.
+/// The error message of a rejected command.
 async fn refusal(client: &Client, path: &str, body: &Value) -> String {
     client.post(path, body).await.has(400).message()
 }
 
-/// E1.
+/// E1 of the book.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_was_posted_is_found_in_the_batch_that_arrives_first() {
     let world = World::new("a_line_that_was_posted_is_found_in_the_batch_that_arrives_first").await;
@@ -61,10 +61,10 @@ async fn a_line_that_was_posted_is_found_in_the_batch_that_arrives_first() {
     world.close_after([api]).await;
 }
 
-/// E2, and the same for a batch.
+/// E2 of the book, and the same for a batch.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_has_heard_of_is_refused_by_name_and_leaves_no_trace() {
-    let world = World::new("what_nobody_has_heard_of_is_refused_by_name_and_leaves_no_trace").await;
+async fn an_unknown_sku_or_batch_returns_400_and_writes_nothing() {
+    let world = World::new("an_unknown_sku_or_batch_returns_400_and_writes_nothing").await;
     let (api, client) = world.api(ROLES, &[]).await;
     let unknown = "Invalid sku NO-SUCH-SKU";
     assert_eq!(refusal(&client, "/allocate", &line("o-1", "NO-SUCH-SKU", 3)).await, unknown);
@@ -78,7 +78,7 @@ async fn what_nobody_has_heard_of_is_refused_by_name_and_leaves_no_trace() {
     world.close_after([api]).await;
 }
 
-/// R7, as the book has it in the end: no stock is no error.
+/// R7 of the book, as in its later chapters: no stock is no error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_without_stock_is_accepted_and_waits() {
     let world = World::new("a_line_without_stock_is_accepted_and_waits").await;
@@ -141,7 +141,7 @@ async fn lines_are_taken_back_and_batches_recounted() {
     assert_eq!(client.post("/change_batch_quantity", &recounted).await.has(202).text(), "OK");
     assert_eq!(client.get("/orders/o-2").await.has(200).json()["lines"][0]["status"], "backordered");
     let events = world.settled(6).await;
-    let told: Vec<_> = events.iter().map(|event| (event.kind(), event.field("orderid"))).collect();
+    let published: Vec<_> = events.iter().map(|event| (event.kind(), event.field("orderid"))).collect();
     let expected = [
         ("allocated", "o-1"),
         ("out_of_stock", "o-2"),
@@ -150,7 +150,7 @@ async fn lines_are_taken_back_and_batches_recounted() {
         ("deallocated", "o-2"),
         ("out_of_stock", "o-2"),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(published, expected);
     world.close_after([api]).await;
 }
 

@@ -11,7 +11,7 @@ const UNREADABLE: usize = 1000;
 /// Rows that may be fetched for a line from all these tables: it, its product and its batch, each some few times.
 const ROWS_FOR_A_LINE: i64 = 30;
 
-/// The tables that grow, and that nobody but the program asks during the test.
+/// The tables that grow, and that only the program reads during the test.
 const SCANNED: &str = "select coalesce(sum(seq_tup_read), 0)::bigint from pg_stat_user_tables
      where relname in ('products', 'batches', 'order_lines', 'allocations_view', 'outbox', 'failed_messages')";
 const FETCHED: &str = "select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes

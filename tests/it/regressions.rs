@@ -156,7 +156,7 @@ async fn sums_of_the_largest_quantities_are_right() {
     world.wait_handled(83).await;
     world.sender.send(&deallocate("o-49", "LAMP")).await;
     world.settled(84).await;
-    // Thirty sit in batches, two of those lost theirs, and one of those that wait was cancelled.
+    // Thirty lines were allocated, two of them lost their batch, and one backorder was cancelled.
     assert_eq!(world.count("select backordered from products").await, 21 * i64::from(MOST));
     assert_eq!(world.count("select sum(allocated)::bigint from batches").await, 28 * i64::from(MOST));
     world.close_after([worker]).await;

@@ -99,7 +99,7 @@ async fn play(bus: &MessageBus, units: &[Vec<Order>], model: &mut Model) {
     }
 }
 
-fn told(name: &str, body: &str) -> String {
+fn short(name: &str, body: &str) -> String {
     let body: serde_json::Value = serde_json::from_str(body).expect("events are JSON");
     let text = |field: &str| body[field].as_str().map(|text| format!(" {text}")).unwrap_or_default();
     format!("{name}{} {}{}", text("orderid"), body["qty"], text("batchref"))
@@ -141,8 +141,8 @@ async fn compare_in_memory(units: &[Vec<Order>]) {
         let events: Vec<_> = kept.outbox.iter().filter(|row| row.sku == *name).collect();
         let sequences: Vec<_> = events.iter().map(|row| row.sequence).collect();
         assert_eq!(sequences, (1..).take(events.len()).collect::<Vec<i64>>());
-        let told: Vec<_> = events.iter().map(|row| told(&row.name, &row.body)).collect();
-        assert_eq!(&told, model.events.entry(sku).or_default());
+        let published: Vec<_> = events.iter().map(|row| short(&row.name, &row.body)).collect();
+        assert_eq!(&published, model.events.entry(sku).or_default());
         if let Some(product) = kept.product(&Sku::new(name).unwrap()) {
             for batch in product.batches() {
                 let number = batch.reference.as_str()[1..].parse().unwrap();
@@ -195,8 +195,8 @@ async fn compare_on_postgres(world: &World, units: &[Vec<Order>]) {
         let of_sku: Vec<_> = events.iter().filter(|(of, ..)| of == name).collect();
         let sequences: Vec<_> = of_sku.iter().map(|(_, sequence, ..)| *sequence).collect();
         assert_eq!(sequences, (1..).take(of_sku.len()).collect::<Vec<i64>>());
-        let told: Vec<_> = of_sku.iter().map(|(_, _, name, body)| told(name, body)).collect();
-        assert_eq!(&told, model.events.entry(sku).or_default());
+        let published: Vec<_> = of_sku.iter().map(|(_, _, name, body)| short(name, body)).collect();
+        assert_eq!(&published, model.events.entry(sku).or_default());
     }
     let mut view: Vec<(String, String, i32, Option<String>)> =
         sqlx::query_as("select orderid, sku, qty, batchref from allocations_view")

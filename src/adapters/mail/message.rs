@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn an_invalid_address_is_reported_with_its_setting() {
         let error = |from, to| MailAddresses::new(from, to).err().unwrap().to_string();
-        assert!(error("nobody", "a@b.c").contains("notifications.from: \"nobody\""));
+        assert!(error("no-address", "a@b.c").contains("notifications.from: \"no-address\""));
         assert!(error("a@b.c", "a@b.c, ,").contains("notifications.to"));
     }
 }

@@ -1,4 +1,4 @@
-//! A notifier that only remembers what was said.
+//! A notifier that records notifications.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,14 +9,14 @@ use crate::ports::{
     notifier::{Notification, Notifier},
 };
 
-/// Takes every notice, and tells nobody.
+/// Accepts every notification and sends none.
 #[derive(Clone, Default)]
 pub struct RecordingNotifier {
     taken: Arc<Mutex<Vec<Notification>>>,
 }
 
 impl RecordingNotifier {
-    /// Everything that was said, in order.
+    /// The notifications, in order.
     #[must_use]
     pub fn taken(&self) -> Vec<Notification> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,4 +1,4 @@
-//! The schema: brought up to date by `allocation migrate`, and checked by everybody else.
+//! The schema: `allocation migrate` updates it, every other role checks its version.
 
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ pub struct PgStore {
 }
 
 impl PgStore {
-    /// A store over `pool`; `commits` is told when there is something for the relay.
+    /// A store on a pool. `commit_signal` is notified of commits with work for the relay.
     #[must_use]
     pub fn new(pool: PgPool, access: &PgConfig, commit_signal: Arc<CommitSignal>) -> Self {
         Self { pool, timeout: access.timeout, commit_signal }

@@ -48,7 +48,6 @@ const NAMES: &[&str] = &[
     "ReturnedId",
     "Settler",
     "Sight",
-    "Undecodable",
     "ViewRow",
     "ViewState",
     "Vitals",
@@ -164,7 +163,8 @@ fn contains_word(line: &str, word: &str) -> bool {
     let is_part = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_');
     line.match_indices(word).any(|(at, _)| {
         let (before, after) = (line[..at].chars().next_back(), line[at + word.len()..].chars().next());
-        !(is_part(before) || is_part(after) && is_part(word.chars().next_back()))
+        let ends_in_word = is_part(word.chars().next_back());
+        !(is_part(before) || is_part(after) && ends_in_word)
     })
 }
 

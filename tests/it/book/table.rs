@@ -31,7 +31,7 @@
 //! | I7 | a moved line is read in its current batch | `tests/it/book/stored.rs` | `a_moved_line_is_read_in_its_current_batch` |
 //! | I8 | a mail has sender, recipient and text | `tests/it/mail.rs` | `a_mail_names_sender_recipients_sku_and_event` |
 //! | E1 | a posted line is accepted and allocated | `tests/it/http.rs` | `a_line_that_was_posted_is_found_in_the_batch_that_arrives_first` |
-//! | E2 | an unknown product is a bad request, its order is not found | `tests/it/http.rs` | `what_nobody_has_heard_of_is_refused_by_name_and_leaves_no_trace` |
+//! | E2 | an unknown product is a bad request, its order is not found | `tests/it/http.rs` | `an_unknown_sku_or_batch_returns_400_and_writes_nothing` |
 //! | E3 | a message that reduces a batch moves a line and publishes events | `tests/it/book/stored.rs` | `a_message_that_reduces_a_batch_moves_a_line_and_publishes_its_events` |
 //! | C1 | a file of allocations is written from batches and orders | `tests/it/csv.rs` | `orders_are_placed_in_batches_and_written_in_their_order` |
 //! | C2 | allocations of an earlier run are kept | `tests/it/csv.rs` | `what_was_allocated_before_is_kept_and_takes_its_room` |

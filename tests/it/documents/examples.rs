@@ -93,7 +93,7 @@ fn exchanges() -> Vec<Exchange> {
         for line in block.text.lines() {
             match line.strip_prefix("$ ") {
                 Some(request) => {
-                    exchanges.push(Exchange { request: request.to_owned(), response: String::new() })
+                    exchanges.push(Exchange { request: request.to_owned(), response: String::new() });
                 }
                 None => exchanges.last_mut().expect("a session begins with a request").response += line,
             }

@@ -91,10 +91,8 @@ fn tests(text: &str) -> BTreeSet<String> {
         let name =
             line.trim_start_matches("async ").strip_prefix("fn ").and_then(|rest| rest.split('(').next());
         match (name, line.strip_suffix(',')) {
-            (Some(name), _) => {
-                if std::mem::take(&mut marked) {
-                    tests.insert(name.to_owned());
-                }
+            (Some(name), _) if std::mem::take(&mut marked) => {
+                tests.insert(name.to_owned());
             }
             (None, Some(listed)) => {
                 tests.insert(listed.to_owned());

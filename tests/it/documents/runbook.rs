@@ -37,7 +37,7 @@ fn steps(blocks: &[Block]) -> Vec<Step> {
             match line.strip_prefix("$ ") {
                 Some(command) => steps.push(Step { command: command.to_owned(), output: Vec::new() }),
                 None => {
-                    steps.last_mut().expect("a session begins with a command").output.push(line.to_owned())
+                    steps.last_mut().expect("a session begins with a command").output.push(line.to_owned());
                 }
             }
         }

@@ -30,7 +30,7 @@ pub(crate) fn properties(kind: &str, message_id: &str) -> BasicProperties {
         .with_message_id(message_id.into())
 }
 
-/// A message, byte by byte as somebody wants it.
+/// A message with any properties and body.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
     /// The exchange's full name; empty for the default exchange.

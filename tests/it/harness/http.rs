@@ -45,12 +45,12 @@ impl Client {
         Self { address }
     }
 
-    /// Whom it asks.
+    /// The address of the server.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until somebody at the address is ready for work.
+    /// Waits until the process at the address is ready.
     pub(crate) async fn wait_until_ready(&self) {
         let ready = async || {
             let answer = self.ask("GET", "/health/ready", &[], b"").await;

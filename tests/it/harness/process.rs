@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{amqp_url, wait_until};
 
-/// A stop is quick, whatever is in hand.
+/// A process stops within this time, whatever it is doing.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A call of the program for a namespace and a database.
@@ -35,7 +35,7 @@ pub(super) async fn call(command: &mut Command) -> Answer {
     Answer::of(command.output().await.expect("the program was built and starts"))
 }
 
-/// A process that works until it is told to stop. Dropping it kills it.
+/// A process that runs until it is stopped. It is killed on drop.
 pub(crate) struct Running {
     child: Child,
     pid: u32,

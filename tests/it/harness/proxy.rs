@@ -1,4 +1,4 @@
-//! A link to a server that can be cut, frozen and closed to newcomers, without harm to anybody else.
+//! A TCP proxy to a server whose connections can be reset, frozen, dropped and refused, without effect on other clients.
 
 use std::{
     net::SocketAddr,
@@ -19,20 +19,20 @@ use tokio::{
 };
 use url::Url;
 
-/// How the link behaves at the moment.
+/// The current behaviour of the proxy.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mode {
-    /// Newcomers are turned away.
+    /// New connections are refused.
     refuses: bool,
-    /// Nothing gets through, not even the news that one side has hung up.
+    /// Nothing is forwarded, not even the end of a connection.
     frozen: bool,
-    /// How often everything was cut.
+    /// The number of calls of [`Proxy::cut`].
     cuts: u64,
-    /// How often everything was forgotten.
+    /// The number of calls of [`Proxy::forget`].
     forgets: u64,
 }
 
-/// Listens on a port of its own and passes on to a server what it hears.
+/// A proxy on a port of its own.
 pub(crate) struct Proxy {
     url: String,
     mode: watch::Sender<Mode>,
@@ -41,10 +41,10 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A link to the server a URL names; the port serves if the URL names none.
+    /// A proxy to the server of a URL; `default_port` is for a URL without a port.
     pub(crate) async fn to(url: &str, default_port: u16) -> Self {
-        let mut url = Url::parse(url).expect("a server's URL is a URL");
-        let host = url.host_str().expect("the URL names a host").to_owned();
+        let mut url = Url::parse(url).expect("the URL is valid");
+        let host = url.host_str().expect("the URL has a host").to_owned();
         let upstream = (host, url.port().unwrap_or(default_port));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
         let address: SocketAddr = listener.local_addr().expect("a listener has an address");
@@ -56,38 +56,38 @@ impl Proxy {
         Self { url: url.into(), mode, newcomers, accepting }
     }
 
-    /// The server's URL by way of this link.
+    /// The URL of the server through this proxy.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// How many connections were asked for, those that were turned away included.
+    /// The number of connection attempts, including refused ones.
     pub(crate) fn newcomers(&self) -> usize {
         self.newcomers.load(Ordering::Relaxed)
     }
 
-    /// Resets every connection there is.
+    /// Resets every connection.
     pub(crate) fn cut(&self) {
         self.mode.send_modify(|mode| mode.cuts += 1);
     }
 
-    /// From now on newcomers are turned away, or are welcome again.
+    /// Refuses new connections, or accepts them again.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.mode.send_modify(|mode| mode.refuses = refuses);
     }
 
-    /// Keeps every connection open and lets nothing through.
+    /// Keeps every connection open and forwards nothing.
     pub(crate) fn freeze(&self) {
         self.mode.send_modify(|mode| mode.frozen = true);
     }
 
-    /// Loses whatever is sent over the connections there are, from now on and for ever, without a word to either side;
-    /// newcomers are served. A frost holds back the newcomers, too.
+    /// Drops everything that is sent over the present connections, silently and permanently. New connections are forwarded,
+    /// unless the proxy is frozen.
     pub(crate) fn forget(&self) {
         self.mode.send_modify(|mode| mode.forgets += 1);
     }
 
-    /// Ends the frost: what was held back arrives.
+    /// Ends the freeze; data that was sent meanwhile is forwarded.
     pub(crate) fn thaw(&self) {
         self.mode.send_modify(|mode| mode.frozen = false);
     }
@@ -113,7 +113,7 @@ async fn accept(
     }
 }
 
-/// Passes on in both directions until one side hangs up or the link is cut.
+/// Forwards in both directions until one side closes the connection or the proxy is cut.
 async fn link(mut client: TcpStream, upstream: (String, u16), mut mode: watch::Receiver<Mode>) {
     let Mode { cuts, forgets, .. } = *mode.borrow();
     let Ok(mut server) = TcpStream::connect((upstream.0.as_str(), upstream.1)).await else {
@@ -127,7 +127,7 @@ async fn link(mut client: TcpStream, upstream: (String, u16), mut mode: watch::R
         () = until(&mut mode, |mode| mode.cuts > cuts) => true,
     };
     if cut {
-        // A reset, as after a crash or from a firewall; a cut link must not look like an orderly end.
+        // A reset, as after a crash or from a firewall, and no orderly end.
         let _ = client.set_zero_linger();
         let _ = server.set_zero_linger();
     }

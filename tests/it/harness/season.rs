@@ -99,17 +99,17 @@ impl Random {
     }
 }
 
-/// Batches, and what is asked for afterwards: a bit more than is in stock, some of it taken back, some batches
-/// recounted, and every tenth command sent twice.
+/// Batches, and commands for slightly more than their stock: some lines are deallocated, some batches changed, and every tenth
+/// command is sent twice.
 pub(crate) struct Workload {
     pub(crate) batches: Vec<Command>,
     pub(crate) commands: Vec<Command>,
-    /// The lines nobody takes back, by order and SKU, with their quantities.
+    /// The lines that are not deallocated, by order and SKU, with their quantities.
     pub(crate) kept: BTreeMap<(String, String), i32>,
 }
 
 impl Workload {
-    /// A season of so many lines, with a batch for twenty and a SKU for a hundred of them.
+    /// A workload with a number of lines, a batch for twenty and a SKU for a hundred of them.
     pub(crate) fn seeded(seed: u64, lines: u32) -> Self {
         let mut random = Random::seeded(seed);
         let (batches, skus) = ((lines / 20).max(1), (lines / 100).max(1));
@@ -171,12 +171,12 @@ impl Workload {
         let lines: BTreeMap<_, _> =
             lines.into_iter().map(|(orderid, sku, qty)| ((orderid, sku), qty)).collect();
         for (line, qty) in &self.kept {
-            assert_eq!(lines.get(line), Some(qty), "{line:?} was not taken back");
+            assert_eq!(lines.get(line), Some(qty), "{line:?} was not deallocated");
         }
     }
 }
 
-/// The lines that sit in a batch by what the events say: by order and SKU, the batch.
+/// The allocated lines according to the events: the batch, by order and SKU.
 pub(crate) fn allocated_by(events: &[Event]) -> BTreeMap<(String, String), String> {
     let mut seen = HashSet::new();
     let mut lines = BTreeMap::new();
@@ -191,7 +191,7 @@ pub(crate) fn allocated_by(events: &[Event]) -> BTreeMap<(String, String), Strin
                 let before = lines.remove(&line);
                 assert_eq!(before.as_deref(), Some(event.field("batchref")), "{event:?}");
             }
-            _ => assert!(!lines.contains_key(&line), "out of stock while it sits in a batch: {event:?}"),
+            _ => assert!(!lines.contains_key(&line), "out of stock while allocated: {event:?}"),
         }
     }
     lines

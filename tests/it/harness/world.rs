@@ -174,7 +174,7 @@ impl World {
         sqlx::query_scalar(question).fetch_one(&self.pool).await.expect("the question can be answered")
     }
 
-    /// The lines that sit in a batch: by order and SKU, the batch.
+    /// The allocated lines: the batch, by order and SKU.
     pub(crate) async fn allocated_lines(&self) -> BTreeMap<(String, String), String> {
         let lines: Vec<(String, String, String)> =
             sqlx::query_as("select orderid, sku, batchref from order_lines where batchref is not null")
@@ -184,7 +184,7 @@ impl World {
         lines.into_iter().map(|(orderid, sku, batchref)| ((orderid, sku), batchref)).collect()
     }
 
-    /// Stops processes in good order, then closes.
+    /// Stops processes, then closes.
     pub(crate) async fn close_after(self, processes: impl IntoIterator<Item = Running>) {
         for process in processes {
             let ended = process.terminate().await;
@@ -193,7 +193,7 @@ impl World {
         self.close().await;
     }
 
-    /// Nothing may be left that the test did not name; then the world ends.
+    /// Asserts that no message, event or dead letter is left that the test did not expect, and removes everything.
     pub(crate) async fn close(mut self) {
         for queue in ["orders", "stock"] {
             self.assert_nothing_left_to_do(queue).await;

@@ -71,7 +71,7 @@ fn an_address_that_others_can_reach_needs_a_token() {
 
 #[test]
 fn an_address_that_can_never_be_taken_is_an_error_at_once() {
-    // Set aside for documentation: no machine has it.
+    // Reserved for documentation by RFC 5737: no machine has it.
     let ended = run_with(&[("ALLOCATION__API__LISTEN", "192.0.2.1:8080"), TOKEN]);
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(1), "{said}");

@@ -100,15 +100,15 @@ async fn wrong_methods_and_paths_are_told_so_in_json() {
     world.close_after([api]).await;
 }
 
-/// What somebody is told who begins a request and never ends it.
-async fn told_to_a_slow_client(client: &Client, beginning: &[u8]) -> String {
+/// The response to a client that begins a request and never finishes it.
+async fn response_to_a_slow_client(client: &Client, beginning: &[u8]) -> String {
     let mut stream = TcpStream::connect(client.address()).await.unwrap();
     stream.write_all(beginning).await.unwrap();
-    let mut told = Vec::new();
-    // Whether it is cut off with a reset or in good order is not the point.
-    let cut_off = timeout(Duration::from_secs(20), stream.read_to_end(&mut told)).await;
+    let mut response = Vec::new();
+    // The connection may end with a reset or in order.
+    let cut_off = timeout(Duration::from_secs(20), stream.read_to_end(&mut response)).await;
     let _ = cut_off.expect("a slow client is cut off");
-    String::from_utf8_lossy(&told).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,8 +122,11 @@ async fn a_client_that_never_ends_its_request_is_cut_off() {
         add_batch(&client, &batch("b-1", "LAMP", 10)).await;
         client.get("/availability/LAMP").await.has(200).json()
     };
-    let (slow_headers, slow_body, others) =
-        tokio::join!(told_to_a_slow_client(&client, headers), told_to_a_slow_client(&client, body), others);
+    let (slow_headers, slow_body, others) = tokio::join!(
+        response_to_a_slow_client(&client, headers),
+        response_to_a_slow_client(&client, body),
+        others
+    );
     assert_eq!(slow_headers, "", "a request without an end has no answer");
     assert!(slow_body.starts_with("HTTP/1.1 408"), "{slow_body}");
     assert_eq!(others["backordered"], 0);

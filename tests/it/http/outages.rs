@@ -38,7 +38,7 @@ async fn a_thousand_requests_for_one_sku_at_once_are_all_answered() {
 
 async fn wait_for_readiness(client: &Client, status: u16) {
     let ready = async || client.get("/health/ready").await.status;
-    wait_for("readiness is told", Duration::from_secs(10), &status, ready).await;
+    wait_for("readiness", Duration::from_secs(10), &status, ready).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,8 +74,8 @@ async fn while_the_database_is_away_clients_are_asked_to_come_back() {
     world.close_after([api]).await;
 }
 
-/// Thirty ask for an order at the same time, and all are told the same; says how long that took.
-async fn thirty_are_told(client: &Client, status: u16) -> Duration {
+/// Sends thirty concurrent requests, which all get the same status; returns the time that it took.
+async fn thirty_get(client: &Client, status: u16) -> Duration {
     let (begin, mut asking) = (Instant::now(), JoinSet::new());
     for _ in 0..30 {
         let client = client.clone();
@@ -101,9 +101,9 @@ async fn a_database_that_falls_silent_again_and_again_costs_no_connection_for_go
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
     allocate(&client, "o-1", "LAMP", 2).await;
     for _ in 0..2 {
-        thirty_are_told(&client, 200).await; // on connections that the silence catches
+        thirty_get(&client, 200).await; // on connections that the silence catches
         proxy.freeze();
-        let (took, ()) = tokio::join!(thirty_are_told(&client, 503), wait_for_readiness(&client, 503));
+        let (took, ()) = tokio::join!(thirty_get(&client, 503), wait_for_readiness(&client, 503));
         assert!(took < Duration::from_secs(4), "{took:?}");
         assert_eq!(client.get("/health/ready").await.has(503).json()["database"], "unavailable");
         client.get("/health/live").await.has(200);
@@ -113,7 +113,7 @@ async fn a_database_that_falls_silent_again_and_again_costs_no_connection_for_go
         let answered = async || client.get("/orders/o-1").await.status;
         wait_for("it goes on", Duration::from_secs(10), &200, answered).await;
     }
-    thirty_are_told(&client, 200).await;
+    thirty_get(&client, 200).await;
     allocate(&client, "o-2", "LAMP", 2).await;
     wait_for_readiness(&client, 200).await;
     assert_eq!(world.settled(3).await.len(), 2);
@@ -163,11 +163,11 @@ async fn who_hangs_up_has_one_line_or_none_and_who_asks_again_has_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_queue_is_missing_nobody_is_sent_here() {
-    let world = World::new("while_a_queue_is_missing_nobody_is_sent_here").await;
+async fn readiness_fails_while_a_queue_is_missing() {
+    let world = World::new("readiness_fails_while_a_queue_is_missing").await;
     let (api, client) = world.api(ROLES, &[]).await;
     let declared = async || api.log().contains("running roles");
-    wait_until("it has declared what there should be", Duration::from_secs(10), declared).await;
+    wait_until("the queues are declared", Duration::from_secs(10), declared).await;
     let notifications = world.named("notifications").into();
     world.channel().queue_delete(notifications, QueueDeleteOptions::default()).await.unwrap();
     wait_for_readiness(&client, 503).await;
@@ -175,7 +175,7 @@ async fn while_a_queue_is_missing_nobody_is_sent_here() {
     assert_eq!((&said["ready"], &said["database"]), (&json!(false), &json!("ok")));
     assert_eq!(said["broker"], "unavailable, or a queue is missing");
     client.get("/health/live").await.has(200);
-    add_batch(&client, &batch("b-1", "LAMP", 10)).await; // whoever comes all the same
+    add_batch(&client, &batch("b-1", "LAMP", 10)).await; // requests are handled all the same
 
     world.cli(&["topology"]).await.exits(0);
     wait_for_readiness(&client, 200).await;

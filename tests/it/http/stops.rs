@@ -18,8 +18,8 @@ use crate::harness::{Client, DRAINS_WITHIN, JSON, SOON, World, wait_until};
 
 use super::{ROLES, add_batch, allocate, batch, line};
 
-/// Asks for one line after the other until nobody answers; says which were answered, and how.
-async fn ask_until_nobody_answers(client: Client, who: u32, answers: Arc<AtomicUsize>) -> Vec<(String, u16)> {
+/// Allocates one line after the other until there is no response; returns the lines with a response, and its status.
+async fn ask_until_no_response(client: Client, who: u32, answers: Arc<AtomicUsize>) -> Vec<(String, u16)> {
     let mut answered = Vec::new();
     for number in 0_u64.. {
         let orderid = format!("o-{who}-{number}");
@@ -39,7 +39,7 @@ async fn a_request_at_the_time_of_a_stop_is_done_and_answered_or_not_answered_at
     add_batch(&client, &batch("b-1", "LAMP", 1_000_000)).await;
     let (mut asking, answers) = (JoinSet::new(), Arc::<AtomicUsize>::default());
     for who in 0..20 {
-        asking.spawn(ask_until_nobody_answers(client.clone(), who, answers.clone()));
+        asking.spawn(ask_until_no_response(client.clone(), who, answers.clone()));
     }
     let busy = async || answers.load(Ordering::Relaxed) > 200;
     wait_until("requests are answered", DRAINS_WITHIN, busy).await;

@@ -108,12 +108,11 @@ impl Expected {
             RetryDecision::Retry(Duration::from_hours(10))
         };
         let attempt = NewAttempt { attempts: 1 + self.counted(), ..failure(self.key(), generation, next) };
-        let recorded = match &mut self.row {
-            Some(row) => row.record(&attempt).is_some(),
-            None => {
-                self.row = Some(FailedMessage::new(0, &attempt));
-                true
-            }
+        let recorded = if let Some(row) = &mut self.row {
+            row.record(&attempt).is_some()
+        } else {
+            self.row = Some(FailedMessage::new(0, &attempt));
+            true
         };
         if recorded {
             self.attempts += 1;
