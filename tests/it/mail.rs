@@ -120,7 +120,7 @@ async fn a_rejected_mail_is_dead_lettered_and_sent_by_a_retry() {
     assert_eq!(letter["attempts"], 2);
     let error = letter["error"].as_str().unwrap_or_default();
     assert!(
-        error.contains("the notification failed: rejected by the receiver: permanent error (550)"),
+        error.contains("the notification was not delivered: rejected by the receiver: permanent error (550)"),
         "{error}"
     );
     assert!(server.script().accepted.is_empty());
