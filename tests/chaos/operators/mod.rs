@@ -35,6 +35,8 @@ const FAULTS: u32 = 26;
 const NEW_MESSAGES: usize = 30;
 /// The delay of a unit of work in slow steps.
 const SLOW_WORK_DELAY: Duration = Duration::from_millis(60);
+/// After returning messages several times without success, a consumer pauses for up to five minutes.
+const OUTCOMES_WITHIN: Duration = Duration::from_secs(330);
 /// How many findings of a kind are listed.
 const MAX_SHOWN: usize = 12;
 /// Failing messages are dead-lettered soon, ended ones removed soon, and messages soon returned to the queue in an
@@ -85,9 +87,8 @@ async fn run_round(cluster: &Cluster, seed: u64) -> anyhow::Result<CheckReport> 
     fleet.refuse_database_connections(false);
     fleet.broker.refuse_connections(false);
     let outcomes = async || journal::messages_without_outcome(&system).await;
-    system.note_timeout(
-        wait_until_equal("messages without an outcome", system.timeout(), &0, outcomes).await,
-    )?;
+    system
+        .note_timeout(wait_until_equal("messages without an outcome", OUTCOMES_WITHIN, &0, outcomes).await)?;
     let (programs, _proxies) = fleet.into_programs();
     system.drain_and_stop(programs).await?;
     let mut report = check(&system, operators).await?;
