@@ -1,4 +1,4 @@
-//! Leadership: one relay holds an advisory lock, and everything it does it does on the session that holds the lock.
+//! Leadership: the leader holds an advisory lock, and uses the outbox only on the session that holds it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -21,6 +21,7 @@ const LATER: Duration = Duration::from_hours(1);
 every_outbox!(
     a_retry_is_due_after_its_delay,
     a_published_retry_is_not_due_again,
+    an_attempt_that_is_not_recorded_schedules_nothing,
     a_deferred_retry_is_due_a_few_seconds_later,
     a_rejected_retry_is_dead,
     outcomes_of_an_outdated_copy_change_nothing,
@@ -97,6 +98,16 @@ async fn a_published_retry_is_not_due_again(adapters: Adapters) {
     let retry = due(&mut *session).await;
     session.published(&[&retry]).await.unwrap();
     assert_eq!(session.pending().await.unwrap().retry_in, None);
+    assert_eq!(due_ids(&mut *session, 10).await, []);
+}
+
+/// The sender's message fails again while a copy of it is in the queue.
+async fn an_attempt_that_is_not_recorded_schedules_nothing(adapters: Adapters) {
+    fail_now(&adapters, "m1").await;
+    let mut session = adapters.lead().await;
+    let retry = due(&mut *session).await;
+    session.published(&[&retry]).await.unwrap();
+    fail_now(&adapters, "m1").await;
     assert_eq!(due_ids(&mut *session, 10).await, []);
 }
 
