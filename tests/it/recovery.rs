@@ -50,7 +50,7 @@ impl FaultSetup {
 
     /// Lets an outage last until the worker has noticed it, and has asked for so many connections in vain.
     async fn outage_lasts(&self, what: &str, asked: usize) {
-        let noticed = async || self.worker.log().contains(&format!("waiting for {what}"));
+        let noticed = async || self.worker.log().contains(&format!("{what} unavailable"));
         wait_until("the outage is noticed", SOON, noticed).await;
         let enough = self.proxy.newcomers() + asked;
         wait_until("the worker asks again", SOON, async || self.proxy.newcomers() >= enough).await;
@@ -104,7 +104,7 @@ async fn a_broker_that_turns_everybody_away_is_waited_for() {
     stage.proxy.refuse(true);
     stage.proxy.cut();
     stage.world.sender.send_all(meanwhile).await;
-    stage.outage_lasts("the broker", ASKED_IN_VAIN / 2).await;
+    stage.outage_lasts("broker", ASKED_IN_VAIN / 2).await;
     stage.proxy.refuse(false);
     stage.finish().await;
 }
@@ -128,7 +128,7 @@ async fn a_database_that_turns_everybody_away_counts_against_nobody() {
     stage.proxy.refuse(true);
     stage.proxy.cut();
     stage.world.sender.send_all(meanwhile).await;
-    stage.outage_lasts("the database", ASKED_IN_VAIN).await;
+    stage.outage_lasts("database", ASKED_IN_VAIN).await;
 
     let handled = stage.world.handled().await;
     stage.proxy.refuse(false);
@@ -146,7 +146,7 @@ async fn freeze(name: &str, end: impl FnOnce(&Proxy)) {
     stage.proxy.freeze();
     stage.world.sender.send_all(meanwhile).await;
     // Each of these connections waits for an answer until it is given up.
-    stage.outage_lasts("the database", 6).await;
+    stage.outage_lasts("database", 6).await;
     end(&stage.proxy);
     stage.finish().await;
 }
