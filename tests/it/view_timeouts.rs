@@ -9,7 +9,7 @@ use allocation::{
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use sqlx::postgres::PgPoolOptions;
 
-use crate::harness::{Database, Proxy};
+use crate::harness::{Database, Proxy, SOON, wait_for};
 
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// The time in which every query must fail; a query without a limit never ends.
@@ -47,11 +47,16 @@ async fn on_a_frozen_server_every_view_query_fails_within_the_timeout() {
     // One connection each, and none is tested before it is used: the queries themselves meet the frozen server.
     let pool =
         PgPoolOptions::new().max_connections(u32::try_from(QUERIES).unwrap()).test_before_acquire(false);
-    let views = Views::new(pool.connect(proxy.url()).await.unwrap(), "test".into(), TIMEOUT);
+    let pool = pool.connect(proxy.url()).await.unwrap();
+    // All of them are open before the server freezes.
+    drop(join_all((0..QUERIES).map(|_| pool.acquire())).await);
+    let views = Views::new(pool.clone(), "test".into(), TIMEOUT);
     for (name, outcome) in run(&views).await {
         outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
+    // Connections return to the pool in the background.
+    wait_for("idle connections", SOON, &QUERIES, async || pool.num_idle()).await;
     proxy.freeze();
     let outcomes = tokio::time::timeout(FAIL_WITHIN, run(&views)).await.expect("every query has a limit");
     for (name, outcome) in outcomes {
