@@ -57,7 +57,7 @@ next_steps() {
     say "API: http://$listen   The worker runs until Ctrl-C. Try, in another terminal:"
     say "  curl http://$listen/availability/UNCLE-OSKARS-ROCKER"
     say "  eval \"\$(config/servers.sh)\"; $allocation status"
-    say "  eval \"\$(config/servers.sh)\"; $allocation send allocate --orderid my-order --sku NAPPING-SOFA --qty 1 --follow"
+    say "  eval \"\$(config/servers.sh)\"; $allocation send --follow allocate --orderid my-order --sku NAPPING-SOFA --qty 1"
 }
 
 # Runs the SQL on standard input in database $1 of the server. Without psql, uses the one in the container.
