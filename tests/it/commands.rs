@@ -12,7 +12,7 @@ use tokio::{sync::Barrier, task::JoinSet};
 use uuid::Uuid;
 
 use crate::harness::{
-    Command, Event, HandleAll as _, Workload, World, allocate, allocated_by, bus, change_batch_quantity,
+    Command, Event, HandleAll as _, TestSystem, Workload, allocate, allocated_by, bus, change_batch_quantity,
     command, create_batch, deallocate, properties, queue_of, wait_until,
 };
 
@@ -24,89 +24,89 @@ const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_workers_share_5000_commands() {
-    let world = World::new("three_workers_share_5000_commands").await;
-    let workers = [world.worker(), world.worker(), world.worker()];
+    let system = TestSystem::new("three_workers_share_5000_commands").await;
+    let workers = [system.worker(), system.worker(), system.worker()];
     let season = Workload::seeded(1, 4000);
-    season.open(&world).await;
-    world.sender.send_all(&season.commands).await;
-    season.assert_all_is_done(&world).await;
-    world.close_after(workers).await;
+    season.open(&system).await;
+    system.sender.send_all(&season.commands).await;
+    season.assert_all_is_done(&system).await;
+    system.close_after(workers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_what_is_in_hand() {
-    let world = World::new("sigterm_finishes_what_is_in_hand").await;
+    let system = TestSystem::new("sigterm_finishes_what_is_in_hand").await;
     let season = Workload::seeded(2, 2500);
-    let mut worker = world.worker();
-    season.open(&world).await;
+    let mut worker = system.worker();
+    season.open(&system).await;
     for part in season.parts(5) {
-        world.get_under_way(part, 50).await;
+        system.get_under_way(part, 50).await;
         let stopped = worker.terminate().await;
         assert!(stopped.success(), "{stopped}");
-        worker = world.worker();
+        worker = system.worker();
     }
-    season.assert_all_is_done(&world).await;
-    world.close_after([worker]).await;
+    season.assert_all_is_done(&system).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_loses_nothing() {
-    let world = World::new("a_killed_worker_loses_nothing").await;
-    world.expect_repeats();
+    let system = TestSystem::new("a_killed_worker_loses_nothing").await;
+    system.expect_repeats();
     let season = Workload::seeded(3, 4000);
-    let mut worker = world.worker();
-    season.open(&world).await;
+    let mut worker = system.worker();
+    season.open(&system).await;
     for part in season.parts(3) {
         // More than a worker may hold: whatever it held when it was killed before has ended, so that no message is
         // there at each death and can be taken for the cause.
-        world.get_under_way(part, 1200).await;
+        system.get_under_way(part, 1200).await;
         worker.kill().await;
-        worker = world.worker();
+        worker = system.worker();
     }
-    season.assert_all_is_done(&world).await;
-    world.close_after([worker]).await;
+    season.assert_all_is_done(&system).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_command_in_a_batch_fails_alone() {
-    let world = World::new("one_bad_command_in_a_batch_fails_alone").await;
-    world.expect_dead(1);
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 1000)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("one_bad_command_in_a_batch_fails_alone").await;
+    system.expect_dead(1);
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 1000)).await;
+    system.wait_handled(1).await;
     assert!(worker.terminate().await.success());
 
     let mut waiting: Vec<_> = (0..49).map(|number| allocate(&format!("o-{number}"), "LAMP", 2)).collect();
     waiting.insert(25, allocate("o-bad", "NO-SUCH-SKU", 2));
-    world.sender.send_all(&waiting).await;
-    let worker = world.worker_with(&[ONE_ATTEMPT]);
-    world.settled(1 + 49).await;
+    system.sender.send_all(&waiting).await;
+    let worker = system.worker_with(&[ONE_ATTEMPT]);
+    system.settled(1 + 49).await;
     wait_until("the bad one is dead", Duration::from_secs(10), async || {
-        world.count("select count(*) from failed_messages where status = 'dead'").await == 1
+        system.count("select count(*) from failed_messages where status = 'dead'").await == 1
     })
     .await;
 
     let dead: (String, String, String, i32) =
         sqlx::query_as("select message_id, reason, error, attempts from failed_messages")
-            .fetch_one(&world.pool)
+            .fetch_one(&system.pool)
             .await
             .unwrap();
     let id = waiting[25].message_id.clone();
     assert_eq!(dead, (id, "rejected".into(), "Invalid sku NO-SUCH-SKU".into(), 1));
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_carry_what_the_contract_says() {
-    let world = World::new("events_carry_what_the_contract_says").await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("events_carry_what_the_contract_says").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
     let taken_back = deallocate("o-1", "LAMP");
-    world.sender.send(&allocate("o-1", "LAMP", 6)).await;
-    world.sender.send(&allocate("o-2", "LAMP", 5)).await;
-    world.sender.send(&taken_back).await;
-    let events = world.settled(4).await;
+    system.sender.send(&allocate("o-1", "LAMP", 6)).await;
+    system.sender.send(&allocate("o-2", "LAMP", 5)).await;
+    system.sender.send(&taken_back).await;
+    let events = system.settled(4).await;
 
     let published: Vec<_> = events.iter().map(|event| (event.kind(), event.body.clone())).collect();
     let line = |orderid: &str, qty: u32| json!({ "orderid": orderid, "sku": "LAMP", "qty": qty });
@@ -123,62 +123,62 @@ async fn events_carry_what_the_contract_says() {
     ];
     assert_eq!(published, expected);
     for event in &events {
-        assert_contract(&world, event).await;
+        assert_contract(&system, event).await;
     }
     let cause = events[3].header("causation_id");
     assert_eq!(cause.as_deref(), Some(taken_back.message_id.as_str()), "the deallocation is the cause");
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 /// The properties that every event has.
-async fn assert_contract(world: &World, event: &Event) {
+async fn assert_contract(system: &TestSystem, event: &Event) {
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let sent = &event.properties;
     assert_eq!(event.routing_key, event.kind());
     assert!(Uuid::parse_str(event.id()).is_ok(), "{event:?}");
     assert_eq!(text(sent.content_type()).as_deref(), Some("application/json"));
-    assert_eq!(text(sent.app_id()).as_deref(), Some(world.namespace.as_str()));
+    assert_eq!(text(sent.app_id()).as_deref(), Some(system.namespace.as_str()));
     assert_eq!(*sent.delivery_mode(), Some(2));
     assert_eq!(text(sent.correlation_id()), event.header("causation_id"), "the message id serves");
     assert_eq!(event.aggregate_id(), "LAMP");
     assert_eq!(event.header("traceparent"), None);
-    let now = world.count("select extract(epoch from now())::bigint").await;
+    let now = system.count("select extract(epoch from now())::bigint").await;
     let at = i64::try_from(sent.timestamp().expect("an event has a timestamp")).expect("the timestamp fits");
     assert!((now - 120..=now).contains(&at), "timestamp {at}, now {now}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn correlation_and_trace_are_kept() {
-    let world = World::new("correlation_and_trace_are_kept").await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("correlation_and_trace_are_kept").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
     let mut headers = FieldTable::default();
     headers.insert("traceparent".into(), AMQPValue::LongString(TRACEPARENT.into()));
     let line = allocate("o-1", "LAMP", 3);
     let sent = properties(line.kind, &line.message_id)
         .with_correlation_id("checkout-7".into())
         .with_headers(headers);
-    world.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
+    system.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
 
-    let events = world.settled(2).await;
+    let events = system.settled(2).await;
     let [event] = &events[..] else { panic!("{events:?}") };
     assert_eq!(event.properties.correlation_id().as_ref().map(ShortString::as_str), Some("checkout-7"));
     assert_eq!(event.header("traceparent").as_deref(), Some(TRACEPARENT));
     assert_eq!(event.header("causation_id"), Some(line.message_id));
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_without_type_is_known_by_its_routing_key() {
-    let world = World::new("a_message_without_type_is_known_by_its_routing_key").await;
-    let worker = world.worker();
+    let system = TestSystem::new("a_message_without_type_is_known_by_its_routing_key").await;
+    let worker = system.worker();
     let bare = BasicProperties::default().with_message_id("m-1".into());
     let batch = br#"{"ref": "b-1", "sku": "LAMP", "qty": 10}"#;
-    world.sender.publish_raw("create_batch", bare, batch).await;
-    world.settled(1).await;
-    assert_eq!(world.count("select count(*) from batches").await, 1);
-    world.close_after([worker]).await;
+    system.sender.publish_raw("create_batch", bare, batch).await;
+    system.settled(1).await;
+    assert_eq!(system.count("select count(*) from batches").await, 1);
+    system.close_after([worker]).await;
 }
 
 /// Has the bus handle commands of one queue in one unit of work.
@@ -206,24 +206,24 @@ async fn handle_at_once(bus: &MessageBus, units: Vec<Vec<Command>>) {
     }
 }
 
-/// A world in which commands are handled by this process and only events are published by another.
-async fn race(name: &str) -> (World, MessageBus) {
-    let world = World::new(name).await;
-    let bus = bus(world.store());
-    (world, bus)
+/// A system in which commands are handled by this process and only events are published by another.
+async fn race(name: &str) -> (TestSystem, MessageBus) {
+    let system = TestSystem::new(name).await;
+    let bus = bus(system.store());
+    (system, bus)
 }
 
 /// Publishes what the race left in the outbox, and looks at all of it together.
-async fn finish(world: World, handled: u32) {
-    let relay = world.start(&["run", "--only", "relay"], &[]);
-    let events = world.settled(usize::try_from(handled).expect("a count is small")).await;
-    assert_eq!(allocated_by(&events), world.allocated_lines().await);
-    world.close_after([relay]).await;
+async fn finish(system: TestSystem, handled: u32) {
+    let relay = system.start(&["run", "--only", "relay"], &[]);
+    let events = system.settled(usize::try_from(handled).expect("a count is small")).await;
+    assert_eq!(allocated_by(&events), system.allocated_lines().await);
+    system.close_after([relay]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_line_twice_at_once() {
-    let (world, bus) = race("the_same_line_twice_at_once").await;
+    let (system, bus) = race("the_same_line_twice_at_once").await;
     handle(&bus, &[create_batch("b-1", "LAMP", 1000)]).await;
     for round in 0..ROUNDS {
         let line = allocate(&format!("o-{round}"), "LAMP", 3);
@@ -231,15 +231,15 @@ async fn the_same_line_twice_at_once() {
         let other_id = line.clone().with_id(&format!("again-{round}"));
         handle_at_once(&bus, vec![vec![line], vec![same_id], vec![other_id]]).await;
     }
-    assert_eq!(world.count("select count(*) from order_lines").await, i64::from(ROUNDS));
-    assert_eq!(world.count("select allocated::bigint from batches").await, i64::from(3 * ROUNDS));
-    assert_eq!(world.count("select event_sequence from products").await, i64::from(ROUNDS));
-    finish(world, 1 + 2 * ROUNDS).await;
+    assert_eq!(system.count("select count(*) from order_lines").await, i64::from(ROUNDS));
+    assert_eq!(system.count("select allocated::bigint from batches").await, i64::from(3 * ROUNDS));
+    assert_eq!(system.count("select event_sequence from products").await, i64::from(ROUNDS));
+    finish(system, 1 + 2 * ROUNDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_batch_of_a_sku_twice_at_once() {
-    let (world, bus) = race("the_first_batch_of_a_sku_twice_at_once").await;
+    let (system, bus) = race("the_first_batch_of_a_sku_twice_at_once").await;
     for round in 0..ROUNDS {
         let sku = format!("SKU-{round}");
         let batch = create_batch(&format!("b-{round}"), &sku, 10);
@@ -247,14 +247,14 @@ async fn the_first_batch_of_a_sku_twice_at_once() {
         let other = create_batch(&format!("other-{round}"), &sku, 10);
         handle_at_once(&bus, vec![vec![batch], vec![same], vec![other]]).await;
     }
-    assert_eq!(world.count("select count(*) from products").await, i64::from(ROUNDS));
-    assert_eq!(world.count("select count(*) from batches").await, i64::from(2 * ROUNDS));
-    finish(world, 3 * ROUNDS).await;
+    assert_eq!(system.count("select count(*) from products").await, i64::from(ROUNDS));
+    assert_eq!(system.count("select count(*) from batches").await, i64::from(2 * ROUNDS));
+    finish(system, 3 * ROUNDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_and_allocations_of_one_sku_at_once_never_overallocate() {
-    let (world, bus) = race("a_change_and_allocations_of_one_sku_at_once_never_overallocate").await;
+    let (system, bus) = race("a_change_and_allocations_of_one_sku_at_once_never_overallocate").await;
     for round in 0..ROUNDS {
         let (sku, batch) = (format!("SKU-{round}"), format!("b-{round}"));
         handle(&bus, &[create_batch(&batch, &sku, 20)]).await;
@@ -263,15 +263,15 @@ async fn a_change_and_allocations_of_one_sku_at_once_never_overallocate() {
         racing.push(vec![change_batch_quantity(&batch, 8)]);
         racing.push(vec![change_batch_quantity(&batch, 15)]);
         handle_at_once(&bus, racing).await;
-        world.assert_consistent().await;
+        system.assert_consistent().await;
     }
-    assert_eq!(world.count("select count(*) from order_lines").await, i64::from(6 * ROUNDS));
-    finish(world, 9 * ROUNDS).await;
+    assert_eq!(system.count("select count(*) from order_lines").await, i64::from(6 * ROUNDS));
+    finish(system, 9 * ROUNDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_skus_in_opposite_order_never_deadlock() {
-    let (world, bus) = race("the_same_skus_in_opposite_order_never_deadlock").await;
+    let (system, bus) = race("the_same_skus_in_opposite_order_never_deadlock").await;
     let skus: Vec<_> = (0..8).map(|number| format!("SKU-{number}")).collect();
     let batches: Vec<_> = skus.iter().map(|sku| create_batch(&format!("b-{sku}"), sku, 1000)).collect();
     handle(&bus, &batches).await;
@@ -286,6 +286,6 @@ async fn the_same_skus_in_opposite_order_never_deadlock() {
     drop(bus);
     // One that was tried again at once would show nowhere else.
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
-    assert_eq!(world.count(deadlocks).await, 0);
-    finish(world, 8 + 2 * 8 * ROUNDS).await;
+    assert_eq!(system.count(deadlocks).await, 0);
+    finish(system, 8 + 2 * 8 * ROUNDS).await;
 }

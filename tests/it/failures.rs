@@ -7,7 +7,7 @@ mod chain;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Command, DRAINS_WITHIN, World, allocate, change_batch_quantity, create_batch, properties,
+    CliOutput, Command, DRAINS_WITHIN, TestSystem, allocate, change_batch_quantity, create_batch, properties,
     wait_for,
 };
 
@@ -17,17 +17,17 @@ const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 const RESOLVED: &str = "select count(*) from failed_messages where status = 'resolved'";
 
 /// Waits for `count` dead letters and returns their ids.
-async fn dead(world: &World, count: i64) -> Vec<String> {
-    wait_for("messages are dead", DRAINS_WITHIN, &count, async || world.count(DEAD).await).await;
+async fn dead(system: &TestSystem, count: i64) -> Vec<String> {
+    wait_for("messages are dead", DRAINS_WITHIN, &count, async || system.count(DEAD).await).await;
     sqlx::query_scalar("select id::text from failed_messages where status = 'dead' order by id")
-        .fetch_all(&world.pool)
+        .fetch_all(&system.pool)
         .await
         .expect("the failed messages can be read")
 }
 
 /// Calls `allocation dead-letters … --json`.
-async fn dead_letters(world: &World, arguments: &[&str]) -> Answer {
-    world.cli(&[&["--json", "dead-letters"][..], arguments].concat()).await
+async fn dead_letters(system: &TestSystem, arguments: &[&str]) -> CliOutput {
+    system.cli(&[&["--json", "dead-letters"][..], arguments].concat()).await
 }
 
 /// The report of a bulk action that was applied to every message.
@@ -36,17 +36,17 @@ fn all_of(count: u32) -> Value {
 }
 
 /// A dead letter that a retry would handle: its SKU was created later.
-async fn dead_letter_with_its_cause_fixed(world: &World) -> (Command, String) {
+async fn dead_letter_with_its_cause_fixed(system: &TestSystem) -> (Command, String) {
     let line = allocate("o-1", "LAMP", 2);
-    world.sender.send(&line).await;
-    let id = dead(world, 1).await.remove(0);
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    system.sender.send(&line).await;
+    let id = dead(system, 1).await.remove(0);
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
     (line, id)
 }
 
 /// Ten lines of unknown SKUs, eight changes of unknown batches, twelve unreadable quantities, ten unknown types.
-async fn forty_of_four_causes(world: &World) {
+async fn forty_of_four_causes(system: &TestSystem) {
     let mut commands = Vec::new();
     for number in 1..=10 {
         commands.push(allocate(&format!("ghost-{number}"), &format!("GHOST-{number}"), 1));
@@ -57,22 +57,22 @@ async fn forty_of_four_causes(world: &World) {
     for number in 1..=12 {
         commands.push(allocate(&format!("negative-{number}"), "LAMP", 1).with("qty", json!(-number)));
     }
-    world.sender.send_all(&commands).await;
+    system.sender.send_all(&commands).await;
     for number in 1..=10 {
         let sent = properties("alocate", &format!("typing-error-{number}"));
-        world.sender.publish_raw("allocate", sent, b"{}").await;
+        system.sender.publish_raw("allocate", sent, b"{}").await;
     }
-    dead(world, 40).await;
+    dead(system, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_of_one_group_leaves_other_groups_dead() {
-    let world = World::new("a_retry_of_one_group_leaves_other_groups_dead").await;
-    world.expect_dead(30);
-    let worker = world.worker_with(ONE_ATTEMPT);
-    forty_of_four_causes(&world).await;
+    let system = TestSystem::new("a_retry_of_one_group_leaves_other_groups_dead").await;
+    system.expect_dead(30);
+    let worker = system.worker_with(ONE_ATTEMPT);
+    forty_of_four_causes(&system).await;
 
-    let answer = dead_letters(&world, &["groups"]).await.exits(0).json();
+    let answer = dead_letters(&system, &["groups"]).await.exits(0).json();
     let groups = answer.as_array().unwrap();
     let text = |group: &Value, field: &str| group[field].as_str().unwrap_or_default().to_owned();
     let mut found: Vec<_> = groups
@@ -92,186 +92,187 @@ async fn a_retry_of_one_group_leaves_other_groups_dead() {
 
     let batches: Vec<_> =
         (1..=10).map(|number| create_batch(&format!("b-{number}"), &format!("GHOST-{number}"), 10)).collect();
-    world.sender.send_all(&batches).await;
-    world.wait_handled(10).await;
+    system.sender.send_all(&batches).await;
+    system.wait_handled(10).await;
     let ghosts = groups.iter().find(|group| group["type"] == "allocate" && group["reason"] == "rejected");
     let group = text(ghosts.unwrap(), "group");
-    let retried = dead_letters(&world, &["retry", "--group", &group]).await.exits(0);
+    let retried = dead_letters(&system, &["retry", "--group", &group]).await.exits(0);
     assert_eq!(retried.json(), all_of(10));
-    world.settled(20).await;
-    assert_eq!((world.count(RESOLVED).await, world.count(DEAD).await), (10, 30));
-    world.close_after([worker]).await;
+    system.settled(20).await;
+    assert_eq!((system.count(RESOLVED).await, system.count(DEAD).await), (10, 30));
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_concurrent_retries_of_one_message_have_one_effect() {
-    let world = World::new("two_concurrent_retries_of_one_message_have_one_effect").await;
-    let worker = world.worker_with(ONE_ATTEMPT);
-    let (_, id) = dead_letter_with_its_cause_fixed(&world).await;
+    let system = TestSystem::new("two_concurrent_retries_of_one_message_have_one_effect").await;
+    let worker = system.worker_with(ONE_ATTEMPT);
+    let (_, id) = dead_letter_with_its_cause_fixed(&system).await;
     // Without a worker the second retry finds the first one scheduled.
     assert!(worker.terminate().await.success());
     let retry = ["retry", &id];
-    let (one, other) = tokio::join!(dead_letters(&world, &retry), dead_letters(&world, &retry));
+    let (one, other) = tokio::join!(dead_letters(&system, &retry), dead_letters(&system, &retry));
     let mut reports =
         [one.json(), other.json()].map(|report| (report["done"].clone(), report["skipped"].clone()));
     reports.sort_unstable_by_key(|(done, _)| done.as_i64());
     assert_eq!(reports, [(json!(0), json!(1)), (json!(1), json!(0))]);
-    assert_eq!(world.count("select count(*) from failed_actions").await, 1);
+    assert_eq!(system.count("select count(*) from failed_actions").await, 1);
 
-    let worker = world.worker_with(ONE_ATTEMPT);
-    world.settled(2).await;
-    assert_eq!(world.count("select count(*) from order_lines where qty = 2").await, 1);
-    world.close_after([worker]).await;
+    let worker = system.worker_with(ONE_ATTEMPT);
+    system.settled(2).await;
+    assert_eq!(system.count("select count(*) from order_lines where qty = 2").await, 1);
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_of_a_handled_message_is_skipped_and_resolves_it() {
-    let world = World::new("a_retry_of_a_handled_message_is_skipped_and_resolves_it").await;
-    let worker = world.worker_with(ONE_ATTEMPT);
-    let (line, id) = dead_letter_with_its_cause_fixed(&world).await;
-    world.sender.send(&line).await;
-    world.settled(2).await;
+    let system = TestSystem::new("a_retry_of_a_handled_message_is_skipped_and_resolves_it").await;
+    let worker = system.worker_with(ONE_ATTEMPT);
+    let (line, id) = dead_letter_with_its_cause_fixed(&system).await;
+    system.sender.send(&line).await;
+    system.settled(2).await;
     // As a restore of an earlier version left it.
     sqlx::raw_sql("update failed_messages set status = 'dead', reason = 'rejected', ended_at = null")
-        .execute(&world.pool)
+        .execute(&system.pool)
         .await
         .unwrap();
-    assert_eq!((world.count(DEAD).await, world.handled().await), (1, 2));
+    assert_eq!((system.count(DEAD).await, system.handled().await), (1, 2));
 
-    let report = dead_letters(&world, &["retry", &id]).await.json();
+    let report = dead_letters(&system, &["retry", &id]).await.json();
     assert_eq!(report, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
-    assert_eq!((world.count(DEAD).await, world.count(RESOLVED).await), (0, 1));
-    assert_eq!(world.count("select count(*) from failed_actions where what = 'retry'").await, 0);
-    world.close_after([worker]).await;
+    assert_eq!((system.count(DEAD).await, system.count(RESOLVED).await), (0, 1));
+    assert_eq!(system.count("select count(*) from failed_actions where what = 'retry'").await, 0);
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handling_a_resent_command_resolves_its_dead_letter() {
-    let world = World::new("handling_a_resent_command_resolves_its_dead_letter").await;
-    let worker = world.worker_with(ONE_ATTEMPT);
-    let (line, id) = dead_letter_with_its_cause_fixed(&world).await;
-    world.sender.send(&line).await;
-    world.settled(2).await;
-    let report = dead_letters(&world, &["retry", &id]).await.json();
+    let system = TestSystem::new("handling_a_resent_command_resolves_its_dead_letter").await;
+    let worker = system.worker_with(ONE_ATTEMPT);
+    let (line, id) = dead_letter_with_its_cause_fixed(&system).await;
+    system.sender.send(&line).await;
+    system.settled(2).await;
+    let report = dead_letters(&system, &["retry", &id]).await.json();
     assert_eq!(report, json!({ "matched": 1, "done": 0, "skipped": 1, "failed": 0 }));
-    world.settled(2).await;
-    assert_eq!((world.count(DEAD).await, world.count(RESOLVED).await), (0, 1));
-    world.close_after([worker]).await;
+    system.settled(2).await;
+    assert_eq!((system.count(DEAD).await, system.count(RESOLVED).await), (0, 1));
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn discarded_messages_can_be_restored() {
-    let world = World::new("discarded_messages_can_be_restored").await;
-    world.expect_dead(3);
-    let worker = world.worker_with(ONE_ATTEMPT);
+    let system = TestSystem::new("discarded_messages_can_be_restored").await;
+    system.expect_dead(3);
+    let worker = system.worker_with(ONE_ATTEMPT);
     for number in 1..=3 {
-        world.sender.send(&allocate(&format!("o-{number}"), "NO-SUCH-SKU", 1)).await;
+        system.sender.send(&allocate(&format!("o-{number}"), "NO-SUCH-SKU", 1)).await;
     }
-    dead(&world, 3).await;
+    dead(&system, 3).await;
 
-    dead_letters(&world, &["discard", "--all"]).await.exits(2);
-    let discarded = dead_letters(&world, &["discard", "--all", "--why", "test data"]).await.exits(0);
+    dead_letters(&system, &["discard", "--all"]).await.exits(2);
+    let discarded = dead_letters(&system, &["discard", "--all", "--why", "test data"]).await.exits(0);
     assert_eq!(discarded.json(), all_of(3));
-    assert_eq!(dead_letters(&world, &["list"]).await.exits(0).json(), json!([]));
-    let listed = dead_letters(&world, &["list", "--status", "discarded"]).await.exits(0).json();
+    assert_eq!(dead_letters(&system, &["list"]).await.exits(0).json(), json!([]));
+    let listed = dead_letters(&system, &["list", "--status", "discarded"]).await.exits(0).json();
     assert_eq!(listed.as_array().map(Vec::len), Some(3));
     let reasons = "select count(*) from failed_actions where what = 'discard' and why = 'test data'";
-    assert_eq!(world.count(reasons).await, 3);
+    assert_eq!(system.count(reasons).await, 3);
 
-    let restored = dead_letters(&world, &["restore", "--all"]).await.exits(0);
+    let restored = dead_letters(&system, &["restore", "--all"]).await.exits(0);
     assert_eq!(restored.json(), all_of(3));
-    assert_eq!(world.count(DEAD).await, 3);
-    world.close_after([worker]).await;
+    assert_eq!(system.count(DEAD).await, 3);
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dry_runs_and_calls_without_a_selection_change_nothing() {
-    let world = World::new("dry_runs_and_calls_without_a_selection_change_nothing").await;
-    world.expect_dead(2);
-    let worker = world.worker_with(ONE_ATTEMPT);
-    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
-    world.sender.send(&allocate("o-2", "NO-SUCH-SKU", 1)).await;
-    dead(&world, 2).await;
+    let system = TestSystem::new("dry_runs_and_calls_without_a_selection_change_nothing").await;
+    system.expect_dead(2);
+    let worker = system.worker_with(ONE_ATTEMPT);
+    system.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
+    system.sender.send(&allocate("o-2", "NO-SUCH-SKU", 1)).await;
+    dead(&system, 2).await;
 
-    let report = dead_letters(&world, &["retry", "--all", "--dry-run"]).await.exits(0).json();
+    let report = dead_letters(&system, &["retry", "--all", "--dry-run"]).await.exits(0).json();
     assert_eq!((&report["matched"], &report["done"]), (&json!(2), &json!(0)));
-    let report = dead_letters(&world, &["discard", "--all", "--why", "x", "--dry-run"]).await.exits(0).json();
+    let report =
+        dead_letters(&system, &["discard", "--all", "--why", "x", "--dry-run"]).await.exits(0).json();
     assert_eq!((&report["matched"], &report["done"]), (&json!(2), &json!(0)));
-    dead_letters(&world, &["retry"]).await.exits(2);
-    dead_letters(&world, &["retry", "--no-such-filter"]).await.exits(2);
-    dead_letters(&world, &["retry", "999999"]).await.exits(1);
-    dead_letters(&world, &["show", "999999"]).await.exits(1);
+    dead_letters(&system, &["retry"]).await.exits(2);
+    dead_letters(&system, &["retry", "--no-such-filter"]).await.exits(2);
+    dead_letters(&system, &["retry", "999999"]).await.exits(1);
+    dead_letters(&system, &["show", "999999"]).await.exits(1);
 
-    assert_eq!(world.count(DEAD).await, 2);
-    assert_eq!(world.count("select count(*) from failed_actions").await, 0);
-    assert_eq!(world.count("select count(*) from failed_attempts").await, 2);
-    world.close_after([worker]).await;
+    assert_eq!(system.count(DEAD).await, 2);
+    assert_eq!(system.count("select count(*) from failed_actions").await, 0);
+    assert_eq!(system.count("select count(*) from failed_attempts").await, 2);
+    system.close_after([worker]).await;
 }
 
 /// The sender's properties describe the old body, not the new one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_can_change_type_and_message_id() {
-    let world = World::new("an_edit_can_change_type_and_message_id").await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("an_edit_can_change_type_and_message_id").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
     let sent = properties("alocate", "typing error").with_content_type("text/plain".into());
     let line = allocate("o-1", "LAMP", 5).body.to_string();
-    world.sender.publish_raw("allocate", sent, line.as_bytes()).await;
-    let id = dead(&world, 1).await.remove(0);
+    system.sender.publish_raw("allocate", sent, line.as_bytes()).await;
+    let id = dead(&system, 1).await.remove(0);
 
-    let body = world.file("body.json", line.as_bytes());
+    let body = system.file("body.json", line.as_bytes());
     let edit = ["edit", &id, "--type", "allocate", "--message-id", "as meant", "--why", "a typing error"];
-    dead_letters(&world, &[&edit[..], &["--body", body.to_str().unwrap()]].concat()).await.exits(0);
-    world.settled(2).await;
-    assert_eq!(world.count("select qty::bigint from order_lines").await, 5);
-    assert_eq!(world.count("select count(*) from inbox where message_id = 'as meant'").await, 1);
-    world.close_after([worker]).await;
+    dead_letters(&system, &[&edit[..], &["--body", body.to_str().unwrap()]].concat()).await.exits(0);
+    system.settled(2).await;
+    assert_eq!(system.count("select qty::bigint from order_lines").await, 5);
+    assert_eq!(system.count("select count(*) from inbox where message_id = 'as meant'").await, 1);
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_replaces_a_body_and_keeps_the_old_one() {
-    let world = World::new("an_edit_replaces_a_body_and_keeps_the_old_one").await;
-    let worker = world.worker();
+    let system = TestSystem::new("an_edit_replaces_a_body_and_keeps_the_old_one").await;
+    let worker = system.worker();
     let wrong = allocate("o-1", "LAMP", 5).with("qty", json!(-5));
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.sender.send(&wrong).await;
-    let id = dead(&world, 1).await.remove(0);
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.sender.send(&wrong).await;
+    let id = dead(&system, 1).await.remove(0);
 
-    let still_wrong = world.file("still-wrong.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 0}"#);
-    let fixed = world.file("fixed.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 5}"#);
+    let still_wrong = system.file("still-wrong.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 0}"#);
+    let fixed = system.file("fixed.json", br#"{"orderid": "o-1", "sku": "LAMP", "qty": 5}"#);
     let edit = ["edit", id.as_str(), "--why", "a typing error", "--body"];
-    dead_letters(&world, &[&edit[..], &[still_wrong.to_str().unwrap()]].concat()).await.exits(1);
-    assert_eq!(world.count(DEAD).await, 1);
-    dead_letters(&world, &[&edit[..], &[fixed.to_str().unwrap()]].concat()).await.exits(0);
+    dead_letters(&system, &[&edit[..], &[still_wrong.to_str().unwrap()]].concat()).await.exits(1);
+    assert_eq!(system.count(DEAD).await, 1);
+    dead_letters(&system, &[&edit[..], &[fixed.to_str().unwrap()]].concat()).await.exits(0);
 
-    world.settled(2).await;
-    assert_eq!(world.count("select qty::bigint from order_lines").await, 5);
+    system.settled(2).await;
+    assert_eq!(system.count("select qty::bigint from order_lines").await, 5);
     let (why, previous): (Option<String>, Option<Vec<u8>>) =
         sqlx::query_as("select why, previous_body from failed_actions where what = 'edit'")
-            .fetch_one(&world.pool)
+            .fetch_one(&system.pool)
             .await
             .unwrap();
     assert_eq!(why.as_deref(), Some("a typing error"));
     assert_eq!(previous, Some(wrong.body.to_string().into_bytes()));
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_that_the_queue_would_not_take_leaves_the_message_dead() {
-    let world = World::new("an_edit_that_the_queue_would_not_take_leaves_the_message_dead").await;
-    world.expect_dead(1);
-    let worker = world.worker_with(ONE_ATTEMPT);
-    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
-    let id = dead(&world, 1).await.remove(0);
-    let batch = world.file("batch.json", br#"{"ref": "b-1", "sku": "LAMP", "qty": 1}"#);
+    let system = TestSystem::new("an_edit_that_the_queue_would_not_take_leaves_the_message_dead").await;
+    system.expect_dead(1);
+    let worker = system.worker_with(ONE_ATTEMPT);
+    system.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
+    let id = dead(&system, 1).await.remove(0);
+    let batch = system.file("batch.json", br#"{"ref": "b-1", "sku": "LAMP", "qty": 1}"#);
     let large = allocate("o-1", "LAMP", 1).with("note", json!("x".repeat(300_000))).body.to_string();
-    let large = world.file("large.json", large.as_bytes());
+    let large = system.file("large.json", large.as_bytes());
     for (kind, body) in [("create_batch", batch), ("allocate", large)] {
         let edit = ["edit", &id, "--type", kind, "--body", body.to_str().unwrap()];
-        let output = dead_letters(&world, &edit).await.exits(1);
-        assert_eq!(world.count(DEAD).await, 1, "{}", output.text());
+        let output = dead_letters(&system, &edit).await.exits(1);
+        assert_eq!(system.count(DEAD).await, 1, "{}", output.text());
     }
-    assert_eq!(world.count("select count(*) from failed_actions").await, 0);
-    world.close_after([worker]).await;
+    assert_eq!(system.count("select count(*) from failed_actions").await, 0);
+    system.close_after([worker]).await;
 }

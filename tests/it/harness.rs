@@ -4,14 +4,14 @@ mod broker;
 mod database;
 mod http;
 mod in_process;
-mod place;
+mod namespace;
 mod process;
 mod progress;
 mod proxy;
-mod season;
 mod smtp;
+mod system;
 mod wait;
-mod world;
+mod workload;
 
 pub(crate) use broker::{Event, Raw, assert_gapless, properties};
 pub(crate) use database::{Database, Row};
@@ -19,12 +19,12 @@ pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{
     HandleAll, Interrupted, LIMITS, bus, command, notification_handler, queue_of, received,
 };
-pub(crate) use place::{amqp_url, processes_of, unique};
-pub(crate) use process::{Answer, Running};
+pub(crate) use namespace::{amqp_url, processes_of, unique};
+pub(crate) use process::{CliOutput, Running};
 pub(crate) use proxy::Proxy;
-pub(crate) use season::{
+pub(crate) use smtp::{Mail, MailServer};
+pub(crate) use system::TestSystem;
+pub(crate) use wait::{DRAINS_WITHIN, SOON, wait_for, wait_until};
+pub(crate) use workload::{
     Command, Random, Workload, allocate, allocated_by, change_batch_quantity, create_batch, deallocate,
 };
-pub(crate) use smtp::{Mail, MailServer};
-pub(crate) use wait::{DRAINS_WITHIN, SOON, wait_for, wait_until};
-pub(crate) use world::World;

@@ -8,7 +8,7 @@ mod stops;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, JSON, Response, World};
+use crate::harness::{Client, JSON, Response, TestSystem};
 
 /// A process that answers, and publishes what follows from it.
 const ROLES: &str = "api,relay";
@@ -45,8 +45,8 @@ async fn refusal(client: &Client, path: &str, body: &Value) -> String {
 /// E1 of the book.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_was_posted_is_found_in_the_batch_that_arrives_first() {
-    let world = World::new("a_line_that_was_posted_is_found_in_the_batch_that_arrives_first").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("a_line_that_was_posted_is_found_in_the_batch_that_arrives_first").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     for (reference, sku, eta) in
         [("b-may", "LAMP", "2031-05-02"), ("b-april", "LAMP", "2031-04-01"), ("b-vase", "VASE", "2031-03-01")]
     {
@@ -57,15 +57,15 @@ async fn a_line_that_was_posted_is_found_in_the_batch_that_arrives_first() {
     allocate(&client, "o-1", "LAMP", 3).await;
     let found = client.get("/allocations/o-1").await.has(200).json();
     assert_eq!(found, json!([{ "sku": "LAMP", "batchref": "b-april" }]));
-    world.settled(4).await;
-    world.close_after([api]).await;
+    system.settled(4).await;
+    system.close_after([api]).await;
 }
 
 /// E2 of the book, and the same for a batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_sku_or_batch_returns_400_and_writes_nothing() {
-    let world = World::new("an_unknown_sku_or_batch_returns_400_and_writes_nothing").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("an_unknown_sku_or_batch_returns_400_and_writes_nothing").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     let unknown = "Invalid sku NO-SUCH-SKU";
     assert_eq!(refusal(&client, "/allocate", &line("o-1", "NO-SUCH-SKU", 3)).await, unknown);
     let taken_back = json!({ "orderid": "o-1", "sku": "NO-SUCH-SKU" });
@@ -74,15 +74,15 @@ async fn an_unknown_sku_or_batch_returns_400_and_writes_nothing() {
     assert_eq!(refusal(&client, "/change_batch_quantity", &recounted).await, "Invalid batchref b-9");
 
     assert_eq!(client.get("/allocations/o-1").await.has(404).text(), "not found");
-    assert_eq!((world.count(FAILURES).await, world.handled().await), (0, 0));
-    world.close_after([api]).await;
+    assert_eq!((system.count(FAILURES).await, system.handled().await), (0, 0));
+    system.close_after([api]).await;
 }
 
 /// R7 of the book, as in its later chapters: no stock is no error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_without_stock_is_accepted_and_waits() {
-    let world = World::new("a_line_without_stock_is_accepted_and_waits").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("a_line_without_stock_is_accepted_and_waits").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 9)).await;
     allocate(&client, "o-1", "LAMP", 10).await;
     assert_eq!(client.get("/allocations/o-1").await.has(404).text(), "not found");
@@ -93,14 +93,14 @@ async fn a_line_without_stock_is_accepted_and_waits() {
     add_batch(&client, &batch("b-2", "LAMP", 10)).await;
     let found = client.get("/allocations/o-1").await.has(200).json();
     assert_eq!(found, json!([{ "sku": "LAMP", "batchref": "b-2" }]));
-    world.settled(3).await;
-    world.close_after([api]).await;
+    system.settled(3).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_eta_may_be_null_absent_a_date_or_a_timestamp() {
-    let world = World::new("an_eta_may_be_null_absent_a_date_or_a_timestamp").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("an_eta_may_be_null_absent_a_date_or_a_timestamp").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &json!({ "ref": "b-1", "sku": "LAMP", "qty": 1 })).await;
     for (reference, eta) in [
         ("b-2", Value::Null),
@@ -119,14 +119,14 @@ async fn an_eta_may_be_null_absent_a_date_or_a_timestamp() {
         .collect();
     let day = Some("2031-02-28");
     assert_eq!(batches, [("b-1", None), ("b-2", None), ("b-3", day), ("b-4", day), ("b-5", day)]);
-    world.settled(5).await;
-    world.close_after([api]).await;
+    system.settled(5).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_taken_back_and_batches_recounted() {
-    let world = World::new("lines_are_taken_back_and_batches_recounted").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("lines_are_taken_back_and_batches_recounted").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
     allocate(&client, "o-1", "LAMP", 10).await;
     allocate(&client, "o-2", "LAMP", 4).await;
@@ -140,7 +140,7 @@ async fn lines_are_taken_back_and_batches_recounted() {
     let recounted = json!({ "batchref": "b-1", "qty": 3 });
     assert_eq!(client.post("/change_batch_quantity", &recounted).await.has(202).text(), "OK");
     assert_eq!(client.get("/orders/o-2").await.has(200).json()["lines"][0]["status"], "backordered");
-    let events = world.settled(6).await;
+    let events = system.settled(6).await;
     let published: Vec<_> = events.iter().map(|event| (event.kind(), event.field("orderid"))).collect();
     let expected = [
         ("allocated", "o-1"),
@@ -151,13 +151,13 @@ async fn lines_are_taken_back_and_batches_recounted() {
         ("out_of_stock", "o-2"),
     ];
     assert_eq!(published, expected);
-    world.close_after([api]).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_rule_is_refused_and_a_repeat_is_not() {
-    let world = World::new("a_broken_rule_is_refused_and_a_repeat_is_not").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("a_broken_rule_is_refused_and_a_repeat_is_not").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     for _ in 0..2 {
         add_batch(&client, &batch("b-1", "LAMP", 10)).await;
         allocate(&client, "o-1", "LAMP", 2).await;
@@ -168,16 +168,16 @@ async fn a_broken_rule_is_refused_and_a_repeat_is_not() {
         let other_batch = refusal(&client, "/add_batch", &other).await;
         assert_eq!(other_batch, "batch b-1 already exists with another sku, quantity or eta");
     }
-    assert_eq!(world.count("select allocated::bigint from batches").await, 2);
-    assert_eq!(world.count(FAILURES).await, 0);
-    world.settled(4).await;
-    world.close_after([api]).await;
+    assert_eq!(system.count("select allocated::bigint from batches").await, 2);
+    assert_eq!(system.count(FAILURES).await, 0);
+    system.settled(4).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_under_its_key_has_the_same_answer_and_one_effect() {
-    let world = World::new("a_repeat_under_its_key_has_the_same_answer_and_one_effect").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("a_repeat_under_its_key_has_the_same_answer_and_one_effect").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     for key in ["", " ", &"k".repeat(201)] {
         let refused = post_as(&client, key, "/allocate", &line("o-1", "LAMP", 2)).await.has(400).message();
         assert!(refused.contains("Idempotency-Key"), "{refused}");
@@ -196,15 +196,16 @@ async fn a_repeat_under_its_key_has_the_same_answer_and_one_effect() {
     let another = post_as(&client, "k-1", "/deallocate", &line("o-3", "LAMP", 2)).await.has(409).message();
     assert!(another.contains("another type or body"), "{another}");
     client.get("/orders/o-9").await.has(404);
-    assert_eq!(world.count(FAILURES).await, 0);
-    assert_eq!(world.settled(6).await.len(), 3);
-    world.close_after([api]).await;
+    assert_eq!(system.count(FAILURES).await, 0);
+    assert_eq!(system.settled(6).await.len(), 3);
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_command_may_come_again_under_its_key_once_the_cause_is_mended() {
-    let world = World::new("a_refused_command_may_come_again_under_its_key_once_the_cause_is_mended").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system =
+        TestSystem::new("a_refused_command_may_come_again_under_its_key_once_the_cause_is_mended").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     let wanted = line("o-1", "LAMP", 2);
     for _ in 0..2 {
         let refused = post_as(&client, "k-1", "/allocate", &wanted).await.has(400).message();
@@ -214,15 +215,15 @@ async fn a_refused_command_may_come_again_under_its_key_once_the_cause_is_mended
     for _ in 0..2 {
         post_as(&client, "k-1", "/allocate", &wanted).await.has(202);
     }
-    assert_eq!(world.count(FAILURES).await, 0);
-    assert_eq!(world.settled(2).await.len(), 1);
-    world.close_after([api]).await;
+    assert_eq!(system.count(FAILURES).await, 0);
+    assert_eq!(system.settled(2).await.len(), 1);
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_and_availability_tell_where_everything_is() {
-    let world = World::new("orders_and_availability_tell_where_everything_is").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("orders_and_availability_tell_where_everything_is").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     for (reference, sku, qty, eta) in [
         ("b-late", "LAMP", 7, Some("2031-06-01")),
         ("b-early", "LAMP", 5, Some("2031-01-01")),
@@ -255,14 +256,14 @@ async fn orders_and_availability_tell_where_everything_is() {
     assert_eq!(there_is, json!({ "sku": "LAMP", "batches": batches, "backordered": 150 }));
     client.get("/availability/NO-SUCH-SKU").await.has(404).message();
     client.get("/orders/o-9").await.has(404).message();
-    world.settled(9).await;
-    world.close_after([api]).await;
+    system.settled(9).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_may_hold_whatever_can_be_written_in_a_path() {
-    let world = World::new("names_may_hold_whatever_can_be_written_in_a_path").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("names_may_hold_whatever_can_be_written_in_a_path").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     let names = [
         ("2031/17", "2031%2F17"),
         ("two words", "two%20words"),
@@ -281,6 +282,6 @@ async fn names_may_hold_whatever_can_be_written_in_a_path() {
         let there_is = client.get(&format!("/availability/{path}")).await.has(200).json();
         assert_eq!((&there_is["sku"], &there_is["batches"][0]["available"]), (&json!(name), &json!(9)));
     }
-    world.settled(2 * names.len()).await;
-    world.close_after([api]).await;
+    system.settled(2 * names.len()).await;
+    system.close_after([api]).await;
 }

@@ -8,7 +8,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::harness::{SOON, World, processes_of, wait_until};
+use crate::harness::{SOON, TestSystem, processes_of, wait_until};
 
 /// How the test below ends: `fails` or `hangs`.
 const ENDING: &str = "TEST_THAT_ENDS_BADLY";
@@ -18,10 +18,10 @@ const ENDING: &str = "TEST_THAT_ENDS_BADLY";
 #[ignore = "the tests of this file start it"]
 async fn a_test_that_ends_badly() {
     let ending = std::env::var(ENDING).unwrap();
-    let world = World::new("a_test_that_ends_badly").await;
-    let worker = world.worker();
+    let system = TestSystem::new("a_test_that_ends_badly").await;
+    let worker = system.worker();
     wait_until("the worker logs", SOON, async || !worker.log().is_empty()).await;
-    println!("namespace={}", world.namespace);
+    println!("namespace={}", system.namespace);
     if ending == "hangs" {
         std::future::pending::<()>().await;
     }
@@ -50,19 +50,19 @@ async fn start(ending: &str) -> (Child, String) {
     panic!("the test process did not print its namespace");
 }
 
-async fn assert_nothing_is_left(world: &World, namespace: &str) {
+async fn assert_nothing_is_left(system: &TestSystem, namespace: &str) {
     assert_eq!(processes_of(namespace), Vec::<u32>::new(), "processes are left");
     let unique = namespace.rsplit('.').next().unwrap();
     let databases: i64 = sqlx::query_scalar("select count(*) from pg_database where datname like '%' || $1")
         .bind(unique)
-        .fetch_one(&world.pool)
+        .fetch_one(&system.pool)
         .await
         .unwrap();
     assert_eq!(databases, 0, "a database is left");
     for queue in
         ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer"]
     {
-        let channel = world.new_channel().await;
+        let channel = system.new_channel().await;
         let passive = QueueDeclareOptions::durable().passive();
         let name = format!("{namespace}.{queue}");
         let declared = channel.queue_declare(name.into(), passive, FieldTable::default()).await;
@@ -72,11 +72,11 @@ async fn assert_nothing_is_left(world: &World, namespace: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_that_fails_leaves_nothing() {
-    let world = World::new("a_test_that_fails_leaves_nothing").await;
+    let system = TestSystem::new("a_test_that_fails_leaves_nothing").await;
     let (mut process, namespace) = start("fails").await;
     assert!(!process.wait().await.unwrap().success());
-    assert_nothing_is_left(&world, &namespace).await;
-    world.close().await;
+    assert_nothing_is_left(&system, &namespace).await;
+    system.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,11 +85,11 @@ async fn a_test_that_was_killed_leaves_nothing_once_another_has_started() {
     process.kill().await.unwrap();
     // The server may need a moment to notice that the session with the lock has ended.
     wait_until("it is removed", SOON, async || {
-        World::new("removes what another left").await.close().await;
+        TestSystem::new("removes what another left").await.close().await;
         processes_of(&namespace).is_empty()
     })
     .await;
-    let world = World::new("a_test_that_was_killed_leaves_nothing_once_another_has_started").await;
-    assert_nothing_is_left(&world, &namespace).await;
-    world.close().await;
+    let system = TestSystem::new("a_test_that_was_killed_leaves_nothing_once_another_has_started").await;
+    assert_nothing_is_left(&system, &namespace).await;
+    system.close().await;
 }

@@ -15,7 +15,7 @@ use allocation::{
 use serde_json::json;
 use sqlx::{PgPool, Postgres, Transaction};
 
-use crate::harness::{HandleAll as _, SOON, World, bus, command, wait_until};
+use crate::harness::{HandleAll as _, SOON, TestSystem, bus, command, wait_until};
 
 /// A transaction that holds what `sql` takes.
 async fn hold(pool: &PgPool, sql: &'static str) -> Transaction<'static, Postgres> {
@@ -26,14 +26,14 @@ async fn hold(pool: &PgPool, sql: &'static str) -> Transaction<'static, Postgres
 
 /// Waits until `work` waits for `other`; then what `later` takes must be free.
 async fn assert_only_the_first_is_waited_for(
-    world: &World,
+    system: &TestSystem,
     other: Transaction<'static, Postgres>,
     work: impl Future<Output = ()> + Send + 'static,
     later: &'static str,
 ) {
     let work = tokio::spawn(work);
-    wait_until("the work waits", SOON, async || world.waiting_for_locks().await > 0).await;
-    let mut third = hold(&world.pool, "set local lock_timeout = '100ms'").await;
+    wait_until("the work waits", SOON, async || system.waiting_for_locks().await > 0).await;
+    let mut third = hold(&system.pool, "set local lock_timeout = '100ms'").await;
     let taken = sqlx::raw_sql(later).execute(&mut *third).await;
     third.rollback().await.unwrap();
     work.abort();
@@ -44,11 +44,11 @@ async fn assert_only_the_first_is_waited_for(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_enter_the_inbox_in_order_of_their_ids() {
-    let world = World::new("messages_enter_the_inbox_in_order_of_their_ids").await;
+    let system = TestSystem::new("messages_enter_the_inbox_in_order_of_their_ids").await;
     let other =
-        hold(&world.pool, "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-1', '')")
+        hold(&system.pool, "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-1', '')")
             .await;
-    let store = world.store();
+    let store = system.store();
     let key = |id: &str| MessageKey { message_id: id.into(), kind: "allocate", body_hash: BodyHash([0; 16]) };
     let keys = ["m-3", "m-2", "m-1"].map(key);
     let work = async move {
@@ -56,20 +56,20 @@ async fn messages_enter_the_inbox_in_order_of_their_ids() {
         let _ = tx.check_inbox(&keys).await;
     };
     let later = "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-2', ''), ('orders', 'm-3', '')";
-    assert_only_the_first_is_waited_for(&world, other, work, later).await;
-    world.close().await;
+    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    system.close().await;
 }
 
 /// Without an index that happens to give this order.
 #[tokio::test(flavor = "multi_thread")]
 async fn products_are_locked_in_order_of_their_skus() {
-    let world = World::new("products_are_locked_in_order_of_their_skus").await;
+    let system = TestSystem::new("products_are_locked_in_order_of_their_skus").await;
     let prepare = "alter table products drop constraint products_pkey cascade;
         insert into products (sku, version, event_sequence, last_place, backordered)
         values ('SKU-2', 1, 0, 0, 0), ('SKU-1', 1, 0, 0, 0)";
-    sqlx::raw_sql(prepare).execute(&world.pool).await.unwrap();
-    let other = hold(&world.pool, "select from products where sku = 'SKU-1' for update").await;
-    let store = world.store();
+    sqlx::raw_sql(prepare).execute(&system.pool).await.unwrap();
+    let other = hold(&system.pool, "select from products where sku = 'SKU-1' for update").await;
+    let store = system.store();
     let skus = ["SKU-1", "SKU-2"].map(|sku| Sku::new(sku).unwrap());
     let working_set = WorkingSet { skus: skus.into(), ..WorkingSet::default() };
     let work = async move {
@@ -77,8 +77,8 @@ async fn products_are_locked_in_order_of_their_skus() {
         let _ = tx.load_products(&working_set).await;
     };
     let later = "select from products where sku = 'SKU-2' for update";
-    assert_only_the_first_is_waited_for(&world, other, work, later).await;
-    world.close().await;
+    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    system.close().await;
 }
 
 /// Handles the creation of batches, each a reference and a SKU, in one unit of work.
@@ -95,9 +95,9 @@ async fn create_batches(store: Arc<dyn Store>, batches: &[(&str, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_products_are_written_in_order_of_their_skus() {
-    let world = World::new("new_products_are_written_in_order_of_their_skus").await;
-    let other = hold(&world.pool, "insert into products values ('SKU-1', 1, 0, 0, 0)").await;
-    let store = world.store();
+    let system = TestSystem::new("new_products_are_written_in_order_of_their_skus").await;
+    let other = hold(&system.pool, "insert into products values ('SKU-1', 1, 0, 0, 0)").await;
+    let store = system.store();
     let work = async move {
         let batches: Vec<_> =
             (1..=9).map(|number| (format!("b-{number}"), format!("SKU-{number}"))).collect();
@@ -106,20 +106,20 @@ async fn new_products_are_written_in_order_of_their_skus() {
     };
     let later =
         "insert into products select 'SKU-' || number, 1, 0, 0, 0 from generate_series(2, 9) as number";
-    assert_only_the_first_is_waited_for(&world, other, work, later).await;
-    world.close().await;
+    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    system.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_batches_are_written_in_order_of_their_references() {
-    let world = World::new("new_batches_are_written_in_order_of_their_references").await;
+    let system = TestSystem::new("new_batches_are_written_in_order_of_their_references").await;
     let another = "insert into products values ('SKU-3', 1, 0, 0, 0);
         insert into batches (ref, sku, ordered, purchased, allocated) values ('b-1', 'SKU-3', 1, 1, 0)";
-    let other = hold(&world.pool, another).await;
-    let store = world.store();
+    let other = hold(&system.pool, another).await;
+    let store = system.store();
     let work = async move { create_batches(store, &[("b-2", "SKU-1"), ("b-1", "SKU-2")]).await };
     let later = "insert into products values ('SKU-4', 1, 0, 0, 0);
         insert into batches (ref, sku, ordered, purchased, allocated) values ('b-2', 'SKU-4', 1, 1, 0)";
-    assert_only_the_first_is_waited_for(&world, other, work, later).await;
-    world.close().await;
+    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    system.close().await;
 }

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DRAINS_WITHIN, Event, Mail, MailServer, Raw, Running, World, allocate, create_batch, properties, wait_for,
+    DRAINS_WITHIN, Event, Mail, MailServer, Raw, Running, TestSystem, allocate, create_batch, properties,
+    wait_for,
 };
 
 /// The roles from the command to the mail.
@@ -23,32 +24,32 @@ const ATTEMPTS: &str = "select count(*) from failed_attempts";
 const STARTS: &str = "select count(*) from message_starts";
 
 /// A system with a product without stock.
-async fn nothing_in_stock(name: &str, settings: &[(&str, &str)]) -> (World, MailServer, Running) {
-    let (world, server) = (World::new(name).await, MailServer::start().await);
-    let process = world.notifier(ROLES, &server, settings);
-    world.sender.send(&create_batch("b-1", "LAMP", 0)).await;
-    world.wait_handled(1).await;
-    (world, server, process)
+async fn nothing_in_stock(name: &str, settings: &[(&str, &str)]) -> (TestSystem, MailServer, Running) {
+    let (system, server) = (TestSystem::new(name).await, MailServer::start().await);
+    let process = system.notifier(ROLES, &server, settings);
+    system.sender.send(&create_batch("b-1", "LAMP", 0)).await;
+    system.wait_handled(1).await;
+    (system, server, process)
 }
 
 /// Allocates lines of two units.
-async fn order(world: &World, numbers: RangeInclusive<u32>) {
+async fn order(system: &TestSystem, numbers: RangeInclusive<u32>) {
     let lines: Vec<_> = numbers.map(|number| allocate(&format!("o-{number}"), "LAMP", 2)).collect();
-    world.sender.send_all(&lines).await;
+    system.sender.send_all(&lines).await;
 }
 
-async fn wait_notified(world: &World, events: i64) {
+async fn wait_notified(system: &TestSystem, events: i64) {
     wait_for("notifications are handled", DRAINS_WITHIN, &events, async || {
-        world.count(NOTIFICATIONS_HANDLED).await
+        system.count(NOTIFICATIONS_HANDLED).await
     })
     .await;
 }
 
 /// Waits for a dead letter of the notifications, and returns it as the command line prints it.
-async fn dead(world: &World) -> Value {
-    wait_for("a notification is dead", DRAINS_WITHIN, &1, async || world.count(DEAD).await).await;
+async fn dead(system: &TestSystem) -> Value {
+    wait_for("a notification is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
     let list = ["--json", "dead-letters", "list", "--queue", "notifications"];
-    world.cli(&list).await.exits(0).json()[0].take()
+    system.cli(&list).await.exits(0).json()[0].take()
 }
 
 /// The event of a mail.
@@ -72,9 +73,9 @@ fn ids(events: &[Event]) -> Vec<String> {
 }
 
 /// An event, as the relay publishes it.
-fn out_of_stock(world: &World, event_id: &str, orderid: &str) -> Raw {
+fn out_of_stock(system: &TestSystem, event_id: &str, orderid: &str) -> Raw {
     Raw {
-        exchange: world.named("events"),
+        exchange: system.named("events"),
         routing_key: "out_of_stock".into(),
         properties: properties("out_of_stock", event_id),
         body: json!({ "orderid": orderid, "sku": "LAMP", "qty": 2 }).to_string().into_bytes(),
@@ -89,10 +90,10 @@ async fn a_mail_names_sender_recipients_sku_and_event() {
         ("ALLOCATION__NOTIFICATIONS__TO", "buyer@shop.example, desk@shop.example"),
     ];
     let name = "a_mail_names_sender_recipients_sku_and_event";
-    let (world, server, process) = nothing_in_stock(name, &addresses).await;
-    order(&world, 1..=1).await;
-    let events = world.settled(2).await;
-    wait_notified(&world, 1).await;
+    let (system, server, process) = nothing_in_stock(name, &addresses).await;
+    order(&system, 1..=1).await;
+    let events = system.settled(2).await;
+    wait_notified(&system, 1).await;
 
     let mails = server.script().accepted.clone();
     let [mail] = &mails[..] else { panic!("{mails:?}") };
@@ -105,17 +106,17 @@ async fn a_mail_names_sender_recipients_sku_and_event() {
     assert_eq!(mail.header("Message-ID"), Some(id.as_str()));
     assert!(mail.text().contains("Out of stock for LAMP"), "{mail:?}");
     assert!(mail.text().contains("Order o-1 waits for 2"), "{mail:?}");
-    world.close_after([process]).await;
+    system.close_after([process]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_mail_is_dead_lettered_and_sent_by_a_retry() {
     let name = "a_rejected_mail_is_dead_lettered_and_sent_by_a_retry";
-    let (world, server, process) = nothing_in_stock(name, ONE_RETRY).await;
+    let (system, server, process) = nothing_in_stock(name, ONE_RETRY).await;
     server.script().rejected_recipient = Some("stock@");
-    order(&world, 1..=1).await;
-    let letter = dead(&world).await;
-    assert_eq!(letter["queue"], world.named("notifications"));
+    order(&system, 1..=1).await;
+    let letter = dead(&system).await;
+    assert_eq!(letter["queue"], system.named("notifications"));
     assert_eq!((&letter["type"], &letter["reason"]), (&json!("out_of_stock"), &json!("rejected")));
     assert_eq!(letter["attempts"], 2);
     let error = letter["error"].as_str().unwrap_or_default();
@@ -126,128 +127,128 @@ async fn a_rejected_mail_is_dead_lettered_and_sent_by_a_retry() {
     assert!(server.script().accepted.is_empty());
 
     server.script().rejected_recipient = None;
-    world.cli(&["dead-letters", "retry", &letter["id"].to_string()]).await.exits(0);
-    wait_notified(&world, 1).await;
-    let events = world.settled(2).await;
+    system.cli(&["dead-letters", "retry", &letter["id"].to_string()]).await.exits(0);
+    wait_notified(&system, 1).await;
+    let events = system.settled(2).await;
     assert_eq!(mailed_events(&server), ids(&events));
     assert_eq!(letter["message_id"], events[0].id());
-    assert_eq!(world.count(RESOLVED).await, 1);
-    world.close_after([process]).await;
+    assert_eq!(system.count(RESOLVED).await, 1);
+    system.close_after([process]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_changes_the_text_of_a_mail_and_not_its_event() {
     let name = "an_edit_changes_the_text_of_a_mail_and_not_its_event";
-    let (world, server, process) = nothing_in_stock(name, ONE_RETRY).await;
+    let (system, server, process) = nothing_in_stock(name, ONE_RETRY).await;
     server.script().rejected_content = Some("LAMP");
-    order(&world, 1..=1).await;
-    let letter = dead(&world).await;
+    order(&system, 1..=1).await;
+    let letter = dead(&system).await;
     assert_eq!(letter["reason"], "rejected");
 
-    let edited = world.file("edited.json", br#"{"orderid": "o-1", "sku": "LIGHT", "qty": 2}"#);
+    let edited = system.file("edited.json", br#"{"orderid": "o-1", "sku": "LIGHT", "qty": 2}"#);
     let (id, edited) = (letter["id"].to_string(), edited.to_str().unwrap());
-    world.cli(&["dead-letters", "edit", &id, "--body", edited]).await.exits(0);
-    wait_notified(&world, 1).await;
-    let events = world.settled(2).await;
+    system.cli(&["dead-letters", "edit", &id, "--body", edited]).await.exits(0);
+    wait_notified(&system, 1).await;
+    let events = system.settled(2).await;
     assert_eq!(mailed_events(&server), ids(&events));
     assert_eq!(server.script().accepted[0].header("Subject"), Some("Out of stock for LIGHT"));
-    assert_eq!(world.count(RESOLVED).await, 1);
-    world.close_after([process]).await;
+    assert_eq!(system.count(RESOLVED).await, 1);
+    system.close_after([process]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deferred_mail_is_retried() {
     let name = "a_deferred_mail_is_retried";
-    let (world, server, process) = nothing_in_stock(name, ONE_RETRY).await;
+    let (system, server, process) = nothing_in_stock(name, ONE_RETRY).await;
     server.script().deferred_recipients = 1;
-    order(&world, 1..=1).await;
-    wait_notified(&world, 1).await;
-    let events = world.settled(2).await;
+    order(&system, 1..=1).await;
+    wait_notified(&system, 1).await;
+    let events = system.settled(2).await;
     assert_eq!(mailed_events(&server), ids(&events));
-    let counts = (world.count(RESOLVED).await, world.count(FAILURES).await, world.count(ATTEMPTS).await);
+    let counts = (system.count(RESOLVED).await, system.count(FAILURES).await, system.count(ATTEMPTS).await);
     assert_eq!(counts, (1, 1, 1));
-    world.close_after([process]).await;
+    system.close_after([process]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_published_twice_causes_one_mail() {
-    let world = World::new("an_event_that_is_published_twice_causes_one_mail").await;
+    let system = TestSystem::new("an_event_that_is_published_twice_causes_one_mail").await;
     let server = MailServer::start().await;
-    let notifier = world.notifier("notifier", &server, &[]);
+    let notifier = system.notifier("notifier", &server, &[]);
     // Events of one order are handled in order: when the last one is handled, the duplicate has been handled, too.
-    let (event, last) = (out_of_stock(&world, "event-1", "o-1"), out_of_stock(&world, "event-2", "o-1"));
-    world.sender.publish_all(&[event.clone(), event, last]).await;
-    wait_notified(&world, 2).await;
+    let (event, last) = (out_of_stock(&system, "event-1", "o-1"), out_of_stock(&system, "event-2", "o-1"));
+    system.sender.publish_all(&[event.clone(), event, last]).await;
+    wait_notified(&system, 2).await;
     assert_eq!(mailed_events(&server), ["event-1", "event-2"]);
-    assert_eq!(world.count(FAILURES).await, 0);
-    world.close_after([notifier]).await;
+    assert_eq!(system.count(FAILURES).await, 0);
+    system.close_after([notifier]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_notification_is_dead_lettered_without_blocking_others() {
-    let world = World::new("an_invalid_notification_is_dead_lettered_without_blocking_others").await;
-    world.expect_dead(1);
+    let system = TestSystem::new("an_invalid_notification_is_dead_lettered_without_blocking_others").await;
+    system.expect_dead(1);
     let server = MailServer::start().await;
-    let notifier = world.notifier("notifier", &server, &[]);
-    let unreadable = Raw { body: b"no JSON".to_vec(), ..out_of_stock(&world, "event-1", "o-1") };
-    world.sender.publish_all(&[unreadable, out_of_stock(&world, "event-2", "o-2")]).await;
-    wait_notified(&world, 1).await;
-    let letter = dead(&world).await;
+    let notifier = system.notifier("notifier", &server, &[]);
+    let unreadable = Raw { body: b"no JSON".to_vec(), ..out_of_stock(&system, "event-1", "o-1") };
+    system.sender.publish_all(&[unreadable, out_of_stock(&system, "event-2", "o-2")]).await;
+    wait_notified(&system, 1).await;
+    let letter = dead(&system).await;
     assert_eq!((&letter["reason"], &letter["attempts"]), (&json!("invalid_message"), &json!(1)));
     assert_eq!(mailed_events(&server), ["event-2"]);
-    world.close_after([notifier]).await;
+    system.close_after([notifier]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_in_the_wrong_queue_is_dead_lettered_without_blocking_others() {
     let name = "a_message_in_the_wrong_queue_is_dead_lettered_without_blocking_others";
-    let (world, server, process) = nothing_in_stock(name, ONE_RETRY).await;
-    world.expect_dead(2);
+    let (system, server, process) = nothing_in_stock(name, ONE_RETRY).await;
+    system.expect_dead(2);
     let body = json!({ "orderid": "o-wrong-queue", "sku": "LAMP", "qty": 2 }).to_string().into_bytes();
-    let among_orders = world.sender.raw("allocate", properties("out_of_stock", "wrong-1"), &body);
+    let among_orders = system.sender.raw("allocate", properties("out_of_stock", "wrong-1"), &body);
     let among_notifications = Raw {
         exchange: String::new(),
-        routing_key: world.named("notifications"),
+        routing_key: system.named("notifications"),
         properties: properties("allocate", "wrong-2"),
         body,
     };
-    world.sender.publish_all(&[among_orders, among_notifications]).await;
-    order(&world, 1..=1).await;
-    wait_for("both are dead", DRAINS_WITHIN, &2, async || world.count(DEAD).await).await;
-    wait_notified(&world, 1).await;
-    let events = world.settled(2).await;
+    system.sender.publish_all(&[among_orders, among_notifications]).await;
+    order(&system, 1..=1).await;
+    wait_for("both are dead", DRAINS_WITHIN, &2, async || system.count(DEAD).await).await;
+    wait_notified(&system, 1).await;
+    let events = system.settled(2).await;
     assert_eq!(mailed_events(&server), ids(&events));
-    assert_eq!(world.count("select count(*) from order_lines").await, 1);
+    assert_eq!(system.count("select count(*) from order_lines").await, 1);
 
     let dead: Vec<(String, String, String, i32)> =
         sqlx::query_as("select queue, type, reason, attempts from failed_messages order by queue")
-            .fetch_all(&world.pool)
+            .fetch_all(&system.pool)
             .await
             .unwrap();
     let letter =
         |queue: &str, kind: &str| (queue.to_owned(), kind.to_owned(), "unknown_command".to_owned(), 1);
     assert_eq!(dead, [letter("notifications", "allocate"), letter("orders", "out_of_stock")]);
-    world.close_after([process]).await;
+    system.close_after([process]).await;
 }
 
 /// Two notifiers and events that are published twice: each mail is sent once, since a duplicate waits for the first message.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_notifiers_send_one_mail_for_an_event_that_is_published_twice() {
-    let world = World::new("two_notifiers_send_one_mail_for_an_event_that_is_published_twice").await;
+    let system = TestSystem::new("two_notifiers_send_one_mail_for_an_event_that_is_published_twice").await;
     let server = MailServer::start().await;
     let events: Vec<_> = (0..20)
         .flat_map(|number| {
-            let event = out_of_stock(&world, &format!("event-{number:02}"), &format!("o-{number}"));
+            let event = out_of_stock(&system, &format!("event-{number:02}"), &format!("o-{number}"));
             [event.clone(), event]
         })
         .collect();
     let notifiers =
-        [world.notifier("notifier", &server, ONE_RETRY), world.notifier("notifier", &server, ONE_RETRY)];
-    world.sender.publish_all(&events).await;
-    wait_notified(&world, 20).await;
-    wait_for("all are taken", DRAINS_WITHIN, &0, async || world.ready("notifications").await).await;
+        [system.notifier("notifier", &server, ONE_RETRY), system.notifier("notifier", &server, ONE_RETRY)];
+    system.sender.publish_all(&events).await;
+    wait_notified(&system, 20).await;
+    wait_for("all are taken", DRAINS_WITHIN, &0, async || system.ready("notifications").await).await;
     let expected: Vec<_> = (0..20).map(|number| format!("event-{number:02}")).collect();
     assert_eq!(mailed_events(&server), expected);
-    assert_eq!((world.count(FAILURES).await, world.count(STARTS).await), (0, 0));
-    world.close_after(notifiers).await;
+    assert_eq!((system.count(FAILURES).await, system.count(STARTS).await), (0, 0));
+    system.close_after(notifiers).await;
 }

@@ -5,115 +5,115 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::harness::{Command, DRAINS_WITHIN, World, allocate, create_batch, wait_for, wait_until};
+use crate::harness::{Command, DRAINS_WITHIN, TestSystem, allocate, create_batch, wait_for, wait_until};
 
 const ONE_ATTEMPT: &[(&str, &str)] = &[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")];
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 
-async fn wait_dead(world: &World, count: i64) {
-    wait_for("messages are dead", DRAINS_WITHIN, &count, async || world.count(DEAD).await).await;
+async fn wait_dead(system: &TestSystem, count: i64) {
+    wait_for("messages are dead", DRAINS_WITHIN, &count, async || system.count(DEAD).await).await;
 }
 
 /// Two operators edit one message; the second saves after the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_of_a_message_that_changed_since_it_was_shown_is_skipped() {
-    let world = World::new("an_edit_of_a_message_that_changed_since_it_was_shown_is_skipped").await;
-    world.expect_dead(1);
-    let worker = world.worker_with(ONE_ATTEMPT);
-    world.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
-    wait_dead(&world, 1).await;
-    let id: i64 = world.count("select id from failed_messages").await;
+    let system = TestSystem::new("an_edit_of_a_message_that_changed_since_it_was_shown_is_skipped").await;
+    system.expect_dead(1);
+    let worker = system.worker_with(ONE_ATTEMPT);
+    system.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;
+    wait_dead(&system, 1).await;
+    let id: i64 = system.count("select id from failed_messages").await;
     let id = id.to_string();
 
     // An editor that stays open until the file `saved` exists, and then changes the quantity.
-    let saved = world.file("not-yet", b"").with_file_name("saved");
+    let saved = system.file("not-yet", b"").with_file_name("saved");
     let opened = saved.with_file_name("opened");
     let script = format!(
         "#!/bin/sh\ntouch {}\nwhile [ ! -e {} ]; do sleep 0.05; done\nsed -i 's/1/9/' \"$1\"\n",
         opened.display(),
         saved.display()
     );
-    let editor = world.file("editor.sh", script.as_bytes());
+    let editor = system.file("editor.sh", script.as_bytes());
     let editor = format!("sh {}", editor.display());
     let first = async {
         let edit = ["dead-letters", "edit", id.as_str(), "--why", "opened first"];
-        world.cli_with(&edit, &[("EDITOR", editor.as_str())]).await
+        system.cli_with(&edit, &[("EDITOR", editor.as_str())]).await
     };
     let second = async {
         wait_until("the editor is open", DRAINS_WITHIN, async || opened.exists()).await;
-        let body = world.file("five.json", br#"{"orderid": "o-1", "sku": "NO-SUCH-SKU", "qty": 5}"#);
+        let body = system.file("five.json", br#"{"orderid": "o-1", "sku": "NO-SUCH-SKU", "qty": 5}"#);
         let edit = ["dead-letters", "edit", id.as_str(), "--body", body.to_str().unwrap()];
-        world.cli(&edit).await.exits(0);
+        system.cli(&edit).await.exits(0);
         let failed_again = "select count(*) from failed_attempts";
-        wait_for("it failed again", DRAINS_WITHIN, &2, async || world.count(failed_again).await).await;
-        wait_dead(&world, 1).await;
+        wait_for("it failed again", DRAINS_WITHIN, &2, async || system.count(failed_again).await).await;
+        wait_dead(&system, 1).await;
         std::fs::write(&saved, b"").unwrap();
     };
     let (first, ()) = timeout(DRAINS_WITHIN, async { tokio::join!(first, second) }).await.unwrap();
     let said = first.exits(1).text();
     assert!(said.contains("changed meanwhile"), "{said}");
     let body: Vec<u8> =
-        sqlx::query_scalar("select body from failed_messages").fetch_one(&world.pool).await.unwrap();
+        sqlx::query_scalar("select body from failed_messages").fetch_one(&system.pool).await.unwrap();
     assert!(String::from_utf8(body).unwrap().contains("\"qty\": 5"), "the other edit is kept");
-    assert_eq!(world.count("select count(*) from failed_actions where what = 'edit'").await, 1);
-    world.close_after([worker]).await;
+    assert_eq!(system.count("select count(*) from failed_actions where what = 'edit'").await, 1);
+    system.close_after([worker]).await;
 }
 
 /// A message changes while a slow bulk action is running.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_action_skips_what_its_filter_no_longer_matches() {
-    let world = World::new("a_bulk_action_skips_what_its_filter_no_longer_matches").await;
-    world.expect_dead(1);
-    let worker = world.worker_with(ONE_ATTEMPT);
+    let system = TestSystem::new("a_bulk_action_skips_what_its_filter_no_longer_matches").await;
+    system.expect_dead(1);
+    let worker = system.worker_with(ONE_ATTEMPT);
     let lines: Vec<Command> = (0..10).map(|n| allocate(&format!("o-{n}"), "LAMP", 1)).collect();
-    world.sender.send_all(&lines).await;
-    wait_dead(&world, 10).await;
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    system.sender.send_all(&lines).await;
+    wait_dead(&system, 10).await;
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
 
     let retry =
         ["--json", "dead-letters", "retry", "--reason", "rejected", "--rate", "5", "--why", "stock is there"];
     let change = async {
-        wait_until("the first are retried", DRAINS_WITHIN, async || world.count(DEAD).await < 10).await;
+        wait_until("the first are retried", DRAINS_WITHIN, async || system.count(DEAD).await < 10).await;
         let last = "update failed_messages set reason = 'crash_loop' where status = 'dead'
                     and id = (select max(id) from failed_messages where status = 'dead')";
-        let changed = sqlx::query(last).execute(&world.pool).await.unwrap();
+        let changed = sqlx::query(last).execute(&system.pool).await.unwrap();
         assert_eq!(changed.rows_affected(), 1, "it was retried before it changed");
     };
-    let (report, ()) = tokio::join!(world.cli(&retry), change);
+    let (report, ()) = tokio::join!(system.cli(&retry), change);
     assert_eq!(report.exits(1).json(), json!({ "matched": 10, "done": 9, "skipped": 1, "failed": 0 }));
-    world.settled(10).await;
-    assert_eq!(world.count("select count(*) from failed_messages where reason = 'crash_loop'").await, 1);
-    world.close_after([worker]).await;
+    system.settled(10).await;
+    assert_eq!(system.count("select count(*) from failed_messages where reason = 'crash_loop'").await, 1);
+    system.close_after([worker]).await;
 }
 
 /// More lines are allocated than the database could write in one statement within its timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_frees_stock_for_very_many_lines_is_handled() {
     const LINES: i64 = 40_000;
-    let world = World::new("a_batch_that_frees_stock_for_very_many_lines_is_handled").await;
-    let worker = world.worker_with(&[
+    let system = TestSystem::new("a_batch_that_frees_stock_for_very_many_lines_is_handled").await;
+    let worker = system.worker_with(&[
         ("ALLOCATION__DATABASE__TIMEOUT", "2s"),
         ("ALLOCATION__WORKER__HANDLER_TIMEOUT", "2m"),
     ]);
-    world.sender.send(&create_batch("empty", "LAMP", 0)).await;
-    world.wait_handled(1).await;
+    system.sender.send(&create_batch("empty", "LAMP", 0)).await;
+    system.wait_handled(1).await;
     sqlx::raw_sql(
         "insert into order_lines (orderid, sku, qty, place) select 'o-' || n, 'LAMP', 1, n from generate_series(1, 40000) n;
          insert into allocations_view (orderid, sku, qty) select 'o-' || n, 'LAMP', 1 from generate_series(1, 40000) n;
          update products set backordered = 40000, last_place = 40000, version = version + 1",
     )
-    .execute(&world.pool)
+    .execute(&system.pool)
     .await
     .unwrap();
-    world.sender.send(&create_batch("much", "LAMP", 40_000)).await;
+    system.sender.send(&create_batch("much", "LAMP", 40_000)).await;
     let allocated = "select count(*) from order_lines where batchref = 'much'";
-    let all = async || world.count(allocated).await;
+    let all = async || system.count(allocated).await;
     wait_for("all lines are allocated", Duration::from_mins(3), &LINES, all).await;
     let errors: Vec<String> =
-        sqlx::query_scalar("select error from failed_attempts").fetch_all(&world.pool).await.unwrap();
+        sqlx::query_scalar("select error from failed_attempts").fetch_all(&system.pool).await.unwrap();
     assert_eq!(errors, [] as [&str; 0]);
-    let published = async || world.count("select count(*) from outbox").await;
+    let published = async || system.count("select count(*) from outbox").await;
     wait_for("all events are published", Duration::from_mins(3), &0, published).await;
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }

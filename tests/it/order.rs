@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Command, DRAINS_WITHIN, Random, Running, World, allocate, create_batch, deallocate, wait_for, wait_until,
+    Command, DRAINS_WITHIN, Random, Running, TestSystem, allocate, create_batch, deallocate, wait_for,
+    wait_until,
 };
 
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
@@ -18,8 +19,8 @@ const FULL_DISK: &str = "create function refuse() returns trigger language plpgs
      create trigger full_disk before insert on outbox for each statement execute function refuse()";
 const SPACE_AGAIN: &str = "drop trigger full_disk on outbox; drop function refuse()";
 
-async fn execute(world: &World, statements: &'static str) {
-    sqlx::raw_sql(statements).execute(&world.pool).await.unwrap();
+async fn execute(system: &TestSystem, statements: &'static str) {
+    sqlx::raw_sql(statements).execute(&system.pool).await.unwrap();
 }
 
 /// An order and its cancellation, many times.
@@ -32,110 +33,110 @@ fn pairs(count: u32) -> Vec<Command> {
         .collect()
 }
 
-/// A world with stock for all of them.
-async fn with_stock(name: &str) -> World {
-    let world = World::new(name).await;
-    let worker = world.worker();
+/// A system with stock for all of them.
+async fn with_stock(name: &str) -> TestSystem {
+    let system = TestSystem::new(name).await;
+    let worker = system.worker();
     let batches: Vec<_> =
         (0..4).map(|n| create_batch(&format!("b-{n}"), &format!("SKU-{n}"), 10_000)).collect();
-    world.sender.send_all(&batches).await;
-    world.wait_handled(4).await;
+    system.sender.send_all(&batches).await;
+    system.wait_handled(4).await;
     worker.terminate().await;
-    world
+    system
 }
 
-fn small_steps(world: &World, environment: &[(&str, &str)]) -> Running {
+fn small_steps(system: &TestSystem, environment: &[(&str, &str)]) -> Running {
     let small = [("ALLOCATION__WORKER__MAX_BATCH", "20"), ("ALLOCATION__WORKER__PREFETCH", "200")];
-    world.worker_with(&[&small[..], environment].concat())
+    system.worker_with(&[&small[..], environment].concat())
 }
 
 /// All was handled, nothing is dead, and no line of an order that was cancelled is left.
-async fn assert_all_cancelled(world: &World, commands: usize) {
-    world.settled(4 + commands).await;
-    assert_eq!(world.count("select count(*) from order_lines").await, 0, "cancelled orders are allocated");
-    assert_eq!((world.count(DEAD).await, world.count(STARTS).await), (0, 0));
+async fn assert_all_cancelled(system: &TestSystem, commands: usize) {
+    system.settled(4 + commands).await;
+    assert_eq!(system.count("select count(*) from order_lines").await, 0, "cancelled orders are allocated");
+    assert_eq!((system.count(DEAD).await, system.count(STARTS).await), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orderly_restarts_keep_the_order() {
-    let world = with_stock("orderly_restarts_keep_the_order").await;
-    execute(&world, SLOW_INBOX).await;
+    let system = with_stock("orderly_restarts_keep_the_order").await;
+    execute(&system, SLOW_INBOX).await;
     let (commands, mut random) = (pairs(400), Random::seeded(1));
-    world.sender.send_all(&commands).await;
+    system.sender.send_all(&commands).await;
     for _ in 0..6 {
-        let (worker, before) = (small_steps(&world, &[]), world.handled().await);
+        let (worker, before) = (small_steps(&system, &[]), system.handled().await);
         let some_more = i64::from(20 + random.below(60));
-        wait_until("work goes on", DRAINS_WITHIN, async || world.handled().await > before + some_more).await;
+        wait_until("work goes on", DRAINS_WITHIN, async || system.handled().await > before + some_more).await;
         assert!(worker.terminate().await.success());
     }
-    assert!(world.handled().await < 4 + 800, "every restart came in the middle of work");
-    let worker = small_steps(&world, &[]);
-    assert_all_cancelled(&world, commands.len()).await;
-    world.close_after([worker]).await;
+    assert!(system.handled().await < 4 + 800, "every restart came in the middle of work");
+    let worker = small_steps(&system, &[]);
+    assert_all_cancelled(&system, commands.len()).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_handed_back_in_an_outage_keep_their_order_and_are_not_to_blame() {
-    let world =
+    let system =
         with_stock("messages_that_are_handed_back_in_an_outage_keep_their_order_and_are_not_to_blame").await;
-    execute(&world, FULL_DISK).await;
+    execute(&system, FULL_DISK).await;
     let commands = pairs(100);
-    world.sender.send_all(&commands).await;
-    let worker = small_steps(&world, &[("ALLOCATION__WORKER__REQUEUE_AFTER", "1s")]);
+    system.sender.send_all(&commands).await;
+    let worker = small_steps(&system, &[("ALLOCATION__WORKER__REQUEUE_AFTER", "1s")]);
     let handed_back = || worker.log().matches("returning messages to the queue").count();
     wait_until("messages are handed back", DRAINS_WITHIN, async || handed_back() >= 2).await;
-    assert_eq!(world.count("select count(*) from failed_messages").await, 0);
-    execute(&world, SPACE_AGAIN).await;
-    assert_all_cancelled(&world, commands.len()).await;
-    world.close_after([worker]).await;
+    assert_eq!(system.count("select count(*) from failed_messages").await, 0);
+    execute(&system, SPACE_AGAIN).await;
+    assert_all_cancelled(&system, commands.len()).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_in_an_outage_are_no_crashes() {
-    let world = with_stock("restarts_in_an_outage_are_no_crashes").await;
-    execute(&world, FULL_DISK).await;
+    let system = with_stock("restarts_in_an_outage_are_no_crashes").await;
+    execute(&system, FULL_DISK).await;
     let commands = pairs(1);
-    world.sender.send_all(&commands).await;
+    system.sender.send_all(&commands).await;
     for _ in 0..6 {
-        let worker = small_steps(&world, &[]);
+        let worker = small_steps(&system, &[]);
         let waits = async || worker.log().contains("database unavailable");
         wait_until("the outage is noticed", DRAINS_WITHIN, waits).await;
         assert!(worker.terminate().await.success());
-        assert_eq!(world.count(STARTS).await, 0, "an orderly end is no crash");
+        assert_eq!(system.count(STARTS).await, 0, "an orderly end is no crash");
     }
-    execute(&world, SPACE_AGAIN).await;
-    let worker = small_steps(&world, &[]);
-    assert_all_cancelled(&world, commands.len()).await;
-    world.close_after([worker]).await;
+    execute(&system, SPACE_AGAIN).await;
+    let worker = small_steps(&system, &[]);
+    assert_all_cancelled(&system, commands.len()).await;
+    system.close_after([worker]).await;
 }
 
 /// A unit of work that hangs is given up when the time to stop is over; that is no crash either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_that_is_overdue_is_no_crash() {
-    let world = with_stock("a_stop_that_is_overdue_is_no_crash").await;
-    let mut locker = world.pool.begin().await.unwrap();
+    let system = with_stock("a_stop_that_is_overdue_is_no_crash").await;
+    let mut locker = system.pool.begin().await.unwrap();
     sqlx::query("select from products where sku = 'SKU-0' for update").execute(&mut *locker).await.unwrap();
-    world.sender.send(&allocate("o-1", "SKU-0", 1)).await;
+    system.sender.send(&allocate("o-1", "SKU-0", 1)).await;
     for _ in 0..3 {
-        let worker = world.worker_with(&[("ALLOCATION__WORKER__SHUTDOWN_TIMEOUT", "1s")]);
-        let held = async || world.ready("orders").await == 0 && worker.log().contains("queue=\"orders\"");
+        let worker = system.worker_with(&[("ALLOCATION__WORKER__SHUTDOWN_TIMEOUT", "1s")]);
+        let held = async || system.ready("orders").await == 0 && worker.log().contains("queue=\"orders\"");
         wait_until("the message is delivered", DRAINS_WITHIN, held).await;
         assert!(worker.terminate().await.success());
-        assert_eq!(world.count(STARTS).await, 0);
+        assert_eq!(system.count(STARTS).await, 0);
     }
     locker.rollback().await.unwrap();
-    let worker = world.worker();
-    world.settled(5).await;
-    world.close_after([worker]).await;
+    let worker = system.worker();
+    system.settled(5).await;
+    system.close_after([worker]).await;
 }
 
 /// A message that seems to have killed its worker is not handled before, or after, its neighbours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_keeps_its_place() {
-    let world = with_stock("a_suspect_keeps_its_place").await;
-    world.expect_repeats();
+    let system = with_stock("a_suspect_keeps_its_place").await;
+    system.expect_repeats();
     execute(
-        &world,
+        &system,
         "create function hang() returns trigger language plpgsql as $$
          begin perform pg_sleep(60); return new; end $$;
          create trigger hangs before insert on inbox for each row when (new.message_id = 'first')
@@ -144,25 +145,25 @@ async fn a_suspect_keeps_its_place() {
     .await;
     let hangs = "select count(*) from pg_stat_activity
                  where datname = current_database() and wait_event = 'PgSleep'";
-    world.sender.send(&allocate("o-1", "SKU-0", 1).with_id("first")).await;
+    system.sender.send(&allocate("o-1", "SKU-0", 1).with_id("first")).await;
     for kills in 0..4 {
         if kills == 3 {
-            world.sender.send(&deallocate("o-1", "SKU-0").with_id("second")).await;
+            system.sender.send(&deallocate("o-1", "SKU-0").with_id("second")).await;
         }
-        let worker = world.worker();
-        wait_for("it hangs", DRAINS_WITHIN, &1, async || world.count(hangs).await).await;
-        wait_for("both are taken", DRAINS_WITHIN, &0, async || world.ready("orders").await).await;
+        let worker = system.worker();
+        wait_for("it hangs", DRAINS_WITHIN, &1, async || system.count(hangs).await).await;
+        wait_for("both are taken", DRAINS_WITHIN, &0, async || system.ready("orders").await).await;
         worker.kill().await;
         let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity
                      where datname = current_database() and wait_event = 'PgSleep'";
-        world.count(ended).await;
-        wait_for("its session ends", DRAINS_WITHIN, &0, async || world.count(hangs).await).await;
+        system.count(ended).await;
+        wait_for("its session ends", DRAINS_WITHIN, &0, async || system.count(hangs).await).await;
     }
-    assert_eq!(world.count("select coalesce(max(starts), 0)::bigint from message_starts").await, 3);
-    execute(&world, "drop trigger hangs on inbox").await;
-    let worker = world.worker();
-    world.wait_drained(6).await;
-    assert_eq!(world.count("select count(*) from order_lines").await, 0, "a cancelled order is allocated");
-    assert_eq!(world.count(DEAD).await, 0);
-    tokio::time::timeout(Duration::from_secs(10), world.close_after([worker])).await.unwrap();
+    assert_eq!(system.count("select coalesce(max(starts), 0)::bigint from message_starts").await, 3);
+    execute(&system, "drop trigger hangs on inbox").await;
+    let worker = system.worker();
+    system.wait_drained(6).await;
+    assert_eq!(system.count("select count(*) from order_lines").await, 0, "a cancelled order is allocated");
+    assert_eq!(system.count(DEAD).await, 0);
+    tokio::time::timeout(Duration::from_secs(10), system.close_after([worker])).await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Command, World, allocate, create_batch, deallocate, wait_until};
+use crate::harness::{Command, TestSystem, allocate, create_batch, deallocate, wait_until};
 
 const LINES: usize = 1500;
 const UNREADABLE: usize = 1000;
@@ -25,34 +25,36 @@ const FAILED: &str =
 
 #[tokio::test]
 async fn a_table_that_was_empty_at_first_is_not_read_from_end_to_end_when_it_is_full() {
-    let world = World::new("plans").await;
+    let system = TestSystem::new("plans").await;
     // One lane with small units of work: each of its statements has its plan long before the tables are full.
     let small = [("ALLOCATION__WORKER__PARTITIONS", "1"), ("ALLOCATION__WORKER__MAX_BATCH", "20")];
-    let worker = world.worker_with(&small);
-    world.sender.send(&create_batch("b", "LAMP", 1_000_000)).await;
-    world.wait_handled(1).await;
+    let worker = system.worker_with(&small);
+    system.sender.send(&create_batch("b", "LAMP", 1_000_000)).await;
+    system.wait_handled(1).await;
     let orders: Vec<_> = (0..LINES).map(|number| format!("o{number}")).collect();
     let lines: Vec<_> = orders.iter().map(|order| allocate(order, "LAMP", 1)).collect();
     let unreadable =
         |number| Command { kind: "allocate", message_id: format!("unreadable-{number}"), body: json!([]) };
     let unreadable: Vec<_> = (0..UNREADABLE).map(unreadable).collect();
     let (first, later) = unreadable.split_at(UNREADABLE / 10);
-    world.sender.send_all(first).await;
-    world.sender.send_all(&lines).await;
-    world.wait_handled(1 + LINES).await;
+    system.sender.send_all(first).await;
+    system.sender.send_all(&lines).await;
+    system.wait_handled(1 + LINES).await;
     // Every unit of work looks whether it resolves one of these, or which attempt it has to record.
-    sqlx::raw_sql(FAILED).execute(&world.pool).await.unwrap();
-    world.sender.send_all(later).await;
+    sqlx::raw_sql(FAILED).execute(&system.pool).await.unwrap();
+    system.sender.send_all(later).await;
     let gone: Vec<_> = orders.iter().map(|order| deallocate(order, "LAMP")).collect();
-    world.sender.send_all(&gone).await;
-    world.wait_handled(1 + 2 * LINES).await;
-    world.expect_dead(5000 + i64::try_from(UNREADABLE).unwrap());
+    system.sender.send_all(&gone).await;
+    system.wait_handled(1 + 2 * LINES).await;
+    system.expect_dead(5000 + i64::try_from(UNREADABLE).unwrap());
 
     let all = i64::try_from(LINES).unwrap();
-    wait_until("the server has counted", Duration::from_secs(20), async || world.count(WRITTEN).await == all)
-        .await;
-    assert_eq!(world.count(SCANNED).await, 0);
-    let fetched = world.count(FETCHED).await;
+    wait_until("the server has counted", Duration::from_secs(20), async || {
+        system.count(WRITTEN).await == all
+    })
+    .await;
+    assert_eq!(system.count(SCANNED).await, 0);
+    let fetched = system.count(FETCHED).await;
     assert!(fetched < 2 * all * ROWS_FOR_A_LINE, "{fetched} index entries for {} lines", 2 * all);
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }

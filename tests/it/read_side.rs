@@ -4,32 +4,32 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::harness::{DRAINS_WITHIN, Workload, World, allocate, create_batch, deallocate, wait_until};
+use crate::harness::{DRAINS_WITHIN, TestSystem, Workload, allocate, create_batch, deallocate, wait_until};
 
 /// Rebuilds the read model; returns the number of compared and of repaired lines.
-async fn rebuild(world: &World) -> (i64, i64) {
-    let report = world.cli(&["--json", "view", "rebuild"]).await.exits(0).json();
+async fn rebuild(system: &TestSystem) -> (i64, i64) {
+    let report = system.cli(&["--json", "view", "rebuild"]).await.exits(0).json();
     let count = |field: &str| report[field].as_i64().expect("the field is a number");
     (count("lines"), count("differed"))
 }
 
 /// The text output of a call, on both streams.
-async fn text(world: &World, arguments: &[&str], code: i32) -> String {
-    format!("{:?}", world.cli(arguments).await.exits(code))
+async fn text(system: &TestSystem, arguments: &[&str], code: i32) -> String {
+    format!("{:?}", system.cli(arguments).await.exits(code))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_5000_random_commands_the_read_side_agrees_with_the_write_side() {
-    let world = World::new("after_5000_random_commands_the_read_side_agrees_with_the_write_side").await;
-    let workers = [world.worker(), world.worker()];
+    let system = TestSystem::new("after_5000_random_commands_the_read_side_agrees_with_the_write_side").await;
+    let workers = [system.worker(), system.worker()];
     let workload = Workload::seeded(31, 4000);
-    workload.open(&world).await;
-    world.sender.send_all(&workload.commands).await;
-    workload.assert_all_is_done(&world).await;
+    workload.open(&system).await;
+    system.sender.send_all(&workload.commands).await;
+    workload.assert_all_is_done(&system).await;
 
-    let lines = world.count("select count(*) from order_lines").await;
-    assert_eq!(rebuild(&world).await, (lines, 0));
-    let (views, batches) = (world.views(), world.allocated_lines().await);
+    let lines = system.count("select count(*) from order_lines").await;
+    assert_eq!(rebuild(&system).await, (lines, 0));
+    let (views, batches) = (system.views(), system.allocated_lines().await);
     for (line, qty) in workload.kept.iter().step_by(20) {
         let (orderid, sku) = line;
         let order = views.order(orderid).await.unwrap().expect("the line exists");
@@ -41,40 +41,40 @@ async fn after_5000_random_commands_the_read_side_agrees_with_the_write_side() {
         let allocations = views.allocations(orderid).await.unwrap();
         assert_eq!(allocations.len(), usize::from(batches.contains_key(line)));
     }
-    world.close_after(workers).await;
+    system.close_after(workers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deallocating_a_line_removes_only_its_row() {
-    let world = World::new("deallocating_a_line_removes_only_its_row").await;
-    let worker = world.worker();
-    world.sender.send_all(&[create_batch("b-1", "LAMP", 10), create_batch("b-2", "VASE", 10)]).await;
-    world.wait_handled(2).await;
-    world.sender.send_all(&[allocate("o-1", "LAMP", 1), allocate("o-1", "VASE", 1)]).await;
-    world.wait_handled(4).await;
-    world.sender.send(&deallocate("o-1", "LAMP")).await;
-    world.settled(5).await;
-    let order = world.views().order("o-1").await.unwrap().expect("the other line exists");
+    let system = TestSystem::new("deallocating_a_line_removes_only_its_row").await;
+    let worker = system.worker();
+    system.sender.send_all(&[create_batch("b-1", "LAMP", 10), create_batch("b-2", "VASE", 10)]).await;
+    system.wait_handled(2).await;
+    system.sender.send_all(&[allocate("o-1", "LAMP", 1), allocate("o-1", "VASE", 1)]).await;
+    system.wait_handled(4).await;
+    system.sender.send(&deallocate("o-1", "LAMP")).await;
+    system.settled(5).await;
+    let order = system.views().order("o-1").await.unwrap().expect("the other line exists");
     let skus: Vec<_> = order.lines.iter().map(|line| line.sku.as_str()).collect();
     assert_eq!(skus, ["VASE"]);
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_during_writes_finds_no_difference() {
-    let world = World::new("a_rebuild_during_writes_finds_no_difference").await;
-    let workers = [world.worker(), world.worker()];
+    let system = TestSystem::new("a_rebuild_during_writes_finds_no_difference").await;
+    let workers = [system.worker(), system.worker()];
     let workload = Workload::seeded(32, 3000);
-    workload.open(&world).await;
+    workload.open(&system).await;
     for part in workload.parts(6) {
-        world.get_under_way(part, 20).await;
-        let (_, differed) = rebuild(&world).await;
+        system.get_under_way(part, 20).await;
+        let (_, differed) = rebuild(&system).await;
         assert_eq!(differed, 0, "a concurrent write is no difference");
     }
-    workload.assert_all_is_done(&world).await;
-    let lines = world.count("select count(*) from order_lines").await;
-    assert_eq!(rebuild(&world).await, (lines, 0));
-    world.close_after(workers).await;
+    workload.assert_all_is_done(&system).await;
+    let lines = system.count("select count(*) from order_lines").await;
+    assert_eq!(rebuild(&system).await, (lines, 0));
+    system.close_after(workers).await;
 }
 
 /// 180 rows that differ from the write side; 50 of them have no line.
@@ -91,64 +91,64 @@ const CORRUPTION: &str = "
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupted_read_model_is_repaired_and_every_row_is_counted() {
-    let world = World::new("a_corrupted_read_model_is_repaired_and_every_row_is_counted").await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 400)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("a_corrupted_read_model_is_repaired_and_every_row_is_counted").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 400)).await;
+    system.wait_handled(1).await;
     let lines: Vec<_> = (0..500).map(|number| allocate(&format!("o-{number:03}"), "LAMP", 1)).collect();
-    world.sender.send_all(&lines).await;
-    world.settled(501).await;
+    system.sender.send_all(&lines).await;
+    system.settled(501).await;
 
-    sqlx::raw_sql(CORRUPTION).execute(&world.pool).await.unwrap();
-    assert_eq!(rebuild(&world).await, (550, 180));
-    world.assert_consistent().await;
-    assert_eq!(rebuild(&world).await, (500, 0));
+    sqlx::raw_sql(CORRUPTION).execute(&system.pool).await.unwrap();
+    assert_eq!(rebuild(&system).await, (550, 180));
+    system.assert_consistent().await;
+    assert_eq!(rebuild(&system).await, (500, 0));
 
     sqlx::raw_sql("update allocations_view set qty = 9 where orderid = 'o-499'")
-        .execute(&world.pool)
+        .execute(&system.pool)
         .await
         .unwrap();
-    let printed = text(&world, &["view", "rebuild"], 0).await;
+    let printed = text(&system, &["view", "rebuild"], 0).await;
     assert!(printed.contains("500 lines compared, 1 repaired"), "{printed}");
-    let printed = text(&world, &["view", "rebuild"], 0).await;
+    let printed = text(&system, &["view", "rebuild"], 0).await;
     assert!(printed.contains("500 lines compared, no differences"), "{printed}");
-    world.assert_consistent().await;
-    world.close_after([worker]).await;
+    system.assert_consistent().await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_of_an_empty_database_compares_nothing() {
-    let world = World::new("a_rebuild_of_an_empty_database_compares_nothing").await;
-    assert_eq!(rebuild(&world).await, (0, 0));
-    world.close().await;
+    let system = TestSystem::new("a_rebuild_of_an_empty_database_compares_nothing").await;
+    assert_eq!(rebuild(&system).await, (0, 0));
+    system.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_shown_as_text_and_json() {
-    let world = World::new("an_order_is_shown_as_text_and_json").await;
-    let worker = world.worker();
-    world.sender.send_all(&[create_batch("b-1", "LAMP", 10), create_batch("b-2", "VASE", 1)]).await;
-    world.wait_handled(2).await;
-    world.sender.send_all(&[allocate("o-1", "VASE", 2), allocate("o-1", "LAMP", 4)]).await;
-    world.settled(4).await;
+    let system = TestSystem::new("an_order_is_shown_as_text_and_json").await;
+    let worker = system.worker();
+    system.sender.send_all(&[create_batch("b-1", "LAMP", 10), create_batch("b-2", "VASE", 1)]).await;
+    system.wait_handled(2).await;
+    system.sender.send_all(&[allocate("o-1", "VASE", 2), allocate("o-1", "LAMP", 4)]).await;
+    system.settled(4).await;
 
     let lines = json!([
         { "sku": "LAMP", "qty": 4, "status": "allocated", "batchref": "b-1" },
         { "sku": "VASE", "qty": 2, "status": "backordered", "batchref": null },
     ]);
-    let shown = world.cli(&["--json", "orders", "show", "o-1"]).await.exits(0).json();
+    let shown = system.cli(&["--json", "orders", "show", "o-1"]).await.exits(0).json();
     assert_eq!(shown, json!({ "orderid": "o-1", "lines": lines }));
-    let printed = text(&world, &["orders", "show", "o-1"], 0).await;
+    let printed = text(&system, &["orders", "show", "o-1"], 0).await;
     for word in ["sku", "qty", "status", "batch", "LAMP", "allocated", "b-1", "VASE", "backordered"] {
         assert!(printed.contains(word), "{word} is not in {printed}");
     }
 
     for unknown in [&["orders", "show", "o-9"][..], &["--json", "orders", "show", "o-9"]] {
-        let printed = text(&world, unknown, 1).await;
+        let printed = text(&system, unknown, 1).await;
         assert!(printed.contains("order o-9 has no lines"), "{printed}");
     }
-    world.cli(&["orders", "show"]).await.exits(2);
-    world.close_after([worker]).await;
+    system.cli(&["orders", "show"]).await.exits(2);
+    system.close_after([worker]).await;
 }
 
 /// A product with one batch with available stock, and 3,000 without.
@@ -163,14 +163,14 @@ const HISTORY: &str = "
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_batches_without_stock_only_the_latest_are_shown() {
-    let world = World::new("of_many_batches_without_stock_only_the_latest_are_shown").await;
-    sqlx::raw_sql(HISTORY).execute(&world.pool).await.unwrap();
-    let availability = world.views().availability("LAMP").await.unwrap().expect("the product exists");
+    let system = TestSystem::new("of_many_batches_without_stock_only_the_latest_are_shown").await;
+    sqlx::raw_sql(HISTORY).execute(&system.pool).await.unwrap();
+    let availability = system.views().availability("LAMP").await.unwrap().expect("the product exists");
     let shown: Vec<_> = availability.batches.iter().map(|batch| batch.batchref.as_str()).collect();
     assert_eq!(shown.len(), 101);
     assert_eq!((shown[0], shown[1], shown[100]), ("open", "used-2901", "used-3000"));
     assert_eq!((availability.batches[0].available, availability.backordered), (10, 0));
-    world.close().await;
+    system.close().await;
 }
 
 /// 45,000 lines without rows: 15,000 orders of three products each, with a full batch for every product. The collation
@@ -200,17 +200,17 @@ const CORRUPTION_AT_RANGE_LIMITS: &str = "
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_of_several_ranges_compares_every_line() {
-    let world = World::new("a_rebuild_of_several_ranges_compares_every_line").await;
-    sqlx::raw_sql(LINES_WITHOUT_ROWS).execute(&world.pool).await.unwrap();
-    assert_eq!(rebuild(&world).await, (45_000, 45_000));
-    world.assert_consistent().await;
-    assert_eq!(rebuild(&world).await, (45_000, 0));
+    let system = TestSystem::new("a_rebuild_of_several_ranges_compares_every_line").await;
+    sqlx::raw_sql(LINES_WITHOUT_ROWS).execute(&system.pool).await.unwrap();
+    assert_eq!(rebuild(&system).await, (45_000, 45_000));
+    system.assert_consistent().await;
+    assert_eq!(rebuild(&system).await, (45_000, 0));
 
-    sqlx::raw_sql(CORRUPTION_AT_RANGE_LIMITS).execute(&world.pool).await.unwrap();
-    assert_eq!(rebuild(&world).await, (45_000, 3));
-    world.assert_consistent().await;
-    assert_eq!(rebuild(&world).await, (45_000, 0));
-    world.close().await;
+    sqlx::raw_sql(CORRUPTION_AT_RANGE_LIMITS).execute(&system.pool).await.unwrap();
+    assert_eq!(rebuild(&system).await, (45_000, 3));
+    system.assert_consistent().await;
+    assert_eq!(rebuild(&system).await, (45_000, 0));
+    system.close().await;
 }
 
 /// The start times of the transactions that wait for a lock.
@@ -222,17 +222,17 @@ const WAITING: &str = "
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_waits_for_locked_products_and_repairs_their_remaining_rows() {
     let name = "a_rebuild_waits_for_locked_products_and_repairs_their_remaining_rows";
-    let world = World::new(name).await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
-    world.sender.send_all(&["o-1", "o-2", "o-3"].map(|orderid| allocate(orderid, "LAMP", 1))).await;
-    world.settled(4).await;
+    let system = TestSystem::new(name).await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
+    system.sender.send_all(&["o-1", "o-2", "o-3"].map(|orderid| allocate(orderid, "LAMP", 1))).await;
+    system.settled(4).await;
     assert!(worker.terminate().await.success());
     let corruption = sqlx::raw_sql("update allocations_view set qty = 9 where orderid <> 'o-3'");
-    corruption.execute(&world.pool).await.unwrap();
+    corruption.execute(&system.pool).await.unwrap();
 
-    let mut holder = world.pool.begin().await.unwrap();
+    let mut holder = system.pool.begin().await.unwrap();
     let hold = sqlx::raw_sql("select sku from products where sku = 'LAMP' for update");
     hold.execute(&mut *holder).await.unwrap();
     let repair = sqlx::raw_sql("update allocations_view set qty = 1 where orderid = 'o-2'");
@@ -240,7 +240,7 @@ async fn a_rebuild_waits_for_locked_products_and_repairs_their_remaining_rows() 
     let release = async {
         let mut attempts = BTreeSet::new();
         let waits_again = async || {
-            let waiting: Vec<String> = sqlx::query_scalar(WAITING).fetch_all(&world.pool).await.unwrap();
+            let waiting: Vec<String> = sqlx::query_scalar(WAITING).fetch_all(&system.pool).await.unwrap();
             attempts.extend(waiting);
             attempts.len() > 1
         };
@@ -248,9 +248,9 @@ async fn a_rebuild_waits_for_locked_products_and_repairs_their_remaining_rows() 
         wait_until("the rebuild waits again", DRAINS_WITHIN, waits_again).await;
         holder.commit().await.unwrap();
     };
-    let (rebuilt, ()) = tokio::join!(rebuild(&world), release);
+    let (rebuilt, ()) = tokio::join!(rebuild(&system), release);
     assert_eq!(rebuilt, (3, 1));
-    world.assert_consistent().await;
-    assert_eq!(rebuild(&world).await, (3, 0));
-    world.close().await;
+    system.assert_consistent().await;
+    assert_eq!(rebuild(&system).await, (3, 0));
+    system.close().await;
 }

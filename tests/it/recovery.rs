@@ -6,7 +6,8 @@ use lapin::options::QueueDeleteOptions;
 use url::Url;
 
 use crate::harness::{
-    Command, Proxy, Running, SOON, Workload, World, allocate, amqp_url, create_batch, wait_for, wait_until,
+    Command, Proxy, Running, SOON, TestSystem, Workload, allocate, amqp_url, create_batch, wait_for,
+    wait_until,
 };
 
 /// A server that is available again is found within this time, on a machine that is not too busy.
@@ -23,7 +24,7 @@ enum Server {
 
 /// A worker that reaches one of its servers through a proxy, and a season for it to work on.
 struct FaultSetup {
-    world: World,
+    system: TestSystem,
     proxy: Proxy,
     worker: Running,
     season: Workload,
@@ -31,17 +32,17 @@ struct FaultSetup {
 
 impl FaultSetup {
     async fn new(name: &str, fault: Server, environment: &[(&str, &str)]) -> Self {
-        let world = World::new(name).await;
-        world.expect_repeats();
+        let system = TestSystem::new(name).await;
+        system.expect_repeats();
         let (variable, url, port) = match fault {
             Server::Broker => ("AMQP_URL", amqp_url(), 5672),
-            Server::Database => ("DATABASE_URL", world.database_url(), 5432),
+            Server::Database => ("DATABASE_URL", system.database_url(), 5432),
         };
         let proxy = Proxy::to(&url, port).await;
-        let worker = world.worker_with(&[environment, &[(variable, proxy.url())]].concat());
+        let worker = system.worker_with(&[environment, &[(variable, proxy.url())]].concat());
         let season = Workload::seeded(7, 1500);
-        season.open(&world).await;
-        Self { world, proxy, worker, season }
+        season.open(&system).await;
+        Self { system, proxy, worker, season }
     }
 
     fn halves(&self) -> (&[Command], &[Command]) {
@@ -58,38 +59,38 @@ impl FaultSetup {
 
     /// All is done in the end, by the process that was there from the beginning, and the fault counts against no command.
     async fn finish(mut self) {
-        self.season.assert_all_is_done(&self.world).await;
+        self.season.assert_all_is_done(&self.system).await;
         assert!(self.worker.is_alive());
-        assert_eq!(self.world.count("select count(*) from failed_messages").await, 0);
-        self.world.close_after([self.worker]).await;
+        assert_eq!(self.system.count("select count(*) from failed_messages").await, 0);
+        self.system.close_after([self.worker]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_queue_is_survived() {
-    let world = World::new("a_deleted_queue_is_survived").await;
-    let mut worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
-    world.sender.send(&allocate("o-1", "LAMP", 1)).await;
-    world.wait_drained(2).await;
+    let system = TestSystem::new("a_deleted_queue_is_survived").await;
+    let mut worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
+    system.sender.send(&allocate("o-1", "LAMP", 1)).await;
+    system.wait_drained(2).await;
 
-    let deleted = world.channel().queue_delete(world.named("orders").into(), QueueDeleteOptions::default());
+    let deleted = system.channel().queue_delete(system.named("orders").into(), QueueDeleteOptions::default());
     deleted.await.unwrap();
-    world.cli(&["topology"]).await.exits(0);
-    world.sender.send(&allocate("o-2", "LAMP", 1)).await;
-    let flows = async || world.handled().await;
+    system.cli(&["topology"]).await.exits(0);
+    system.sender.send(&allocate("o-2", "LAMP", 1)).await;
+    let flows = async || system.handled().await;
     wait_for("commands flow again", Duration::from_secs(10), &3, flows).await;
-    world.settled(3).await;
+    system.settled(3).await;
     assert!(worker.is_alive());
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_to_the_broker_are_survived() {
     let stage = FaultSetup::new("cut_connections_to_the_broker_are_survived", Server::Broker, &[]).await;
     for part in stage.season.parts(4) {
-        stage.world.get_under_way(part, 50).await;
+        stage.system.get_under_way(part, 50).await;
         stage.proxy.cut();
     }
     stage.finish().await;
@@ -100,10 +101,10 @@ async fn a_broker_that_turns_everybody_away_is_waited_for() {
     let stage =
         FaultSetup::new("a_broker_that_turns_everybody_away_is_waited_for", Server::Broker, &[]).await;
     let (before, meanwhile) = stage.halves();
-    stage.world.get_under_way(before, 50).await;
+    stage.system.get_under_way(before, 50).await;
     stage.proxy.refuse(true);
     stage.proxy.cut();
-    stage.world.sender.send_all(meanwhile).await;
+    stage.system.sender.send_all(meanwhile).await;
     stage.outage_lasts("broker", ASKED_IN_VAIN / 2).await;
     stage.proxy.refuse(false);
     stage.finish().await;
@@ -113,7 +114,7 @@ async fn a_broker_that_turns_everybody_away_is_waited_for() {
 async fn cut_connections_to_the_database_are_survived() {
     let stage = FaultSetup::new("cut_connections_to_the_database_are_survived", Server::Database, &[]).await;
     for part in stage.season.parts(4) {
-        stage.world.get_under_way(part, 50).await;
+        stage.system.get_under_way(part, 50).await;
         stage.proxy.cut();
     }
     stage.finish().await;
@@ -124,15 +125,15 @@ async fn a_database_that_turns_everybody_away_counts_against_nobody() {
     let name = "a_database_that_turns_everybody_away_counts_against_nobody";
     let stage = FaultSetup::new(name, Server::Database, &[]).await;
     let (before, meanwhile) = stage.halves();
-    stage.world.get_under_way(before, 50).await;
+    stage.system.get_under_way(before, 50).await;
     stage.proxy.refuse(true);
     stage.proxy.cut();
-    stage.world.sender.send_all(meanwhile).await;
+    stage.system.sender.send_all(meanwhile).await;
     stage.outage_lasts("database", ASKED_IN_VAIN).await;
 
-    let handled = stage.world.handled().await;
+    let handled = stage.system.handled().await;
     stage.proxy.refuse(false);
-    let goes_on = async || stage.world.handled().await > handled;
+    let goes_on = async || stage.system.handled().await > handled;
     wait_until("the database is found again", FOUND_AGAIN_WITHIN, goes_on).await;
     stage.finish().await;
 }
@@ -142,9 +143,9 @@ async fn freeze(name: &str, end: impl FnOnce(&Proxy)) {
     let impatient = [("ALLOCATION__DATABASE__TIMEOUT", "2s")];
     let stage = FaultSetup::new(name, Server::Database, &impatient).await;
     let (before, meanwhile) = stage.halves();
-    stage.world.get_under_way(before, 50).await;
+    stage.system.get_under_way(before, 50).await;
     stage.proxy.freeze();
-    stage.world.sender.send_all(meanwhile).await;
+    stage.system.sender.send_all(meanwhile).await;
     // Each of these connections waits for an answer until it is given up.
     stage.outage_lasts("database", 6).await;
     end(&stage.proxy);
@@ -167,22 +168,22 @@ async fn a_database_that_was_silent_and_is_gone_is_survived() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_stopped_for_a_while_does_no_harm() {
-    let world = World::new("a_worker_that_was_stopped_for_a_while_does_no_harm").await;
-    world.expect_repeats();
+    let system = TestSystem::new("a_worker_that_was_stopped_for_a_while_does_no_harm").await;
+    system.expect_repeats();
     let mut hasty = Url::parse(&amqp_url()).unwrap();
     hasty.query_pairs_mut().append_pair("heartbeat", "2");
-    let sleeper = world.worker_with(&[("AMQP_URL", hasty.as_str())]);
+    let sleeper = system.worker_with(&[("AMQP_URL", hasty.as_str())]);
     let season = Workload::seeded(8, 1000);
-    season.open(&world).await;
+    season.open(&system).await;
     let (before, meanwhile) = season.commands.split_at(season.commands.len() / 2);
-    world.get_under_way(before, 50).await;
+    system.get_under_way(before, 50).await;
     sleeper.pause().await;
-    let other = world.worker();
-    world.sender.send_all(meanwhile).await;
+    let other = system.worker();
+    system.sender.send_all(meanwhile).await;
     // The broker gives what it holds to the other, which may then wait for its locks.
-    let consumers = async || (world.consumers("orders").await, world.consumers("stock").await);
+    let consumers = async || (system.consumers("orders").await, system.consumers("stock").await);
     wait_for("the broker takes the sleeper for dead", SOON, &(1, 1), consumers).await;
     sleeper.resume().await;
-    season.assert_all_is_done(&world).await;
-    world.close_after([sleeper, other]).await;
+    season.assert_all_is_done(&system).await;
+    system.close_after([sleeper, other]).await;
 }

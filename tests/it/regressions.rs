@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Client, DRAINS_WITHIN, JSON, World, allocate, change_batch_quantity, create_batch, deallocate, wait_until,
+    Client, DRAINS_WITHIN, JSON, TestSystem, allocate, change_batch_quantity, create_batch, deallocate,
+    wait_until,
 };
 
 const FAILED: &str = "select count(*) from failed_messages";
@@ -19,74 +20,75 @@ const LATE_COMMITS: &str = "create function be_late() returns trigger language p
 
 #[tokio::test(flavor = "multi_thread")]
 async fn duplicates_in_two_processes_have_one_effect_although_commits_are_late() {
-    let world = World::new("duplicates_in_two_processes_have_one_effect_although_commits_are_late").await;
-    let workers = [world.worker(), world.worker()];
-    world.sender.send(&create_batch("b-1", "LAMP", 1000)).await;
-    world.wait_handled(1).await;
-    sqlx::raw_sql(LATE_COMMITS).execute(&world.pool).await.unwrap();
+    let system =
+        TestSystem::new("duplicates_in_two_processes_have_one_effect_although_commits_are_late").await;
+    let workers = [system.worker(), system.worker()];
+    system.sender.send(&create_batch("b-1", "LAMP", 1000)).await;
+    system.wait_handled(1).await;
+    sqlx::raw_sql(LATE_COMMITS).execute(&system.pool).await.unwrap();
     let lines: Vec<_> =
         (0..200).map(|n| allocate(&format!("o-{n}"), "LAMP", 1).with_id(&format!("m{n}"))).collect();
     let three_times: Vec<_> = (0..3).flat_map(|_| lines.iter().cloned()).collect();
-    world.sender.send_all(&three_times).await;
-    let events = world.settled(201).await;
+    system.sender.send_all(&three_times).await;
+    let events = system.settled(201).await;
     assert_eq!(events.len(), 200);
-    assert_eq!(world.count("select allocated::bigint from batches").await, 200);
-    assert_eq!(world.count(FAILED).await, 0);
-    world.close_after(workers).await;
+    assert_eq!(system.count("select allocated::bigint from batches").await, 200);
+    assert_eq!(system.count(FAILED).await, 0);
+    system.close_after(workers).await;
 }
 
 /// A delivery is stuck in one lane, those behind it in the queue are handled in the other: nothing is acknowledged past it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_behind_a_stuck_delivery_comes_again_after_a_kill_and_has_one_effect() {
-    let world =
-        World::new("what_is_behind_a_stuck_delivery_comes_again_after_a_kill_and_has_one_effect").await;
-    world.expect_repeats();
-    let worker = world.worker();
+    let system =
+        TestSystem::new("what_is_behind_a_stuck_delivery_comes_again_after_a_kill_and_has_one_effect").await;
+    system.expect_repeats();
+    let worker = system.worker();
     let skus = ["LAMP", "VASE", "STOOL", "CHAIR"];
-    world.sender.send_all(&skus.map(|sku| create_batch(&format!("b-{sku}"), sku, 1000))).await;
-    world.wait_handled(4).await;
+    system.sender.send_all(&skus.map(|sku| create_batch(&format!("b-{sku}"), sku, 1000))).await;
+    system.wait_handled(4).await;
     worker.terminate().await;
-    let mut locker = world.pool.begin().await.unwrap();
+    let mut locker = system.pool.begin().await.unwrap();
     sqlx::query("select from products where sku = 'LAMP' for update").execute(&mut *locker).await.unwrap();
     let mut commands = vec![allocate("stuck", "LAMP", 1)];
     for number in 0..120 {
         commands.push(allocate(&format!("o-{number}"), skus[1 + number % 3], 1));
     }
-    world.sender.send_all(&commands).await;
-    let worker = world.worker();
+    system.sender.send_all(&commands).await;
+    let worker = system.worker();
     // At least one of the three is in another lane than the one that is stuck.
-    let some = async || world.count("select count(*) from order_lines").await >= 40;
+    let some = async || system.count("select count(*) from order_lines").await >= 40;
     wait_until("the other lane goes on", DRAINS_WITHIN, some).await;
     worker.kill().await;
     locker.rollback().await.unwrap();
-    let worker = world.worker();
-    world.settled(4 + commands.len()).await;
-    assert_eq!(world.count("select count(*) from order_lines").await, 121);
-    world.close_after([worker]).await;
+    let worker = system.worker();
+    system.settled(4 + commands.len()).await;
+    assert_eq!(system.count("select count(*) from order_lines").await, 121);
+    system.close_after([worker]).await;
 }
 
 /// SIGKILL keeps the order of what it interrupts, as an orderly stop does.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_keep_the_order() {
-    let world = World::new("kills_keep_the_order").await;
-    world.expect_repeats();
+    let system = TestSystem::new("kills_keep_the_order").await;
+    system.expect_repeats();
     let small = [("ALLOCATION__WORKER__MAX_BATCH", "20"), ("ALLOCATION__WORKER__PREFETCH", "200")];
-    let mut worker = world.worker_with(&small);
-    world.sender.send(&create_batch("b-1", "LAMP", 10_000)).await;
-    world.wait_handled(1).await;
+    let mut worker = system.worker_with(&small);
+    system.sender.send(&create_batch("b-1", "LAMP", 10_000)).await;
+    system.wait_handled(1).await;
     let pairs: Vec<_> = (0..400)
         .flat_map(|n| [allocate(&format!("o-{n}"), "LAMP", 1), deallocate(&format!("o-{n}"), "LAMP")])
         .collect();
-    world.sender.send_all(&pairs).await;
+    system.sender.send_all(&pairs).await;
     for _ in 0..4 {
-        let before = world.handled().await;
-        wait_until("work goes on", DRAINS_WITHIN, async || world.handled().await > before + 40).await;
+        let before = system.handled().await;
+        wait_until("work goes on", DRAINS_WITHIN, async || system.handled().await > before + 40).await;
         worker.kill().await;
-        worker = world.worker_with(&small);
+        worker = system.worker_with(&small);
     }
-    world.settled(1 + pairs.len()).await;
-    assert_eq!(world.count("select count(*) from order_lines").await, 0);
-    world.close_after([worker]).await;
+    system.settled(1 + pairs.len()).await;
+    assert_eq!(system.count("select count(*) from order_lines").await, 0);
+    system.close_after([worker]).await;
 }
 
 async fn post(client: Client, path: &'static str, key: String, body: Value) -> u16 {
@@ -97,14 +99,14 @@ async fn post(client: Client, path: &'static str, key: String, body: Value) -> u
 /// Requests that wait at the same time go into one unit of work; each is answered for itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_unit_of_work_over_http_answers_each_request_for_itself() {
-    let world = World::new("one_unit_of_work_over_http_answers_each_request_for_itself").await;
-    let (api, client) = world.api("api,relay", &[]).await;
+    let system = TestSystem::new("one_unit_of_work_over_http_answers_each_request_for_itself").await;
+    let (api, client) = system.api("api,relay", &[]).await;
     client
         .post("/add_batch", &json!({ "ref": "b-1", "sku": "LAMP", "qty": 1000, "eta": null }))
         .await
         .has(201);
     // Held for a moment, so that the requests gather.
-    let mut locker = world.pool.begin().await.unwrap();
+    let mut locker = system.pool.begin().await.unwrap();
     sqlx::query("select from products for update").execute(&mut *locker).await.unwrap();
     let line = |orderid: &str, sku: &str| json!({ "orderid": orderid, "sku": sku, "qty": 1 });
     let mut wanted = vec![("same".to_owned(), line("same", "LAMP"), 202); 4];
@@ -118,7 +120,7 @@ async fn one_unit_of_work_over_http_answers_each_request_for_itself() {
         requests.spawn(async move { (key, answer.await, status) });
     }
     let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    wait_until("they wait", DRAINS_WITHIN, async || world.count(waits).await > 0).await;
+    wait_until("they wait", DRAINS_WITHIN, async || system.count(waits).await > 0).await;
     locker.rollback().await.unwrap();
     let mut same = Vec::new();
     for (key, status, expected) in requests.join_all().await {
@@ -131,51 +133,54 @@ async fn one_unit_of_work_over_http_answers_each_request_for_itself() {
     // Of the five under one key, the first to come decides which body is the other one.
     same.sort_unstable();
     assert!(same == [202, 202, 202, 202, 409] || same == [202, 409, 409, 409, 409], "{same:?}");
-    assert_eq!(world.count("select count(*) from order_lines").await, 41);
-    assert_eq!(world.count(FAILED).await, 0);
-    world.settled(42).await;
-    world.close_after([api]).await;
+    assert_eq!(system.count("select count(*) from order_lines").await, 41);
+    assert_eq!(system.count(FAILED).await, 0);
+    system.settled(42).await;
+    system.close_after([api]).await;
 }
 
 /// The largest quantities add up beyond 32 bits.
 #[tokio::test(flavor = "multi_thread")]
 async fn sums_of_the_largest_quantities_are_right() {
     const MOST: u32 = 2_147_483_647;
-    let world = World::new("sums_of_the_largest_quantities_are_right").await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("first", "LAMP", 0)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("sums_of_the_largest_quantities_are_right").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("first", "LAMP", 0)).await;
+    system.wait_handled(1).await;
     let lines: Vec<_> = (0..50).map(|n| allocate(&format!("o-{n}"), "LAMP", MOST)).collect();
-    world.sender.send_all(&lines).await;
-    world.wait_handled(51).await;
-    assert_eq!(world.count("select backordered from products").await, 50 * i64::from(MOST));
+    system.sender.send_all(&lines).await;
+    system.wait_handled(51).await;
+    assert_eq!(system.count("select backordered from products").await, 50 * i64::from(MOST));
     let batches: Vec<_> = (0..30).map(|n| create_batch(&format!("b-{n:02}"), "LAMP", MOST)).collect();
-    world.sender.send_all(&batches).await;
-    world.wait_handled(81).await;
-    world.sender.send_all(&[change_batch_quantity("b-00", 0), change_batch_quantity("b-01", MOST - 1)]).await;
-    world.wait_handled(83).await;
-    world.sender.send(&deallocate("o-49", "LAMP")).await;
-    world.settled(84).await;
+    system.sender.send_all(&batches).await;
+    system.wait_handled(81).await;
+    system
+        .sender
+        .send_all(&[change_batch_quantity("b-00", 0), change_batch_quantity("b-01", MOST - 1)])
+        .await;
+    system.wait_handled(83).await;
+    system.sender.send(&deallocate("o-49", "LAMP")).await;
+    system.settled(84).await;
     // Thirty lines were allocated, two of them lost their batch, and one backorder was cancelled.
-    assert_eq!(world.count("select backordered from products").await, 21 * i64::from(MOST));
-    assert_eq!(world.count("select sum(allocated)::bigint from batches").await, 28 * i64::from(MOST));
-    world.close_after([worker]).await;
+    assert_eq!(system.count("select backordered from products").await, 21 * i64::from(MOST));
+    assert_eq!(system.count("select sum(allocated)::bigint from batches").await, 28 * i64::from(MOST));
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_that_is_not_above_the_last_one_is_skipped() {
-    let world = World::new("a_revision_that_is_not_above_the_last_one_is_skipped").await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 1)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("a_revision_that_is_not_above_the_last_one_is_skipped").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 1)).await;
+    system.wait_handled(1).await;
     let revisions = [(Some(5), 50), (Some(5), 51), (Some(4), 40), (None, 60), (Some(5), 52), (Some(6), 70)];
     let expected = [50, 50, 50, 60, 60, 70];
     for (number, ((revision, qty), expected)) in revisions.into_iter().zip(expected).enumerate() {
         let change = change_batch_quantity("b-1", qty).with_id(&format!("change-{number}"));
-        world.sender.send(&change.with("revision", json!(revision))).await;
-        world.wait_handled(2 + number).await;
-        assert_eq!(world.count("select purchased::bigint from batches").await, expected, "change {number}");
+        system.sender.send(&change.with("revision", json!(revision))).await;
+        system.wait_handled(2 + number).await;
+        assert_eq!(system.count("select purchased::bigint from batches").await, expected, "change {number}");
     }
-    world.settled(7).await;
-    tokio::time::timeout(Duration::from_secs(20), world.close_after([worker])).await.unwrap();
+    system.settled(7).await;
+    tokio::time::timeout(Duration::from_secs(20), system.close_after([worker])).await.unwrap();
 }

@@ -10,17 +10,19 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::harness::{Running, SOON, World, allocate, assert_gapless, create_batch, wait_for, wait_until};
+use crate::harness::{
+    Running, SOON, TestSystem, allocate, assert_gapless, create_batch, wait_for, wait_until,
+};
 
 /// The default of `relay.max_in_flight`: events in flight at most.
 const WINDOW: usize = 1000;
 
-fn relay(world: &World) -> Running {
-    world.start(&["run", "--only", "relay"], &[])
+fn relay(system: &TestSystem) -> Running {
+    system.start(&["run", "--only", "relay"], &[])
 }
 
 /// Inserts the next events of each SKU into the outbox.
-async fn commit_events(world: &World, sequences: std::ops::RangeInclusive<i64>) {
+async fn commit_events(system: &TestSystem, sequences: std::ops::RangeInclusive<i64>) {
     sqlx::query(
         "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
          select 'allocated', 'SKU-' || sku, sequence,
@@ -29,21 +31,21 @@ async fn commit_events(world: &World, sequences: std::ops::RangeInclusive<i64>) 
     )
     .bind(sequences.start())
     .bind(sequences.end())
-    .execute(&world.pool)
+    .execute(&system.pool)
     .await
     .unwrap();
 }
 
-async fn pending(world: &World) -> i64 {
-    world.count("select count(*) from outbox").await
+async fn pending(system: &TestSystem) -> i64 {
+    system.count("select count(*) from outbox").await
 }
 
 /// Three relays, 20,000 events, and a leader that is killed repeatedly; and a transaction that was assigned its ids before
 /// all others and commits last.
 #[tokio::test]
 async fn relays_that_are_killed_in_turn_publish_all_events_in_order() {
-    let world = World::new("relays killed in turn").await;
-    let mut late = world.pool.begin().await.unwrap();
+    let system = TestSystem::new("relays killed in turn").await;
+    let mut late = system.pool.begin().await.unwrap();
     sqlx::raw_sql(
         "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
          select 'allocated', 'SKU-LATE', sequence, '{}', 'c', 'c' from generate_series(1, 10) as sequence",
@@ -51,25 +53,25 @@ async fn relays_that_are_killed_in_turn_publish_all_events_in_order() {
     .execute(&mut *late)
     .await
     .unwrap();
-    commit_events(&world, 1..=400).await;
+    commit_events(&system, 1..=400).await;
     let mut takeovers = Vec::new();
-    let mut relays: Vec<_> = (0..3).map(|_| relay(&world)).collect();
-    while pending(&world).await > 0 {
+    let mut relays: Vec<_> = (0..3).map(|_| relay(&system)).collect();
+    while pending(&system).await > 0 {
         wait_until("a relay is the leader", SOON, async || leader(&relays).is_some()).await;
-        wait_until_fewer_pend(&world, pending(&world).await).await;
-        let left = pending(&world).await;
+        wait_until_fewer_pend(&system, pending(&system).await).await;
+        let left = pending(&system).await;
         if left == 0 {
             break;
         }
         let leader = leader(&relays).unwrap();
         let killed_at = Instant::now();
         relays.remove(leader).kill().await;
-        relays.push(relay(&world));
-        wait_until_fewer_pend(&world, left).await;
+        relays.push(relay(&system));
+        wait_until_fewer_pend(&system, left).await;
         takeovers.push(killed_at.elapsed());
     }
     late.commit().await.unwrap();
-    let events = world.events_of(20_010).await;
+    let events = system.events_of(20_010).await;
     let duplicates = assert_gapless(&events);
     takeovers.sort_unstable();
     let (median, worst) = (takeovers.get(takeovers.len() / 2), takeovers.last());
@@ -78,13 +80,13 @@ async fn relays_that_are_killed_in_turn_publish_all_events_in_order() {
         takeovers.len()
     );
     assert!(!takeovers.is_empty(), "no kill hit a busy relay");
-    wait_for("all events are removed", SOON, &0, async || pending(&world).await).await;
-    world.close_after(relays).await;
+    wait_for("all events are removed", SOON, &0, async || pending(&system).await).await;
+    system.close_after(relays).await;
 }
 
-async fn wait_until_fewer_pend(world: &World, before: i64) {
+async fn wait_until_fewer_pend(system: &TestSystem, before: i64) {
     let fewer = async || {
-        let now = pending(world).await;
+        let now = pending(system).await;
         now < before || now == 0
     };
     wait_until("events are published", SOON, fewer).await;
@@ -102,86 +104,86 @@ fn became_leader(relay: &Running) -> bool {
 /// A leader that is stopped, replaced, and continued: what it still publishes changes no order.
 #[tokio::test]
 async fn an_unresponsive_leader_is_replaced_and_cannot_write_afterwards() {
-    let world = World::new("unresponsive leader").await;
-    let stopped = relay(&world);
+    let system = TestSystem::new("unresponsive leader").await;
+    let stopped = relay(&system);
     wait_until("it is the leader", SOON, async || became_leader(&stopped)).await;
-    let standby = relay(&world);
-    commit_events(&world, 1..=100).await;
-    wait_until("it publishes", SOON, async || pending(&world).await < 5000).await;
+    let standby = relay(&system);
+    commit_events(&system, 1..=100).await;
+    wait_until("it publishes", SOON, async || pending(&system).await < 5000).await;
     stopped.pause().await;
-    let left = pending(&world).await;
-    commit_events(&world, 101..=200).await;
+    let left = pending(&system).await;
+    commit_events(&system, 101..=200).await;
     wait_until("the standby is the leader", SOON, async || became_leader(&standby)).await;
     stopped.resume().await;
-    wait_for("all events are published", SOON, &0, async || pending(&world).await).await;
+    wait_for("all events are published", SOON, &0, async || pending(&system).await).await;
     let lost = async || stopped.log().contains("relay lost leadership");
     wait_until("it knows that it lost leadership", SOON, lost).await;
-    let duplicates = assert_gapless(&world.events_of(10_000).await);
+    let duplicates = assert_gapless(&system.events_of(10_000).await);
     println!("{left} events were left when it was stopped; {duplicates} duplicates");
     assert!(duplicates <= WINDOW, "{duplicates} duplicates: more than were in flight when it was stopped");
-    world.close_after([stopped, standby]).await;
+    system.close_after([stopped, standby]).await;
 }
 
 /// A header that is larger than a frame closes the whole connection.
 #[tokio::test]
 async fn an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_sku() {
-    let world = World::new("rejected event").await;
-    commit_events(&world, 1..=10).await;
+    let system = TestSystem::new("rejected event").await;
+    commit_events(&system, 1..=10).await;
     sqlx::query("update outbox set traceparent = repeat('x', 200000) where sku = 'SKU-7' and sequence = 4")
-        .execute(&world.pool)
+        .execute(&system.pool)
         .await
         .unwrap();
-    let relay = relay(&world);
-    wait_for("all but one SKU is published", Duration::from_secs(20), &7, async || pending(&world).await)
+    let relay = relay(&system);
+    wait_for("all but one SKU is published", Duration::from_secs(20), &7, async || pending(&system).await)
         .await;
-    let listed = world.cli(&["outbox", "list", "--json"]).await.exits(0).json();
+    let listed = system.cli(&["outbox", "list", "--json"]).await.exits(0).json();
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!((listed[0]["sequence"].as_i64(), listed[0]["behind"].as_i64()), (Some(4), Some(6)));
     let id = listed[0]["id"].to_string();
     assert!(listed[0]["refused"].as_str().is_some_and(|why| !why.is_empty()));
-    let status = world.cli(&["status", "--json"]).await.exits(0).json();
+    let status = system.cli(&["status", "--json"]).await.exits(0).json();
     assert_eq!(status["outbox"]["set_aside"], 1);
     sqlx::query("update outbox set traceparent = null where refused is not null")
-        .execute(&world.pool)
+        .execute(&system.pool)
         .await
         .unwrap();
-    world.cli(&["outbox", "retry", &id]).await.exits(0);
+    system.cli(&["outbox", "retry", &id]).await.exits(0);
     wait_for("the remaining events are published", Duration::from_secs(10), &0, async || {
-        pending(&world).await
+        pending(&system).await
     })
     .await;
-    assert_gapless(&world.events_of(500).await);
-    world.close_after([relay]).await;
+    assert_gapless(&system.events_of(500).await);
+    system.close_after([relay]).await;
 }
 
 /// A subscriber whose queue is full several times.
 #[tokio::test]
 async fn a_full_queue_receives_its_events_later_and_in_order() {
-    let world = World::new("full queue").await;
-    let full = world.named("full");
+    let system = TestSystem::new("full queue").await;
+    let full = system.named("full");
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(100));
     arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    let channel = world.channel();
+    let channel = system.channel();
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(full.as_str().into(), durable, arguments).await.unwrap();
     channel
         .queue_bind(
             full.as_str().into(),
-            world.named("events").as_str().into(),
+            system.named("events").as_str().into(),
             "allocated".into(),
             QueueBindOptions::default(),
             FieldTable::default(),
         )
         .await
         .unwrap();
-    let relay = relay(&world);
-    commit_events(&world, 1..=20).await;
+    let relay = relay(&system);
+    commit_events(&system, 1..=20).await;
     let mut arrived = Vec::new();
     let begin = Instant::now();
     loop {
         assert!(begin.elapsed() < Duration::from_mins(1), "{} arrived", arrived.len());
-        let published = pending(&world).await == 0;
+        let published = pending(&system).await == 0;
         match channel.basic_get(full.as_str().into(), BasicGetOptions::default()).await.unwrap() {
             Some(message) => {
                 message.ack(BasicAckOptions::default()).await.unwrap();
@@ -205,7 +207,7 @@ async fn a_full_queue_receives_its_events_later_and_in_order() {
     println!("{} copies of 1000 events arrived", arrived.len());
     channel.queue_purge(full.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
     channel.queue_delete(full.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
-    world.close_after([relay]).await;
+    system.close_after([relay]).await;
 }
 
 /// The relay's most frequent query finds its rows in the index, and reads no others. The server's counters are used, so that
@@ -217,38 +219,38 @@ async fn the_claim_is_answered_from_the_index() {
     const REMOVED: &str = "select n_tup_del from pg_stat_user_tables where relname = 'outbox'";
     const SCANNED: &str = "select seq_tup_read from pg_stat_user_tables where relname = 'outbox'";
     const FETCHED: &str = "select idx_tup_fetch from pg_stat_user_tables where relname = 'outbox'";
-    let world = World::new("claim plan").await;
-    commit_events(&world, 1..=EVENTS / 50).await;
-    let relay = relay(&world);
-    wait_for("the server has counted all events", SOON, &EVENTS, async || world.count(REMOVED).await).await;
-    assert_eq!(world.count(SCANNED).await, 0);
+    let system = TestSystem::new("claim plan").await;
+    commit_events(&system, 1..=EVENTS / 50).await;
+    let relay = relay(&system);
+    wait_for("the server has counted all events", SOON, &EVENTS, async || system.count(REMOVED).await).await;
+    assert_eq!(system.count(SCANNED).await, 0);
     // Each is read once and removed once; polls fetch a few more.
-    let fetched = world.count(FETCHED).await;
+    let fetched = system.count(FETCHED).await;
     assert!((2 * EVENTS..3 * EVENTS).contains(&fetched), "{fetched} rows were fetched for {EVENTS} events");
-    assert_gapless(&world.events_of(20_000).await);
-    world.close_after([relay]).await;
+    assert_gapless(&system.events_of(20_000).await);
+    system.close_after([relay]).await;
 }
 
 #[tokio::test]
 async fn unroutable_events_are_counted_and_no_error() {
-    let world = World::new("unroutable events").await;
-    world.stop_observing().await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b", "LAMP", 10)).await;
-    world.wait_handled(1).await;
-    world.sender.send_all(&[allocate("o1", "LAMP", 1), allocate("o2", "LAMP", 1)]).await;
-    world.wait_handled(3).await;
+    let system = TestSystem::new("unroutable events").await;
+    system.stop_observing().await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b", "LAMP", 10)).await;
+    system.wait_handled(1).await;
+    system.sender.send_all(&[allocate("o1", "LAMP", 1), allocate("o2", "LAMP", 1)]).await;
+    system.wait_handled(3).await;
     wait_for("they are published", Duration::from_secs(10), &2, async || {
-        world.cli(&["status", "--json"]).await.json()["outbox"]["unroutable"].as_i64().unwrap_or_default()
+        system.cli(&["status", "--json"]).await.json()["outbox"]["unroutable"].as_i64().unwrap_or_default()
     })
     .await;
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 /// More expired rows than one purge removes, and some that are not expired.
 #[tokio::test]
 async fn expired_rows_are_removed_in_several_purges() {
-    let world = World::new("retention").await;
+    let system = TestSystem::new("retention").await;
     sqlx::raw_sql(
         "insert into inbox (queue, message_id, fingerprint, handled_at)
          select 'orders', i, '', now() - case when i <= 12000 then interval '8 days' else interval '6 days' end
@@ -259,83 +261,83 @@ async fn expired_rows_are_removed_in_several_purges() {
                 now() - age * interval '1 day'
          from unnest(array['resolved', 'discarded']) as status, unnest(array[6, 8]) as age",
     )
-    .execute(&world.pool)
+    .execute(&system.pool)
     .await
     .unwrap();
-    let relay = relay(&world);
+    let relay = relay(&system);
     wait_for("the expired rows are removed", Duration::from_secs(20), &(10, 2), async || {
-        let failures = world.count("select count(*) from failed_messages").await;
-        (world.count("select count(*) from inbox").await, failures)
+        let failures = system.count("select count(*) from failed_messages").await;
+        (system.count("select count(*) from inbox").await, failures)
     })
     .await;
-    world.close_after([relay]).await;
+    system.close_after([relay]).await;
 }
 
 /// A retry whose copy was lost with its queue is published again if it was not handled within an hour.
 #[tokio::test]
 async fn a_retry_that_was_lost_with_its_queue_is_published_again() {
-    let world = World::new("lost retry").await;
-    let worker = world.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "100ms")]);
-    world.sender.send(&create_batch("b", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("lost retry").await;
+    let worker = system.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "100ms")]);
+    system.sender.send(&create_batch("b", "LAMP", 10)).await;
+    system.wait_handled(1).await;
     sqlx::raw_sql(
         "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original, status,
              error, error_pattern, error_group, attempts, due_at, published_at)
          values ('orders', 'lost', '', 'allocate', '{\"orderid\": \"o1\", \"sku\": \"LAMP\", \"qty\": 1}', '{}', '',
              'retrying', '', '', '', 1, now() - interval '2 hours', now() - interval '2 hours')",
     )
-    .execute(&world.pool)
+    .execute(&system.pool)
     .await
     .unwrap();
     worker.terminate().await;
-    let worker = world.worker();
-    world.wait_handled(2).await;
-    assert_eq!(world.count("select count(*) from order_lines where orderid = 'o1'").await, 1);
-    sqlx::raw_sql("delete from failed_messages").execute(&world.pool).await.unwrap();
-    world.close_after([worker]).await;
+    let worker = system.worker();
+    system.wait_handled(2).await;
+    assert_eq!(system.count("select count(*) from order_lines where orderid = 'o1'").await, 1);
+    sqlx::raw_sql("delete from failed_messages").execute(&system.pool).await.unwrap();
+    system.close_after([worker]).await;
 }
 
 /// A subscriber whose queue is full, and 200 events: other subscribers receive few duplicates.
 #[tokio::test]
 async fn a_full_queue_causes_few_duplicates_for_other_subscribers() {
-    let world = World::new("few copies").await;
-    let full = world.named("full");
+    let system = TestSystem::new("few copies").await;
+    let full = system.named("full");
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
     arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    let channel = world.channel();
+    let channel = system.channel();
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(full.as_str().into(), durable, arguments).await.unwrap();
-    let (events, bind) = (world.named("events"), QueueBindOptions::default());
+    let (events, bind) = (system.named("events"), QueueBindOptions::default());
     channel
         .queue_bind(full.as_str().into(), events.as_str().into(), "#".into(), bind, FieldTable::default())
         .await
         .unwrap();
-    commit_events(&world, 1..=4).await;
+    commit_events(&system, 1..=4).await;
     let begin = Instant::now();
-    let relay = relay(&world);
-    world.events_of(200).await;
+    let relay = relay(&system);
+    system.events_of(200).await;
     // The pauses double: half a second, one, two, four. In five seconds there are four tries, of one event each.
     tokio::time::sleep(Duration::from_secs(5).saturating_sub(begin.elapsed())).await; // the duration of the fault
-    let copies = world.events_of(200).await.len();
+    let copies = system.events_of(200).await.len();
     assert!(copies <= 200 + 8, "{copies} copies of 200 events");
     channel.queue_delete(full.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
-    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
-    world.close_after([relay]).await;
+    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
+    system.close_after([relay]).await;
 }
 
 /// An administrator truncates the outbox, and its ids start again, below those that the leader has read.
 #[tokio::test]
 async fn events_are_published_after_an_administrator_truncated_the_outbox() {
-    let world = World::new("ids start again").await;
-    commit_events(&world, 1..=20).await;
-    let relay = relay(&world);
-    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
-    commit_events(&world, 21..=40).await; // so that the low-water mark has risen
-    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&world).await).await;
-    sqlx::raw_sql("truncate outbox restart identity").execute(&world.pool).await.unwrap();
-    commit_events(&world, 41..=41).await;
-    wait_for("the later events are published", Duration::from_secs(10), &0, async || pending(&world).await)
+    let system = TestSystem::new("ids start again").await;
+    commit_events(&system, 1..=20).await;
+    let relay = relay(&system);
+    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
+    commit_events(&system, 21..=40).await; // so that the low-water mark has risen
+    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
+    sqlx::raw_sql("truncate outbox restart identity").execute(&system.pool).await.unwrap();
+    commit_events(&system, 41..=41).await;
+    wait_for("the later events are published", Duration::from_secs(10), &0, async || pending(&system).await)
         .await;
-    world.close_after([relay]).await;
+    system.close_after([relay]).await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::harness::{Client, DRAINS_WITHIN, JSON, Response, World, allocate, create_batch, wait_for};
+use crate::harness::{Client, DRAINS_WITHIN, JSON, Response, TestSystem, allocate, create_batch, wait_for};
 
 /// Every commit that has lines takes longer than the program waits for the database.
 const SLOW_COMMITS: &str = "create function be_slow() returns trigger language plpgsql as $$
@@ -14,14 +14,14 @@ const SLOW_COMMITS: &str = "create function be_slow() returns trigger language p
      for each row execute function be_slow()";
 const IMPATIENT: &[(&str, &str)] = &[("ALLOCATION__DATABASE__TIMEOUT", "1s")];
 
-async fn with_stock(name: &str) -> World {
-    let world = World::new(name).await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 100)).await;
-    world.wait_handled(1).await;
+async fn with_stock(name: &str) -> TestSystem {
+    let system = TestSystem::new(name).await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 100)).await;
+    system.wait_handled(1).await;
     worker.terminate().await;
-    sqlx::raw_sql(SLOW_COMMITS).execute(&world.pool).await.unwrap();
-    world
+    sqlx::raw_sql(SLOW_COMMITS).execute(&system.pool).await.unwrap();
+    system
 }
 
 async fn post(client: &Client, orderid: &str, sku: &str) -> Response {
@@ -32,8 +32,8 @@ async fn post(client: &Client, orderid: &str, sku: &str) -> Response {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_http_a_slow_commit_is_answered_by_in_doubt_and_never_by_not_done() {
-    let world = with_stock("over_http_a_slow_commit_is_answered_by_in_doubt_and_never_by_not_done").await;
-    let (api, client) = world.api("api,relay", IMPATIENT).await;
+    let system = with_stock("over_http_a_slow_commit_is_answered_by_in_doubt_and_never_by_not_done").await;
+    let (api, client) = system.api("api,relay", IMPATIENT).await;
     let mut requests = JoinSet::new();
     for number in 0..4 {
         let client = client.clone();
@@ -55,32 +55,32 @@ async fn over_http_a_slow_commit_is_answered_by_in_doubt_and_never_by_not_done()
     assert!(in_doubt > 0, "no commit was in doubt");
     let ended =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
-    wait_for("every commit has ended", DRAINS_WITHIN, &0, async || world.count(ended).await).await;
-    let lines = world.count("select count(*) from order_lines").await;
+    wait_for("every commit has ended", DRAINS_WITHIN, &0, async || system.count(ended).await).await;
+    let lines = system.count("select count(*) from order_lines").await;
     assert_eq!(lines, done_or_in_doubt, "what was said not to be done is done");
-    sqlx::raw_sql("drop trigger slow on order_lines").execute(&world.pool).await.unwrap();
+    sqlx::raw_sql("drop trigger slow on order_lines").execute(&system.pool).await.unwrap();
     for number in 0..4 {
         post(&client, &format!("o-{number}"), "LAMP").await.has(202);
     }
-    assert_eq!(world.settled(5).await.len(), 4);
-    world.close_after([api]).await;
+    assert_eq!(system.settled(5).await.len(), 4);
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn through_queues_a_slow_commit_is_no_attempt() {
-    let world = with_stock("through_queues_a_slow_commit_is_no_attempt").await;
-    world.expect_repeats();
-    let worker = world.worker_with(IMPATIENT);
+    let system = with_stock("through_queues_a_slow_commit_is_no_attempt").await;
+    system.expect_repeats();
+    let worker = system.worker_with(IMPATIENT);
     let commands =
         [allocate("o-1", "LAMP", 1), allocate("o-2", "NO-SUCH-SKU", 1), allocate("o-3", "LAMP", 1)];
-    world.sender.send_all(&commands).await;
-    let lines = async || world.count("select count(*) from order_lines").await;
+    system.sender.send_all(&commands).await;
+    let lines = async || system.count("select count(*) from order_lines").await;
     wait_for("both lines are there", DRAINS_WITHIN, &2, lines).await;
     let rejected = "select count(*) from failed_messages where error = 'Invalid sku NO-SUCH-SKU'";
-    wait_for("the third is rejected", DRAINS_WITHIN, &1, async || world.count(rejected).await).await;
-    assert_eq!(world.count("select count(*) from failed_messages").await, 1);
-    sqlx::raw_sql("drop trigger slow on order_lines").execute(&world.pool).await.unwrap();
-    world.sender.send(&create_batch("b-2", "NO-SUCH-SKU", 100)).await;
-    tokio::time::timeout(Duration::from_mins(2), world.settled(5)).await.unwrap();
-    world.close_after([worker]).await;
+    wait_for("the third is rejected", DRAINS_WITHIN, &1, async || system.count(rejected).await).await;
+    assert_eq!(system.count("select count(*) from failed_messages").await, 1);
+    sqlx::raw_sql("drop trigger slow on order_lines").execute(&system.pool).await.unwrap();
+    system.sender.send(&create_batch("b-2", "NO-SUCH-SKU", 100)).await;
+    tokio::time::timeout(Duration::from_mins(2), system.settled(5)).await.unwrap();
+    system.close_after([worker]).await;
 }

@@ -19,7 +19,7 @@ use allocation::{
 
 use tokio::task::JoinHandle;
 
-use crate::harness::{SOON, World, wait_until};
+use crate::harness::{SOON, TestSystem, wait_until};
 
 type AnyStore = Arc<dyn Store>;
 
@@ -34,10 +34,10 @@ macro_rules! every_store {
         mod postgres {
             $(#[tokio::test]
             async fn $promise() {
-                let world = super::World::new(stringify!($promise)).await;
-                super::$promise(world.store()).await;
-                sqlx::raw_sql("truncate outbox").execute(&world.pool).await.unwrap();
-                world.close().await;
+                let system = super::TestSystem::new(stringify!($promise)).await;
+                super::$promise(system.store()).await;
+                sqlx::raw_sql("truncate outbox").execute(&system.pool).await.unwrap();
+                system.close().await;
             })+
         }
     };
@@ -219,14 +219,14 @@ async fn a_product_is_held_in_memory() {
 
 #[tokio::test]
 async fn a_product_is_held_in_postgres() {
-    let world = World::new("a_product_is_held_in_postgres").await;
+    let system = TestSystem::new("a_product_is_held_in_postgres").await;
     let blocked = async |second: &JoinHandle<i64>| {
-        let waits = async || second.is_finished() || world.waiting_for_locks().await > 0;
+        let waits = async || second.is_finished() || system.waiting_for_locks().await > 0;
         wait_until("the second waits", SOON, waits).await;
     };
-    a_product_is_held_until_the_transaction_ends(world.store(), blocked).await;
-    sqlx::raw_sql("truncate outbox").execute(&world.pool).await.unwrap();
-    world.close().await;
+    a_product_is_held_until_the_transaction_ends(system.store(), blocked).await;
+    sqlx::raw_sql("truncate outbox").execute(&system.pool).await.unwrap();
+    system.close().await;
 }
 
 async fn two_who_create_the_same_batch_conflict(store: AnyStore) {

@@ -7,7 +7,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::harness::World;
+use crate::harness::TestSystem;
 
 fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
@@ -22,15 +22,15 @@ fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
 }
 
 /// The arguments of a queue, or of its queue of dead letters.
-fn arguments(world: &World, queue: &str) -> FieldTable {
+fn arguments(system: &TestSystem, queue: &str) -> FieldTable {
     if queue.strip_suffix(".dlq").is_some() {
         let limit = AMQPValue::LongLongInt(1_000_000);
         return table(&[("x-queue-type", text("quorum")), ("x-delivery-limit", limit)]);
     }
     table(&[
         ("x-queue-type", text("quorum")),
-        ("x-dead-letter-exchange", text(&world.named("dead-letters"))),
-        ("x-dead-letter-routing-key", text(&world.named(&format!("{queue}.dlq")))),
+        ("x-dead-letter-exchange", text(&system.named("dead-letters"))),
+        ("x-dead-letter-routing-key", text(&system.named(&format!("{queue}.dlq")))),
         ("x-dead-letter-strategy", text("at-least-once")),
         ("x-overflow", text("reject-publish")),
         ("x-delivery-limit", AMQPValue::LongLongInt(50)),
@@ -39,19 +39,19 @@ fn arguments(world: &World, queue: &str) -> FieldTable {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exchanges_and_queues_are_as_the_contract_says() {
-    let world = World::new("exchanges_and_queues_are_as_the_contract_says").await;
+    let system = TestSystem::new("exchanges_and_queues_are_as_the_contract_says").await;
     for exchange in ["commands", "events", "dead-letters"] {
-        let (channel, name) = (world.new_channel().await, world.named(exchange).into());
+        let (channel, name) = (system.new_channel().await, system.named(exchange).into());
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let topic = ExchangeKind::Topic;
         let same = channel.exchange_declare(name, topic, durable, FieldTable::default()).await;
         same.unwrap_or_else(|error| panic!("the exchange {exchange} differs: {error}"));
     }
     for queue in ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq"] {
-        let (channel, name) = (world.new_channel().await, world.named(queue).into());
-        let (durable, arguments) = (QueueDeclareOptions::durable(), arguments(&world, queue));
+        let (channel, name) = (system.new_channel().await, system.named(queue).into());
+        let (durable, arguments) = (QueueDeclareOptions::durable(), arguments(&system, queue));
         let same = channel.queue_declare(name, durable, arguments).await;
         same.unwrap_or_else(|error| panic!("the queue {queue} differs: {error}"));
     }
-    world.close().await;
+    system.close().await;
 }

@@ -135,7 +135,7 @@ const PHRASES: &[&str] = &[
     "sits in",
     "somebody",
     "stands by",
-    "the world",
+    "the system",
     "told",
     "was away",
     "went away",

@@ -3,136 +3,136 @@
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 
 use crate::harness::{
-    Command, DRAINS_WITHIN, Raw, World, allocate, create_batch, deallocate, properties, wait_for,
+    Command, DRAINS_WITHIN, Raw, TestSystem, allocate, create_batch, deallocate, properties, wait_for,
 };
 
 use super::{ATTEMPTS, DEAD, LINES, ONE_ATTEMPT, RETRYING, dead_letters, execute};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_with_one_id_and_two_types_are_two_failed_messages() {
-    let world = World::new("messages_with_one_id_and_two_types_are_two_failed_messages").await;
-    world.expect_dead(5);
-    let worker = world.worker_with(ONE_ATTEMPT);
+    let system = TestSystem::new("messages_with_one_id_and_two_types_are_two_failed_messages").await;
+    system.expect_dead(5);
+    let worker = system.worker_with(ONE_ATTEMPT);
     let body = br#"{"orderid": "o-1", "sku": "NO-SUCH-SKU", "qty": 1}"#;
     for kind in ["allocate", "deallocate"] {
-        world.sender.publish_raw(kind, properties(kind, "one id"), body).await;
+        system.sender.publish_raw(kind, properties(kind, "one id"), body).await;
     }
     for kind in ["allocate", "deallocate", "alocate"] {
         let without_id = lapin::BasicProperties::default().with_type(kind.into());
-        world.sender.publish_raw("allocate", without_id, body).await;
+        system.sender.publish_raw("allocate", without_id, body).await;
     }
-    wait_for("all are dead", DRAINS_WITHIN, &5, async || world.count(DEAD).await).await;
+    wait_for("all are dead", DRAINS_WITHIN, &5, async || system.count(DEAD).await).await;
     let kinds: Vec<String> =
         sqlx::query_scalar("select type from failed_messages where message_id is not null")
-            .fetch_all(&world.pool)
+            .fetch_all(&system.pool)
             .await
             .unwrap();
     assert_eq!(kinds.len(), 2);
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_was_handled_with_another_type_is_a_conflict() {
-    let world = World::new("an_id_that_was_handled_with_another_type_is_a_conflict").await;
-    world.expect_dead(1);
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("an_id_that_was_handled_with_another_type_is_a_conflict").await;
+    system.expect_dead(1);
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
     let body = br#"{"orderid": "o-1", "sku": "LAMP", "qty": 1}"#;
-    world.sender.publish_raw("allocate", properties("allocate", "one id"), body).await;
-    world.wait_handled(2).await;
-    world.sender.publish_raw("deallocate", properties("deallocate", "one id"), body).await;
-    wait_for("it is dead", DRAINS_WITHIN, &1, async || world.count(DEAD).await).await;
+    system.sender.publish_raw("allocate", properties("allocate", "one id"), body).await;
+    system.wait_handled(2).await;
+    system.sender.publish_raw("deallocate", properties("deallocate", "one id"), body).await;
+    wait_for("it is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
     assert_eq!(
-        world.count("select count(*) from failed_messages where reason = 'message_id_conflict'").await,
+        system.count("select count(*) from failed_messages where reason = 'message_id_conflict'").await,
         1
     );
-    assert_eq!(world.count(LINES).await, 1);
+    assert_eq!(system.count(LINES).await, 1);
     // Rows of an earlier version have no type and match any.
-    execute(&world, "update inbox set type = null").await;
-    world.sender.publish_raw("allocate", properties("allocate", "one id"), body).await;
-    world.settled(2).await;
-    world.close_after([worker]).await;
+    execute(&system, "update inbox set type = null").await;
+    system.sender.publish_raw("allocate", properties("allocate", "one id"), body).await;
+    system.settled(2).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_without_a_type_keeps_its_routing_key_as_type_when_the_broker_dead_letters_it() {
     let name = "a_message_without_a_type_keeps_its_routing_key_as_type_when_the_broker_dead_letters_it";
-    let world = World::new(name).await;
+    let system = TestSystem::new(name).await;
     let (handled, not_handled) = (allocate("o-1", "LAMP", 1), allocate("o-2", "LAMP", 1));
-    let worker = world.worker_with(&[("ALLOCATION__WORKER__MAX_BATCH", "1")]);
-    world.sender.send(&create_batch("b-1", "LAMP", 10)).await;
-    world.wait_handled(1).await;
+    let worker = system.worker_with(&[("ALLOCATION__WORKER__MAX_BATCH", "1")]);
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
     let send = async |line: &Command| {
         let untyped = lapin::BasicProperties::default().with_message_id(line.message_id.as_str().into());
-        world.sender.publish_raw("allocate", untyped, line.body.to_string().as_bytes()).await;
+        system.sender.publish_raw("allocate", untyped, line.body.to_string().as_bytes()).await;
     };
     send(&handled).await;
-    world.wait_handled(2).await;
+    system.wait_handled(2).await;
     worker.terminate().await;
     for line in [&handled, &not_handled] {
         send(line).await;
-        let orders = world.named("orders");
+        let orders = system.named("orders");
         let taken =
-            world.channel().basic_get(orders.into(), BasicGetOptions::default()).await.unwrap().unwrap();
+            system.channel().basic_get(orders.into(), BasicGetOptions::default()).await.unwrap().unwrap();
         taken.reject(BasicRejectOptions { requeue: false }).await.unwrap();
     }
-    let everything = world.start(&["run", "--only", "worker,relay,archive"], &[]);
-    wait_for("one is dead", DRAINS_WITHIN, &1, async || world.count(DEAD).await).await;
-    wait_for("both are consumed", DRAINS_WITHIN, &0, async || world.ready("orders.dlq").await).await;
+    let everything = system.start(&["run", "--only", "worker,relay,archive"], &[]);
+    wait_for("one is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
+    wait_for("both are consumed", DRAINS_WITHIN, &0, async || system.ready("orders.dlq").await).await;
     let rows: Vec<(String, String)> =
-        sqlx::query_as("select type, message_id from failed_messages").fetch_all(&world.pool).await.unwrap();
+        sqlx::query_as("select type, message_id from failed_messages").fetch_all(&system.pool).await.unwrap();
     assert_eq!(rows, [("allocate".into(), not_handled.message_id.clone())], "the other one was handled");
-    dead_letters(&world, &["retry", "--all"]).await;
-    world.settled(3).await;
-    assert_eq!(world.count(LINES).await, 2);
-    world.close_after([everything]).await;
+    dead_letters(&system, &["retry", "--all"]).await;
+    system.settled(3).await;
+    assert_eq!(system.count(LINES).await, 2);
+    system.close_after([everything]).await;
 }
 
 /// A copy of an earlier message has its outcome; a different message with its id is a conflict.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_with_one_id_in_one_unit_of_work_have_one_effect() {
-    let world = World::new("messages_with_one_id_in_one_unit_of_work_have_one_effect").await;
-    world.expect_dead(1);
+    let system = TestSystem::new("messages_with_one_id_in_one_unit_of_work_have_one_effect").await;
+    system.expect_dead(1);
     let line = allocate("o-1", "LAMP", 1).with_id("one");
     let unknown = allocate("o-2", "NO-SUCH-SKU", 1).with_id("two");
-    world.sender.send_all(&[create_batch("b-1", "LAMP", 10)]).await;
-    let worker = world.worker();
-    world.wait_handled(1).await;
+    system.sender.send_all(&[create_batch("b-1", "LAMP", 10)]).await;
+    let worker = system.worker();
+    system.wait_handled(1).await;
     worker.terminate().await;
     let other = deallocate("o-1", "LAMP").with_id("one");
     let cancelled =
         [line.clone(), unknown.clone(), line.clone(), unknown, other, deallocate("o-1", "LAMP"), line];
-    world.sender.send_all(&cancelled).await;
+    system.sender.send_all(&cancelled).await;
     let slow = [("ALLOCATION__RETRY__INITIAL_INTERVAL", "1h"), ("ALLOCATION__RETRY__MAX_INTERVAL", "1h")];
-    let worker = world.worker_with(&slow);
-    world.wait_handled(3).await;
-    wait_for("the conflict is dead", DRAINS_WITHIN, &1, async || world.count(DEAD).await).await;
-    wait_for("all are consumed", DRAINS_WITHIN, &0, async || world.ready("orders").await).await;
-    assert_eq!((world.count(RETRYING).await, world.count(ATTEMPTS).await), (1, 2));
-    assert_eq!(world.count(LINES).await, 0);
-    let events = async || world.count("select count(*) from outbox").await;
+    let worker = system.worker_with(&slow);
+    system.wait_handled(3).await;
+    wait_for("the conflict is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
+    wait_for("all are consumed", DRAINS_WITHIN, &0, async || system.ready("orders").await).await;
+    assert_eq!((system.count(RETRYING).await, system.count(ATTEMPTS).await), (1, 2));
+    assert_eq!(system.count(LINES).await, 0);
+    let events = async || system.count("select count(*) from outbox").await;
     wait_for("events are published", DRAINS_WITHIN, &0, events).await;
-    execute(&world, "delete from failed_messages where status = 'retrying'").await;
-    world.close_after([worker]).await;
+    execute(&system, "delete from failed_messages where status = 'retrying'").await;
+    system.close_after([worker]).await;
 }
 
 /// The second one is sent to its queue through the default exchange.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_with_one_id_in_two_queues_are_both_handled() {
-    let world = World::new("messages_with_one_id_in_two_queues_are_both_handled").await;
-    let worker = world.worker();
-    world.sender.send(&create_batch("b-1", "LAMP", 10).with_id("same")).await;
-    world.wait_handled(1).await;
+    let system = TestSystem::new("messages_with_one_id_in_two_queues_are_both_handled").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10).with_id("same")).await;
+    system.wait_handled(1).await;
     let line = allocate("o-1", "LAMP", 1).with_id("same");
     let direct = Raw {
         exchange: String::new(),
-        routing_key: world.named("orders"),
+        routing_key: system.named("orders"),
         properties: properties(line.kind, &line.message_id),
         body: line.body.to_string().into_bytes(),
     };
-    world.sender.publish_all(&[direct]).await;
-    world.settled(2).await;
-    assert_eq!(world.count(LINES).await, 1);
-    world.close_after([worker]).await;
+    system.sender.publish_all(&[direct]).await;
+    system.settled(2).await;
+    assert_eq!(system.count(LINES).await, 1);
+    system.close_after([worker]).await;
 }

@@ -10,7 +10,7 @@ use allocation::{
 };
 use serde_json::Value;
 
-use crate::harness::{Client, HandleAll as _, JSON, World, bus, command};
+use crate::harness::{Client, HandleAll as _, JSON, TestSystem, bus, command};
 
 use super::{
     commands::words,
@@ -120,14 +120,14 @@ async fn send(client: &Client, request: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_have_the_printed_responses() {
-    let world = World::new("requests_have_the_printed_responses").await;
-    let (api, client) = world.api("api,relay", &[]).await;
+    let system = TestSystem::new("requests_have_the_printed_responses").await;
+    let (api, client) = system.api("api,relay", &[]).await;
     let exchanges = exchanges();
     assert!(exchanges.len() > 10, "only {} requests were found", exchanges.len());
     for Exchange { request, response } in exchanges {
         let received = send(&client, &request).await;
         expect_part(HTTP, &format!("$ {request}\n{response}\n"), &format!("$ {request}\n{received}\n"));
     }
-    world.settled(3).await;
-    world.close_after([api]).await;
+    system.settled(3).await;
+    system.close_after([api]).await;
 }

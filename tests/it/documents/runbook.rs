@@ -1,6 +1,6 @@
 //! The session of the runbook is executed: dead letters of one cause, and of a body that must be edited.
 
-use crate::harness::{Answer, DRAINS_WITHIN, World, properties, wait_for};
+use crate::harness::{CliOutput, DRAINS_WITHIN, TestSystem, properties, wait_for};
 
 use super::{
     commands::arguments,
@@ -13,14 +13,14 @@ const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 const RETRYING: &str = "select count(*) from failed_messages where status = 'retrying'";
 
 /// The failures that the session begins with.
-async fn fail(world: &World) {
+async fn fail(system: &TestSystem) {
     let lines = [("9001", 2), ("9002", 2), ("9003", 2), ("9004", -1)];
     for (number, (order, qty)) in lines.into_iter().enumerate() {
         let body = format!(r#"{{"orderid": "WEB-{order}", "sku": "MOON-LAMP", "qty": {qty}}}"#);
         let properties = properties("allocate", &format!("web-{order}"));
-        world.sender.publish_raw("allocate", properties, body.as_bytes()).await;
+        system.sender.publish_raw("allocate", properties, body.as_bytes()).await;
         let dead = i64::try_from(number).unwrap() + 1;
-        wait_for("the command is dead", DRAINS_WITHIN, &dead, async || world.count(DEAD).await).await;
+        wait_for("the command is dead", DRAINS_WITHIN, &dead, async || system.count(DEAD).await).await;
     }
 }
 
@@ -46,17 +46,17 @@ fn steps(blocks: &[Block]) -> Vec<Step> {
 }
 
 /// Runs a command of the page, with the files of the page.
-async fn run(world: &World, blocks: &[Block], command: &str) -> Answer {
+async fn run(system: &TestSystem, blocks: &[Block], command: &str) -> CliOutput {
     let arguments = arguments(command).expect("it calls the program");
     let with_file = |argument: &String| {
         let block = blocks.iter().find(|block| block.info.ends_with(&format!(" {argument}")));
         block.map_or_else(
             || argument.clone(),
-            |block| world.file(argument, block.text.trim_end().as_bytes()).display().to_string(),
+            |block| system.file(argument, block.text.trim_end().as_bytes()).display().to_string(),
         )
     };
     let arguments: Vec<_> = arguments[1..].iter().map(with_file).collect();
-    world.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    system.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
 /// A line without what differs from run to run: namespace, times, widths of columns.
@@ -72,22 +72,22 @@ fn normalized(line: &str, namespace: &str) -> String {
 /// The page may leave out lines of the output; those that it has must be in it, in any order.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_session_of_the_runbook_prints_what_the_page_says() {
-    let world = World::new("the_session_of_the_runbook_prints_what_the_page_says").await;
-    let worker = world.worker_with(&[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")]);
-    fail(&world).await;
+    let system = TestSystem::new("the_session_of_the_runbook_prints_what_the_page_says").await;
+    let worker = system.worker_with(&[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")]);
+    fail(&system).await;
     let blocks = Page::parse(PAGE, &marked(PAGE, "session")).blocks();
     let steps = steps(&blocks);
     assert!(steps.len() > 6, "only {} commands were found", steps.len());
     for Step { command, output } in steps {
-        let answer = run(&world, &blocks, &command).await;
-        let printed: Vec<_> = answer.text().lines().map(|line| normalized(line, &world.namespace)).collect();
+        let answer = run(&system, &blocks, &command).await;
+        let printed: Vec<_> = answer.text().lines().map(|line| normalized(line, &system.namespace)).collect();
         for line in output {
-            let expected = normalized(&line, &world.namespace);
+            let expected = normalized(&line, &system.namespace);
             assert!(printed.contains(&expected), "{command}\ndoes not print\n{line}\nbut\n{}", answer.text());
         }
         assert_eq!(answer.code, 0, "{command}: {}", answer.text());
-        wait_for("retries are handled", DRAINS_WITHIN, &0, async || world.count(RETRYING).await).await;
+        wait_for("retries are handled", DRAINS_WITHIN, &0, async || system.count(RETRYING).await).await;
     }
-    assert_eq!(world.count(DEAD).await, 0);
-    world.close_after([worker]).await;
+    assert_eq!(system.count(DEAD).await, 0);
+    system.close_after([worker]).await;
 }

@@ -6,22 +6,22 @@ use lapin::{
 };
 use serde_json::json;
 
-use crate::harness::{DRAINS_WITHIN, World, allocate, properties, wait_until};
+use crate::harness::{DRAINS_WITHIN, TestSystem, allocate, properties, wait_until};
 
 use super::{ONE_ATTEMPT, dead, dead_letters};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_each_dead_letter_as_a_json_line() {
-    let world = World::new("an_export_has_each_dead_letter_as_a_json_line").await;
-    world.expect_dead(3);
-    let worker = world.worker_with(ONE_ATTEMPT);
+    let system = TestSystem::new("an_export_has_each_dead_letter_as_a_json_line").await;
+    system.expect_dead(3);
+    let worker = system.worker_with(ONE_ATTEMPT);
     let line = allocate("o-1", "NO-SUCH-SKU", 1);
-    world.sender.send(&line).await;
-    world.sender.publish_raw("allocate", properties("allocate", "text"), b"no JSON").await;
-    world.sender.publish_raw("allocate", properties("allocate", "bytes"), b"\xff\x00\xfe").await;
-    dead(&world, 3).await;
+    system.sender.send(&line).await;
+    system.sender.publish_raw("allocate", properties("allocate", "text"), b"no JSON").await;
+    system.sender.publish_raw("allocate", properties("allocate", "bytes"), b"\xff\x00\xfe").await;
+    dead(&system, 3).await;
 
-    let exported = dead_letters(&world, &["export"]).await.exits(0).json_lines();
+    let exported = dead_letters(&system, &["export"]).await.exits(0).json_lines();
     let body_of = |id: &str| {
         let found = exported.iter().find(|letter| letter["message_id"] == id);
         found.map(|letter| letter["body"].clone())
@@ -34,57 +34,57 @@ async fn an_export_has_each_dead_letter_as_a_json_line() {
         assert_eq!(letter["history"].as_array().map(Vec::len), Some(1), "{letter}");
         assert_eq!(letter["properties"]["type"], "allocate", "{letter}");
     }
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_the_broker_dead_lettered_is_recorded() {
-    let world = World::new("a_message_that_the_broker_dead_lettered_is_recorded").await;
-    world.expect_dead(1);
+    let system = TestSystem::new("a_message_that_the_broker_dead_lettered_is_recorded").await;
+    system.expect_dead(1);
     let line = allocate("o-1", "LAMP", 1);
-    world.sender.send(&line).await;
-    let orders = world.named("orders").into();
-    let taken = world.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap().unwrap();
+    system.sender.send(&line).await;
+    let orders = system.named("orders").into();
+    let taken = system.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap().unwrap();
     assert!(taken.reject(BasicRejectOptions { requeue: false }).await.unwrap());
 
-    let archive = world.start(&["run", "--only", "archive"], &[]);
-    dead(&world, 1).await;
+    let archive = system.start(&["run", "--only", "archive"], &[]);
+    dead(&system, 1).await;
     let kept: (String, String, String, Vec<u8>) =
         sqlx::query_as("select queue, message_id, reason, body from failed_messages")
-            .fetch_one(&world.pool)
+            .fetch_one(&system.pool)
             .await
             .unwrap();
     let body = line.body.to_string().into_bytes();
     assert_eq!(kept, ("orders".into(), line.message_id, "rejected".into(), body));
-    world.close_after([archive]).await;
+    system.close_after([archive]).await;
 }
 
 /// The newest `x-death` entry counts. This message has one of another queue, from its sender or from a tool.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_above_the_delivery_limit_is_dead_for_that_reason() {
-    let world = World::new("a_message_above_the_delivery_limit_is_dead_for_that_reason").await;
-    world.expect_dead(1);
+    let system = TestSystem::new("a_message_above_the_delivery_limit_is_dead_for_that_reason").await;
+    system.expect_dead(1);
     let line = allocate("o-1", "LAMP", 1);
     let sent = properties(line.kind, &line.message_id).with_headers(rejected_elsewhere());
-    world.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
+    system.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
     let over_the_limit = async || {
-        let orders = world.named("orders").into();
-        if let Some(taken) = world.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap() {
+        let orders = system.named("orders").into();
+        if let Some(taken) = system.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap() {
             let again = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
             taken.nack(again).await.unwrap();
         }
-        world.ready("orders.dlq").await == 1
+        system.ready("orders.dlq").await == 1
     };
     wait_until("the broker gives up", DRAINS_WITHIN, over_the_limit).await;
 
-    let archive = world.start(&["run", "--only", "archive"], &[]);
-    dead(&world, 1).await;
-    let letter = dead_letters(&world, &["list"]).await.exits(0).json()[0].take();
+    let archive = system.start(&["run", "--only", "archive"], &[]);
+    dead(&system, 1).await;
+    let letter = dead_letters(&system, &["list"]).await.exits(0).json()[0].take();
     assert_eq!(
         (&letter["message_id"], &letter["reason"]),
         (&json!(line.message_id), &json!("delivery_limit"))
     );
-    world.close_after([archive]).await;
+    system.close_after([archive]).await;
 }
 
 /// The header of a message that was rejected in another queue.

@@ -2,26 +2,26 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{World, create_batch};
+use crate::harness::{TestSystem, create_batch};
 
 use super::{ONE_ATTEMPT, dead, dead_letters};
 
 /// Has a batch fail for what `statements` do when it is inserted, and shows its only attempt.
 async fn failed_attempt(name: &str, statements: &'static str) -> Value {
-    let world = World::new(name).await;
-    world.expect_dead(1);
-    sqlx::raw_sql(statements).execute(&world.pool).await.unwrap();
-    let worker = world.worker_with(ONE_ATTEMPT);
-    world.sender.send(&create_batch("b-1", "BODY-VALUE", 10)).await;
-    let id = dead(&world, 1).await.remove(0);
+    let system = TestSystem::new(name).await;
+    system.expect_dead(1);
+    sqlx::raw_sql(statements).execute(&system.pool).await.unwrap();
+    let worker = system.worker_with(ONE_ATTEMPT);
+    system.sender.send(&create_batch("b-1", "BODY-VALUE", 10)).await;
+    let id = dead(&system, 1).await.remove(0);
 
-    let mut shown = dead_letters(&world, &["show", &id]).await.exits(0).json();
+    let mut shown = dead_letters(&system, &["show", &id]).await.exits(0).json();
     assert_eq!(shown["error"], shown["history"][0]["error"]);
-    let listed = dead_letters(&world, &["list"]).await.exits(0).json();
+    let listed = dead_letters(&system, &["list"]).await.exits(0).json();
     assert_eq!(listed[0]["error"], shown["error"]);
     let log = worker.log();
     assert!(log.contains(&format!("error={}", shown["error"])), "{log}");
-    world.close_after([worker]).await;
+    system.close_after([worker]).await;
     shown["history"][0].take()
 }
 

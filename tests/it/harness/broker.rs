@@ -1,4 +1,4 @@
-//! The broker's side of a world: what is sent, and every event that was published.
+//! The broker's side of a system: what is sent, and every event that was published.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +16,7 @@ use lapin::{
 };
 use serde_json::Value;
 
-use super::season::Command;
+use super::workload::Command;
 
 /// Confirms that may be outstanding.
 const WINDOW: usize = 500;

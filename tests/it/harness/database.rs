@@ -23,7 +23,7 @@ use sqlx::{
 use time::format_description::well_known::Rfc3339;
 
 use super::{
-    place::{database_url, unique},
+    namespace::{database_url, unique},
     wait_for,
 };
 

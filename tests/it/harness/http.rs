@@ -9,14 +9,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{DRAINS_WITHIN, Running, World, wait_until};
+use super::{DRAINS_WITHIN, Running, TestSystem, wait_until};
 
 /// What clients say of a body.
 pub(crate) const JSON: (&str, &str) = ("Content-Type", "application/json");
 /// However many others ask at the same time, an answer is there by then.
 const ANSWERS_WITHIN: Duration = Duration::from_mins(1);
 
-impl World {
+impl TestSystem {
     /// Starts a process with a port of its own, and waits until it is ready. `roles` has the API among them.
     pub(crate) async fn api(&self, roles: &str, environment: &[(&str, &str)]) -> (Running, Client) {
         let client = Client { address: free_address().await };

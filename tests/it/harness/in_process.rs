@@ -22,7 +22,7 @@ use allocation::{
 };
 use serde_json::Value;
 
-use super::season::Command;
+use super::workload::Command;
 
 /// The sizes that a message may have.
 pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };

@@ -31,8 +31,8 @@ pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -
 }
 
 /// Runs a call to its end.
-pub(super) async fn call(command: &mut Command) -> Answer {
-    Answer::of(command.output().await.expect("the program was built and starts"))
+pub(super) async fn call(command: &mut Command) -> CliOutput {
+    CliOutput::of(command.output().await.expect("the program was built and starts"))
 }
 
 /// A process that runs until it is stopped. It is killed on drop.
@@ -117,14 +117,14 @@ impl Running {
 
 /// How a call of the command line ended, and what it printed.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct CliOutput {
     /// The exit code.
     pub(crate) code: i32,
     stdout: String,
     stderr: String,
 }
 
-impl Answer {
+impl CliOutput {
     pub(super) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("the command line prints UTF-8");
         Self {

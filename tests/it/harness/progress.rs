@@ -10,10 +10,10 @@ use lapin::{
 use crate::consistency;
 
 use super::{
-    World,
+    TestSystem,
     broker::{Event, assert_gapless, distinct},
-    season::Command,
     wait::{DRAINS_WITHIN, wait_for, wait_until},
+    workload::Command,
 };
 
 /// What the broker has confirmed reaches a subscriber soon.
@@ -28,7 +28,7 @@ struct Progress {
     ready: u32,
 }
 
-impl World {
+impl TestSystem {
     /// How many commands were handled.
     pub(crate) async fn handled(&self) -> i64 {
         self.count("select count(*) from inbox where queue in ('orders', 'stock')").await

@@ -12,9 +12,9 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::{Running, World};
+use super::{Running, TestSystem};
 
-impl World {
+impl TestSystem {
     /// Starts a process with roles, among them the notifier, that sends mail to a server.
     pub(crate) fn notifier(&self, roles: &str, server: &MailServer, settings: &[(&str, &str)]) -> Running {
         let url = format!("smtp://{}", server.address);

@@ -2,14 +2,14 @@
 
 use std::process::{Command, Output};
 
-use crate::harness::{DRAINS_WITHIN, JSON, World, wait_until};
+use crate::harness::{DRAINS_WITHIN, JSON, TestSystem, wait_until};
 
 use super::{ROLES, TOKEN, add_batch, allocate, batch};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_token_only_this_machine_is_served_by_its_own_name() {
-    let world = World::new("without_a_token_only_this_machine_is_served_by_its_own_name").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("without_a_token_only_this_machine_is_served_by_its_own_name").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     let body = batch("b-1", "LAMP", 10).to_string();
     for other in ["shop.example", "127.0.0.1.shop.example", "localhost.shop.example:80", "10.0.0.1"] {
         let host = ("Host", other);
@@ -17,16 +17,16 @@ async fn without_a_token_only_this_machine_is_served_by_its_own_name() {
         client.request("POST", "/add_batch", &[JSON, host], body.as_bytes()).await.has(421).message();
         client.request("GET", "/health/live", &[host], b"").await.has(200);
     }
-    assert_eq!(world.handled().await, 0);
+    assert_eq!(system.handled().await, 0);
     client.request("POST", "/add_batch", &[JSON, ("Host", "localhost")], body.as_bytes()).await.has(201);
-    world.settled(1).await;
-    world.close_after([api]).await;
+    system.settled(1).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_does_not_know_the_token_is_told_nothing_but_health() {
-    let world = World::new("whoever_does_not_know_the_token_is_told_nothing_but_health").await;
-    let (api, client) = world.api(ROLES, &[TOKEN]).await;
+    let system = TestSystem::new("whoever_does_not_know_the_token_is_told_nothing_but_health").await;
+    let (api, client) = system.api(ROLES, &[TOKEN]).await;
     let body = batch("b-1", "LAMP", 10).to_string();
     for wrong in [None, Some("Bearer"), Some("Bearer open"), Some("Basic open-sesame"), Some("open-sesame")] {
         let said: Vec<_> = wrong.map(|wrong| ("Authorization", wrong)).into_iter().collect();
@@ -39,16 +39,16 @@ async fn whoever_does_not_know_the_token_is_told_nothing_but_health() {
     for path in ["/health/live", "/health/ready"] {
         client.get(path).await.has(200);
     }
-    assert_eq!(world.handled().await, 0);
+    assert_eq!(system.handled().await, 0);
 
     let right = ("Authorization", "Bearer open-sesame");
     client.request("GET", "/availability/LAMP", &[right], b"").await.has(404);
     client.request("POST", "/add_batch", &[JSON, right], body.as_bytes()).await.has(201);
     let elsewhere = [right, ("Host", "shop.example")];
     client.request("GET", "/availability/LAMP", &elsewhere, b"").await.has(200);
-    world.settled(1).await;
+    system.settled(1).await;
     assert!(!api.log().contains(TOKEN.1), "the token is in the log");
-    world.close_after([api]).await;
+    system.close_after([api]).await;
 }
 
 fn run_with(environment: &[(&str, &str)]) -> Output {
@@ -80,10 +80,10 @@ fn an_address_that_can_never_be_taken_is_an_error_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_waits_for_the_address_and_takes_over() {
-    let world = World::new("a_second_process_waits_for_the_address_and_takes_over").await;
-    let (first, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("a_second_process_waits_for_the_address_and_takes_over").await;
+    let (first, client) = system.api(ROLES, &[]).await;
     let address = client.address().to_string();
-    let second = world.start(&["run", "--only", ROLES], &[("ALLOCATION__API__LISTEN", address.as_str())]);
+    let second = system.start(&["run", "--only", ROLES], &[("ALLOCATION__API__LISTEN", address.as_str())]);
     let waits = async || second.log().contains("address of api.listen unavailable");
     wait_until("the second says that it waits", DRAINS_WITHIN, waits).await;
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
@@ -93,6 +93,6 @@ async fn a_second_process_waits_for_the_address_and_takes_over() {
     client.wait_until_ready().await;
     assert!(second.log().contains("serving HTTP"));
     allocate(&client, "o-1", "LAMP", 2).await;
-    world.settled(2).await;
-    world.close_after([second]).await;
+    system.settled(2).await;
+    system.close_after([second]).await;
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Client, JSON, World};
+use crate::harness::{Client, JSON, TestSystem};
 
 use super::{FAILURES, ROLES, add_batch, batch};
 
@@ -35,8 +35,8 @@ const UNREADABLE: [(&str, &str, &str); 16] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_refused_and_the_field_is_named() {
-    let world = World::new("what_cannot_be_read_is_refused_and_the_field_is_named").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("what_cannot_be_read_is_refused_and_the_field_is_named").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     for (path, body, named) in UNREADABLE {
         let refused = client.request("POST", path, &[JSON], body.as_bytes()).await.has(400).message();
         assert!(refused.contains(named), "{path} {body}: {refused}");
@@ -45,15 +45,15 @@ async fn what_cannot_be_read_is_refused_and_the_field_is_named() {
     // As tolerant as the reader of messages.
     let odd_numbers = json!({ "ref": "b-1", "sku": "LAMP", "qty": "5", "colour": ["blue"] });
     add_batch(&client, &odd_numbers).await;
-    assert_eq!((world.count(FAILURES).await, world.handled().await), (0, 1));
-    world.settled(1).await;
-    world.close_after([api]).await;
+    assert_eq!((system.count(FAILURES).await, system.handled().await), (0, 1));
+    system.settled(1).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_plain_json_of_a_reasonable_size_is_taken() {
-    let world = World::new("only_plain_json_of_a_reasonable_size_is_taken").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("only_plain_json_of_a_reasonable_size_is_taken").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     let body = batch("b-1", "LAMP", 10).to_string();
     let packed = ("Content-Encoding", "gzip");
     let headers: [&[(&str, &str)]; 4] =
@@ -67,15 +67,15 @@ async fn only_plain_json_of_a_reasonable_size_is_taken() {
 
     let with_charset = [("content-type", "application/json; charset=utf-8")];
     client.request("POST", "/add_batch", &with_charset, body.as_bytes()).await.has(201);
-    assert_eq!(world.count(FAILURES).await, 0);
-    world.settled(1).await;
-    world.close_after([api]).await;
+    assert_eq!(system.count(FAILURES).await, 0);
+    system.settled(1).await;
+    system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_methods_and_paths_are_told_so_in_json() {
-    let world = World::new("wrong_methods_and_paths_are_told_so_in_json").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("wrong_methods_and_paths_are_told_so_in_json").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     for (method, path, allowed) in [
         ("GET", "/allocate", "POST"),
         ("PUT", "/add_batch", "POST"),
@@ -97,7 +97,7 @@ async fn wrong_methods_and_paths_are_told_so_in_json() {
         }
     }
     client.get("/orders/o-1").await.has(404).message();
-    world.close_after([api]).await;
+    system.close_after([api]).await;
 }
 
 /// The response to a client that begins a request and never finishes it.
@@ -113,8 +113,8 @@ async fn response_to_a_slow_client(client: &Client, beginning: &[u8]) -> String 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_ends_its_request_is_cut_off() {
-    let world = World::new("a_client_that_never_ends_its_request_is_cut_off").await;
-    let (api, client) = world.api(ROLES, &[("ALLOCATION__API__TIMEOUT", "2s")]).await;
+    let system = TestSystem::new("a_client_that_never_ends_its_request_is_cut_off").await;
+    let (api, client) = system.api(ROLES, &[("ALLOCATION__API__TIMEOUT", "2s")]).await;
     let headers = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nX-Slow: y";
     let body = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
         Content-Length: 100\r\nConnection: close\r\n\r\n{\"orderid\": ";
@@ -130,6 +130,6 @@ async fn a_client_that_never_ends_its_request_is_cut_off() {
     assert_eq!(slow_headers, "", "a request without an end has no answer");
     assert!(slow_body.starts_with("HTTP/1.1 408"), "{slow_body}");
     assert_eq!(others["backordered"], 0);
-    world.settled(1).await;
-    world.close_after([api]).await;
+    system.settled(1).await;
+    system.close_after([api]).await;
 }

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::harness::{Client, DRAINS_WITHIN, JSON, SOON, World, wait_until};
+use crate::harness::{Client, DRAINS_WITHIN, JSON, SOON, TestSystem, wait_until};
 
 use super::{ROLES, add_batch, allocate, batch, line};
 
@@ -33,9 +33,9 @@ async fn ask_until_no_response(client: Client, who: u32, answers: Arc<AtomicUsiz
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_at_the_time_of_a_stop_is_done_and_answered_or_not_answered_at_all() {
-    let world =
-        World::new("a_request_at_the_time_of_a_stop_is_done_and_answered_or_not_answered_at_all").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system =
+        TestSystem::new("a_request_at_the_time_of_a_stop_is_done_and_answered_or_not_answered_at_all").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 1_000_000)).await;
     let (mut asking, answers) = (JoinSet::new(), Arc::<AtomicUsize>::default());
     for who in 0..20 {
@@ -52,32 +52,32 @@ async fn a_request_at_the_time_of_a_stop_is_done_and_answered_or_not_answered_at
             orderid
         })
         .collect();
-    let allocated = world.allocated_lines().await;
+    let allocated = system.allocated_lines().await;
     let done: BTreeSet<_> = allocated.keys().map(|(orderid, _)| orderid.clone()).collect();
     assert_eq!(done, answered, "what is done is answered, and what is answered is done");
-    let relay = world.start(&["run", "--only", "relay"], &[]);
-    world.settled(allocated.len() + 1).await;
-    world.close_after([relay]).await;
+    let relay = system.start(&["run", "--only", "relay"], &[]);
+    system.settled(allocated.len() + 1).await;
+    system.close_after([relay]).await;
 }
 
 /// A lock that another transaction holds makes the request last until after the stop; a client that keeps its connection open
 /// and asks nothing does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_begun_before_a_stop_is_answered() {
-    let world = World::new("a_request_that_was_begun_before_a_stop_is_answered").await;
-    let (api, client) = world.api(ROLES, &[]).await;
+    let system = TestSystem::new("a_request_that_was_begun_before_a_stop_is_answered").await;
+    let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
-    world.wait_drained(1).await;
+    system.wait_drained(1).await;
     let mut idle = TcpStream::connect(client.address()).await.unwrap();
     idle.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     idle.read_exact(&mut [0; 12]).await.unwrap(); // it was answered, and may ask again
-    let mut other = world.pool.begin().await.unwrap();
+    let mut other = system.pool.begin().await.unwrap();
     sqlx::query("select from products where sku = 'LAMP' for update").execute(&mut *other).await.unwrap();
     let asked = tokio::spawn({
         let client = client.clone();
         async move { allocate(&client, "o-1", "LAMP", 2).await }
     });
-    wait_until("the request waits for the lock", SOON, async || world.waiting_for_locks().await > 0).await;
+    wait_until("the request waits for the lock", SOON, async || system.waiting_for_locks().await > 0).await;
     let answered = async {
         let refused = async || TcpStream::connect(client.address()).await.is_err();
         wait_until("no new client is served", SOON, refused).await;
@@ -88,7 +88,7 @@ async fn a_request_that_was_begun_before_a_stop_is_answered() {
     let (ended, ()) = tokio::join!(api.terminate(), answered);
     assert!(ended.success());
     drop(idle);
-    let relay = world.start(&["run", "--only", "relay"], &[]);
-    world.settled(2).await;
-    world.close_after([relay]).await;
+    let relay = system.start(&["run", "--only", "relay"], &[]);
+    system.settled(2).await;
+    system.close_after([relay]).await;
 }

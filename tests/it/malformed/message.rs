@@ -5,7 +5,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::harness::{Raw, World, properties};
+use crate::harness::{Raw, TestSystem, properties};
 
 /// The default of `limits.body_bytes`.
 pub(super) const BODY_LIMIT: usize = 256 * 1024;
@@ -62,12 +62,12 @@ impl Malformed {
         Self { route: Route::Orders, ..self }
     }
 
-    pub(super) fn raw(&self, world: &World) -> Raw {
+    pub(super) fn raw(&self, system: &TestSystem) -> Raw {
         match self.route {
-            Route::Key(key) => world.sender.raw(key, self.properties.clone(), &self.body),
+            Route::Key(key) => system.sender.raw(key, self.properties.clone(), &self.body),
             Route::Orders => Raw {
                 exchange: String::new(),
-                routing_key: world.named("orders"),
+                routing_key: system.named("orders"),
                 properties: self.properties.clone(),
                 body: self.body.clone(),
             },

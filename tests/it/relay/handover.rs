@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-use crate::harness::{SOON, World, wait_for, wait_until};
+use crate::harness::{SOON, TestSystem, wait_for, wait_until};
 
 use super::{became_leader, relay};
 
@@ -35,27 +35,27 @@ const LISTENING: &str = "select count(*) from pg_stat_activity
 
 #[tokio::test]
 async fn a_clean_stop_announces_that_leadership_is_free() {
-    let world = World::new("a_clean_stop_announces_that_leadership_is_free").await;
-    let first = relay(&world);
+    let system = TestSystem::new("a_clean_stop_announces_that_leadership_is_free").await;
+    let first = relay(&system);
     wait_until("it is the leader", SOON, async || became_leader(&first)).await;
-    let second = relay(&world);
+    let second = relay(&system);
     wait_until("the other is a standby", SOON, async || second.log().contains("running")).await;
-    let mut listener = PgListener::connect_with(&world.pool).await.unwrap();
+    let mut listener = PgListener::connect_with(&system.pool).await.unwrap();
     listener.listen("allocation_outbox").await.unwrap();
     assert!(first.terminate().await.success());
     let announced = timeout(SOON, listener.recv()).await;
     announced.expect("nothing else is announced in this database").unwrap();
     wait_until("the other is the leader", SOON, async || became_leader(&second)).await;
     drop(listener);
-    world.close_after([second]).await;
+    system.close_after([second]).await;
 }
 
 /// Nothing else wakes it up: nothing is committed.
 #[tokio::test]
 async fn a_standby_wakes_up_when_leadership_is_free() {
-    let world = World::new("a_standby_wakes_up_when_leadership_is_free").await;
+    let system = TestSystem::new("a_standby_wakes_up_when_leadership_is_free").await;
     let outbox = || {
-        let access = PgConfig::new(&world.database_url(), 2, SOON).unwrap();
+        let access = PgConfig::new(&system.database_url(), 2, SOON).unwrap();
         Arc::new(PgOutbox::new(access, Arc::default()))
     };
     let (first, standby) = (outbox(), outbox());
@@ -65,12 +65,12 @@ async fn a_standby_wakes_up_when_leadership_is_free() {
         let standby = standby.clone();
         async move { standby.listen().await }
     }));
-    wait_for("the standby listens", SOON, &1, async || world.count(LISTENING).await).await;
+    wait_for("the standby listens", SOON, &1, async || system.count(LISTENING).await).await;
     session.release().await;
     timeout(SOON, standby.wait_for_wakeup()).await.expect("the standby wakes up");
     let session = standby.try_lead().await.unwrap().expect("leadership is free");
     session.release().await;
-    world.close().await;
+    system.close().await;
 }
 
 /// An outbox whose session is lost after one window was read.

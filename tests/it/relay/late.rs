@@ -7,7 +7,7 @@ use std::{
 
 use allocation::{adapters::postgres::PgOutbox, pg::PgConfig, ports::outbox::Outbox as _};
 
-use crate::harness::{SOON, World};
+use crate::harness::{SOON, TestSystem};
 
 use super::commit_events;
 
@@ -16,8 +16,8 @@ const CHECKED_TWICE: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
 async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
-    let world = World::new("an_event_that_commits_late").await;
-    let mut late = world.pool.begin().await.unwrap();
+    let system = TestSystem::new("an_event_that_commits_late").await;
+    let mut late = system.pool.begin().await.unwrap();
     sqlx::raw_sql(
         "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
          values ('allocated', 'SKU-LATE', 1, '{}', 'c', 'c')",
@@ -25,13 +25,13 @@ async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
     .execute(&mut *late)
     .await
     .unwrap();
-    let outbox = PgOutbox::new(PgConfig::new(&world.database_url(), 2, SOON).unwrap(), Arc::default());
+    let outbox = PgOutbox::new(PgConfig::new(&system.database_url(), 2, SOON).unwrap(), Arc::default());
     let mut session = outbox.try_lead().await.unwrap().expect("there is no other leader");
     let begin = Instant::now();
     let mut sequence = 0;
     while begin.elapsed() < CHECKED_TWICE {
         sequence += 1;
-        commit_events(&world, sequence..=sequence).await;
+        commit_events(&system, sequence..=sequence).await;
         let rows = session.unpublished(100, &[]).await.unwrap();
         assert_eq!(rows.len(), 50);
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
@@ -44,5 +44,5 @@ async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
     assert_eq!(skus, ["SKU-LATE"]);
     session.remove(&[rows[0].id], 0).await.unwrap();
     session.release().await;
-    world.close().await;
+    system.close().await;
 }

@@ -8,7 +8,7 @@ use allocation::{
     ports::{queue::QueueName, store::ChangeSet},
 };
 
-use crate::harness::World;
+use crate::harness::TestSystem;
 
 use super::{AnyStore, begin, message_key};
 

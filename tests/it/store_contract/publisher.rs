@@ -13,7 +13,7 @@ use allocation::{
 use lapin::options::QueuePurgeOptions;
 use uuid::Uuid;
 
-use crate::harness::{World, amqp_url};
+use crate::harness::{TestSystem, amqp_url};
 
 /// A publisher, and what has arrived so far.
 trait Observed {
@@ -40,7 +40,7 @@ impl Observed for RecordingPublisher {
     }
 }
 
-impl Observed for World {
+impl Observed for TestSystem {
     fn publisher(&self) -> Arc<dyn Publisher> {
         Arc::new(RabbitPublisher::new(RabbitConfig::new(&amqp_url(), &self.namespace).unwrap()))
     }
@@ -65,10 +65,10 @@ macro_rules! every_publisher {
         mod rabbitmq {
             $(#[tokio::test]
             async fn $promise() {
-                let world = super::World::new(stringify!($promise)).await;
-                super::$promise(&world).await;
-                super::purge_orders(&world).await;
-                world.close().await;
+                let system = super::TestSystem::new(stringify!($promise)).await;
+                super::$promise(&system).await;
+                super::purge_orders(&system).await;
+                system.close().await;
             })+
         }
     };
@@ -76,9 +76,9 @@ macro_rules! every_publisher {
 
 every_publisher!(events_are_published_in_order_with_an_outcome_each, retries_are_published_to_their_queues);
 
-async fn purge_orders(world: &World) {
-    let orders = world.named("orders");
-    world.channel().queue_purge(orders.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+async fn purge_orders(system: &TestSystem) {
+    let orders = system.named("orders");
+    system.channel().queue_purge(orders.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
 }
 
 fn row(id: i64) -> OutboxRow {

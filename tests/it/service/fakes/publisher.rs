@@ -23,7 +23,7 @@ use super::ScriptedOutbox;
 const STOPS_WITHIN: Duration = Duration::from_mins(1);
 
 /// The outcomes of publishing messages with these ids together; `None` if the broker never answers.
-type Answer = dyn Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync;
+type CliOutput = dyn Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync;
 
 struct Publication {
     time: Instant,
@@ -34,7 +34,7 @@ struct Publication {
 /// Clones share one publisher.
 #[derive(Clone)]
 pub(crate) struct ScriptedPublisher {
-    answer: Arc<Answer>,
+    answer: Arc<CliOutput>,
     publications: Arc<Mutex<Vec<Publication>>>,
     /// The broker's availability as the relay reports it.
     availability: Arc<Mutex<Option<Arc<AvailabilityLog>>>>,

@@ -50,13 +50,13 @@ pub(crate) fn unique() -> String {
 }
 
 /// A database and a namespace for one test.
-pub(super) struct Place {
+pub(super) struct TestNamespace {
     unique: String,
     /// Holds the lock that keeps other tests from removing what is in use.
     lock: Option<PgConnection>,
 }
 
-impl Place {
+impl TestNamespace {
     /// Removes what killed tests left, then creates a database under a new name.
     pub(super) async fn take() -> Self {
         let connected = PgConnection::connect(&database_url("postgres")).await;
@@ -65,11 +65,11 @@ impl Place {
         let unique = unique();
         let locked = try_lock(&mut connection, &database(&unique)).await.expect("a lock can be taken");
         assert!(locked, "two tests have the same name: {unique}");
-        let mut place = Self { unique, lock: Some(connection) };
-        let statement = format!("create database {}", place.database());
-        let connection = place.lock.as_mut().expect("the lock is held until the removal");
+        let mut namespace = Self { unique, lock: Some(connection) };
+        let statement = format!("create database {}", namespace.database());
+        let connection = namespace.lock.as_mut().expect("the lock is held until the removal");
         sqlx::raw_sql(&statement).execute(connection).await.expect("databases can be created");
-        place
+        namespace
     }
 
     pub(super) fn database(&self) -> String {
@@ -88,8 +88,8 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    /// A test that fails does not call [`Place::remove`]. Its runtime is blocked here, so another one does the work.
+impl Drop for TestNamespace {
+    /// A test that fails does not call [`TestNamespace::remove`]. Its runtime is blocked here, so another one does the work.
     fn drop(&mut self) {
         if self.lock.is_none() {
             return;

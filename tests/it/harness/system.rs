@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use super::{
     broker::{Event, Observer, Sender, distinct},
-    place::{Place, connect_to_broker, database_url},
-    process::{Answer, Running, call, program},
+    namespace::{TestNamespace, connect_to_broker, database_url},
+    process::{CliOutput, Running, call, program},
     wait::{DRAINS_WITHIN, wait_for},
 };
 
@@ -27,14 +27,14 @@ use super::{
 const TAIL: usize = 40;
 
 /// What a test has to itself.
-pub(crate) struct World {
+pub(crate) struct TestSystem {
     /// The database, for questions.
     pub(crate) pool: PgPool,
     /// An upstream system.
     pub(crate) sender: Sender,
     pub(crate) namespace: String,
     name: String,
-    place: Place,
+    place: TestNamespace,
     pub(super) observer: Observer,
     pub(super) channel: Channel,
     connection: Connection,
@@ -45,10 +45,10 @@ pub(crate) struct World {
     closed: bool,
 }
 
-impl World {
-    /// Makes a world; `name` is the test's.
+impl TestSystem {
+    /// Makes a system; `name` is the test's.
     pub(crate) async fn new(name: &str) -> Self {
-        let place = Place::take().await;
+        let place = TestNamespace::take().await;
         let (namespace, url) = (place.namespace(), database_url(&place.database()));
         for preparation in ["migrate", "topology"] {
             call(&mut program(&namespace, &url, &[preparation])).await.exits(0);
@@ -106,12 +106,12 @@ impl World {
     }
 
     /// Calls the command line.
-    pub(crate) async fn cli(&self, arguments: &[&str]) -> Answer {
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> CliOutput {
         call(&mut program(&self.namespace, &self.database_url(), arguments)).await
     }
 
     /// Calls the command line with further variables in its environment.
-    pub(crate) async fn cli_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn cli_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> CliOutput {
         let mut command = program(&self.namespace, &self.database_url(), arguments);
         command.envs(environment.iter().copied());
         call(&mut command).await
@@ -228,8 +228,8 @@ impl World {
     }
 }
 
-impl Drop for World {
-    /// A test that failed did not close its world; what the processes said may tell why.
+impl Drop for TestSystem {
+    /// A test that failed did not close its system; what the processes said may tell why.
     fn drop(&mut self) {
         if !self.closed {
             let _ = writeln!(

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{LIMITS, amqp_url};
 
-use super::{CURSED, FAULT};
+use super::{CRASHING_SKU, FAULT};
 
 /// What is wrong with a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ const FAULTS: [Fault; 10] = [
 
 /// Ports that pass everything on, except where the fault says otherwise.
 #[derive(Clone)]
-pub(crate) struct Faulty<T> {
+pub(crate) struct FaultyPort<T> {
     inner: T,
     fault: Fault,
     /// Units of work, if it is a store.
@@ -86,7 +86,7 @@ pub(crate) struct Faulty<T> {
     failed: Arc<AtomicU32>,
 }
 
-impl<T> Faulty<T> {
+impl<T> FaultyPort<T> {
     pub(crate) fn around(inner: T, fault: Fault) -> Self {
         Self { inner, fault, begun: Arc::default(), failed: Arc::default() }
     }
@@ -99,11 +99,11 @@ impl<T> Faulty<T> {
 }
 
 #[async_trait]
-impl<S: Store> Store for Faulty<S> {
+impl<S: Store> Store for FaultyPort<S> {
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let inner = self.inner.begin(queue).await?;
-        Ok(Box::new(Faulty {
+        Ok(Box::new(FaultyPort {
             inner,
             fault: self.fault,
             begun: self.begun.clone(),
@@ -129,7 +129,7 @@ impl<S: Store> Store for Faulty<S> {
 }
 
 #[async_trait]
-impl Tx for Faulty<Box<dyn Tx>> {
+impl Tx for FaultyPort<Box<dyn Tx>> {
     async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
         self.inner.check_inbox(keys).await
     }
@@ -143,7 +143,7 @@ impl Tx for Faulty<Box<dyn Tx>> {
     }
 
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
-        if working_set.skus.iter().any(|sku| sku.as_str() == CURSED) {
+        if working_set.skus.iter().any(|sku| sku.as_str() == CRASHING_SKU) {
             self.die_if(Fault::DiesLoading);
             assert!(self.fault != Fault::LanePanics, "a lane panics");
             let error = match self.fault {
@@ -159,7 +159,7 @@ impl Tx for Faulty<Box<dyn Tx>> {
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
-        if product.sku().as_str() == CURSED {
+        if product.sku().as_str() == CRASHING_SKU {
             assert!(self.fault != Fault::Panics, "the lamp is cursed");
             if self.fault == Fault::Hangs {
                 std::future::pending::<()>().await;
@@ -188,7 +188,7 @@ impl Tx for Faulty<Box<dyn Tx>> {
 }
 
 #[async_trait]
-impl Queues for Faulty<RabbitQueues> {
+impl Queues for FaultyPort<RabbitQueues> {
     async fn subscribe(
         &self,
         queue: QueueName,
@@ -196,18 +196,18 @@ impl Queues for Faulty<RabbitQueues> {
         prefetch: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let inner = self.inner.subscribe(queue, queue_kind, prefetch).await?;
-        Ok(Box::new(Faulty::around(inner, self.fault)))
+        Ok(Box::new(FaultyPort::around(inner, self.fault)))
     }
 }
 
 #[async_trait]
-impl Subscription for Faulty<Box<dyn Subscription>> {
+impl Subscription for FaultyPort<Box<dyn Subscription>> {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         self.inner.next().await
     }
 
     fn acknowledger(&self) -> Arc<dyn Acknowledger> {
-        Arc::new(Faulty::around(self.inner.acknowledger(), self.fault))
+        Arc::new(FaultyPort::around(self.inner.acknowledger(), self.fault))
     }
 
     async fn close(self: Box<Self>) {
@@ -216,7 +216,7 @@ impl Subscription for Faulty<Box<dyn Subscription>> {
 }
 
 #[async_trait]
-impl Acknowledger for Faulty<Arc<dyn Acknowledger>> {
+impl Acknowledger for FaultyPort<Arc<dyn Acknowledger>> {
     async fn ack(&self, tags: &[u64]) {
         self.die_if(Fault::DiesBeforeSettling);
         self.inner.ack(tags).await;
@@ -228,10 +228,10 @@ impl Acknowledger for Faulty<Arc<dyn Acknowledger>> {
 }
 
 #[async_trait]
-impl Outbox for Faulty<PgOutbox> {
+impl Outbox for FaultyPort<PgOutbox> {
     async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
         let inner = self.inner.try_lead().await?;
-        Ok(inner.map(|inner| Box::new(Faulty::around(inner, self.fault)) as Box<dyn LeaderSession>))
+        Ok(inner.map(|inner| Box::new(FaultyPort::around(inner, self.fault)) as Box<dyn LeaderSession>))
     }
 
     async fn wait_for_wakeup(&self) {
@@ -240,14 +240,14 @@ impl Outbox for Faulty<PgOutbox> {
 }
 
 #[async_trait]
-impl LeaderSession for Faulty<Box<dyn LeaderSession>> {
+impl LeaderSession for FaultyPort<Box<dyn LeaderSession>> {
     async fn release(self: Box<Self>) {
         self.inner.release().await;
     }
 }
 
 #[async_trait]
-impl EventFeed for Faulty<Box<dyn LeaderSession>> {
+impl EventFeed for FaultyPort<Box<dyn LeaderSession>> {
     async fn pending(&mut self) -> Result<PendingWork, StoreError> {
         self.inner.pending().await
     }
@@ -266,7 +266,7 @@ impl EventFeed for Faulty<Box<dyn LeaderSession>> {
 }
 
 #[async_trait]
-impl RetryFeed for Faulty<Box<dyn LeaderSession>> {
+impl RetryFeed for FaultyPort<Box<dyn LeaderSession>> {
     async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
         self.inner.due(at_most).await
     }
@@ -286,7 +286,7 @@ impl RetryFeed for Faulty<Box<dyn LeaderSession>> {
 }
 
 #[async_trait]
-impl Upkeep for Faulty<Box<dyn LeaderSession>> {
+impl Upkeep for FaultyPort<Box<dyn LeaderSession>> {
     async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError> {
         self.inner.purge(retention).await
     }
@@ -302,14 +302,15 @@ async fn a_worker_with_a_fault() {
     let access = PgConfig::new(&variable("DATABASE_URL"), 10, Duration::from_secs(5)).unwrap();
     let broker = RabbitConfig::new(&amqp_url(), &variable("ALLOCATION__NAMESPACE")).unwrap();
     let commit_signal = Arc::<CommitSignal>::default();
-    let store = Faulty::around(PgStore::new(access.pool(), &access, commit_signal.clone()), fault);
+    let store = FaultyPort::around(PgStore::new(access.pool(), &access, commit_signal.clone()), fault);
     let retry = RetryPolicy {
         max_attempts: 3,
         initial_interval: Duration::from_millis(100),
         multiplier: 1.0,
         ..RetryPolicy::default()
     };
-    let policy = FailurePolicy { handler_timeout: Duration::from_millis(300), retry, host: "cursed".into() };
+    let policy =
+        FailurePolicy { handler_timeout: Duration::from_millis(300), retry, host: "crashing".into() };
     let (database, broker_outage) =
         (Arc::new(AvailabilityLog::of("database")), Arc::new(AvailabilityLog::of("the broker")));
     let worker = |queue| Consumer {
@@ -317,7 +318,7 @@ async fn a_worker_with_a_fault() {
         queue_kind: QueueKind::Main,
         has_delivery_limit: true,
         limits: LIMITS,
-        queues: Arc::new(Faulty::around(RabbitQueues::new(broker.clone(), 100), fault)),
+        queues: Arc::new(FaultyPort::around(RabbitQueues::new(broker.clone(), 100), fault)),
         handler: Arc::new(MessageBus::new(Arc::new(store.clone()), policy.clone())),
         partitions: 2,
         max_batch: 100,
@@ -328,7 +329,7 @@ async fn a_worker_with_a_fault() {
         broker: broker_outage.clone(),
     };
     let relay = Relay {
-        outbox: Arc::new(Faulty::around(PgOutbox::new(access, commit_signal), fault)),
+        outbox: Arc::new(FaultyPort::around(PgOutbox::new(access, commit_signal), fault)),
         publisher: Arc::new(RabbitPublisher::new(broker.clone())),
         max_in_flight: 100,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Order, SKUS};
+use super::{ModelCommand, SKUS};
 
 /// The rules of the contract, done the slow way.
 #[derive(Default)]
@@ -64,12 +64,12 @@ impl Model {
         self.batches.values().any(|batch| batch.sku == sku)
     }
 
-    pub(super) fn handle(&mut self, order: &Order) -> bool {
+    pub(super) fn handle(&mut self, order: &ModelCommand) -> bool {
         match *order {
-            Order::Create { batch, sku, qty, eta } => self.create(batch, sku, qty, eta),
-            Order::Allocate { order, sku, qty } => self.allocate(order, sku, qty),
-            Order::Deallocate { order, sku } => self.deallocate(order, sku),
-            Order::Change { batch, qty, revision } => self.change(batch, qty, revision),
+            ModelCommand::Create { batch, sku, qty, eta } => self.create(batch, sku, qty, eta),
+            ModelCommand::Allocate { order, sku, qty } => self.allocate(order, sku, qty),
+            ModelCommand::Deallocate { order, sku } => self.deallocate(order, sku),
+            ModelCommand::Change { batch, qty, revision } => self.change(batch, qty, revision),
         }
     }
 

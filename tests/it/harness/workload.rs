@@ -1,10 +1,10 @@
-//! Commands as clients send them, one by one or as a whole season made up from a seed.
+//! Commands as clients send them, one by one or as a whole workload made up from a seed.
 
 use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 
-use super::{Event, World};
+use super::{Event, TestSystem};
 
 /// A command with the id its client gave it.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ impl Workload {
         let (batches, skus) = ((lines / 20).max(1), (lines / 100).max(1));
         let sku = |number: u32| format!("SKU-{:02}", number % skus);
         let reference = |number: u32| format!("batch-{number:03}");
-        let mut season = Self {
+        let mut workload = Self {
             batches: (0..batches)
                 .map(|number| create_batch(&reference(number), &sku(number), 50 + random.below(100)))
                 .collect(),
@@ -125,22 +125,22 @@ impl Workload {
         for number in 0..lines {
             let (orderid, sku, qty) =
                 (format!("order-{number}"), sku(random.below(skus)), 1 + random.below(10));
-            season.commands.push(allocate(&orderid, &sku, qty));
+            workload.commands.push(allocate(&orderid, &sku, qty));
             if random.percent(10) {
-                season.commands.push(deallocate(&orderid, &sku));
+                workload.commands.push(deallocate(&orderid, &sku));
             } else {
-                season.kept.insert((orderid, sku), i32::try_from(qty).expect("a quantity is small"));
+                workload.kept.insert((orderid, sku), i32::try_from(qty).expect("a quantity is small"));
             }
             if random.percent(8) {
                 let change = change_batch_quantity(&reference(random.below(batches)), 30 + random.below(150));
-                season.commands.push(change.with_id(&format!("change-{number}")));
+                workload.commands.push(change.with_id(&format!("change-{number}")));
             }
             if random.percent(12) {
-                let repeat = random.pick(&season.commands).clone();
-                season.commands.push(repeat);
+                let repeat = random.pick(&workload.commands).clone();
+                workload.commands.push(repeat);
             }
         }
-        season
+        workload
     }
 
     /// How many commands there are when repeats count once.
@@ -150,9 +150,9 @@ impl Workload {
     }
 
     /// Sends the batches and waits until they exist, so that nothing that follows is rejected.
-    pub(crate) async fn open(&self, world: &World) {
-        world.sender.send_all(&self.batches).await;
-        world.wait_handled(self.batches.len()).await;
+    pub(crate) async fn open(&self, system: &TestSystem) {
+        system.sender.send_all(&self.batches).await;
+        system.wait_handled(self.batches.len()).await;
     }
 
     /// The commands in so many parts.
@@ -161,11 +161,11 @@ impl Workload {
     }
 
     /// Waits until everything was handled; each command once, with events and tables telling the same story.
-    pub(crate) async fn assert_all_is_done(&self, world: &World) {
-        let events = world.settled(self.distinct()).await;
-        assert_eq!(allocated_by(&events), world.allocated_lines().await);
+    pub(crate) async fn assert_all_is_done(&self, system: &TestSystem) {
+        let events = system.settled(self.distinct()).await;
+        assert_eq!(allocated_by(&events), system.allocated_lines().await);
         let lines: Vec<(String, String, i32)> = sqlx::query_as("select orderid, sku, qty from order_lines")
-            .fetch_all(&world.pool)
+            .fetch_all(&system.pool)
             .await
             .expect("the lines can be read");
         let lines: BTreeMap<_, _> =

@@ -3,7 +3,7 @@
 //! The commands go through the message bus in units of work of random size, over a store of which the products
 //! learn only parts; lines, batches, events and read model must come out as in the model.
 
-mod model;
+mod reference;
 
 use std::sync::Arc;
 
@@ -22,21 +22,21 @@ use proptest::{
 };
 use serde_json::json;
 
-use crate::harness::{HandleAll as _, World, bus, command};
+use crate::harness::{HandleAll as _, TestSystem, bus, command};
 
-use model::Model;
+use reference::Model;
 
 const SKUS: [&str; 2] = ["LAMP", "VASE"];
 
 #[derive(Clone, Debug)]
-enum Order {
+enum ModelCommand {
     Create { batch: u8, sku: usize, qty: u32, eta: Option<u8> },
     Allocate { order: u8, sku: usize, qty: u32 },
     Deallocate { order: u8, sku: usize },
     Change { batch: u8, qty: u32, revision: Option<i64> },
 }
 
-impl Order {
+impl ModelCommand {
     fn message(&self, number: usize) -> ReceivedMessage {
         let (kind, body) = match self {
             Self::Create { batch, sku, qty, eta } => {
@@ -61,24 +61,24 @@ impl Order {
     }
 }
 
-fn orders() -> impl Strategy<Value = Order> {
+fn orders() -> impl Strategy<Value = ModelCommand> {
     let (batch, order, sku) = (0..6u8, 0..12u8, 0..SKUS.len());
     prop_oneof![
         2 => (batch.clone(), sku.clone(), 0..20u32, proptest::option::of(1..4u8))
-            .prop_map(|(batch, sku, qty, eta)| Order::Create { batch, sku, qty, eta }),
-        6 => (order.clone(), sku.clone(), 1..9u32).prop_map(|(order, sku, qty)| Order::Allocate { order, sku, qty }),
-        2 => (order, sku).prop_map(|(order, sku)| Order::Deallocate { order, sku }),
+            .prop_map(|(batch, sku, qty, eta)| ModelCommand::Create { batch, sku, qty, eta }),
+        6 => (order.clone(), sku.clone(), 1..9u32).prop_map(|(order, sku, qty)| ModelCommand::Allocate { order, sku, qty }),
+        2 => (order, sku).prop_map(|(order, sku)| ModelCommand::Deallocate { order, sku }),
         3 => (batch, 0..25u32, proptest::option::of(1..9i64))
-            .prop_map(|(batch, qty, revision)| Order::Change { batch, qty, revision }),
+            .prop_map(|(batch, qty, revision)| ModelCommand::Change { batch, qty, revision }),
     ]
 }
 
 /// Units of work of random size; the order stays.
-fn units() -> impl Strategy<Value = Vec<Vec<Order>>> {
+fn units() -> impl Strategy<Value = Vec<Vec<ModelCommand>>> {
     proptest::collection::vec(proptest::collection::vec(orders(), 1..12), 1..12)
 }
 
-async fn play(bus: &MessageBus, units: &[Vec<Order>], model: &mut Model) {
+async fn play(bus: &MessageBus, units: &[Vec<ModelCommand>], model: &mut Model) {
     let mut number = 0;
     for unit in units {
         let mut messages: Vec<_> = unit
@@ -110,7 +110,7 @@ fn short(name: &str, body: &str) -> String {
 const SEED: u64 = 3;
 
 /// Runs so many random cases; the smallest that fails is shown, with the seed.
-fn for_random_units(cases: u32, max_shrink_iters: u32, holds: impl Fn(&[Vec<Order>])) {
+fn for_random_units(cases: u32, max_shrink_iters: u32, holds: impl Fn(&[Vec<ModelCommand>])) {
     let defaults = ProptestConfig::default();
     let seed = match defaults.rng_seed {
         RngSeed::Fixed(seed) => seed,
@@ -132,7 +132,7 @@ fn random_commands_come_out_as_in_a_naive_model() {
     for_random_units(600, 10_000, |units| runtime.block_on(compare_in_memory(units)));
 }
 
-async fn compare_in_memory(units: &[Vec<Order>]) {
+async fn compare_in_memory(units: &[Vec<ModelCommand>]) {
     let store = MemoryStore::default();
     let mut model = Model::default();
     play(&bus(Arc::new(store.clone()) as Arc<dyn Store>), units, &mut model).await;
@@ -165,30 +165,30 @@ async fn compare_in_memory(units: &[Vec<Order>]) {
 fn random_commands_come_out_on_postgres_as_in_a_naive_model() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
-    let world = runtime.block_on(World::new("rules"));
-    for_random_units(24, 200, |units| runtime.block_on(compare_on_postgres(&world, units)));
+    let system = runtime.block_on(TestSystem::new("rules"));
+    for_random_units(24, 200, |units| runtime.block_on(compare_on_postgres(&system, units)));
     runtime.block_on(async {
-        truncate(&world).await;
-        world.close().await;
+        truncate(&system).await;
+        system.close().await;
     });
 }
 
-async fn truncate(world: &World) {
+async fn truncate(system: &TestSystem) {
     sqlx::raw_sql(
         "truncate products, batches, order_lines, inbox, outbox, allocations_view, failed_messages cascade",
     )
-    .execute(&world.pool)
+    .execute(&system.pool)
     .await
     .unwrap();
 }
 
-async fn compare_on_postgres(world: &World, units: &[Vec<Order>]) {
-    truncate(world).await;
+async fn compare_on_postgres(system: &TestSystem, units: &[Vec<ModelCommand>]) {
+    truncate(system).await;
     let mut model = Model::default();
-    play(&bus(world.store()), units, &mut model).await;
+    play(&bus(system.store()), units, &mut model).await;
     let events: Vec<(String, i64, String, String)> =
         sqlx::query_as("select sku, sequence, name, body from outbox order by id")
-            .fetch_all(&world.pool)
+            .fetch_all(&system.pool)
             .await
             .unwrap();
     for (sku, name) in SKUS.iter().enumerate() {
@@ -200,7 +200,7 @@ async fn compare_on_postgres(world: &World, units: &[Vec<Order>]) {
     }
     let mut view: Vec<(String, String, i32, Option<String>)> =
         sqlx::query_as("select orderid, sku, qty, batchref from allocations_view")
-            .fetch_all(&world.pool)
+            .fetch_all(&system.pool)
             .await
             .unwrap();
     view.sort();
@@ -208,5 +208,5 @@ async fn compare_on_postgres(world: &World, units: &[Vec<Order>]) {
     let expected =
         expected.map(|(orderid, sku, qty, batch)| (orderid, sku.to_owned(), qty.cast_signed(), batch));
     assert_eq!(view, expected.collect::<Vec<_>>());
-    world.assert_consistent().await;
+    system.assert_consistent().await;
 }
