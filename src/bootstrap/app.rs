@@ -16,6 +16,7 @@ use crate::{
     },
     config::Settings,
     entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
+    faults,
     pg::PgConfig,
     ports::{
         admin::{CommandSender, ReadModel, Schema as _, SchemaVersion, Topology},
@@ -76,7 +77,7 @@ impl App {
             .context("broker.url (or AMQP_URL) cannot be used")?;
         let addresses = MailAddresses::new(&notifications.from, &notifications.to)?;
         let (pool, commit_signal) = (pg.pool(), Arc::<CommitSignal>::default());
-        let store = Arc::new(PgStore::new(pool.clone(), &pg, commit_signal.clone()));
+        let store = faults::store(PgStore::new(pool.clone(), &pg, commit_signal.clone()));
         let notifier = notifier(smtp.url.expose(), addresses)?;
         let policy = policy(&settings);
         Ok(Self {
@@ -116,7 +117,7 @@ impl App {
     /// The operators' actions on failed messages.
     #[must_use]
     pub fn failed_messages(&self) -> impl FailedMessages + use<> {
-        PgFailedMessages::new(self.pool.clone(), &self.pg)
+        faults::failed_messages(PgFailedMessages::new(self.pool.clone(), &self.pg))
     }
 
     /// The operators' actions on parked events.
@@ -164,7 +165,7 @@ impl App {
             queue_kind,
             has_delivery_limit: queue_kind == QueueKind::Main,
             limits: self.limits(),
-            queues: Arc::new(RabbitQueues::new(self.broker.clone(), prefetch)),
+            queues: faults::queues(RabbitQueues::new(self.broker.clone(), prefetch)),
             handler: self.handler(queue, queue_kind),
             partitions: if queue_kind == QueueKind::Main { settings.partitions.get() } else { 1 },
             max_batch,
@@ -226,8 +227,8 @@ impl App {
 
     pub(super) fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {
         Relay {
-            outbox,
-            publisher: Arc::new(RabbitPublisher::new(self.broker.clone())),
+            outbox: faults::outbox(outbox),
+            publisher: faults::publisher(RabbitPublisher::new(self.broker.clone())),
             max_in_flight: self.settings.relay.max_in_flight.get(),
             retention: self.retention(),
             database: self.database_log.clone(),

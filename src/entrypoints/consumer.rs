@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::{
-    crash_points::{self, CrashPoint},
     ports::{
         error::BrokerError,
         queue::{Acknowledger, Delivery, Prefetch, QueueKind, QueueName, Queues, Subscription},
@@ -221,7 +220,6 @@ impl Consumer {
     }
 
     fn pass_on(&self, delivery: Delivery, partitions: &[UnboundedSender<PendingDelivery>]) {
-        crash_points::here(CrashPoint::WorkerDelivered);
         let Delivery { tag, redelivered, message } = delivery;
         let received = ReceivedMessage::read(self.queue, message, redelivered, self.limits);
         let partition = &partitions[partition_of(&received, partitions.len())];

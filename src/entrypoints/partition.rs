@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    crash_points::{self, CrashPoint, SeededBug},
     domain::RetryDecision,
     ports::{
         answered::{Answered, MissingAnswers},
@@ -110,14 +109,10 @@ impl Partition {
         let begin = Instant::now();
         loop {
             self.status.busy();
-            let acked_too_early = crash_points::planted(SeededBug::AckBeforeCommit);
-            if acked_too_early {
-                self.acknowledger.ack(&batch.iter().map(|delivery| delivery.tag).collect::<Vec<_>>()).await;
-            }
             let stopped = self.handle(&mut batch).await;
             let (finished, left) =
                 Answered::split(batch, |delivery: &mut PendingDelivery| delivery.received.take_outcome());
-            self.finish(&finished, acked_too_early).await;
+            self.finish(&finished).await;
             batch = left;
             match stopped {
                 None if !batch.is_empty() && !self.signals.overdue.is_cancelled() => {
@@ -152,7 +147,7 @@ impl Partition {
     }
 
     /// Logs outcomes, and acknowledges their deliveries and no others.
-    async fn finish(&self, finished: &Answered<PendingDelivery, CommandOutcome>, acked_too_early: bool) {
+    async fn finish(&self, finished: &Answered<PendingDelivery, CommandOutcome>) {
         if finished.is_empty() {
             return;
         }
@@ -161,11 +156,8 @@ impl Partition {
         for (delivery, outcome) in finished {
             self.log_outcome(&delivery.received, outcome);
         }
-        crash_points::here(CrashPoint::WorkerBeforeAck);
-        if !acked_too_early {
-            let tags: Vec<_> = finished.iter().map(|(delivery, _)| delivery.tag).collect();
-            self.acknowledger.ack(&tags).await;
-        }
+        let tags: Vec<_> = finished.iter().map(|(delivery, _)| delivery.tag).collect();
+        self.acknowledger.ack(&tags).await;
     }
 
     /// A warning only where a person may have to act.

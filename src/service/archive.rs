@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{
-    crash_points::{self, CrashPoint},
-    ports::{queue::QueueName, store::Store},
-};
+use crate::ports::{queue::QueueName, store::Store};
 
 use super::{
     availability::ServerUnavailable,
@@ -35,14 +32,12 @@ impl Archive {
 #[async_trait]
 impl BatchHandler for Archive {
     async fn handle(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
-        crash_points::here(CrashPoint::ArchiveBefore);
         for received in batch {
             let reason = received.message.death_reason.clone().unwrap_or_else(|| "rejected".into());
             let failure = Failure::DeadLetteredByBroker(reason);
             let outcome = self.recorder.record(queue, received, failure, false).await?;
             received.finish(outcome);
         }
-        crash_points::here(CrashPoint::ArchiveAfter);
         Ok(())
     }
 

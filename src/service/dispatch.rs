@@ -9,8 +9,8 @@ use std::{
 use futures_util::FutureExt as _;
 
 use crate::{
-    crash_points::{self, CrashPoint},
     domain::{Command, Event},
+    faults,
     ports::store::ReadModelState,
 };
 
@@ -51,7 +51,7 @@ async fn dispatch(uow: &mut UnitOfWork, command: &Command, envelope: &Envelope) 
         Command::Deallocate(command) => handlers::deallocate(uow, command)?,
         Command::ChangeBatchQuantity(command) => handlers::change_batch_quantity(uow, command).await?,
     }
-    crash_points::here_with(CrashPoint::WorkerMidHandler, &envelope.key.message_id);
+    faults::mid_handler(&envelope.key.message_id);
     let mut events = VecDeque::from(uow.collect_events(envelope));
     while let Some(recorded) = events.pop_front() {
         match recorded.event {

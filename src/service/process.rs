@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{
-    crash_points::{self, CrashPoint},
-    ports::{
-        queue::QueueName,
-        store::{Store, WorkingSet},
-    },
+use crate::ports::{
+    queue::QueueName,
+    store::{Store, WorkingSet},
 };
 
 use super::{
@@ -44,7 +41,6 @@ impl CommandProcessor {
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
-        crash_points::here(CrashPoint::WorkerBegun);
         let processed = self.process(&mut uow, batch).await;
         uow.finish(processed).await
     }
@@ -55,7 +51,6 @@ impl CommandProcessor {
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
-        crash_points::here(CrashPoint::WorkerInboxWritten);
         uow.load(&working_set(&checked)).await?;
         let mut processed = Vec::with_capacity(batch.len());
         for checked in checked {

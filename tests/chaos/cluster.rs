@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use allocation::crash_points::{CrashPoint, SeededBug};
+use allocation::faults::SeededBug;
 use tokio::process::Command as Call;
 
 use crate::{
@@ -46,7 +46,7 @@ pub(crate) struct Cluster {
     /// The bug that every process is started with.
     seeded_bug: Cell<Option<SeededBug>>,
     systems_created: Cell<u32>,
-    crashes: RefCell<BTreeMap<CrashPoint, u32>>,
+    crashes: RefCell<BTreeMap<String, u32>>,
     recoveries: RefCell<BTreeMap<Recovery, Vec<Duration>>>,
     /// Violations found in test systems that were aborted before the check.
     unreported: RefCell<Vec<String>>,
@@ -139,7 +139,7 @@ impl Cluster {
             .env("ALLOCATION__NAMESPACE", namespace)
             .kill_on_drop(true);
         if let Some(bug) = self.seeded_bug.get() {
-            command.env("PLANTED_BUG", bug.name());
+            command.env("SEEDED_BUG", bug.name());
         }
         command
     }
@@ -164,13 +164,13 @@ impl Cluster {
         self.unreported.take()
     }
 
-    /// Counts a crash at a crash point.
-    pub(crate) fn record_crash(&self, point: CrashPoint) {
+    /// Counts a crash at the point with this name.
+    pub(crate) fn record_crash(&self, point: String) {
         *self.crashes.borrow_mut().entry(point).or_default() += 1;
     }
 
     /// The number of crashes at each crash point.
-    pub(crate) fn crashes(&self) -> BTreeMap<CrashPoint, u32> {
+    pub(crate) fn crashes(&self) -> BTreeMap<String, u32> {
         self.crashes.borrow().clone()
     }
 

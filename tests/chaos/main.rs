@@ -15,6 +15,7 @@ mod command_source;
 #[path = "../consistency.rs"]
 mod consistency;
 mod journal;
+mod kill_point;
 mod observer;
 mod operators;
 mod output;

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use allocation::crash_points::CrashPoint;
 use comfy_table::{Table, presets};
 
-use crate::{check_report::CheckReport, cluster::Cluster};
+use crate::{check_report::CheckReport, cluster::Cluster, kill_point::KillPoint};
 
 /// Prints a line at once.
 pub(crate) fn print_line(text: &str) {
@@ -42,10 +41,10 @@ pub(crate) fn print_summary(reports: &[CheckReport], cluster: &Cluster, full: bo
     }
     print_retries(reports);
     let crashes = cluster.crashes();
-    let unreached: Vec<_> = CrashPoint::ALL.iter().filter(|point| !crashes.contains_key(point)).collect();
+    let names = KillPoint::all().into_iter().map(KillPoint::name);
+    let unreached: Vec<_> = names.filter(|name| !crashes.contains_key(name)).collect();
     if full && !unreached.is_empty() {
-        let names: Vec<_> = unreached.iter().map(|point| point.name()).collect();
-        print_line(&format!("crash points without a crash: {}", names.join(", ")));
+        print_line(&format!("crash points without a crash: {}", unreached.join(", ")));
     }
     print_line(&format!("{} of {} scenarios passed", reports.len() - failed.len(), reports.len()));
     failed.is_empty() && (!full || unreached.is_empty())
@@ -101,11 +100,11 @@ fn format_evidence(evidence: &[String]) -> String {
     if entries.is_empty() { "none".into() } else { entries[..entries.len().min(3)].join("\n") }
 }
 
-fn crash_point_table(crashes: &BTreeMap<CrashPoint, u32>) -> Table {
+fn crash_point_table(crashes: &BTreeMap<String, u32>) -> Table {
     let mut table = new_table(&["crash point", "crashes"]);
-    for point in CrashPoint::ALL {
-        let count = crashes.get(point).copied().unwrap_or(0);
-        table.add_row([point.name().to_owned(), count.to_string()]);
+    for name in KillPoint::all().into_iter().map(KillPoint::name) {
+        let count = crashes.get(&name).copied().unwrap_or(0);
+        table.add_row([name, count.to_string()]);
     }
     table
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allocation::crash_points::CrashPoint;
+use allocation::faults::CrashPoint;
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;

@@ -45,6 +45,8 @@ pub(crate) enum CutPoint {
     Inside,
     /// The message is forwarded, and nothing after it.
     After,
+    /// The message is not forwarded, and neither is anything else; all connections stay open.
+    Hold,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -243,6 +245,10 @@ impl DirectionState<'_> {
             match self.control.cut_at(self.protocol.event(self.direction, &message)) {
                 None => output.extend(message),
                 Some(CutPoint::Before) => return (output, true),
+                Some(CutPoint::Hold) => {
+                    self.control.mode.send_modify(|mode| mode.frozen = true);
+                    return (output, false);
+                }
                 Some(CutPoint::Inside) => {
                     output.extend(&message[..message.len() / 2]);
                     return (output, true);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allocation::crash_points::CrashPoint;
+use allocation::faults::CrashPoint;
 use anyhow::ensure;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
@@ -18,6 +18,7 @@ use crate::{
     cluster::{Cluster, Recovery},
     command::Command,
     command_source::CommandSource,
+    kill_point::KillPoint,
     observer::Observer,
     output::print_line,
     program::{CliOutput, Program},
@@ -129,24 +130,28 @@ impl<'a> TestSystem<'a> {
         self.start(ALL_ROLES, &[])
     }
 
-    /// Starts a process and waits until it crashes at a crash point.
-    pub(crate) async fn run_until_crash(
+    /// Starts a process that is killed at this point.
+    pub(crate) async fn run_until_killed(
         &self,
-        at: CrashPoint,
+        at: KillPoint,
         roles: &str,
         environment: &[(&str, &str)],
     ) -> anyhow::Result<()> {
-        let mut process = self.start(roles, &[environment, &[("CRASH_AT", at.name())]].concat())?;
-        self.expect_crash(&mut process, at).await
+        at.kill(self, |more| self.start(roles, &[environment, more].concat())).await
     }
 
     /// Waits until a process has crashed at a crash point.
     pub(crate) async fn expect_crash(&self, process: &mut Program, at: CrashPoint) -> anyhow::Result<()> {
         let crashed_at = process.wait_for_crash().await?;
         ensure!(crashed_at == at, "crashed at {}, not at {}", crashed_at.name(), at.name());
-        self.cluster.record_crash(at);
-        self.add_evidence(format!("crashed at {}", at.name()));
+        self.record_crash(KillPoint::Port(at));
         Ok(())
+    }
+
+    /// Counts a crash at this point.
+    pub(crate) fn record_crash(&self, at: KillPoint) {
+        self.cluster.record_crash(at.name());
+        self.add_evidence(format!("crashed at {}", at.name()));
     }
 
     /// The log file of the next process.

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 
 use crate::{
-    crash_points::{self, CrashPoint, SeededBug},
     domain::{BatchRef, FailedMessageKey, MessageKey, Product},
     pg::{PgConfig, PooledSession},
     ports::{
@@ -100,7 +99,6 @@ impl PgTx {
         if let products::VersionCheck::Conflict = products::write(session, &work.products).await? {
             return Err(StoreError::Conflict("a product changed under its lock".into()));
         }
-        crash_points::here(CrashPoint::WorkerMidWrite);
         for rows in work.view.chunks(ROWS_AT_ONCE) {
             session.run(async |connection| read_model::write(connection, rows).await).await?;
         }
@@ -115,18 +113,10 @@ impl PgTx {
 impl Tx for PgTx {
     async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
         let queue = self.queue;
-        let inbox_checks = self
-            .session
+        self.session
             .run(async |connection| inbox::check_inbox(connection, queue, keys).await)
             .await?
-            .ok_or_else(inbox::removed_meanwhile)?;
-        if crash_points::planted(SeededBug::InboxApart) {
-            self.session.statement("commit; begin").await?;
-        }
-        if crash_points::planted(SeededBug::IgnoreInbox) {
-            return Ok(vec![InboxCheck::New; inbox_checks.len()]);
-        }
-        Ok(inbox_checks)
+            .ok_or_else(inbox::removed_meanwhile)
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
@@ -167,15 +157,7 @@ impl Tx for PgTx {
             self.session.rollback().await;
             return Err(error);
         }
-        crash_points::here(CrashPoint::WorkerBeforeCommit);
-        if !work.failures.is_empty() {
-            crash_points::here(CrashPoint::FailureBeforeCommit);
-        }
         self.session.commit().await?;
-        crash_points::here(CrashPoint::WorkerAfterCommit);
-        if !work.failures.is_empty() {
-            crash_points::here(CrashPoint::FailureAfterCommit);
-        }
         if !(work.events.is_empty() && work.failures.is_empty()) {
             self.commit_signal.notify();
         }

@@ -11,11 +11,7 @@ use lapin::{
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use crate::{
-    crash_points::{self, CrashPoint},
-    domain::PublishOutcome,
-    ports::error::BrokerError,
-};
+use crate::{domain::PublishOutcome, ports::error::BrokerError};
 
 use super::{
     connection::{CONNECT_TIMEOUT, RabbitConfig, open_channel, reply_code, reply_text, with_timeout},
@@ -53,20 +49,14 @@ type SendResult = Result<PublisherConfirm, Option<lapin::Error>>;
 pub(super) struct ConfirmChannel {
     connection: Connection,
     channel: Channel,
-    /// Reached when all messages are written and none is confirmed.
-    written: CrashPoint,
 }
 
 impl ConfirmChannel {
-    pub(super) async fn open(
-        broker: &RabbitConfig,
-        purpose: &str,
-        written: CrashPoint,
-    ) -> Result<Self, BrokerError> {
+    pub(super) async fn open(broker: &RabbitConfig, purpose: &str) -> Result<Self, BrokerError> {
         let connection = broker.connect(purpose).await?;
         let channel = open_channel(&connection).await?;
         with_timeout(CONNECT_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { connection, channel, written })
+        Ok(Self { connection, channel })
     }
 
     /// Publishes messages in order, all in flight together. After an unknown outcome the channel cannot be used again.
@@ -76,7 +66,6 @@ impl ConfirmChannel {
         for batch in messages.chunks(WRITE_BATCH) {
             sent.extend(self.write_batch(&mut deadline, batch).await);
         }
-        crash_points::here(self.written);
         let mut returned = HashSet::new();
         let mut outcomes = Vec::with_capacity(messages.len());
         for (message, sent) in sent {

@@ -8,7 +8,6 @@ use lapin::{
 use tokio::sync::Mutex;
 
 use crate::{
-    crash_points::CrashPoint,
     domain::{OutboxRow, PublishOutcome},
     ports::{
         admin::{CommandSender, OutboundCommand},
@@ -29,20 +28,19 @@ use super::{
 struct ReconnectingPublisher {
     broker: RabbitConfig,
     purpose: &'static str,
-    written: CrashPoint,
     open: Mutex<Option<ConfirmChannel>>,
 }
 
 impl ReconnectingPublisher {
-    fn new(broker: RabbitConfig, purpose: &'static str, written: CrashPoint) -> Self {
-        Self { broker, purpose, written, open: Mutex::new(None) }
+    fn new(broker: RabbitConfig, purpose: &'static str) -> Self {
+        Self { broker, purpose, open: Mutex::new(None) }
     }
 
     async fn publish(&self, messages: &[OutboundMessage]) -> Vec<PublishOutcome> {
         let mut open = self.open.lock().await;
         let channel = match open.take() {
             Some(channel) => channel,
-            None => match ConfirmChannel::open(&self.broker, self.purpose, self.written).await {
+            None => match ConfirmChannel::open(&self.broker, self.purpose).await {
                 Ok(channel) => channel,
                 Err(error) => return vec![PublishOutcome::Unknown(error_text(&error)); messages.len()],
             },
@@ -71,16 +69,8 @@ impl RabbitPublisher {
     #[must_use]
     pub fn new(broker: RabbitConfig) -> Self {
         Self {
-            events: ReconnectingPublisher::new(
-                broker.clone(),
-                "publishes events",
-                CrashPoint::RelayPublished,
-            ),
-            retries: ReconnectingPublisher::new(
-                broker.clone(),
-                "publishes retries",
-                CrashPoint::RetryPublished,
-            ),
+            events: ReconnectingPublisher::new(broker.clone(), "publishes events"),
+            retries: ReconnectingPublisher::new(broker.clone(), "publishes retries"),
             broker,
         }
     }
@@ -141,7 +131,7 @@ impl RabbitCommandSender {
     pub fn new(broker: RabbitConfig) -> Self {
         Self {
             exchange: broker.named("commands"),
-            channel: ReconnectingPublisher::new(broker, "sends commands", CrashPoint::SenderPublished),
+            channel: ReconnectingPublisher::new(broker, "sends commands"),
         }
     }
 

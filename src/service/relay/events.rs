@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
-    crash_points::{self, CrashPoint, SeededBug},
     domain::{ConfirmedPrefix, OutboxRow, PublishOutcome, PublishReport, PublishWindow, ThrottleChange},
     ports::{
         answered::Answered,
@@ -42,10 +41,7 @@ impl<'a> EventRelay<'a> {
         if rows.is_empty() {
             return Ok(CycleResult::Progress); // Their SKUs are blocked now: the next read excludes them.
         }
-        crash_points::here(CrashPoint::RelayClaimed);
-        let published = self.publish(feed, rows).await?;
-        crash_points::here(CrashPoint::RelayConfirmed);
-        match published {
+        match self.publish(feed, rows).await? {
             Some(published) => self.settle(feed, &published).await,
             None => Ok(CycleResult::Stalled),
         }
@@ -74,10 +70,7 @@ impl<'a> EventRelay<'a> {
             self.window.learn(published.iter().as_slice(), now());
         debug!(published = published.len(), confirmed = confirmed.ids.len(), "relayed events");
         throttle_changes.iter().for_each(log_throttle_change);
-        if !crash_points::planted(SeededBug::ForgetToRemove) {
-            feed.remove(&confirmed.ids, confirmed.unroutable).await?;
-        }
-        crash_points::here(CrashPoint::RelayRemoved);
+        feed.remove(&confirmed.ids, confirmed.unroutable).await?;
         let isolated = match confirmed.suspect {
             Some(suspect) => self.publish_alone(feed, suspect).await?,
             None => park_rejected(feed, published).await?,

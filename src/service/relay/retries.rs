@@ -3,7 +3,6 @@
 use tracing::{debug, warn};
 
 use crate::{
-    crash_points::{self, CrashPoint},
     domain::PublishOutcome,
     ports::{
         answered::Answered,
@@ -36,10 +35,7 @@ impl<'a> RetryRelay<'a> {
         if due.is_empty() {
             return Ok(false);
         }
-        crash_points::here(CrashPoint::RetryClaimed);
-        let published = self.publish(session, due).await?;
-        crash_points::here(CrashPoint::RetryConfirmed);
-        let Some(published) = published else { return Ok(false) };
+        let Some(published) = self.publish(session, due).await? else { return Ok(false) };
         let settled = settle(session, &published).await?;
         let broker_error =
             published.iter().find_map(|(_, outcome)| outcome.broker_error()).map(str::to_owned);
@@ -97,9 +93,6 @@ async fn settle(session: &mut dyn RetryFeed, published: &Published) -> Result<bo
     defer(session, &nacked, "the queue is full").await?;
     debug!(published = published.len(), confirmed = confirmed.len(), "relayed retries");
     session.published(&confirmed).await?;
-    if !confirmed.is_empty() {
-        crash_points::here(CrashPoint::RetryMarked);
-    }
     Ok(published.iter().any(|(_, outcome)| outcome.broker_error().is_none()))
 }
 

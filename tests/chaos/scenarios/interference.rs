@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allocation::crash_points::CrashPoint;
+use allocation::faults::CrashPoint;
 
 use super::worker_crashes::{FAST_RETRY, resend_superseded};
 use crate::{

@@ -1,6 +1,6 @@
 //! Operator retries that are killed, repeated, late, or followed by another failure.
 
-use allocation::crash_points::CrashPoint;
+use allocation::faults::CrashPoint;
 use lapin::options::QueueDeleteOptions;
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use crate::{
     check_report::CheckReport,
     cluster::Cluster,
     command::{allocate, change_batch_quantity, create_batch},
+    kill_point::KillPoint::{self, Port},
     program::Program,
     test_system::TestSystem,
     wait::{wait_until, wait_until_equal},
@@ -38,7 +39,7 @@ async fn dead_letters_that_can_succeed(system: &TestSystem<'_>) -> anyhow::Resul
 pub(super) async fn retry_killed_before_commit(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     retry_killed(
         TestSystem::new(cluster, "retry_killed_before_commit").await?,
-        CrashPoint::OperatorBeforeCommit,
+        KillPoint::OPERATOR_BEFORE_COMMIT,
     )
     .await
 }
@@ -46,18 +47,20 @@ pub(super) async fn retry_killed_before_commit(cluster: &Cluster) -> anyhow::Res
 pub(super) async fn retry_killed_after_commit(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     retry_killed(
         TestSystem::new(cluster, "retry_killed_after_commit").await?,
-        CrashPoint::OperatorAfterCommit,
+        Port(CrashPoint::OperatorAfterCommit),
     )
     .await
 }
 
 /// Either all or none of the retries are scheduled; the same call again does the rest.
-async fn retry_killed(system: TestSystem<'_>, at: CrashPoint) -> anyhow::Result<CheckReport> {
+async fn retry_killed(system: TestSystem<'_>, at: KillPoint) -> anyhow::Result<CheckReport> {
     let worker = dead_letters_that_can_succeed(&system).await?;
-    let mut command = system.cluster.program(&system.namespace, &system.database_url(), &RETRY_ALL);
-    let mut operator = Program::start(command.env("CRASH_AT", at.name()), system.next_log_path())?;
-    system.expect_crash(&mut operator, at).await?;
-    let committed = if at == CrashPoint::OperatorAfterCommit { 3 } else { 0 };
+    let start = |environment: &[(&str, &str)]| {
+        let mut command = system.cluster.program(&system.namespace, &system.database_url(), &RETRY_ALL);
+        Program::start(command.envs(environment.iter().copied()), system.next_log_path())
+    };
+    at.kill(&system, start).await?;
+    let committed = if at == Port(CrashPoint::OperatorAfterCommit) { 3 } else { 0 };
     system.expect("retries scheduled", &system.count(RETRYING).await?, &committed);
     let recorded = system.count("select count(*) from failed_actions where what = 'retry'").await?;
     system.expect("recorded", &recorded, &committed);

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use allocation::crash_points::CrashPoint;
+use allocation::faults::CrashPoint;
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use serde_json::json;
@@ -12,6 +12,7 @@ use crate::{
     check_report::CheckReport,
     cluster::{Cluster, Recovery},
     command::order_lines,
+    kill_point::KillPoint::{self, Port},
     program::Program,
     proxy::Proxy,
     test_system::TestSystem,
@@ -28,7 +29,7 @@ const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) async fn relay_killed_after_reading(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     relay_killed(
         TestSystem::new(cluster, "relay_killed_after_reading").await?,
-        CrashPoint::RelayClaimed,
+        Port(CrashPoint::RelayClaimed),
         0..=0,
     )
     .await
@@ -37,7 +38,7 @@ pub(super) async fn relay_killed_after_reading(cluster: &Cluster) -> anyhow::Res
 pub(super) async fn relay_killed_before_confirms(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     relay_killed(
         TestSystem::new(cluster, "relay_killed_before_confirms").await?,
-        CrashPoint::RelayPublished,
+        KillPoint::EVENTS_PUBLISHED,
         0..=40,
     )
     .await
@@ -46,7 +47,7 @@ pub(super) async fn relay_killed_before_confirms(cluster: &Cluster) -> anyhow::R
 pub(super) async fn relay_killed_before_removal(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     relay_killed(
         TestSystem::new(cluster, "relay_killed_before_removal").await?,
-        CrashPoint::RelayConfirmed,
+        Port(CrashPoint::RelayConfirmed),
         40..=40,
     )
     .await
@@ -55,7 +56,7 @@ pub(super) async fn relay_killed_before_removal(cluster: &Cluster) -> anyhow::Re
 pub(super) async fn relay_killed_after_removal(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     relay_killed(
         TestSystem::new(cluster, "relay_killed_after_removal").await?,
-        CrashPoint::RelayRemoved,
+        Port(CrashPoint::RelayRemoved),
         0..=0,
     )
     .await
@@ -64,14 +65,14 @@ pub(super) async fn relay_killed_after_removal(cluster: &Cluster) -> anyhow::Res
 /// Exactly the events that were not removed are published again.
 async fn relay_killed(
     system: TestSystem<'_>,
-    at: CrashPoint,
+    at: KillPoint,
     expected_republished: std::ops::RangeInclusive<usize>,
 ) -> anyhow::Result<CheckReport> {
     let worker = system.start("worker", &[])?;
     system.send(&order_lines("LAMP", "line", EVENTS)).await?;
     system.wait_handled(40).await?;
-    system.run_until_crash(at, "relay", &[]).await?;
-    let remaining = if at == CrashPoint::RelayRemoved { 0 } else { i64::from(EVENTS) };
+    system.run_until_killed(at, "relay", &[]).await?;
+    let remaining = if at == Port(CrashPoint::RelayRemoved) { 0 } else { i64::from(EVENTS) };
     system.expect("events in the outbox", &system.count("select count(*) from outbox").await?, &remaining);
     let second_relay = system.start("relay", &[])?;
     let republished_enough = async || anyhow::Ok(republished(&system) >= *expected_republished.start());
@@ -174,10 +175,11 @@ pub(super) async fn sender_killed_before_confirms(cluster: &Cluster) -> anyhow::
         .collect();
     let file = system.write_file("lines.jsonl", &text.join("\n"))?;
     let send = ["send", "--file", file.to_str().context("the path must be UTF-8")?];
-    let mut command = cluster.program(&system.namespace, &system.database_url(), &send);
-    let mut sender =
-        Program::start(command.env("CRASH_AT", CrashPoint::SenderPublished.name()), system.next_log_path())?;
-    system.expect_crash(&mut sender, CrashPoint::SenderPublished).await?;
+    let start = |environment: &[(&str, &str)]| {
+        let mut command = cluster.program(&system.namespace, &system.database_url(), &send);
+        Program::start(command.envs(environment.iter().copied()), system.next_log_path())
+    };
+    KillPoint::COMMANDS_PUBLISHED.kill(&system, start).await?;
     let process = system.start_all_roles()?;
     let output = system.cli(&send).await?.ensure_exit_code(0)?;
     ensure!(!output.stderr.contains("not confirmed"), "{}", output.stderr);

@@ -1,7 +1,7 @@
 //! Tests the checker itself: the program has one of four seeded bugs, and each must be detected by the matching
 //! finding.
 
-use allocation::crash_points::SeededBug;
+use allocation::faults::SeededBug;
 
 use super::{interference, relay_crashes, worker_crashes};
 use crate::{check_report::CheckReport, cluster::Cluster, test_system::TestSystem};

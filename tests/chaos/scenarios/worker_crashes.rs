@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use allocation::crash_points::CrashPoint;
+use allocation::faults::CrashPoint;
 use anyhow::Context as _;
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 
@@ -10,6 +10,7 @@ use crate::{
     check_report::CheckReport,
     cluster::Cluster,
     command::{Command, allocate, create_batch, order_lines},
+    kill_point::KillPoint::{self, Port},
     test_system::TestSystem,
     wait::wait_until_equal,
 };
@@ -26,50 +27,57 @@ pub(super) const FAST_RETRY: [(&str, &str); 3] = [
 ];
 
 pub(super) async fn killed_before_begin(cluster: &Cluster) -> anyhow::Result<CheckReport> {
-    worker_killed(TestSystem::new(cluster, "killed_before_begin").await?, CrashPoint::WorkerDelivered).await
-}
-
-pub(super) async fn killed_in_transaction(cluster: &Cluster) -> anyhow::Result<CheckReport> {
-    worker_killed(TestSystem::new(cluster, "killed_in_transaction").await?, CrashPoint::WorkerBegun).await
-}
-
-pub(super) async fn killed_after_inbox_write(cluster: &Cluster) -> anyhow::Result<CheckReport> {
-    worker_killed(TestSystem::new(cluster, "killed_after_inbox_write").await?, CrashPoint::WorkerInboxWritten)
+    worker_killed(TestSystem::new(cluster, "killed_before_begin").await?, Port(CrashPoint::WorkerDelivered))
         .await
 }
 
+pub(super) async fn killed_in_transaction(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    worker_killed(TestSystem::new(cluster, "killed_in_transaction").await?, Port(CrashPoint::WorkerBegun))
+        .await
+}
+
+pub(super) async fn killed_after_inbox_write(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    worker_killed(
+        TestSystem::new(cluster, "killed_after_inbox_write").await?,
+        Port(CrashPoint::WorkerInboxWritten),
+    )
+    .await
+}
+
 pub(super) async fn killed_mid_handler(cluster: &Cluster) -> anyhow::Result<CheckReport> {
-    worker_killed(TestSystem::new(cluster, "killed_mid_handler").await?, CrashPoint::WorkerMidHandler).await
+    worker_killed(TestSystem::new(cluster, "killed_mid_handler").await?, Port(CrashPoint::WorkerMidHandler))
+        .await
 }
 
 pub(super) async fn killed_mid_write(cluster: &Cluster) -> anyhow::Result<CheckReport> {
-    worker_killed(TestSystem::new(cluster, "killed_mid_write").await?, CrashPoint::WorkerMidWrite).await
+    worker_killed(TestSystem::new(cluster, "killed_mid_write").await?, KillPoint::WORKER_MID_WRITE).await
 }
 
 pub(super) async fn killed_before_commit(cluster: &Cluster) -> anyhow::Result<CheckReport> {
-    worker_killed(TestSystem::new(cluster, "killed_before_commit").await?, CrashPoint::WorkerBeforeCommit)
+    worker_killed(TestSystem::new(cluster, "killed_before_commit").await?, KillPoint::WORKER_BEFORE_COMMIT)
         .await
 }
 
 pub(super) async fn killed_after_commit(cluster: &Cluster) -> anyhow::Result<CheckReport> {
-    worker_killed(TestSystem::new(cluster, "killed_after_commit").await?, CrashPoint::WorkerAfterCommit).await
+    worker_killed(TestSystem::new(cluster, "killed_after_commit").await?, Port(CrashPoint::WorkerAfterCommit))
+        .await
 }
 
 pub(super) async fn killed_before_acknowledgement(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     worker_killed(
         TestSystem::new(cluster, "killed_before_acknowledgement").await?,
-        CrashPoint::WorkerBeforeAck,
+        Port(CrashPoint::WorkerBeforeAck),
     )
     .await
 }
 
 /// A crash before the commit leaves no change, after it all changes. The next worker does the rest without failed
 /// attempts. A command that is sent again after its line was deallocated has no effect.
-async fn worker_killed(system: TestSystem<'_>, at: CrashPoint) -> anyhow::Result<CheckReport> {
+async fn worker_killed(system: TestSystem<'_>, at: KillPoint) -> anyhow::Result<CheckReport> {
     let lines = order_lines("LAMP", "line", LINES);
     system.send(&lines).await?;
-    system.run_until_crash(at, "worker", &[SMALL_BATCHES]).await?;
-    let committed = matches!(at, CrashPoint::WorkerAfterCommit | CrashPoint::WorkerBeforeAck);
+    system.run_until_killed(at, "worker", &[SMALL_BATCHES]).await?;
+    let committed = matches!(at, Port(CrashPoint::WorkerAfterCommit | CrashPoint::WorkerBeforeAck));
     for (description, query) in [
         ("inbox rows", "select count(*) from inbox"),
         ("lines", "select count(*) from order_lines"),
@@ -100,21 +108,21 @@ pub(super) async fn resend_superseded(
 
 pub(super) async fn killed_before_failure_commit(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     let system = TestSystem::new(cluster, "killed_before_failure_commit").await?;
-    killed_while_recording(system, CrashPoint::FailureBeforeCommit).await
+    killed_while_recording(system, KillPoint::FAILURE_BEFORE_COMMIT).await
 }
 
 pub(super) async fn killed_after_failure_commit(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     let system = TestSystem::new(cluster, "killed_after_failure_commit").await?;
-    killed_while_recording(system, CrashPoint::FailureAfterCommit).await
+    killed_while_recording(system, Port(CrashPoint::FailureAfterCommit)).await
 }
 
 /// One delivery is one attempt, whether its worker died before or after the attempt was recorded.
-async fn killed_while_recording(system: TestSystem<'_>, at: CrashPoint) -> anyhow::Result<CheckReport> {
+async fn killed_while_recording(system: TestSystem<'_>, at: KillPoint) -> anyhow::Result<CheckReport> {
     let early = allocate("early", "LATE-LAMP", 1);
     let lines = [order_lines("LAMP", "line", 5), vec![early]].concat();
     system.send(&lines).await?;
-    system.run_until_crash(at, "worker", &FAST_RETRY).await?;
-    let recorded = i64::from(at == CrashPoint::FailureAfterCommit);
+    system.run_until_killed(at, "worker", &FAST_RETRY).await?;
+    let recorded = i64::from(at == Port(CrashPoint::FailureAfterCommit));
     system.expect("recorded", &system.failed_attempts().await?, &recorded);
     let worker = system.start("worker", &FAST_RETRY)?;
     system.wait_handled(5).await?;
@@ -134,20 +142,20 @@ async fn killed_while_recording(system: TestSystem<'_>, at: CrashPoint) -> anyho
 
 pub(super) async fn archive_killed_before_recording(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     let system = TestSystem::new(cluster, "archive_killed_before_recording").await?;
-    archive_killed(system, CrashPoint::ArchiveBefore).await
+    archive_killed(system, Port(CrashPoint::ArchiveBefore)).await
 }
 
 pub(super) async fn archive_killed_after_recording(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     let system = TestSystem::new(cluster, "archive_killed_after_recording").await?;
-    archive_killed(system, CrashPoint::ArchiveAfter).await
+    archive_killed(system, Port(CrashPoint::ArchiveAfter)).await
 }
 
 /// A message that the broker dead-lettered is recorded once.
-async fn archive_killed(system: TestSystem<'_>, at: CrashPoint) -> anyhow::Result<CheckReport> {
+async fn archive_killed(system: TestSystem<'_>, at: KillPoint) -> anyhow::Result<CheckReport> {
     let line = allocate("rejected", "LAMP", 1);
     dead_letter_by_broker(&system, &line).await?;
-    system.run_until_crash(at, "archive", &[]).await?;
-    let recorded = i64::from(at == CrashPoint::ArchiveAfter);
+    system.run_until_killed(at, "archive", &[]).await?;
+    let recorded = i64::from(at == Port(CrashPoint::ArchiveAfter));
     system.expect("recorded", &system.count("select count(*) from failed_messages").await?, &recorded);
     system.expect_dead_letter(Some(&line.message_id), "rejected", line.body.to_string().as_bytes());
     let process = system.start_all_roles()?;

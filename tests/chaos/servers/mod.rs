@@ -17,7 +17,7 @@ pub(crate) use postgres::Postgres;
 pub(crate) use rabbitmq::RabbitMq;
 
 /// Prefixes of the variables that control the program and the servers.
-const CONTROL_PREFIXES: [&str; 4] = ["ALLOCATION_", "CRASH_AT", "PLANTED_BUG", "RABBITMQ_"];
+const CONTROL_PREFIXES: [&str; 4] = ["ALLOCATION_", "CRASH_AT", "SEEDED_BUG", "RABBITMQ_"];
 
 /// Variables of this environment that must not reach the program or the servers.
 pub(crate) fn control_variables() -> impl Iterator<Item = OsString> {

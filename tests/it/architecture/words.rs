@@ -135,7 +135,7 @@ const PHRASES: &[&str] = &[
     "sits in",
     "somebody",
     "stands by",
-    "the system",
+    "the world",
     "told",
     "was away",
     "went away",

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
-    crash_points::{self, CrashPoint},
     domain::{OperatorAction, SkipReason},
     pg::{PgConfig, PooledSession},
     ports::{
@@ -50,9 +49,7 @@ impl FailedMessages for PgFailedMessages {
         let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
         let results =
             session.run(async |connection| apply(connection, action, ids, filter, by).await).await?;
-        crash_points::here(CrashPoint::OperatorBeforeCommit);
         session.commit().await?;
-        crash_points::here(CrashPoint::OperatorAfterCommit);
         Ok(results)
     }
 }

@@ -1,0 +1,29 @@
+//! Faults of the publisher.
+
+use async_trait::async_trait;
+
+use crate::{
+    domain::{OutboxRow, PublishOutcome},
+    ports::{failed_messages::DueRetry, outbox::Publisher},
+};
+
+use super::{plan, points::CrashPoint};
+
+pub(super) struct FaultyPublisher<P>(pub(super) P);
+
+#[async_trait]
+impl<P: Publisher> Publisher for FaultyPublisher<P> {
+    async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
+        plan::pass(CrashPoint::RelayClaimed);
+        let outcomes = self.0.publish(rows).await;
+        plan::pass(CrashPoint::RelayConfirmed);
+        outcomes
+    }
+
+    async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
+        plan::pass(CrashPoint::RetryClaimed);
+        let outcomes = self.0.publish_retries(retries).await;
+        plan::pass(CrashPoint::RetryConfirmed);
+        outcomes
+    }
+}

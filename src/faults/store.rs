@@ -1,0 +1,126 @@
+//! Faults of the store and of its transactions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
+    ports::{
+        error::StoreError,
+        queue::{QueueName, RetryMark},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
+    },
+};
+
+use super::{
+    plan,
+    points::{CrashPoint, SeededBug},
+};
+
+pub(super) struct FaultyStore {
+    inner: Arc<dyn Store>,
+}
+
+impl FaultyStore {
+    pub(super) fn new(inner: Arc<dyn Store>) -> Self {
+        Self { inner }
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        let inner = self.inner.begin(queue).await?;
+        plan::pass(CrashPoint::WorkerBegun);
+        Ok(Box::new(FaultyTx { inner, store: self.inner.clone(), queue }))
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.inner.probe().await
+    }
+
+    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
+        self.inner.unfinished_starts(queue, ids).await
+    }
+
+    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        self.inner.record_starts(queue, ids).await
+    }
+
+    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
+        self.inner.revert_starts(queue, ids).await
+    }
+}
+
+struct FaultyTx {
+    inner: Box<dyn Tx>,
+    store: Arc<dyn Store>,
+    queue: QueueName,
+}
+
+async fn check_inbox_apart(
+    store: Arc<dyn Store>,
+    queue: QueueName,
+    keys: &[MessageKey],
+) -> Result<Vec<InboxCheck>, StoreError> {
+    let mut tx = store.begin(queue).await?;
+    let checks = tx.check_inbox(keys).await?;
+    tx.commit(ChangeSet::default()).await?;
+    Ok(checks)
+}
+
+#[async_trait]
+impl Tx for FaultyTx {
+    async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
+        let checks = if plan::has_bug(SeededBug::InboxApart) {
+            check_inbox_apart(self.store.clone(), self.queue, keys).await?
+        } else {
+            self.inner.check_inbox(keys).await?
+        };
+        plan::pass(CrashPoint::WorkerInboxWritten);
+        if plan::has_bug(SeededBug::IgnoreInbox) {
+            return Ok(vec![InboxCheck::New; checks.len()]);
+        }
+        Ok(checks)
+    }
+
+    async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
+        self.inner.check_retries(marks).await
+    }
+
+    async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
+        self.inner.failed_attempts(keys).await
+    }
+
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+        self.inner.load_products(working_set).await
+    }
+
+    async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
+        self.inner.load_waiting_lines(product).await
+    }
+
+    async fn load_newest_lines(
+        &mut self,
+        product: &mut Product,
+        batch: &BatchRef,
+        units: u32,
+    ) -> Result<(), StoreError> {
+        self.inner.load_newest_lines(product, batch, units).await
+    }
+
+    async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
+        let has_failures = !work.failures.is_empty();
+        self.inner.commit(work).await?;
+        plan::pass(CrashPoint::WorkerAfterCommit);
+        if has_failures {
+            plan::pass(CrashPoint::FailureAfterCommit);
+        }
+        Ok(())
+    }
+
+    async fn rollback(self: Box<Self>) {
+        self.inner.rollback().await;
+    }
+}
