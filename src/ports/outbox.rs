@@ -97,7 +97,7 @@ pub trait Upkeep: Send {
 pub struct Retention {
     /// Inbox rows: longer than the latest duplicate of a message may take to arrive.
     pub inbox: Duration,
-    /// Resolved and discarded failed messages.
+    /// Resolved failed messages, and discarded ones if `inbox` is not longer.
     pub failures: Duration,
 }
 

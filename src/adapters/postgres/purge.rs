@@ -24,14 +24,19 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
         PURGE_SIZE,
     );
     let handled = inbox.execute(&mut *connection).await?.rows_affected();
+    // A copy of a retry may be in a queue as long as any duplicate. A discarded message has no inbox row that recognizes it.
     // The condition is repeated: if a row changed while its lock was awaited, only the outer condition is evaluated again.
     let failures = sqlx::query!(
         "delete from failed_messages
          where id = any(array(
                  select id from failed_messages
-                 where ended_at < now() - make_interval(secs => $1) and status in ('resolved', 'discarded') limit $2))
-           and ended_at < now() - make_interval(secs => $1) and status in ('resolved', 'discarded')",
+                 where ended_at < now() - make_interval(secs => $1)
+                   and (status = 'resolved'
+                        or status = 'discarded' and ended_at < now() - make_interval(secs => $2)) limit $3))
+           and ended_at < now() - make_interval(secs => $1)
+           and (status = 'resolved' or status = 'discarded' and ended_at < now() - make_interval(secs => $2))",
         seconds(retention.failures),
+        seconds(retention.inbox),
         PURGE_SIZE,
     );
     let ended = failures.execute(&mut *connection).await?.rows_affected();
