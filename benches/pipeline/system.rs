@@ -1,4 +1,4 @@
-//! The system under test: a database, a namespace, and processes of the program.
+//! A system for one measurement: a database, a namespace, and processes of the program.
 
 use std::time::{Duration, Instant};
 

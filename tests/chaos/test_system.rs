@@ -1,4 +1,4 @@
-//! The system of one scenario: a database, a namespace on the broker, a command source, an observer, processes.
+//! The test system of one scenario: a database, a namespace on the broker, a command source, an observer, processes.
 
 use std::{
     cell::{Cell, RefCell},
@@ -44,7 +44,7 @@ pub(crate) struct ExpectedDeadLetter {
     pub(crate) body: Vec<u8>,
 }
 
-/// The system of one scenario.
+/// The test system of one scenario.
 pub(crate) struct TestSystem<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) name: &'static str,
@@ -63,7 +63,7 @@ pub(crate) struct TestSystem<'a> {
     /// A queue rejects events, so subscribers must drop an event that arrives before its predecessor.
     pub(crate) events_rejected: Cell<bool>,
     pub(crate) database: String,
-    /// The time when the system was complete.
+    /// The time when everything had started.
     pub(crate) started_at: Instant,
     pub(crate) checked: Cell<bool>,
     /// A wait has timed out.

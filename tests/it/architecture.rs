@@ -5,7 +5,6 @@
 mod cycles;
 mod imports;
 mod layers;
-mod pending;
 mod shape;
 mod source;
 mod words;

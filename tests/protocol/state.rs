@@ -1,7 +1,7 @@
 //! The state of the whole system: broker, worker processes, tables of the database, relays and subscriber.
 //!
 //! Types are as small as possible, because a check holds hundreds of thousands of states. The fields of the history
-//! are not part of the system: they record what the properties need.
+//! are not part of the protocol: they record what the properties need.
 
 use crate::{broker::Queue, config::Budget, relay::Relay, worker::Worker};
 

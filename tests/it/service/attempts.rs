@@ -46,7 +46,7 @@ async fn an_outage_counts_against_no_message_wherever_it_begins() {
     }
 }
 
-/// It may be away; or it was too much for it.
+/// A timeout has two possible causes: an unavailable database, or a statement that takes too long.
 #[tokio::test]
 async fn silence_is_an_attempt_only_if_the_database_answers_others() {
     let store = ScriptedStore::default();

@@ -1,4 +1,4 @@
-//! A server that is away for so long that messages go back to their queue.
+//! Outages that last longer than `worker.requeue_after`: messages return to their queue.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ async fn while_nothing_can_be_handled_messages_are_taken_less_and_less_often() {
     running.stop().await;
 }
 
-/// One message is in the way of its lane; the other lanes get on.
+/// One partition is blocked; the others handle their messages.
 #[tokio::test(start_paused = true)]
 async fn while_anything_is_handled_messages_are_taken_again_soon() {
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());

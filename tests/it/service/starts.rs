@@ -167,7 +167,7 @@ async fn what_cannot_be_taken_back_now_is_taken_back_before_work_goes_on() {
     assert!(bus.handle_all(ORDERS, &mut messages).await.is_err());
     store.next(Call::RevertStarts, [Reply::Fails(unavailable()), Reply::Fails(unavailable())]);
     bus.release(ORDERS, &messages.iter().collect::<Vec<_>>()).await;
-    assert!(bus.probe().await.is_err(), "as long as it cannot be written, the database is away");
+    assert!(bus.probe().await.is_err(), "a database that cannot be written is unavailable");
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 1);
     bus.probe().await.unwrap();
     assert_eq!(store.unfinished_starts(ORDERS, "m1").await, 0);

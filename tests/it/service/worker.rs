@@ -64,7 +64,7 @@ async fn one_by_one_means_nineteen_are_settled_before_the_full_pace() {
     running.stop().await;
 }
 
-/// There the broker has no limit of deliveries, and what breaks the subscription breaks it for ever.
+/// A dead-letter queue has no delivery limit: a message that breaks its subscription is delivered again without end.
 #[tokio::test(start_paused = true)]
 async fn subscriptions_to_dead_letters_that_are_lost_at_once_are_renewed_less_and_less_often() {
     for (queue_kind, slow) in [(QueueKind::Main, false), (QueueKind::DeadLetter, true)] {
