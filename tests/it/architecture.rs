@@ -1,6 +1,6 @@
 //! The rules of `docs/architecture.md` that a program can check: the layers and their imports, cycles, sizes and words.
 //!
-//! Each check is tested on violations that are made up, so that a check which finds nothing can be trusted.
+//! Each check has a test with violations, which shows that it can find them.
 
 mod cycles;
 mod imports;

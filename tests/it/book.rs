@@ -1,4 +1,4 @@
-//! The tests that come with the book "Architecture Patterns with Python", and their equivalents here.
+//! The equivalents of the tests of the book "Architecture Patterns with Python".
 
 mod handlers;
 mod stored;

@@ -1,14 +1,16 @@
-//! `allocation csv`: a folder of files in place of servers, as a process of its own.
+//! `allocation csv`: a folder with files instead of servers.
 
 use std::{
     fmt::Write as _,
     fs,
-    process::{Command, Output},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
+
+use crate::harness::CliOutput;
 
 const BATCHES: &str = "batches.csv";
 const ORDERS: &str = "orders.csv";
@@ -28,7 +30,7 @@ impl Folder {
         folder
     }
 
-    /// One with a batch of ten lamps and one of three vases.
+    /// A folder with a batch of ten lamps and a batch of three vases.
     fn with_stock(orders: &str) -> Self {
         let batches: &[u8] = b"ref,sku,qty,eta\nb-1,LAMP,10,\nb-2,VASE,3,2031-01-01\n";
         Self::with(&[(BATCHES, batches), (ORDERS, orders.as_bytes())])
@@ -38,7 +40,7 @@ impl Folder {
         fs::write(self.0.path().join(name), content).unwrap();
     }
 
-    /// What stands in the file of allocations, if there is one.
+    /// The content of the file of allocations, if it exists.
     fn allocations(&self) -> Option<String> {
         let file = self.0.path().join(ALLOCATIONS);
         file.exists().then(|| fs::read_to_string(file).unwrap())
@@ -48,7 +50,7 @@ impl Folder {
         self.call(&["csv"])
     }
 
-    /// Without any server in its environment.
+    /// Runs the program without the URLs of servers.
     fn call(&self, arguments: &[&str]) -> CliOutput {
         let mut program = Command::new(env!("CARGO_BIN_EXE_allocation"));
         program.args(arguments).arg(self.0.path()).env_remove("DATABASE_URL").env_remove("AMQP_URL");
@@ -56,67 +58,40 @@ impl Folder {
     }
 }
 
-/// How a call ended, and what it printed.
-struct CliOutput {
-    code: Option<i32>,
-    answer: String,
-    errors: String,
-}
-
-impl CliOutput {
-    fn of(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code(), answer: text(output.stdout), errors: text(output.stderr) }
-    }
-
-    /// Itself, after a look at its exit code.
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{}{}", self.answer, self.errors);
-        self
-    }
-
-    #[track_caller]
-    fn names(&self, error: &str) {
-        assert!(self.errors.contains(error), "{error:?} is not in {}", self.errors);
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.answer).unwrap()
-    }
-}
-
-/// A file of allocations, its rows without the line ends.
+/// A file of allocations with these rows.
 fn file(rows: &[&str]) -> String {
     ["orderid,sku,qty,batchref"].iter().chain(rows).flat_map(|row| [*row, "\r\n"]).collect()
 }
 
 /// C1.
 #[test]
-fn orders_are_placed_in_batches_and_written_in_their_order() {
+fn order_lines_are_allocated_and_written_in_the_order_of_the_file() {
     let folder = Folder::with(&[
         (BATCHES, b"ref,sku,qty,eta\nb-sea,LAMP,100,2031-01-01\nb-house,LAMP,4,\nb-vase,VASE,9,2031-02-02\n"),
         (ORDERS, b"orderid,sku,qty\no-1,VASE,9\no-1,LAMP,3\no-2,LAMP,2\no-3,LAMP,1\n"),
     ]);
-    let said = folder.run().exits(0);
+    let output = folder.run().exits(0);
     let expected =
         file(&["o-1,VASE,9,b-vase", "o-1,LAMP,3,b-house", "o-2,LAMP,2,b-sea", "o-3,LAMP,1,b-house"]);
     assert_eq!(folder.allocations(), Some(expected));
-    assert_eq!(said.answer, "4 orders: 4 lines placed, 0 without stock, 0 rejected; 0 allocations kept\n");
-    assert_eq!(said.errors, "");
+    assert_eq!(
+        output.stdout(),
+        "4 orders: 4 lines placed, 0 without stock, 0 rejected; 0 allocations kept\n"
+    );
+    assert_eq!(output.stderr(), "");
 }
 
 /// C2.
 #[test]
-fn what_was_allocated_before_is_kept_and_takes_its_room() {
+fn earlier_allocations_are_kept_and_reduce_the_available_quantity() {
     let folder = Folder::with(&[
         (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,7,\nb-2,LAMP,7,2031-01-01\n"),
         (ALLOCATIONS, b"orderid,sku,qty,batchref\no-old,LAMP,7,b-1\n"),
         (ORDERS, b"orderid,sku,qty\no-new,LAMP,7\n"),
     ]);
-    let said = folder.run().exits(0);
+    let output = folder.run().exits(0);
     assert_eq!(folder.allocations(), Some(file(&["o-old,LAMP,7,b-1", "o-new,LAMP,7,b-2"])));
-    assert!(said.answer.contains("1 lines placed") && said.answer.contains("1 allocations kept"));
+    assert!(output.stdout().contains("1 lines placed") && output.stdout().contains("1 allocations kept"));
 }
 
 #[test]
@@ -128,14 +103,14 @@ fn a_second_run_writes_the_same_bytes() {
     let rows = file(&["\"o, 1\",LAMP,8,b-1", "\"o \"\"3\"\"\",VASE,3,b-2", "o-4,LAMP,2,b-1"]);
     assert_eq!(first, Some(rows));
     for _ in 0..2 {
-        let said = folder.run().exits(0);
-        assert!(said.answer.contains("0 lines placed, 1 without stock"), "{}", said.answer);
+        let output = folder.run().exits(0);
+        assert!(output.stdout().contains("0 lines placed, 1 without stock"), "{}", output.stdout());
         assert_eq!(folder.allocations(), first);
     }
 }
 
-/// A file with one bad row, and what must be said of it.
-const BAD_ROWS: [(&str, &[u8], &str); 22] = [
+/// A file with one invalid row, and its error.
+const INVALID_ROWS: [(&str, &[u8], &str); 22] = [
     (BATCHES, b"ref,sku,qty,eta\n,LAMP,10,\n", "batches.csv, line 2: missing field `ref`"),
     (BATCHES, b"ref,sku,qty,eta\nb-1,,10,\n", "batches.csv, line 2: missing field `sku`"),
     (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,,\n", "batches.csv, line 2: missing field `qty`"),
@@ -181,64 +156,64 @@ const BAD_ROWS: [(&str, &[u8], &str); 22] = [
 ];
 
 #[test]
-fn a_bad_row_is_named_and_nothing_is_written() {
-    for (name, content, named) in BAD_ROWS {
+fn an_invalid_row_is_reported_and_nothing_is_written() {
+    for (name, content, error) in INVALID_ROWS {
         let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,3\n");
         let before = file(&["o-old,LAMP,2,b-1"]);
         folder.write(ALLOCATIONS, before.as_bytes());
         folder.write(name, content);
-        let said = folder.run().exits(1);
-        said.names(named);
-        said.names("nothing was written");
-        assert_eq!(said.answer, "");
+        let output = folder.run().exits(1);
+        output.assert_error(error);
+        output.assert_error("nothing was written");
+        assert_eq!(output.stdout(), "");
         let unchanged = if name == ALLOCATIONS { content } else { before.as_bytes() };
-        assert_eq!(folder.allocations().unwrap().as_bytes(), unchanged, "{named}");
+        assert_eq!(folder.allocations().unwrap().as_bytes(), unchanged, "{error}");
     }
 }
 
 #[test]
-fn every_bad_row_of_every_file_is_named_at_once() {
+fn all_invalid_rows_of_all_files_are_reported_together() {
     let folder = Folder::with(&[
         (BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,x,\nb-2,LAMP,1,\nb-3,LAMP,1,y\n"),
         (ORDERS, b"orderid,sku,qty\no-1,LAMP,1\no-2,,1\n"),
     ]);
-    let said = folder.run().exits(1);
+    let output = folder.run().exits(1);
     for named in
         ["batches.csv, line 2: qty", "batches.csv, line 4: eta", "orders.csv, line 3: missing field `sku`"]
     {
-        said.names(named);
+        output.assert_error(named);
     }
-    assert_eq!(said.errors.lines().count(), 4, "{}", said.errors);
+    assert_eq!(output.stderr().lines().count(), 4, "{}", output.stderr());
     assert_eq!(folder.allocations(), None);
 }
 
 #[test]
-fn a_missing_file_or_folder_is_named() {
+fn a_missing_file_or_folder_is_reported() {
     let orders: &[u8] = b"orderid,sku,qty\n";
-    Folder::with(&[(ORDERS, orders)]).run().exits(1).names(BATCHES);
-    Folder::with(&[(BATCHES, b"ref,sku,qty,eta\n")]).run().exits(1).names(ORDERS);
+    Folder::with(&[(ORDERS, orders)]).run().exits(1).assert_error(BATCHES);
+    Folder::with(&[(BATCHES, b"ref,sku,qty,eta\n")]).run().exits(1).assert_error(ORDERS);
     let empty = Folder::with(&[]);
-    let nowhere = empty.0.path().join("nowhere");
-    let output = Command::new(env!("CARGO_BIN_EXE_allocation")).arg("csv").arg(&nowhere).output().unwrap();
-    CliOutput::of(output).exits(1).names(&nowhere.display().to_string());
+    let missing = empty.0.path().join("missing");
+    let output = Command::new(env!("CARGO_BIN_EXE_allocation")).arg("csv").arg(&missing).output().unwrap();
+    CliOutput::of(output).exits(1).assert_error(&missing.display().to_string());
 }
 
 #[test]
-fn an_order_of_an_unknown_sku_is_named_and_the_rest_allocated() {
+fn an_order_of_an_unknown_sku_is_reported_and_the_others_are_allocated() {
     let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,3\no-2,NO-SUCH-SKU,1\no-3,VASE,1\n");
     for _ in 0..2 {
-        let said = folder.run().exits(1);
-        said.names("orders.csv, line 3: Invalid sku NO-SUCH-SKU");
-        assert!(said.answer.contains("0 without stock, 1 rejected"), "{}", said.answer);
+        let output = folder.run().exits(1);
+        output.assert_error("orders.csv, line 3: Invalid sku NO-SUCH-SKU");
+        assert!(output.stdout().contains("0 without stock, 1 rejected"), "{}", output.stdout());
         assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,3,b-1", "o-3,VASE,1,b-2"])));
     }
 }
 
 #[test]
-fn a_line_without_stock_is_named_and_no_failure() {
+fn a_line_without_stock_is_reported_and_is_no_error() {
     let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,9\no-2,LAMP,2\no-3,LAMP,1\n");
-    let said = folder.run().exits(0);
-    assert!(said.answer.contains("Out of stock for LAMP: 2 for order o-2\n"), "{}", said.answer);
+    let output = folder.run().exits(0);
+    assert!(output.stdout().contains("Out of stock for LAMP: 2 for order o-2\n"), "{}", output.stdout());
     assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,9,b-1", "o-3,LAMP,1,b-1"])));
 
     let report = folder.call(&["csv", "--json"]).exits(0).json();
@@ -248,19 +223,19 @@ fn a_line_without_stock_is_named_and_no_failure() {
 }
 
 #[test]
-fn the_same_order_twice_is_one_line_and_another_quantity_is_rejected() {
+fn a_repeated_order_is_one_line_and_another_quantity_is_rejected() {
     let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,3\no-1,LAMP,3\no-1,VASE,1\no-1,LAMP,4\n");
-    let said = folder.run().exits(1);
-    said.names("orders.csv, line 5: order o-1 already has a line of 3 LAMP; it cannot become 4");
+    let output = folder.run().exits(1);
+    output.assert_error("orders.csv, line 5: order o-1 already has a line of 3 LAMP; it cannot become 4");
     assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,3,b-1", "o-1,VASE,1,b-2"])));
 }
 
 #[test]
-fn the_same_batch_twice_is_one_batch() {
+fn a_repeated_batch_is_one_batch() {
     let folder = Folder::with_stock("orderid,sku,qty\no-1,LAMP,6\no-2,LAMP,6\n");
     folder.write(BATCHES, b"ref,sku,qty,eta\nb-1,LAMP,10,\nb-1,LAMP,10,\n");
-    let said = folder.run().exits(0);
-    assert!(said.answer.contains("1 lines placed, 1 without stock"), "{}", said.answer);
+    let output = folder.run().exits(0);
+    assert!(output.stdout().contains("1 lines placed, 1 without stock"), "{}", output.stdout());
     assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,6,b-1"])));
 }
 
@@ -283,14 +258,14 @@ fn line_ends_blanks_a_byte_order_mark_and_the_order_of_columns_do_not_matter() {
 }
 
 #[test]
-fn no_orders_are_no_failure() {
+fn a_file_without_orders_is_no_error() {
     let folder = Folder::with_stock("orderid,sku,qty\n");
     folder.run().exits(0);
     assert_eq!(folder.allocations(), Some(file(&[])));
 }
 
 #[test]
-fn a_hundred_thousand_orders_are_allocated_soon() {
+fn a_hundred_thousand_orders_are_allocated_within_a_minute() {
     let (mut batches, mut orders) = ("ref,sku,qty,eta\n".to_owned(), "orderid,sku,qty\n".to_owned());
     for number in 0..1000 {
         let (sku, day) = (number % 100, 1 + number % 28);

@@ -4,7 +4,7 @@
 
 mod commands;
 mod examples;
-mod form;
+mod layout;
 mod links;
 mod names;
 mod page;

@@ -32,7 +32,7 @@ async fn up(system: &TestSystem, worker: Child) {
             && system.ready("stock").await == 0
     })
     .await;
-    system.expect_repeats();
+    system.expect_redeliveries();
     drop(worker);
 }
 

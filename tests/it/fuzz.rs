@@ -1,4 +1,4 @@
-//! Random bodies for the reader of commands.
+//! Random bodies for the decoder of commands.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ const BODIES: [&str; 4] = [
     r#"{"batchref": "b-1", "qty": 0, "revision": "7"}"#,
 ];
 
-/// A valid body that was cut, repeated and overwritten up to five times.
+/// A valid body with up to five random changes: a byte is replaced, or a part is removed or repeated.
 fn body(random: &mut Random) -> Vec<u8> {
     let mut body = random.pick(&BODIES).as_bytes().to_vec();
     for _ in 0..random.below(6) {
@@ -46,7 +46,7 @@ fn body(random: &mut Random) -> Vec<u8> {
     body
 }
 
-/// Whether the content has the values that a general JSON reader finds in the body. Unknown fields may be invalid inside.
+/// Whether the content has the values that a general JSON reader finds in the body. Values of unknown fields may be invalid.
 fn agrees(content: &Content, body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&text).unwrap_or_default();
@@ -82,7 +82,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 
 /// `FUZZ_INPUTS=5000000 FUZZ_SEED=8 cargo test --release random_bodies` for a long run with other bodies.
 #[test]
-fn random_bodies_are_refused_or_read_like_any_json() {
+fn random_bodies_are_rejected_or_decoded_like_any_json() {
     let (inputs, seed) = (from_environment("FUZZ_INPUTS", 20_000), from_environment("FUZZ_SEED", 7));
     println!("FUZZ_SEED={seed}");
     let (mut random, mut accepted) = (Random::seeded(seed), 0);

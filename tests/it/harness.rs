@@ -1,4 +1,4 @@
-//! What every test builds on: a system of its own on real servers, clients of it, and faults.
+//! Helpers of the tests: a system on real servers for each test, clients, fake servers, and faults of connections.
 
 mod broker;
 mod database;
@@ -13,7 +13,7 @@ mod system;
 mod wait;
 mod workload;
 
-pub(crate) use broker::{Event, Raw, assert_gapless, properties};
+pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
 pub(crate) use database::{Database, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{

@@ -1,16 +1,17 @@
-//! The API as clients meet it: the book's requests, every bad one, repeats, crowds, and servers that come and go.
+//! The HTTP API.
 
 mod access;
+mod batching;
 mod in_process;
 mod limits;
 mod outages;
-mod stops;
+mod shutdown;
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, JSON, Response, TestSystem};
 
-/// A process that answers, and publishes what follows from it.
+/// The roles of a process that serves requests and publishes their events.
 const ROLES: &str = "api,relay";
 const TOKEN: (&str, &str) = ("ALLOCATION__API__TOKEN", "open-sesame");
 const FAILURES: &str = "select count(*) from failed_messages";
@@ -24,28 +25,28 @@ fn line(orderid: &str, sku: &str, qty: u32) -> Value {
 }
 
 async fn add_batch(client: &Client, body: &Value) {
-    assert_eq!(client.post("/add_batch", body).await.has(201).text(), "OK");
+    assert_eq!(client.post("/add_batch", body).await.expect_status(201).text(), "OK");
 }
 
 async fn allocate(client: &Client, orderid: &str, sku: &str, qty: u32) {
-    assert_eq!(client.post("/allocate", &line(orderid, sku, qty)).await.has(202).text(), "OK");
+    assert_eq!(client.post("/allocate", &line(orderid, sku, qty)).await.expect_status(202).text(), "OK");
 }
 
-/// Posts under a key, so that a repeat is recognised.
-async fn post_as(client: &Client, key: &str, path: &str, body: &Value) -> Response {
+/// Posts with an `Idempotency-Key`.
+async fn post_with_key(client: &Client, key: &str, path: &str, body: &Value) -> Response {
     let headers = [JSON, ("Idempotency-Key", key)];
     client.request("POST", path, &headers, body.to_string().as_bytes()).await
 }
 
-/// The error message of a rejected command.
-async fn refusal(client: &Client, path: &str, body: &Value) -> String {
-    client.post(path, body).await.has(400).message()
+/// Posts a command that is rejected, and returns the error message.
+async fn rejection(client: &Client, path: &str, body: &Value) -> String {
+    client.post(path, body).await.expect_status(400).message()
 }
 
 /// E1 of the book.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_was_posted_is_found_in_the_batch_that_arrives_first() {
-    let system = TestSystem::new("a_line_that_was_posted_is_found_in_the_batch_that_arrives_first").await;
+async fn a_posted_line_is_allocated_to_the_batch_that_arrives_first() {
+    let system = TestSystem::new("a_posted_line_is_allocated_to_the_batch_that_arrives_first").await;
     let (api, client) = system.api(ROLES, &[]).await;
     for (reference, sku, eta) in
         [("b-may", "LAMP", "2031-05-02"), ("b-april", "LAMP", "2031-04-01"), ("b-vase", "VASE", "2031-03-01")]
@@ -55,7 +56,7 @@ async fn a_line_that_was_posted_is_found_in_the_batch_that_arrives_first() {
         add_batch(&client, &body).await;
     }
     allocate(&client, "o-1", "LAMP", 3).await;
-    let found = client.get("/allocations/o-1").await.has(200).json();
+    let found = client.get("/allocations/o-1").await.expect_status(200).json();
     assert_eq!(found, json!([{ "sku": "LAMP", "batchref": "b-april" }]));
     system.settled(4).await;
     system.close_after([api]).await;
@@ -67,31 +68,31 @@ async fn an_unknown_sku_or_batch_returns_400_and_writes_nothing() {
     let system = TestSystem::new("an_unknown_sku_or_batch_returns_400_and_writes_nothing").await;
     let (api, client) = system.api(ROLES, &[]).await;
     let unknown = "Invalid sku NO-SUCH-SKU";
-    assert_eq!(refusal(&client, "/allocate", &line("o-1", "NO-SUCH-SKU", 3)).await, unknown);
-    let taken_back = json!({ "orderid": "o-1", "sku": "NO-SUCH-SKU" });
-    assert_eq!(refusal(&client, "/deallocate", &taken_back).await, unknown);
-    let recounted = json!({ "batchref": "b-9", "qty": 3 });
-    assert_eq!(refusal(&client, "/change_batch_quantity", &recounted).await, "Invalid batchref b-9");
+    assert_eq!(rejection(&client, "/allocate", &line("o-1", "NO-SUCH-SKU", 3)).await, unknown);
+    let deallocation = json!({ "orderid": "o-1", "sku": "NO-SUCH-SKU" });
+    assert_eq!(rejection(&client, "/deallocate", &deallocation).await, unknown);
+    let change = json!({ "batchref": "b-9", "qty": 3 });
+    assert_eq!(rejection(&client, "/change_batch_quantity", &change).await, "Invalid batchref b-9");
 
-    assert_eq!(client.get("/allocations/o-1").await.has(404).text(), "not found");
+    assert_eq!(client.get("/allocations/o-1").await.expect_status(404).text(), "not found");
     assert_eq!((system.count(FAILURES).await, system.handled().await), (0, 0));
     system.close_after([api]).await;
 }
 
-/// R7 of the book, as in its later chapters: no stock is no error.
+/// R7 of the book, as in its later chapters: a line without stock is no error.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_without_stock_is_accepted_and_waits() {
-    let system = TestSystem::new("a_line_without_stock_is_accepted_and_waits").await;
+async fn a_line_without_stock_is_accepted_as_a_backorder() {
+    let system = TestSystem::new("a_line_without_stock_is_accepted_as_a_backorder").await;
     let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 9)).await;
     allocate(&client, "o-1", "LAMP", 10).await;
-    assert_eq!(client.get("/allocations/o-1").await.has(404).text(), "not found");
-    let order = client.get("/orders/o-1").await.has(200).json();
-    let waiting = json!({ "sku": "LAMP", "qty": 10, "status": "backordered", "batchref": null });
-    assert_eq!(order, json!({ "orderid": "o-1", "lines": [waiting] }));
+    assert_eq!(client.get("/allocations/o-1").await.expect_status(404).text(), "not found");
+    let order = client.get("/orders/o-1").await.expect_status(200).json();
+    let backorder = json!({ "sku": "LAMP", "qty": 10, "status": "backordered", "batchref": null });
+    assert_eq!(order, json!({ "orderid": "o-1", "lines": [backorder] }));
 
     add_batch(&client, &batch("b-2", "LAMP", 10)).await;
-    let found = client.get("/allocations/o-1").await.has(200).json();
+    let found = client.get("/allocations/o-1").await.expect_status(200).json();
     assert_eq!(found, json!([{ "sku": "LAMP", "batchref": "b-2" }]));
     system.settled(3).await;
     system.close_after([api]).await;
@@ -110,8 +111,8 @@ async fn an_eta_may_be_null_absent_a_date_or_a_timestamp() {
     ] {
         add_batch(&client, &json!({ "ref": reference, "sku": "LAMP", "qty": 1, "eta": eta })).await;
     }
-    let shown = client.get("/availability/LAMP").await.has(200).json();
-    let batches: Vec<_> = shown["batches"]
+    let availability = client.get("/availability/LAMP").await.expect_status(200).json();
+    let batches: Vec<_> = availability["batches"]
         .as_array()
         .unwrap()
         .iter()
@@ -124,22 +125,25 @@ async fn an_eta_may_be_null_absent_a_date_or_a_timestamp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_are_taken_back_and_batches_recounted() {
-    let system = TestSystem::new("lines_are_taken_back_and_batches_recounted").await;
+async fn lines_are_deallocated_and_batch_quantities_are_changed() {
+    let system = TestSystem::new("lines_are_deallocated_and_batch_quantities_are_changed").await;
     let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
     allocate(&client, "o-1", "LAMP", 10).await;
     allocate(&client, "o-2", "LAMP", 4).await;
-    let taken_back = json!({ "orderid": "o-1", "sku": "LAMP" });
+    let deallocation = json!({ "orderid": "o-1", "sku": "LAMP" });
     for _ in 0..2 {
-        assert_eq!(client.post("/deallocate", &taken_back).await.has(202).text(), "OK");
+        assert_eq!(client.post("/deallocate", &deallocation).await.expect_status(202).text(), "OK");
     }
-    client.get("/orders/o-1").await.has(404).message();
-    assert_eq!(client.get("/allocations/o-2").await.has(200).json()[0]["batchref"], "b-1");
+    client.get("/orders/o-1").await.expect_status(404).message();
+    assert_eq!(client.get("/allocations/o-2").await.expect_status(200).json()[0]["batchref"], "b-1");
 
-    let recounted = json!({ "batchref": "b-1", "qty": 3 });
-    assert_eq!(client.post("/change_batch_quantity", &recounted).await.has(202).text(), "OK");
-    assert_eq!(client.get("/orders/o-2").await.has(200).json()["lines"][0]["status"], "backordered");
+    let change = json!({ "batchref": "b-1", "qty": 3 });
+    assert_eq!(client.post("/change_batch_quantity", &change).await.expect_status(202).text(), "OK");
+    assert_eq!(
+        client.get("/orders/o-2").await.expect_status(200).json()["lines"][0]["status"],
+        "backordered"
+    );
     let events = system.settled(6).await;
     let published: Vec<_> = events.iter().map(|event| (event.kind(), event.field("orderid"))).collect();
     let expected = [
@@ -155,17 +159,17 @@ async fn lines_are_taken_back_and_batches_recounted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_rule_is_refused_and_a_repeat_is_not() {
-    let system = TestSystem::new("a_broken_rule_is_refused_and_a_repeat_is_not").await;
+async fn a_rejected_command_returns_400_and_a_repeated_one_succeeds() {
+    let system = TestSystem::new("a_rejected_command_returns_400_and_a_repeated_one_succeeds").await;
     let (api, client) = system.api(ROLES, &[]).await;
     for _ in 0..2 {
         add_batch(&client, &batch("b-1", "LAMP", 10)).await;
         allocate(&client, "o-1", "LAMP", 2).await;
     }
-    let other_quantity = refusal(&client, "/allocate", &line("o-1", "LAMP", 3)).await;
+    let other_quantity = rejection(&client, "/allocate", &line("o-1", "LAMP", 3)).await;
     assert_eq!(other_quantity, "order o-1 already has a line of 2 LAMP; it cannot become 3");
     for other in [batch("b-1", "LAMP", 11), batch("b-1", "VASE", 10)] {
-        let other_batch = refusal(&client, "/add_batch", &other).await;
+        let other_batch = rejection(&client, "/add_batch", &other).await;
         assert_eq!(other_batch, "batch b-1 already exists with another sku, quantity or eta");
     }
     assert_eq!(system.count("select allocated::bigint from batches").await, 2);
@@ -175,45 +179,58 @@ async fn a_broken_rule_is_refused_and_a_repeat_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_under_its_key_has_the_same_answer_and_one_effect() {
-    let system = TestSystem::new("a_repeat_under_its_key_has_the_same_answer_and_one_effect").await;
+async fn a_request_repeated_with_its_key_has_the_same_response_and_one_effect() {
+    let system =
+        TestSystem::new("a_request_repeated_with_its_key_has_the_same_response_and_one_effect").await;
     let (api, client) = system.api(ROLES, &[]).await;
     for key in ["", " ", &"k".repeat(201)] {
-        let refused = post_as(&client, key, "/allocate", &line("o-1", "LAMP", 2)).await.has(400).message();
-        assert!(refused.contains("Idempotency-Key"), "{refused}");
+        let rejected = post_with_key(&client, key, "/allocate", &line("o-1", "LAMP", 2))
+            .await
+            .expect_status(400)
+            .message();
+        assert!(rejected.contains("Idempotency-Key"), "{rejected}");
     }
     for key in ["k-1", &"k".repeat(200), "schlüssel"] {
         for _ in 0..3 {
-            // The two queues count their keys apart.
+            // The same key is used in two queues, with one inbox each.
             let body = batch(&format!("b-{}", key.len()), "LAMP", 10);
-            assert_eq!(post_as(&client, key, "/add_batch", &body).await.has(201).text(), "OK");
+            assert_eq!(
+                post_with_key(&client, key, "/add_batch", &body).await.expect_status(201).text(),
+                "OK"
+            );
             let body = line(&format!("o-{}", key.len()), "LAMP", 2);
-            assert_eq!(post_as(&client, key, "/allocate", &body).await.has(202).text(), "OK");
+            assert_eq!(post_with_key(&client, key, "/allocate", &body).await.expect_status(202).text(), "OK");
         }
     }
-    let another = post_as(&client, "k-1", "/allocate", &line("o-9", "LAMP", 2)).await.has(409).message();
+    let another = post_with_key(&client, "k-1", "/allocate", &line("o-9", "LAMP", 2))
+        .await
+        .expect_status(409)
+        .message();
     assert!(another.contains("another type or body"), "{another}");
-    let another = post_as(&client, "k-1", "/deallocate", &line("o-3", "LAMP", 2)).await.has(409).message();
+    let another = post_with_key(&client, "k-1", "/deallocate", &line("o-3", "LAMP", 2))
+        .await
+        .expect_status(409)
+        .message();
     assert!(another.contains("another type or body"), "{another}");
-    client.get("/orders/o-9").await.has(404);
+    client.get("/orders/o-9").await.expect_status(404);
     assert_eq!(system.count(FAILURES).await, 0);
     assert_eq!(system.settled(6).await.len(), 3);
     system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_command_may_come_again_under_its_key_once_the_cause_is_mended() {
+async fn a_rejected_command_can_be_repeated_with_its_key_after_its_cause_is_fixed() {
     let system =
-        TestSystem::new("a_refused_command_may_come_again_under_its_key_once_the_cause_is_mended").await;
+        TestSystem::new("a_rejected_command_can_be_repeated_with_its_key_after_its_cause_is_fixed").await;
     let (api, client) = system.api(ROLES, &[]).await;
-    let wanted = line("o-1", "LAMP", 2);
+    let line = line("o-1", "LAMP", 2);
     for _ in 0..2 {
-        let refused = post_as(&client, "k-1", "/allocate", &wanted).await.has(400).message();
-        assert_eq!(refused, "Invalid sku LAMP");
+        let rejected = post_with_key(&client, "k-1", "/allocate", &line).await.expect_status(400).message();
+        assert_eq!(rejected, "Invalid sku LAMP");
     }
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
     for _ in 0..2 {
-        post_as(&client, "k-1", "/allocate", &wanted).await.has(202);
+        post_with_key(&client, "k-1", "/allocate", &line).await.expect_status(202);
     }
     assert_eq!(system.count(FAILURES).await, 0);
     assert_eq!(system.settled(2).await.len(), 1);
@@ -221,8 +238,8 @@ async fn a_refused_command_may_come_again_under_its_key_once_the_cause_is_mended
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_and_availability_tell_where_everything_is() {
-    let system = TestSystem::new("orders_and_availability_tell_where_everything_is").await;
+async fn orders_and_availability_show_lines_and_batches() {
+    let system = TestSystem::new("orders_and_availability_show_lines_and_batches").await;
     let (api, client) = system.api(ROLES, &[]).await;
     for (reference, sku, qty, eta) in [
         ("b-late", "LAMP", 7, Some("2031-06-01")),
@@ -245,24 +262,24 @@ async fn orders_and_availability_tell_where_everything_is() {
         { "sku": "LAMP", "qty": 10, "status": "allocated", "batchref": "b-stock" },
         { "sku": "VASE", "qty": 3, "status": "backordered", "batchref": null },
     ]);
-    let order = client.get("/orders/o-1").await.has(200).json();
+    let order = client.get("/orders/o-1").await.expect_status(200).json();
     assert_eq!(order, json!({ "orderid": "o-1", "lines": lines }));
     let batches = json!([
         { "batchref": "b-stock", "eta": null, "purchased": 10, "allocated": 10, "available": 0 },
         { "batchref": "b-early", "eta": "2031-01-01", "purchased": 5, "allocated": 0, "available": 5 },
         { "batchref": "b-late", "eta": "2031-06-01", "purchased": 7, "allocated": 6, "available": 1 },
     ]);
-    let there_is = client.get("/availability/LAMP").await.has(200).json();
-    assert_eq!(there_is, json!({ "sku": "LAMP", "batches": batches, "backordered": 150 }));
-    client.get("/availability/NO-SUCH-SKU").await.has(404).message();
-    client.get("/orders/o-9").await.has(404).message();
+    let availability = client.get("/availability/LAMP").await.expect_status(200).json();
+    assert_eq!(availability, json!({ "sku": "LAMP", "batches": batches, "backordered": 150 }));
+    client.get("/availability/NO-SUCH-SKU").await.expect_status(404).message();
+    client.get("/orders/o-9").await.expect_status(404).message();
     system.settled(9).await;
     system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_may_hold_whatever_can_be_written_in_a_path() {
-    let system = TestSystem::new("names_may_hold_whatever_can_be_written_in_a_path").await;
+async fn names_may_contain_any_character_that_a_path_can_encode() {
+    let system = TestSystem::new("names_may_contain_any_character_that_a_path_can_encode").await;
     let (api, client) = system.api(ROLES, &[]).await;
     let names = [
         ("2031/17", "2031%2F17"),
@@ -275,12 +292,15 @@ async fn names_may_hold_whatever_can_be_written_in_a_path() {
     for (name, path) in names {
         add_batch(&client, &batch(&format!("b of {name}"), name, 10)).await;
         allocate(&client, name, name, 1).await;
-        let order = client.get(&format!("/orders/{path}")).await.has(200).json();
+        let order = client.get(&format!("/orders/{path}")).await.expect_status(200).json();
         assert_eq!((&order["orderid"], &order["lines"][0]["sku"]), (&json!(name), &json!(name)));
-        let found = client.get(&format!("/allocations/{path}")).await.has(200).json();
+        let found = client.get(&format!("/allocations/{path}")).await.expect_status(200).json();
         assert_eq!(found, json!([{ "sku": name, "batchref": format!("b of {name}") }]));
-        let there_is = client.get(&format!("/availability/{path}")).await.has(200).json();
-        assert_eq!((&there_is["sku"], &there_is["batches"][0]["available"]), (&json!(name), &json!(9)));
+        let availability = client.get(&format!("/availability/{path}")).await.expect_status(200).json();
+        assert_eq!(
+            (&availability["sku"], &availability["batches"][0]["available"]),
+            (&json!(name), &json!(9))
+        );
     }
     system.settled(2 * names.len()).await;
     system.close_after([api]).await;

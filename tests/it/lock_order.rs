@@ -1,7 +1,7 @@
-//! Two transactions that need the same rows take them in one order, so that neither ever waits for the other.
+//! Transactions lock rows in one order, so that two of them cannot deadlock.
 //!
-//! In each test another transaction holds the first row in that order. A transaction that waits for it must hold none of the
-//! later rows: a third transaction can still take these.
+//! In each test another transaction holds the first row in that order. A transaction that waits for it must not have locked
+//! any later row: a third transaction can still lock the later rows.
 
 use std::sync::Arc;
 
@@ -17,37 +17,39 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::harness::{HandleAll as _, SOON, TestSystem, bus, command, wait_until};
 
-/// A transaction that holds what `sql` takes.
-async fn hold(pool: &PgPool, sql: &'static str) -> Transaction<'static, Postgres> {
+/// Begins a transaction that locks rows by `sql`.
+async fn lock_rows(pool: &PgPool, sql: &'static str) -> Transaction<'static, Postgres> {
     let mut other = pool.begin().await.unwrap();
     sqlx::raw_sql(sql).execute(&mut *other).await.unwrap();
     other
 }
 
-/// Waits until `work` waits for `other`; then what `later` takes must be free.
-async fn assert_only_the_first_is_waited_for(
+/// Waits until `work` waits for `other`, and asserts that `later` can lock its rows.
+async fn assert_later_rows_are_free(
     system: &TestSystem,
     other: Transaction<'static, Postgres>,
     work: impl Future<Output = ()> + Send + 'static,
     later: &'static str,
 ) {
     let work = tokio::spawn(work);
-    wait_until("the work waits", SOON, async || system.waiting_for_locks().await > 0).await;
-    let mut third = hold(&system.pool, "set local lock_timeout = '100ms'").await;
+    wait_until("the work waits for a lock", SOON, async || system.waiting_for_locks().await > 0).await;
+    let mut third = lock_rows(&system.pool, "set local lock_timeout = '100ms'").await;
     let taken = sqlx::raw_sql(later).execute(&mut *third).await;
     third.rollback().await.unwrap();
     work.abort();
     let _ = work.await;
     other.rollback().await.unwrap();
-    assert!(taken.is_ok(), "what waits holds a later row: {taken:?}");
+    assert!(taken.is_ok(), "a later row is locked: {taken:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_enter_the_inbox_in_order_of_their_ids() {
     let system = TestSystem::new("messages_enter_the_inbox_in_order_of_their_ids").await;
-    let other =
-        hold(&system.pool, "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-1', '')")
-            .await;
+    let other = lock_rows(
+        &system.pool,
+        "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-1', '')",
+    )
+    .await;
     let store = system.store();
     let key = |id: &str| MessageKey { message_id: id.into(), kind: "allocate", body_hash: BodyHash([0; 16]) };
     let keys = ["m-3", "m-2", "m-1"].map(key);
@@ -56,11 +58,11 @@ async fn messages_enter_the_inbox_in_order_of_their_ids() {
         let _ = tx.check_inbox(&keys).await;
     };
     let later = "insert into inbox (queue, message_id, fingerprint) values ('orders', 'm-2', ''), ('orders', 'm-3', '')";
-    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    assert_later_rows_are_free(&system, other, work, later).await;
     system.close().await;
 }
 
-/// Without an index that happens to give this order.
+/// The primary key is dropped, because a scan of it has the order by chance.
 #[tokio::test(flavor = "multi_thread")]
 async fn products_are_locked_in_order_of_their_skus() {
     let system = TestSystem::new("products_are_locked_in_order_of_their_skus").await;
@@ -68,7 +70,7 @@ async fn products_are_locked_in_order_of_their_skus() {
         insert into products (sku, version, event_sequence, last_place, backordered)
         values ('SKU-2', 1, 0, 0, 0), ('SKU-1', 1, 0, 0, 0)";
     sqlx::raw_sql(prepare).execute(&system.pool).await.unwrap();
-    let other = hold(&system.pool, "select from products where sku = 'SKU-1' for update").await;
+    let other = lock_rows(&system.pool, "select from products where sku = 'SKU-1' for update").await;
     let store = system.store();
     let skus = ["SKU-1", "SKU-2"].map(|sku| Sku::new(sku).unwrap());
     let working_set = WorkingSet { skus: skus.into(), ..WorkingSet::default() };
@@ -77,7 +79,7 @@ async fn products_are_locked_in_order_of_their_skus() {
         let _ = tx.load_products(&working_set).await;
     };
     let later = "select from products where sku = 'SKU-2' for update";
-    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    assert_later_rows_are_free(&system, other, work, later).await;
     system.close().await;
 }
 
@@ -96,7 +98,7 @@ async fn create_batches(store: Arc<dyn Store>, batches: &[(&str, &str)]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn new_products_are_written_in_order_of_their_skus() {
     let system = TestSystem::new("new_products_are_written_in_order_of_their_skus").await;
-    let other = hold(&system.pool, "insert into products values ('SKU-1', 1, 0, 0, 0)").await;
+    let other = lock_rows(&system.pool, "insert into products values ('SKU-1', 1, 0, 0, 0)").await;
     let store = system.store();
     let work = async move {
         let batches: Vec<_> =
@@ -106,7 +108,7 @@ async fn new_products_are_written_in_order_of_their_skus() {
     };
     let later =
         "insert into products select 'SKU-' || number, 1, 0, 0, 0 from generate_series(2, 9) as number";
-    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    assert_later_rows_are_free(&system, other, work, later).await;
     system.close().await;
 }
 
@@ -115,11 +117,11 @@ async fn new_batches_are_written_in_order_of_their_references() {
     let system = TestSystem::new("new_batches_are_written_in_order_of_their_references").await;
     let another = "insert into products values ('SKU-3', 1, 0, 0, 0);
         insert into batches (ref, sku, ordered, purchased, allocated) values ('b-1', 'SKU-3', 1, 1, 0)";
-    let other = hold(&system.pool, another).await;
+    let other = lock_rows(&system.pool, another).await;
     let store = system.store();
     let work = async move { create_batches(store, &[("b-2", "SKU-1"), ("b-1", "SKU-2")]).await };
     let later = "insert into products values ('SKU-4', 1, 0, 0, 0);
         insert into batches (ref, sku, ordered, purchased, allocated) values ('b-2', 'SKU-4', 1, 1, 0)";
-    assert_only_the_first_is_waited_for(&system, other, work, later).await;
+    assert_later_rows_are_free(&system, other, work, later).await;
     system.close().await;
 }

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DRAINS_WITHIN, Event, Mail, MailServer, Raw, Running, TestSystem, allocate, create_batch, properties,
-    wait_for,
+    DRAINS_WITHIN, Event, Mail, MailServer, RawMessage, Running, TestSystem, allocate, create_batch,
+    properties, wait_for,
 };
 
 /// The roles from the command to the mail.
@@ -73,8 +73,8 @@ fn ids(events: &[Event]) -> Vec<String> {
 }
 
 /// An event, as the relay publishes it.
-fn out_of_stock(system: &TestSystem, event_id: &str, orderid: &str) -> Raw {
-    Raw {
+fn out_of_stock(system: &TestSystem, event_id: &str, orderid: &str) -> RawMessage {
+    RawMessage {
         exchange: system.named("events"),
         routing_key: "out_of_stock".into(),
         properties: properties("out_of_stock", event_id),
@@ -190,8 +190,8 @@ async fn an_invalid_notification_is_dead_lettered_without_blocking_others() {
     system.expect_dead(1);
     let server = MailServer::start().await;
     let notifier = system.notifier("notifier", &server, &[]);
-    let unreadable = Raw { body: b"no JSON".to_vec(), ..out_of_stock(&system, "event-1", "o-1") };
-    system.sender.publish_all(&[unreadable, out_of_stock(&system, "event-2", "o-2")]).await;
+    let invalid = RawMessage { body: b"no JSON".to_vec(), ..out_of_stock(&system, "event-1", "o-1") };
+    system.sender.publish_all(&[invalid, out_of_stock(&system, "event-2", "o-2")]).await;
     wait_notified(&system, 1).await;
     let letter = dead(&system).await;
     assert_eq!((&letter["reason"], &letter["attempts"]), (&json!("invalid_message"), &json!(1)));
@@ -206,7 +206,7 @@ async fn a_message_in_the_wrong_queue_is_dead_lettered_without_blocking_others()
     system.expect_dead(2);
     let body = json!({ "orderid": "o-wrong-queue", "sku": "LAMP", "qty": 2 }).to_string().into_bytes();
     let among_orders = system.sender.raw("allocate", properties("out_of_stock", "wrong-1"), &body);
-    let among_notifications = Raw {
+    let among_notifications = RawMessage {
         exchange: String::new(),
         routing_key: system.named("notifications"),
         properties: properties("allocate", "wrong-2"),
@@ -246,7 +246,7 @@ async fn two_notifiers_send_one_mail_for_an_event_that_is_published_twice() {
         [system.notifier("notifier", &server, ONE_RETRY), system.notifier("notifier", &server, ONE_RETRY)];
     system.sender.publish_all(&events).await;
     wait_notified(&system, 20).await;
-    wait_for("all are taken", DRAINS_WITHIN, &0, async || system.ready("notifications").await).await;
+    wait_for("the queue is empty", DRAINS_WITHIN, &0, async || system.ready("notifications").await).await;
     let expected: Vec<_> = (0..20).map(|number| format!("event-{number:02}")).collect();
     assert_eq!(mailed_events(&server), expected);
     assert_eq!((system.count(FAILURES).await, system.count(STARTS).await), (0, 0));

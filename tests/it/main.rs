@@ -1,38 +1,38 @@
-//! Tests of the whole program on real servers, of its adapters, and of its service.
+//! Integration tests: the whole program on real servers, the adapters, and the service layer with fake ports.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a test is a clear failure")]
 
 mod architecture;
 mod book;
-mod broker_order;
+mod command_order;
 mod commands;
 #[path = "../consistency.rs"]
 mod consistency;
-mod copies;
 mod csv;
 mod documents;
-mod failures;
+mod duplicates;
+mod failed_messages;
 mod faults;
 mod fuzz;
 mod harness;
 mod http;
-mod leftovers;
+mod large_tables;
 mod lock_order;
 mod mail;
 mod malformed;
 mod model;
 mod notifications;
-mod operators;
-mod order;
+mod operator_actions;
 mod passwords;
-mod plans;
 mod postgres;
-mod read_side;
+mod quantities;
+mod read_model;
 mod recovery;
-mod regressions;
+mod redelivery_order;
 mod relay;
 mod service;
 mod slow_commits;
 mod store_contract;
 mod subscriptions;
+mod test_cleanup;
 mod topology;
 mod view_timeouts;

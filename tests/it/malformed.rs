@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{DRAINS_WITHIN, Raw, TestSystem, allocate, create_batch, properties, wait_for};
+use crate::harness::{DRAINS_WITHIN, RawMessage, TestSystem, allocate, create_batch, properties, wait_for};
 
 use bodies::invalid_bodies;
 use edges::{at_the_limits, unusual};
@@ -35,7 +35,7 @@ async fn reasons(system: &TestSystem) -> HashMap<(Option<String>, Vec<u8>), Stri
 }
 
 /// Every malformed message, each followed by a valid one, then the unusual messages.
-fn messages(system: &TestSystem, all: &[Malformed]) -> Vec<Raw> {
+fn messages(system: &TestSystem, all: &[Malformed]) -> Vec<RawMessage> {
     let mut messages = Vec::new();
     for (number, malformed) in all.iter().enumerate() {
         let neighbour = allocate(&format!("neighbour-{number}"), "LAMP", 1);

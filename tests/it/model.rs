@@ -1,7 +1,7 @@
-//! Random commands against a model so simple that it can be read: it keeps everything and searches all of it.
+//! Random commands, compared with a naive model that keeps everything in lists.
 //!
-//! The commands go through the message bus in units of work of random size, over a store of which the products
-//! learn only parts; lines, batches, events and read model must come out as in the model.
+//! The message bus handles the commands in units of work of random size and loads only the parts of a product that it needs.
+//! Lines, batches, events and read model must equal those of the model.
 
 mod reference;
 
@@ -61,7 +61,7 @@ impl ModelCommand {
     }
 }
 
-fn orders() -> impl Strategy<Value = ModelCommand> {
+fn commands() -> impl Strategy<Value = ModelCommand> {
     let (batch, order, sku) = (0..6u8, 0..12u8, 0..SKUS.len());
     prop_oneof![
         2 => (batch.clone(), sku.clone(), 0..20u32, proptest::option::of(1..4u8))
@@ -73,43 +73,44 @@ fn orders() -> impl Strategy<Value = ModelCommand> {
     ]
 }
 
-/// Units of work of random size; the order stays.
+/// Commands in units of work of random size.
 fn units() -> impl Strategy<Value = Vec<Vec<ModelCommand>>> {
-    proptest::collection::vec(proptest::collection::vec(orders(), 1..12), 1..12)
+    proptest::collection::vec(proptest::collection::vec(commands(), 1..12), 1..12)
 }
 
-async fn play(bus: &MessageBus, units: &[Vec<ModelCommand>], model: &mut Model) {
+async fn handle_and_compare(bus: &MessageBus, units: &[Vec<ModelCommand>], model: &mut Model) {
     let mut number = 0;
     for unit in units {
         let mut messages: Vec<_> = unit
             .iter()
-            .map(|order| {
+            .map(|command| {
                 number += 1;
-                order.message(number)
+                command.message(number)
             })
             .collect();
-        let outcomes = bus.handle_all(QueueName::Orders, &mut messages).await.expect("the store is there");
-        for (order, outcome) in unit.iter().zip(outcomes) {
+        let outcomes =
+            bus.handle_all(QueueName::Orders, &mut messages).await.expect("the store is available");
+        for (command, outcome) in unit.iter().zip(outcomes) {
             assert_eq!(
-                model.handle(order),
+                model.handle(command),
                 matches!(outcome, CommandOutcome::Handled),
-                "{order:?}: {outcome:?}"
+                "{command:?}: {outcome:?}"
             );
         }
     }
 }
 
-fn short(name: &str, body: &str) -> String {
+fn summary(name: &str, body: &str) -> String {
     let body: serde_json::Value = serde_json::from_str(body).expect("events are JSON");
     let text = |field: &str| body[field].as_str().map(|text| format!(" {text}")).unwrap_or_default();
     format!("{name}{} {}{}", text("orderid"), body["qty"], text("batchref"))
 }
 
-/// The seed of the random cases: every run has the same ones. `PROPTEST_RNG_SEED` asks for others. With this seed the few
-/// cases on PostgreSQL reach what docs/test-strength.md lists for them.
+/// The seed of the random cases, so that every run has the same ones. `PROPTEST_RNG_SEED` selects others. With this seed the
+/// few cases on PostgreSQL detect what docs/test-strength.md lists for them.
 const SEED: u64 = 3;
 
-/// Runs so many random cases; the smallest that fails is shown, with the seed.
+/// Checks random cases. A failure shows the smallest failing case and the seed.
 fn for_random_units(cases: u32, max_shrink_iters: u32, holds: impl Fn(&[Vec<ModelCommand>])) {
     let defaults = ProptestConfig::default();
     let seed = match defaults.rng_seed {
@@ -127,7 +128,7 @@ fn for_random_units(cases: u32, max_shrink_iters: u32, holds: impl Fn(&[Vec<Mode
 }
 
 #[test]
-fn random_commands_come_out_as_in_a_naive_model() {
+fn random_commands_have_the_results_of_a_naive_model() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for_random_units(600, 10_000, |units| runtime.block_on(compare_in_memory(units)));
 }
@@ -135,37 +136,38 @@ fn random_commands_come_out_as_in_a_naive_model() {
 async fn compare_in_memory(units: &[Vec<ModelCommand>]) {
     let store = MemoryStore::default();
     let mut model = Model::default();
-    play(&bus(Arc::new(store.clone()) as Arc<dyn Store>), units, &mut model).await;
-    let kept = store.state().await;
+    handle_and_compare(&bus(Arc::new(store.clone()) as Arc<dyn Store>), units, &mut model).await;
+    let state = store.state().await;
     for (sku, name) in SKUS.iter().enumerate() {
-        let events: Vec<_> = kept.outbox.iter().filter(|row| row.sku == *name).collect();
+        let events: Vec<_> = state.outbox.iter().filter(|row| row.sku == *name).collect();
         let sequences: Vec<_> = events.iter().map(|row| row.sequence).collect();
         assert_eq!(sequences, (1..).take(events.len()).collect::<Vec<i64>>());
-        let published: Vec<_> = events.iter().map(|row| short(&row.name, &row.body)).collect();
+        let published: Vec<_> = events.iter().map(|row| summary(&row.name, &row.body)).collect();
         assert_eq!(&published, model.events.entry(sku).or_default());
-        if let Some(product) = kept.product(&Sku::new(name).unwrap()) {
+        if let Some(product) = state.product(&Sku::new(name).unwrap()) {
             for batch in product.batches() {
                 let number = batch.reference.as_str()[1..].parse().unwrap();
                 assert_eq!(batch.available(), model.available(number));
             }
         }
     }
-    let view = kept.view.iter().map(|((orderid, sku), state)| match state {
+    let view = state.view.iter().map(|((orderid, sku), state)| match state {
         ReadModelState::Allocated(qty, batch) => {
             (orderid.to_string(), sku.as_str(), qty.get(), Some(batch.to_string()))
         }
         ReadModelState::Backordered(qty) => (orderid.to_string(), sku.as_str(), qty.get(), None),
-        ReadModelState::Removed => unreachable!("rows of lines that are gone are removed"),
+        ReadModelState::Removed => unreachable!("the rows of removed lines are removed"),
     });
     assert_eq!(view.collect::<Vec<_>>(), model.view());
 }
 
-/// The same on real tables: fewer cases, since each writes to a disk.
+/// Fewer cases than in memory, because each writes to the disk.
 #[test]
-fn random_commands_come_out_on_postgres_as_in_a_naive_model() {
+fn random_commands_on_postgres_have_the_results_of_a_naive_model() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
-    let system = runtime.block_on(TestSystem::new("rules"));
+    let system =
+        runtime.block_on(TestSystem::new("random_commands_on_postgres_have_the_results_of_a_naive_model"));
     for_random_units(24, 200, |units| runtime.block_on(compare_on_postgres(&system, units)));
     runtime.block_on(async {
         truncate(&system).await;
@@ -185,7 +187,7 @@ async fn truncate(system: &TestSystem) {
 async fn compare_on_postgres(system: &TestSystem, units: &[Vec<ModelCommand>]) {
     truncate(system).await;
     let mut model = Model::default();
-    play(&bus(system.store()), units, &mut model).await;
+    handle_and_compare(&bus(system.store()), units, &mut model).await;
     let events: Vec<(String, i64, String, String)> =
         sqlx::query_as("select sku, sequence, name, body from outbox order by id")
             .fetch_all(&system.pool)
@@ -195,7 +197,7 @@ async fn compare_on_postgres(system: &TestSystem, units: &[Vec<ModelCommand>]) {
         let of_sku: Vec<_> = events.iter().filter(|(of, ..)| of == name).collect();
         let sequences: Vec<_> = of_sku.iter().map(|(_, sequence, ..)| *sequence).collect();
         assert_eq!(sequences, (1..).take(of_sku.len()).collect::<Vec<i64>>());
-        let published: Vec<_> = of_sku.iter().map(|(_, _, name, body)| short(name, body)).collect();
+        let published: Vec<_> = of_sku.iter().map(|(_, _, name, body)| summary(name, body)).collect();
         assert_eq!(&published, model.events.entry(sku).or_default());
     }
     let mut view: Vec<(String, String, i32, Option<String>)> =

@@ -1,4 +1,4 @@
-//! No password of a URL appears in the chain of an error, even if a server repeats it.
+//! The chain of an error contains no password of a URL, even if a server repeats it.
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ use crate::harness::amqp_url;
 
 const PASSWORD: &str = "correct-horse";
 
-/// The chain names `cause`, and not the password.
-fn assert_safe(error: &dyn Error, cause: &str) {
+/// Asserts that the chain contains `cause` and not the password.
+fn assert_no_password(error: &dyn Error, cause: &str) {
     let texts = [error_chain(error), vec![error_text(error)]].concat();
     assert!(texts.len() >= 2 && texts[0].contains(cause), "{texts:?}");
     assert!(!texts.iter().any(|text| text.contains(PASSWORD)), "{texts:?}");
@@ -47,8 +47,8 @@ async fn serve<F: Future<Output = io::Result<()>> + Send>(
     address
 }
 
-/// Asks for a password as PostgreSQL does, and refuses it with the password in the detail.
-async fn refuse_postgres(mut client: TcpStream) -> io::Result<()> {
+/// Requests a password as PostgreSQL does, and rejects it with the password in the detail.
+async fn reject_as_postgres(mut client: TcpStream) -> io::Result<()> {
     let length = client.read_i32().await?;
     client.read_exact(&mut vec![0; usize::try_from(length).unwrap() - 4]).await?;
     client.write_all(b"R\0\0\0\x08\0\0\0\x03").await?;
@@ -65,31 +65,32 @@ async fn refuse_postgres(mut client: TcpStream) -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn a_password_that_postgres_refuses_is_in_no_chain() {
-    let server = serve(refuse_postgres).await;
+async fn a_password_that_postgres_rejects_is_in_no_error_chain() {
+    let server = serve(reject_as_postgres).await;
     let url = format!("postgres://allocation:{PASSWORD}@{server}/allocation?sslmode=disable");
-    let access = PgConfig::new(&url, 1, Duration::from_secs(10)).unwrap();
-    let error = PgStore::new(access.pool(), &access, Arc::default()).probe().await.unwrap_err();
-    assert_safe(&error, "password authentication failed (SQLSTATE 28P01)");
+    let config = PgConfig::new(&url, 1, Duration::from_secs(10)).unwrap();
+    let error = PgStore::new(config.pool(), &config, Arc::default()).probe().await.unwrap_err();
+    assert_no_password(&error, "password authentication failed (SQLSTATE 28P01)");
 }
 
 #[tokio::test]
-async fn a_password_that_rabbitmq_refuses_is_in_no_chain() {
+async fn a_password_that_rabbitmq_rejects_is_in_no_error_chain() {
     let mut url = Url::parse(&amqp_url()).unwrap();
     url.set_password(Some(PASSWORD)).unwrap();
     let broker = RabbitConfig::new(url.as_str(), "test").unwrap();
     let error = RabbitTopology(broker).queue_depths().await.unwrap_err();
-    assert_safe(&error, "ACCESS_REFUSED");
+    assert_no_password(&error, "ACCESS_REFUSED");
 }
 
-/// The client library would repeat such a URL in its error.
+/// The client library repeats such a URL in its error.
 #[test]
-fn an_amqp_url_without_a_host_is_refused_without_its_password() {
+fn the_error_of_an_amqp_url_without_a_host_has_no_password() {
     let error = RabbitConfig::new(&format!("amqp:guest:{PASSWORD}@broker"), "test").unwrap_err();
-    assert_safe(&error, "amqp://");
+    assert_no_password(&error, "amqp://");
 }
 
-async fn refuse_smtp(client: TcpStream) -> io::Result<()> {
+/// Rejects every login as a mail server does.
+async fn reject_as_mail_server(client: TcpStream) -> io::Result<()> {
     let (reader, mut writer) = client.into_split();
     let mut lines = BufReader::new(reader).lines();
     writer.write_all(b"220 mail.test ESMTP\r\n").await?;
@@ -105,10 +106,10 @@ async fn refuse_smtp(client: TcpStream) -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn a_password_that_the_mail_server_refuses_is_in_no_chain() {
-    let server = serve(refuse_smtp).await;
+async fn a_password_that_the_mail_server_rejects_is_in_no_error_chain() {
+    let server = serve(reject_as_mail_server).await;
     let url = format!("smtp://allocation:{PASSWORD}@{server}");
     let addresses = MailAddresses::new("a@shop.example", "b@shop.example").unwrap();
     let notifier = SmtpNotifier::new(&url, addresses).unwrap();
-    assert_safe(&notifier.probe().await.unwrap_err(), "Authentication failed");
+    assert_no_password(&notifier.probe().await.unwrap_err(), "Authentication failed");
 }

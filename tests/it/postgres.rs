@@ -1,4 +1,4 @@
-//! The PostgreSQL adapters, statement by statement: every column, every status, every queue.
+//! The PostgreSQL adapters: the effect of each statement on every column, for every status and queue.
 
 mod actions;
 mod edits;
@@ -21,7 +21,7 @@ use allocation::{
     ports::failed_messages::Operator,
 };
 
-/// The columns that a row of each status must have: assignments for [`Database::failed`](crate::harness::Database::failed).
+/// The columns of a row of each status, as assignments for [`Database::failed`](crate::harness::Database::failed).
 const DEAD: &str = "status = 'dead', reason = 'rejected'";
 const RETRYING: &str = "status = 'retrying', reason = null, due_at = now() - interval '2 hours'";
 const DISCARDED: &str = "status = 'discarded', ended_at = now() - interval '1 hour'";

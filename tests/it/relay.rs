@@ -1,7 +1,7 @@
-//! The relay with faults of its process, its broker and its database: committed events are published, in order.
+//! The relay with faults of its process, the broker and the database: all committed events are published in order.
 
 mod handover;
-mod late;
+mod late_commits;
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::harness::{
     Running, SOON, TestSystem, allocate, assert_gapless, create_batch, wait_for, wait_until,
 };
 
-/// The default of `relay.max_in_flight`: events in flight at most.
+/// The default of `relay.max_in_flight`.
 const WINDOW: usize = 1000;
 
 fn relay(system: &TestSystem) -> Running {
@@ -40,11 +40,11 @@ async fn pending(system: &TestSystem) -> i64 {
     system.count("select count(*) from outbox").await
 }
 
-/// Three relays, 20,000 events, and a leader that is killed repeatedly; and a transaction that was assigned its ids before
-/// all others and commits last.
+/// Three relays publish 20,000 events while the leader is killed repeatedly. One transaction gets its ids before all others
+/// and commits last.
 #[tokio::test]
 async fn relays_that_are_killed_in_turn_publish_all_events_in_order() {
-    let system = TestSystem::new("relays killed in turn").await;
+    let system = TestSystem::new("relays_that_are_killed_in_turn_publish_all_events_in_order").await;
     let mut late = system.pool.begin().await.unwrap();
     sqlx::raw_sql(
         "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
@@ -79,7 +79,7 @@ async fn relays_that_are_killed_in_turn_publish_all_events_in_order() {
         "{} kills, {duplicates} duplicates, takeover median {median:?}, worst {worst:?}",
         takeovers.len()
     );
-    assert!(!takeovers.is_empty(), "no kill hit a busy relay");
+    assert!(!takeovers.is_empty(), "no leader was killed while events were pending");
     wait_for("all events are removed", SOON, &0, async || pending(&system).await).await;
     system.close_after(relays).await;
 }
@@ -101,33 +101,34 @@ fn became_leader(relay: &Running) -> bool {
     relay.log().contains("relay became leader")
 }
 
-/// A leader that is stopped, replaced, and continued: what it still publishes changes no order.
+/// A leader is paused, replaced, and continued. Events that it still publishes do not change the order.
 #[tokio::test]
 async fn an_unresponsive_leader_is_replaced_and_cannot_write_afterwards() {
-    let system = TestSystem::new("unresponsive leader").await;
-    let stopped = relay(&system);
-    wait_until("it is the leader", SOON, async || became_leader(&stopped)).await;
+    let system = TestSystem::new("an_unresponsive_leader_is_replaced_and_cannot_write_afterwards").await;
+    let paused = relay(&system);
+    wait_until("the relay is the leader", SOON, async || became_leader(&paused)).await;
     let standby = relay(&system);
     commit_events(&system, 1..=100).await;
-    wait_until("it publishes", SOON, async || pending(&system).await < 5000).await;
-    stopped.pause().await;
+    wait_until("events are published", SOON, async || pending(&system).await < 5000).await;
+    paused.pause().await;
     let left = pending(&system).await;
     commit_events(&system, 101..=200).await;
     wait_until("the standby is the leader", SOON, async || became_leader(&standby)).await;
-    stopped.resume().await;
+    paused.resume().await;
     wait_for("all events are published", SOON, &0, async || pending(&system).await).await;
-    let lost = async || stopped.log().contains("relay lost leadership");
-    wait_until("it knows that it lost leadership", SOON, lost).await;
+    let lost = async || paused.log().contains("relay lost leadership");
+    wait_until("the old leader has noticed the loss", SOON, lost).await;
     let duplicates = assert_gapless(&system.events_of(10_000).await);
-    println!("{left} events were left when it was stopped; {duplicates} duplicates");
-    assert!(duplicates <= WINDOW, "{duplicates} duplicates: more than were in flight when it was stopped");
-    system.close_after([stopped, standby]).await;
+    println!("{left} events were unpublished at the pause; {duplicates} duplicates");
+    assert!(duplicates <= WINDOW, "{duplicates} duplicates: more than the events in flight at the pause");
+    system.close_after([paused, standby]).await;
 }
 
 /// A header that is larger than a frame closes the whole connection.
 #[tokio::test]
 async fn an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_sku() {
-    let system = TestSystem::new("rejected event").await;
+    let system =
+        TestSystem::new("an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_sku").await;
     commit_events(&system, 1..=10).await;
     sqlx::query("update outbox set traceparent = repeat('x', 200000) where sku = 'SKU-7' and sequence = 4")
         .execute(&system.pool)
@@ -156,10 +157,10 @@ async fn an_event_that_the_broker_rejects_is_parked_and_blocks_only_its_own_sku(
     system.close_after([relay]).await;
 }
 
-/// A subscriber whose queue is full several times.
+/// The queue of a subscriber is full several times.
 #[tokio::test]
 async fn a_full_queue_receives_its_events_later_and_in_order() {
-    let system = TestSystem::new("full queue").await;
+    let system = TestSystem::new("a_full_queue_receives_its_events_later_and_in_order").await;
     let full = system.named("full");
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(100));
@@ -210,16 +211,16 @@ async fn a_full_queue_receives_its_events_later_and_in_order() {
     system.close_after([relay]).await;
 }
 
-/// The relay's most frequent query finds its rows in the index, and reads no others. The server's counters are used, so that
-/// the program's own query and plan are measured. They count visible rows: dead index entries do not count, because their
-/// number depends on every transaction of the server, in other databases as well.
+/// The most frequent query of the relay reads its rows by an index, and no others. The counters of the server measure the
+/// query of the program itself. They count visible rows: the number of dead index entries would depend on the transactions
+/// of all databases.
 #[tokio::test]
-async fn the_claim_is_answered_from_the_index() {
+async fn unpublished_events_are_read_from_the_index() {
     const EVENTS: i64 = 20_000;
     const REMOVED: &str = "select n_tup_del from pg_stat_user_tables where relname = 'outbox'";
     const SCANNED: &str = "select seq_tup_read from pg_stat_user_tables where relname = 'outbox'";
     const FETCHED: &str = "select idx_tup_fetch from pg_stat_user_tables where relname = 'outbox'";
-    let system = TestSystem::new("claim plan").await;
+    let system = TestSystem::new("unpublished_events_are_read_from_the_index").await;
     commit_events(&system, 1..=EVENTS / 50).await;
     let relay = relay(&system);
     wait_for("the server has counted all events", SOON, &EVENTS, async || system.count(REMOVED).await).await;
@@ -232,15 +233,15 @@ async fn the_claim_is_answered_from_the_index() {
 }
 
 #[tokio::test]
-async fn unroutable_events_are_counted_and_no_error() {
-    let system = TestSystem::new("unroutable events").await;
+async fn unroutable_events_are_counted_and_are_no_error() {
+    let system = TestSystem::new("unroutable_events_are_counted_and_are_no_error").await;
     system.stop_observing().await;
     let worker = system.worker();
     system.sender.send(&create_batch("b", "LAMP", 10)).await;
     system.wait_handled(1).await;
     system.sender.send_all(&[allocate("o1", "LAMP", 1), allocate("o2", "LAMP", 1)]).await;
     system.wait_handled(3).await;
-    wait_for("they are published", Duration::from_secs(10), &2, async || {
+    wait_for("the events are published", Duration::from_secs(10), &2, async || {
         system.cli(&["status", "--json"]).await.json()["outbox"]["unroutable"].as_i64().unwrap_or_default()
     })
     .await;
@@ -250,7 +251,7 @@ async fn unroutable_events_are_counted_and_no_error() {
 /// More expired rows than one purge removes, and some that are not expired.
 #[tokio::test]
 async fn expired_rows_are_removed_in_several_purges() {
-    let system = TestSystem::new("retention").await;
+    let system = TestSystem::new("expired_rows_are_removed_in_several_purges").await;
     sqlx::raw_sql(
         "insert into inbox (queue, message_id, fingerprint, handled_at)
          select 'orders', i, '', now() - case when i <= 12000 then interval '8 days' else interval '6 days' end
@@ -276,7 +277,7 @@ async fn expired_rows_are_removed_in_several_purges() {
 /// A retry whose copy was lost with its queue is published again if it was not handled within an hour.
 #[tokio::test]
 async fn a_retry_that_was_lost_with_its_queue_is_published_again() {
-    let system = TestSystem::new("lost retry").await;
+    let system = TestSystem::new("a_retry_that_was_lost_with_its_queue_is_published_again").await;
     let worker = system.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "100ms")]);
     system.sender.send(&create_batch("b", "LAMP", 10)).await;
     system.wait_handled(1).await;
@@ -297,10 +298,10 @@ async fn a_retry_that_was_lost_with_its_queue_is_published_again() {
     system.close_after([worker]).await;
 }
 
-/// A subscriber whose queue is full, and 200 events: other subscribers receive few duplicates.
+/// The queue of one subscriber stays full while 200 events are published.
 #[tokio::test]
 async fn a_full_queue_causes_few_duplicates_for_other_subscribers() {
-    let system = TestSystem::new("few copies").await;
+    let system = TestSystem::new("a_full_queue_causes_few_duplicates_for_other_subscribers").await;
     let full = system.named("full");
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
@@ -322,19 +323,19 @@ async fn a_full_queue_causes_few_duplicates_for_other_subscribers() {
     let copies = system.events_of(200).await.len();
     assert!(copies <= 200 + 8, "{copies} copies of 200 events");
     channel.queue_delete(full.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
-    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
+    wait_for("all events are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
     system.close_after([relay]).await;
 }
 
 /// An administrator truncates the outbox, and its ids start again, below those that the leader has read.
 #[tokio::test]
 async fn events_are_published_after_an_administrator_truncated_the_outbox() {
-    let system = TestSystem::new("ids start again").await;
+    let system = TestSystem::new("events_are_published_after_an_administrator_truncated_the_outbox").await;
     commit_events(&system, 1..=20).await;
     let relay = relay(&system);
-    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
-    commit_events(&system, 21..=40).await; // so that the low-water mark has risen
-    wait_for("all are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
+    wait_for("all events are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
+    commit_events(&system, 21..=40).await; // raises the low-water mark
+    wait_for("all events are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
     sqlx::raw_sql("truncate outbox restart identity").execute(&system.pool).await.unwrap();
     commit_events(&system, 41..=41).await;
     wait_for("the later events are published", Duration::from_secs(10), &0, async || pending(&system).await)

@@ -1,15 +1,14 @@
-//! Bus, worker and relay over ports that do what a test says: what servers do at the wrong moment, without servers and
-//! without waiting.
+//! Message bus, consumer and relay with fake ports and a paused clock: faults of servers at any moment, without servers.
 
 mod attempts;
-mod doubts;
-mod fakes;
-mod groups;
-mod hand_back;
-mod mails;
+mod consumer;
+pub(crate) mod fakes;
 mod missing_answers;
-mod operators;
+mod notifications;
+mod operator_actions;
 mod publication;
+mod requeue;
 mod retries;
+mod shared_units_of_work;
 mod starts;
-mod worker;
+mod unknown_commits;

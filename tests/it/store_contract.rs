@@ -1,4 +1,4 @@
-//! What every adapter of a port promises: the same tests for the adapters in memory and for PostgreSQL and RabbitMQ.
+//! Contract tests of the ports: the same tests for the adapters in memory and for those for PostgreSQL and RabbitMQ.
 
 mod adapters;
 mod outbox;
@@ -46,16 +46,16 @@ macro_rules! every_store {
 mod failed_messages;
 
 every_store!(
-    a_commit_keeps_the_products,
-    what_is_not_committed_leaves_no_trace,
-    the_inbox_tells_first_from_repeat_from_other_body,
+    a_commit_stores_the_products,
+    without_a_commit_the_inbox_stays_empty,
+    the_inbox_distinguishes_new_duplicate_and_body_mismatch,
     the_inbox_is_per_queue,
     an_unhandled_message_is_forgotten,
-    two_who_create_the_same_batch_conflict,
-    waiting_lines_are_learnt_as_far_as_stock_reaches,
-    newest_lines_are_learnt_as_far_as_units_reach,
-    of_many_small_lines_the_newest_are_learnt,
-    full_batches_are_only_loaded_when_named,
+    a_batch_reference_of_another_product_is_a_conflict,
+    waiting_lines_are_loaded_as_far_as_the_stock_suffices,
+    the_newest_lines_are_loaded_up_to_the_requested_units,
+    of_many_small_lines_the_newest_are_loaded,
+    full_batches_are_loaded_only_if_they_are_named,
     starts_are_counted_until_they_end,
 );
 
@@ -79,7 +79,7 @@ fn message_key(id: &str, body: u8) -> MessageKey {
     MessageKey { message_id: id.into(), kind: "allocate", body_hash: BodyHash([body; 16]) }
 }
 
-fn about(sku: Sku, lines: &[&str], batches: &[&str]) -> WorkingSet {
+fn working_set(sku: Sku, lines: &[&str], batches: &[&str]) -> WorkingSet {
     WorkingSet {
         lines: lines.iter().map(|line| (sku.clone(), order(line))).collect(),
         batches: batches.iter().map(|name| reference(name)).collect(),
@@ -91,7 +91,7 @@ async fn begin(store: &AnyStore) -> Box<dyn Tx> {
     store.begin(QueueName::Orders).await.unwrap()
 }
 
-async fn keep(tx: Box<dyn Tx>, product: Product) -> Result<(), StoreError> {
+async fn commit(tx: Box<dyn Tx>, product: Product) -> Result<(), StoreError> {
     tx.commit(ChangeSet { products: vec![product], ..ChangeSet::default() }).await
 }
 
@@ -101,8 +101,8 @@ async fn load(tx: &mut Box<dyn Tx>, working_set: &WorkingSet) -> Product {
     products.remove(0)
 }
 
-/// A product of these batches and lines, each line an order and a quantity.
-async fn stored(store: &AnyStore, batches: &[(&str, u32)], lines: &[(&str, u32)]) {
+/// Stores a product with batches and lines; a line is an order and a quantity.
+async fn store_product(store: &AnyStore, batches: &[(&str, u32)], lines: &[(&str, u32)]) {
     let mut product = Product::new(sku());
     for (name, quantity) in batches {
         product.add_batch(batch(name, *quantity)).unwrap();
@@ -110,20 +110,20 @@ async fn stored(store: &AnyStore, batches: &[(&str, u32)], lines: &[(&str, u32)]
     for (name, quantity) in lines {
         product.allocate(&order(name), Quantity::new(*quantity).unwrap()).unwrap();
     }
-    keep(begin(store).await, product).await.unwrap();
+    commit(begin(store).await, product).await.unwrap();
 }
 
-fn known(product: &Product) -> Vec<String> {
+fn loaded_lines(product: &Product) -> Vec<String> {
     let mut names: Vec<_> = product.lines().map(|(orderid, _)| orderid.to_string()).collect();
     names.sort();
     names
 }
 
-/// R4, R5: what was stored comes back as it was, and a change adds only what is new.
-async fn a_commit_keeps_the_products(store: AnyStore) {
-    stored(&store, &[("b1", 10), ("b2", 3)], &[("o1", 4), ("o2", 20)]).await;
+/// R4 and R5 of the book: a stored product is loaded unchanged, and a second commit adds only the changes.
+async fn a_commit_stores_the_products(store: AnyStore) {
+    store_product(&store, &[("b1", 10), ("b2", 3)], &[("o1", 4), ("o2", 20)]).await;
     let mut tx = begin(&store).await;
-    let mut product = load(&mut tx, &about(sku(), &["o1", "o2", "o3"], &[])).await;
+    let mut product = load(&mut tx, &working_set(sku(), &["o1", "o2", "o3"], &[])).await;
     assert_eq!(
         (product.version(), product.sequence(), product.last_position(), product.backordered()),
         (1, 2, 2, 20)
@@ -133,16 +133,16 @@ async fn a_commit_keeps_the_products(store: AnyStore) {
     assert_eq!(product.line(&order("o2")).unwrap().batch, None);
     product.allocate(&order("o3"), Quantity::new(3u32).unwrap()).unwrap();
     product.deallocate(&order("o1"));
-    keep(tx, product).await.unwrap();
+    commit(tx, product).await.unwrap();
     let mut tx = begin(&store).await;
-    let product = load(&mut tx, &about(sku(), &["o1", "o2", "o3"], &[])).await;
-    assert_eq!(known(&product), ["o2", "o3"]);
+    let product = load(&mut tx, &working_set(sku(), &["o1", "o2", "o3"], &[])).await;
+    assert_eq!(loaded_lines(&product), ["o2", "o3"]);
     assert_eq!((product.version(), product.batch(&reference("b1")).unwrap().allocated()), (2, 3));
     tx.rollback().await;
 }
 
-/// I3, I4.
-async fn what_is_not_committed_leaves_no_trace(store: AnyStore) {
+/// I3 and I4 of the book: neither a drop nor a rollback leaves an inbox row.
+async fn without_a_commit_the_inbox_stays_empty(store: AnyStore) {
     let mut tx = begin(&store).await;
     assert_eq!(tx.check_inbox(&[message_key("m1", 1)]).await.unwrap(), [InboxCheck::New]);
     drop(tx);
@@ -154,7 +154,7 @@ async fn what_is_not_committed_leaves_no_trace(store: AnyStore) {
     tx.rollback().await;
 }
 
-async fn the_inbox_tells_first_from_repeat_from_other_body(store: AnyStore) {
+async fn the_inbox_distinguishes_new_duplicate_and_body_mismatch(store: AnyStore) {
     let mut tx = begin(&store).await;
     let inbox_checks = tx.check_inbox(&[message_key("m2", 1), message_key("m1", 1)]).await.unwrap();
     assert_eq!(inbox_checks, [InboxCheck::New, InboxCheck::New]);
@@ -184,100 +184,100 @@ async fn an_unhandled_message_is_forgotten(store: AnyStore) {
     tx.rollback().await;
 }
 
-/// `blocked` returns once the other transaction waits for the first, or is done because it need not wait.
-async fn a_product_is_held_until_the_transaction_ends(
+/// `blocked` returns when the second transaction waits for the first, or has ended without waiting.
+async fn a_product_is_locked_until_the_transaction_ends(
     store: AnyStore,
     blocked: impl AsyncFnOnce(&JoinHandle<i64>),
 ) {
-    stored(&store, &[("b1", 10)], &[]).await;
+    store_product(&store, &[("b1", 10)], &[]).await;
     let mut first = begin(&store).await;
-    let mut product = load(&mut first, &about(sku(), &[], &[])).await;
+    let mut product = load(&mut first, &working_set(sku(), &[], &[])).await;
     let other = store.clone();
     let second = tokio::spawn(async move {
         let mut tx = begin(&other).await;
-        let product = load(&mut tx, &about(sku(), &[], &[])).await;
+        let product = load(&mut tx, &working_set(sku(), &[], &[])).await;
         tx.rollback().await;
         product.version()
     });
     blocked(&second).await;
     assert!(!second.is_finished());
     product.allocate(&order("o1"), Quantity::new(1u32).unwrap()).unwrap();
-    keep(first, product).await.unwrap();
+    commit(first, product).await.unwrap();
     assert_eq!(second.await.unwrap(), 2);
 }
 
 #[tokio::test]
-async fn a_product_is_held_in_memory() {
-    // All is one thread, and nothing waits for anything but the other transaction.
+async fn a_product_is_locked_in_memory() {
+    // There is one thread, and the second transaction waits only for the first.
     let blocked = async |_: &JoinHandle<i64>| {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
     };
-    a_product_is_held_until_the_transaction_ends(Arc::new(MemoryStore::default()), blocked).await;
+    a_product_is_locked_until_the_transaction_ends(Arc::new(MemoryStore::default()), blocked).await;
 }
 
 #[tokio::test]
-async fn a_product_is_held_in_postgres() {
-    let system = TestSystem::new("a_product_is_held_in_postgres").await;
+async fn a_product_is_locked_in_postgres() {
+    let system = TestSystem::new("a_product_is_locked_in_postgres").await;
     let blocked = async |second: &JoinHandle<i64>| {
         let waits = async || second.is_finished() || system.waiting_for_locks().await > 0;
-        wait_until("the second waits", SOON, waits).await;
+        wait_until("the second transaction waits", SOON, waits).await;
     };
-    a_product_is_held_until_the_transaction_ends(system.store(), blocked).await;
+    a_product_is_locked_until_the_transaction_ends(system.store(), blocked).await;
     sqlx::raw_sql("truncate outbox").execute(&system.pool).await.unwrap();
     system.close().await;
 }
 
-async fn two_who_create_the_same_batch_conflict(store: AnyStore) {
-    stored(&store, &[("b1", 10)], &[]).await;
+async fn a_batch_reference_of_another_product_is_a_conflict(store: AnyStore) {
+    store_product(&store, &[("b1", 10)], &[]).await;
     let mut other = Product::new(Sku::new("OTHER-STOOL").unwrap());
     other.add_batch(batch("b1", 10)).unwrap();
-    let outcome = keep(begin(&store).await, other).await;
+    let outcome = commit(begin(&store).await, other).await;
     assert!(matches!(outcome, Err(StoreError::Conflict(_))), "{outcome:?}");
 }
 
-async fn waiting_lines_are_learnt_as_far_as_stock_reaches(store: AnyStore) {
+async fn waiting_lines_are_loaded_as_far_as_the_stock_suffices(store: AnyStore) {
     let lines = [("a3", 3), ("b3", 3), ("c3", 3), ("d5", 5), ("e5", 5), ("f9", 9), ("g6", 6), ("h7", 7)];
-    stored(&store, &[("full", 0)], &lines).await;
+    store_product(&store, &[("full", 0)], &lines).await;
     let mut tx = begin(&store).await;
-    let mut product = load(&mut tx, &about(sku(), &["b3"], &[])).await;
+    let mut product = load(&mut tx, &working_set(sku(), &["b3"], &[])).await;
     product.add_batch(batch("b1", 7)).unwrap();
     product.add_batch(batch("b2", 2)).unwrap();
     tx.load_waiting_lines(&mut product).await.unwrap();
-    // Of threes two fit beside the known one, of fives, sixes and sevens one each; nine fits nowhere.
-    assert_eq!(known(&product), ["a3", "b3", "c3", "d5", "g6", "h7"]);
+    // Of quantity 3, two more lines fit; of 5, 6 and 7, one line each; 9 does not fit.
+    assert_eq!(loaded_lines(&product), ["a3", "b3", "c3", "d5", "g6", "h7"]);
     tx.rollback().await;
 }
 
-async fn newest_lines_are_learnt_as_far_as_units_reach(store: AnyStore) {
+async fn the_newest_lines_are_loaded_up_to_the_requested_units(store: AnyStore) {
     let lines = [("o1", 5), ("o2", 5), ("o3", 5), ("o4", 5), ("o5", 5)];
-    stored(&store, &[("b1", 25)], &lines).await;
+    store_product(&store, &[("b1", 25)], &lines).await;
     let mut tx = begin(&store).await;
-    let mut product = load(&mut tx, &about(sku(), &["o5"], &["b1"])).await;
+    let mut product = load(&mut tx, &working_set(sku(), &["o5"], &["b1"])).await;
     tx.load_newest_lines(&mut product, &reference("b1"), 6).await.unwrap();
-    assert_eq!(known(&product), ["o3", "o4", "o5"]);
+    assert_eq!(loaded_lines(&product), ["o3", "o4", "o5"]);
     tx.rollback().await;
 }
 
-async fn of_many_small_lines_the_newest_are_learnt(store: AnyStore) {
+async fn of_many_small_lines_the_newest_are_loaded(store: AnyStore) {
     let lines = [("o1", 1), ("o2", 1), ("o3", 1), ("o4", 1), ("o5", 1)];
-    stored(&store, &[("b1", 25)], &lines).await;
+    store_product(&store, &[("b1", 25)], &lines).await;
     let mut tx = begin(&store).await;
-    let mut product = load(&mut tx, &about(sku(), &[], &["b1"])).await;
+    let mut product = load(&mut tx, &working_set(sku(), &[], &["b1"])).await;
     tx.load_newest_lines(&mut product, &reference("b1"), 2).await.unwrap();
-    assert_eq!(known(&product), ["o4", "o5"]);
+    assert_eq!(loaded_lines(&product), ["o4", "o5"]);
     tx.rollback().await;
 }
 
-async fn full_batches_are_only_loaded_when_named(store: AnyStore) {
-    stored(&store, &[("b1", 5), ("b2", 5), ("b3", 5)], &[("o1", 5), ("o2", 5)]).await;
+async fn full_batches_are_loaded_only_if_they_are_named(store: AnyStore) {
+    store_product(&store, &[("b1", 5), ("b2", 5), ("b3", 5)], &[("o1", 5), ("o2", 5)]).await;
     let names =
         |product: &Product| product.batches().iter().map(|b| b.reference.to_string()).collect::<Vec<_>>();
     let mut tx = begin(&store).await;
-    assert_eq!(names(&load(&mut tx, &about(sku(), &[], &[])).await), ["b3"]);
-    assert_eq!(names(&load(&mut tx, &about(sku(), &["o1"], &[])).await), ["b1", "b3"]);
-    let by_name = WorkingSet { skus: [].into(), ..about(sku(), &[], &["b2"]) };
+    assert_eq!(names(&load(&mut tx, &working_set(sku(), &[], &[])).await), ["b3"]);
+    assert_eq!(names(&load(&mut tx, &working_set(sku(), &["o1"], &[])).await), ["b1", "b3"]);
+    let by_name = WorkingSet { skus: [].into(), ..working_set(sku(), &[], &["b2"]) };
     assert_eq!(names(&load(&mut tx, &by_name).await), ["b2", "b3"]);
     tx.rollback().await;
 }

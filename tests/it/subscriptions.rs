@@ -1,4 +1,4 @@
-//! Subscriptions on the real broker: how much they take, and what they acknowledge.
+//! Subscriptions on the broker: prefetch and acknowledgements.
 
 use allocation::{
     adapters::rabbitmq::{RabbitConfig, RabbitQueues},
@@ -8,20 +8,21 @@ use lapin::options::QueuePurgeOptions;
 
 use crate::harness::{SOON, TestSystem, allocate, amqp_url, wait_for};
 
-/// A subscription to the orders of a system that holds this many of them.
+/// Sends orders, and subscribes to their queue.
 async fn subscribe(
     system: &TestSystem,
     orders: u32,
-    limit: u16,
+    configured_prefetch: u16,
     prefetch: Prefetch,
 ) -> Box<dyn Subscription> {
     let orders: Vec<_> = (0..orders).map(|number| allocate(&format!("o-{number}"), "LAMP", 1)).collect();
     system.sender.send_all(&orders).await;
-    let queues = RabbitQueues::new(RabbitConfig::new(&amqp_url(), &system.namespace).unwrap(), limit);
+    let queues =
+        RabbitQueues::new(RabbitConfig::new(&amqp_url(), &system.namespace).unwrap(), configured_prefetch);
     queues.subscribe(QueueName::Orders, QueueKind::Main, prefetch).await.unwrap()
 }
 
-/// Takes so many deliveries; their tags.
+/// Takes this number of deliveries and returns their tags.
 async fn take(subscription: &mut Box<dyn Subscription>, count: usize) -> Vec<u64> {
     let mut tags = Vec::new();
     while tags.len() < count {
@@ -30,17 +31,18 @@ async fn take(subscription: &mut Box<dyn Subscription>, count: usize) -> Vec<u64
     tags
 }
 
-/// So many messages are in the queue once the subscription is over; they are removed.
+/// Waits for this number of messages in the queue after the end of the subscription, and removes them.
 async fn assert_left(system: &TestSystem, count: u32) {
-    wait_for("the rest is returned", SOON, &count, async || system.ready("orders").await).await;
+    wait_for("unacknowledged messages are returned", SOON, &count, async || system.ready("orders").await)
+        .await;
     let purged =
         system.channel().queue_purge(system.named("orders").into(), QueuePurgeOptions::default()).await;
     assert_eq!(purged.unwrap(), count);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_by_one_means_that_the_broker_keeps_all_but_one() {
-    let system = TestSystem::new("one_by_one_means_that_the_broker_keeps_all_but_one").await;
+async fn prefetch_one_delivers_one_message_at_a_time() {
+    let system = TestSystem::new("prefetch_one_delivers_one_message_at_a_time").await;
     let mut subscription = subscribe(&system, 3, 100, Prefetch::One).await;
     for left in [2, 1, 0] {
         let tags = take(&mut subscription, 1).await;
@@ -51,11 +53,13 @@ async fn one_by_one_means_that_the_broker_keeps_all_but_one() {
     system.close().await;
 }
 
-/// Half of the prefetch may be finished behind an open delivery; then each is acknowledged by itself. The connection is
-/// lost after that, so that the broker tells what it knows.
+/// Finished deliveries behind an open one are acknowledged together with it. When half of the prefetch waits in this way,
+/// each is acknowledged separately. The number of returned messages shows what was acknowledged.
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_an_old_delivery_not_more_than_half_of_the_prefetch_waits_for_its_acknowledgement() {
-    let system = TestSystem::new("acknowledgements behind an old delivery").await;
+async fn at_most_half_of_the_prefetch_waits_for_the_acknowledgement_of_an_earlier_delivery() {
+    let system =
+        TestSystem::new("at_most_half_of_the_prefetch_waits_for_the_acknowledgement_of_an_earlier_delivery")
+            .await;
     let mut subscription = subscribe(&system, 7, 10, Prefetch::Configured).await;
     let tags = take(&mut subscription, 7).await;
     for tag in &tags[1..] {
@@ -67,8 +71,9 @@ async fn behind_an_old_delivery_not_more_than_half_of_the_prefetch_waits_for_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_that_is_closed_acknowledges_what_is_finished_behind_an_old_delivery() {
-    let system = TestSystem::new("acknowledgements at the end").await;
+async fn a_closed_subscription_acknowledges_what_is_finished_behind_an_open_delivery() {
+    let system =
+        TestSystem::new("a_closed_subscription_acknowledges_what_is_finished_behind_an_open_delivery").await;
     let mut subscription = subscribe(&system, 4, 100, Prefetch::Configured).await;
     let tags = take(&mut subscription, 4).await;
     subscription.acknowledger().ack(&tags[1..]).await;

@@ -1,5 +1,5 @@
-//! Exchanges and queues on the broker are declared as the contract says: declared once more with the contract's
-//! properties they are the same, which the broker compares.
+//! Exchanges and queues have the documented properties and arguments: the broker accepts a second declaration only with the
+//! same ones.
 
 use lapin::{
     ExchangeKind,
@@ -21,7 +21,7 @@ fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
     table
 }
 
-/// The arguments of a queue, or of its queue of dead letters.
+/// The documented arguments of a queue.
 fn arguments(system: &TestSystem, queue: &str) -> FieldTable {
     if queue.strip_suffix(".dlq").is_some() {
         let limit = AMQPValue::LongLongInt(1_000_000);
@@ -38,8 +38,8 @@ fn arguments(system: &TestSystem, queue: &str) -> FieldTable {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exchanges_and_queues_are_as_the_contract_says() {
-    let system = TestSystem::new("exchanges_and_queues_are_as_the_contract_says").await;
+async fn exchanges_and_queues_have_the_documented_arguments() {
+    let system = TestSystem::new("exchanges_and_queues_have_the_documented_arguments").await;
     for exchange in ["commands", "events", "dead-letters"] {
         let (channel, name) = (system.new_channel().await, system.named(exchange).into());
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };

@@ -1,4 +1,4 @@
-//! No query of the read side waits longer than `database.timeout` for a server that does not reply.
+//! No query of the views waits longer than `database.timeout` for a server that does not reply.
 
 use std::time::Duration;
 

@@ -80,26 +80,26 @@ fn no_files_import_each_other() {
 
 #[test]
 fn a_cycle_is_found() {
-    let planted = |files: &[(&str, &str)]| cycles(&graph(&Crate::planted(files)));
+    let found_in = |files: &[(&str, &str)]| cycles(&graph(&Crate::from_texts(files)));
     let two = [
         ("src/a.rs", "use crate::{x::{Y, Z}, b::B};"),
         ("src/b.rs", "fn f() { super::a::g(); }"),
         ("src/c.rs", "use crate::a::A;"),
     ];
-    assert_eq!(planted(&two), ["src/a.rs -> src/b.rs -> src/a.rs"]);
+    assert_eq!(found_in(&two), ["src/a.rs -> src/b.rs -> src/a.rs"]);
     let three = [
         ("src/a.rs", "use crate::b;"),
         ("src/b.rs", "use crate::c::*;"),
         ("src/c.rs", "use super::a::A as B;"),
     ];
-    assert_eq!(planted(&three), ["src/a.rs -> src/b.rs -> src/c.rs -> src/a.rs"]);
+    assert_eq!(found_in(&three), ["src/a.rs -> src/b.rs -> src/c.rs -> src/a.rs"]);
     let parent = [("src/a/mod.rs", "mod b;\npub use b::B;\npub struct A;"), ("src/a/b.rs", "use super::A;")];
-    assert_eq!(planted(&parent), ["src/a/b.rs -> src/a/mod.rs -> src/a/b.rs"]);
+    assert_eq!(found_in(&parent), ["src/a/b.rs -> src/a/mod.rs -> src/a/b.rs"]);
     let siblings = [
         ("src/a/mod.rs", "mod b;\nmod c;\npub use b::B;"),
         ("src/a/b.rs", "use super::c::C;\n#[cfg(test)] mod tests { use super::*; use crate::a::B; }"),
         ("src/a/c.rs", "pub struct C;"),
         ("src/d.rs", "use crate::a::B;"),
     ];
-    assert_eq!(planted(&siblings), [""; 0]);
+    assert_eq!(found_in(&siblings), [""; 0]);
 }

@@ -206,7 +206,7 @@ pub(in crate::service) fn f() -> crate::config::Settings {
 #[cfg(test)]
 mod tests { use crate::cli::Cli; }
 "#;
-    let krate = Crate::planted(&[("src/service/relay/mod.rs", text), ("src/service/relay/child.rs", "")]);
+    let krate = Crate::from_texts(&[("src/service/relay/mod.rs", text), ("src/service/relay/child.rs", "")]);
     let found: Vec<_> = imports(&krate, &krate.files[1]).into_iter().map(|import| import.target).collect();
     let internal = |path: &str| Target::Internal(path.split("::").map(ToOwned::to_owned).collect());
     let external = |path: &str| Target::External(path.split("::").map(ToOwned::to_owned).collect());

@@ -257,7 +257,7 @@ fn a_forbidden_import_is_found_in_every_form() {
         ("src/cli/x.rs", "const Q: &str = \"select 1 from x\";", ":1 cli must not contain"),
         ("src/other/x.rs", "", " is in no layer"),
     ] {
-        let found = violations(&Crate::planted(&[("src/lib.rs", ""), (path, text)]));
+        let found = violations(&Crate::from_texts(&[("src/lib.rs", ""), (path, text)]));
         assert!(found.first().is_some_and(|found| found.contains(expected)), "{text}: {found:?}");
     }
     for (path, text) in [
@@ -267,7 +267,7 @@ fn a_forbidden_import_is_found_in_every_form() {
         ("src/views/x.rs", "fn f() { sqlx::query!(\"select updated from x\") }"),
         ("src/cli/x.rs", "const HELP: &str = \"Update x\";"),
     ] {
-        assert_eq!(violations(&Crate::planted(&[(path, text)])), [""; 0], "{text}");
+        assert_eq!(violations(&Crate::from_texts(&[(path, text)])), [""; 0], "{text}");
     }
 }
 
@@ -276,7 +276,7 @@ fn a_name_of_injected_faults_is_found() {
     let text =
         "use crate::{ports::store::Store, faults::FaultPlan};\nfn f() { crate::faults::mid_handler(); }";
     let found =
-        names_of_faults(&Crate::planted(&[("src/service/x.rs", text), ("src/bootstrap/app.rs", text)]));
+        names_of_faults(&Crate::from_texts(&[("src/service/x.rs", text), ("src/bootstrap/app.rs", text)]));
     assert_eq!(
         found,
         ["src/service/x.rs:1 names injected faults", "src/service/x.rs:2 names injected faults"]

@@ -157,7 +157,7 @@ fn what_is_too_long_is_found() {
 #[test]
 fn an_item_in_a_mod_rs_is_found() {
     let text = "//! Docs.\nmod a;\npub use a::A;\nconst B: u32 = 1;\nmod c { fn d() {} }\nimpl A {}\n";
-    let krate = Crate::planted(&[("src/x/mod.rs", text)]);
+    let krate = Crate::from_texts(&[("src/x/mod.rs", text)]);
     let lines = [4, 5, 6].map(|line| format!("src/x/mod.rs:{line} only declares and re-exports"));
     assert_eq!(items(&krate.files[0]), lines);
 }

@@ -54,8 +54,8 @@ impl Crate {
         Self::new(root, files.collect())
     }
 
-    /// A crate in `src` that a test of a check makes up.
-    pub(super) fn planted(files: &[(&str, &str)]) -> Self {
+    /// A crate of files with these texts, for the tests of the checks.
+    pub(super) fn from_texts(files: &[(&str, &str)]) -> Self {
         Self::new("src", files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect())
     }
 

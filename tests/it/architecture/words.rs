@@ -1,14 +1,14 @@
-//! One term per concept: old names of types, functions and settings, and figures of speech, must not come back.
+//! One term per concept: former names of types, functions and settings, and figures of speech, are forbidden.
 
 use std::fs;
 
 use super::source::{all_files, project, project_path};
 
-/// Where people read. This file is the only one that may contain the words.
+/// The files that are checked. Only this file may contain the words.
 const READ: [&str; 7] = ["src", "tests", "benches", "examples", "config", "docs", "README.md"];
 const THIS_FILE: &str = "tests/it/architecture/words.rs";
 
-/// Former names, in the case in which code wrote them.
+/// Former names, case-sensitive.
 const NAMES: &[&str] = &[
     "Acted",
     "AsWanted",
@@ -96,7 +96,7 @@ const NAMES: &[&str] = &[
     "worker.lanes",
 ];
 
-/// Figures of speech and dated words, in any case.
+/// Figures of speech and dated words, case-insensitive.
 const PHRASES: &[&str] = &[
     "anew",
     "anybody",

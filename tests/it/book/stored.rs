@@ -75,8 +75,8 @@ async fn a_product_is_found_by_any_of_its_batches() {
 async fn a_committed_line_is_stored_with_its_batch() {
     let commands = [create_batch("b-1", "LAMP", 100), allocate("o-1", "LAMP", 10)];
     let (system, _bus) = with_postgres("a_committed_line_is_stored_with_its_batch", &commands).await;
-    let placed = BTreeMap::from([(pair("o-1", "LAMP"), "b-1".to_owned())]);
-    assert_eq!(system.allocated_lines().await, placed);
+    let allocated = BTreeMap::from([(pair("o-1", "LAMP"), "b-1".to_owned())]);
+    assert_eq!(system.allocated_lines().await, allocated);
     assert_eq!(system.count("select allocated::bigint from batches").await, 10);
     close(system).await;
 }

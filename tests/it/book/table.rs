@@ -30,18 +30,18 @@
 //! | I6 | the allocations of an order contain only its lines | `tests/it/book/stored.rs` | `the_allocations_of_an_order_contain_only_its_lines` |
 //! | I7 | a moved line is read in its current batch | `tests/it/book/stored.rs` | `a_moved_line_is_read_in_its_current_batch` |
 //! | I8 | a mail has sender, recipient and text | `tests/it/mail.rs` | `a_mail_names_sender_recipients_sku_and_event` |
-//! | E1 | a posted line is accepted and allocated | `tests/it/http.rs` | `a_line_that_was_posted_is_found_in_the_batch_that_arrives_first` |
+//! | E1 | a posted line is accepted and allocated | `tests/it/http.rs` | `a_posted_line_is_allocated_to_the_batch_that_arrives_first` |
 //! | E2 | an unknown product is a bad request, its order is not found | `tests/it/http.rs` | `an_unknown_sku_or_batch_returns_400_and_writes_nothing` |
 //! | E3 | a message that reduces a batch moves a line and publishes events | `tests/it/book/stored.rs` | `a_message_that_reduces_a_batch_moves_a_line_and_publishes_its_events` |
-//! | C1 | a file of allocations is written from batches and orders | `tests/it/csv.rs` | `orders_are_placed_in_batches_and_written_in_their_order` |
-//! | C2 | allocations of an earlier run are kept | `tests/it/csv.rs` | `what_was_allocated_before_is_kept_and_takes_its_room` |
+//! | C1 | a file of allocations is written from batches and orders | `tests/it/csv.rs` | `order_lines_are_allocated_and_written_in_the_order_of_the_file` |
+//! | C2 | allocations of an earlier run are kept | `tests/it/csv.rs` | `earlier_allocations_are_kept_and_reduce_the_available_quantity` |
 //! | R1 | deallocating restores the available quantity | `src/domain/batch.rs` | `deallocating_restores_the_available_quantity` |
 //! | R2 | deallocating an unknown line changes nothing | `src/domain/product/tests.rs` | `deallocating_an_unknown_line_changes_nothing` |
 //! | R3 | out of stock names the product | `src/domain/product/tests.rs` | `a_line_that_fits_no_batch_becomes_a_backorder_and_emits_out_of_stock` |
-//! | R4 | stored objects are loaded unchanged | `tests/it/store_contract.rs` | `a_commit_keeps_the_products` |
-//! | R5 | a second commit adds only the changes | `tests/it/store_contract.rs` | `a_commit_keeps_the_products` |
+//! | R4 | stored objects are loaded unchanged | `tests/it/store_contract.rs` | `a_commit_stores_the_products` |
+//! | R5 | a second commit adds only the changes | `tests/it/store_contract.rs` | `a_commit_stores_the_products` |
 //! | R6 | after a full batch the next one is allocated | `src/domain/product/tests.rs` | `after_a_full_batch_the_next_one_is_allocated` |
-//! | R7 | in later chapters: no stock is no bad request | `tests/it/http.rs` | `a_line_without_stock_is_accepted_and_waits` |
+//! | R7 | in later chapters: no stock is no bad request | `tests/it/http.rs` | `a_line_without_stock_is_accepted_as_a_backorder` |
 //! | R8 | a deallocated line frees stock for another one | `src/domain/product/tests.rs` | `freed_stock_goes_to_the_oldest_backorder_that_fits` |
 //! | R9 | a reduced batch moves no more lines than necessary | `src/domain/product/tests.rs` | `a_reduced_batch_loses_its_newest_lines_to_other_batches` |
 //!

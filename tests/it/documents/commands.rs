@@ -1,4 +1,4 @@
-//! Commands in the documents are accepted by the command line's own parser; what needs no server is run.
+//! The parser of the command line accepts the commands of the documents, and commands that need no server are run.
 
 use std::{fs, process::Command};
 
@@ -129,7 +129,7 @@ fn program(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The session of a page that begins with a command: its output is all the rest.
+/// The block of a page that begins with a command, with its output.
 fn session(page: &str, command: &str) -> String {
     let prompt = format!("$ {command}\n");
     let blocks = Page::open(page).blocks();

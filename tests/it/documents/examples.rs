@@ -1,4 +1,4 @@
-//! Messages and requests in the documents are handled, and what follows is what the documents print.
+//! The examples of messages and requests: their events and responses are those that the documents print.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::{
 const MESSAGES: &str = "docs/messages.md";
 const HTTP: &str = "docs/http-api.md";
 
-/// The blocks of JSON on the page of messages, by what they are called.
+/// The JSON blocks on the page of messages, with their names.
 fn examples() -> Vec<(String, Block)> {
     let blocks = Page::open(MESSAGES).blocks().into_iter();
     blocks.filter_map(|block| Some((block.info.strip_prefix("json ")?.to_owned(), block))).collect()

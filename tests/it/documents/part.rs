@@ -4,7 +4,7 @@ use std::fs;
 
 use super::page::root;
 
-/// Fails unless a part of a page is as expected; or writes it.
+/// Fails unless a part of a page is as expected, or writes it if `UPDATE_DOCUMENTS` is set.
 #[track_caller]
 pub(super) fn expect_part(page: &str, found: &str, expected: &str) {
     if found == expected {
@@ -12,7 +12,7 @@ pub(super) fn expect_part(page: &str, found: &str, expected: &str) {
     }
     assert!(
         std::env::var_os("UPDATE_DOCUMENTS").is_some(),
-        "{page} is outdated. It should have:\n\n{expected}\ninstead of:\n\n{found}\n\
+        "{page} is outdated. Expected:\n\n{expected}\nFound:\n\n{found}\n\
          To write it: UPDATE_DOCUMENTS=1 cargo test --test it documents",
     );
     let path = root().join(page);

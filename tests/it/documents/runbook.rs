@@ -1,4 +1,4 @@
-//! The session of the runbook is executed: dead letters of one cause, and of a body that must be edited.
+//! The session of the runbook is executed.
 
 use crate::harness::{CliOutput, DRAINS_WITHIN, TestSystem, properties, wait_for};
 
@@ -12,7 +12,7 @@ const PAGE: &str = "docs/runbook.md";
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 const RETRYING: &str = "select count(*) from failed_messages where status = 'retrying'";
 
-/// The failures that the session begins with.
+/// Creates the dead letters of the session.
 async fn fail(system: &TestSystem) {
     let lines = [("9001", 2), ("9002", 2), ("9003", 2), ("9004", -1)];
     for (number, (order, qty)) in lines.into_iter().enumerate() {
@@ -59,7 +59,7 @@ async fn run(system: &TestSystem, blocks: &[Block], command: &str) -> CliOutput 
     system.cli(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
-/// A line without what differs from run to run: namespace, times, widths of columns.
+/// A line without the parts that differ between runs: namespace, times, widths of columns.
 fn normalized(line: &str, namespace: &str) -> String {
     let varies = |word: &&str| {
         let digits = word.chars().all(|c| c.is_ascii_digit() || "-:.TZ".contains(c));
@@ -69,7 +69,7 @@ fn normalized(line: &str, namespace: &str) -> String {
     line.split_whitespace().map(|word| if varies(&word) { "#" } else { word }).collect::<Vec<_>>().join(" ")
 }
 
-/// The page may leave out lines of the output; those that it has must be in it, in any order.
+/// The page may omit lines of the output. Its lines must be in the output, in any order.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_session_of_the_runbook_prints_what_the_page_says() {
     let system = TestSystem::new("the_session_of_the_runbook_prints_what_the_page_says").await;

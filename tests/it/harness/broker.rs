@@ -1,4 +1,4 @@
-//! The broker's side of a system: what is sent, and every event that was published.
+//! Clients of the broker: a sender of messages, and an observer of all published events.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,10 +18,10 @@ use serde_json::Value;
 
 use super::workload::Command;
 
-/// Confirms that may be outstanding.
+/// The maximum number of outstanding confirms.
 const WINDOW: usize = 500;
 
-/// What clients put on a command.
+/// The properties that clients set on a command.
 pub(crate) fn properties(kind: &str, message_id: &str) -> BasicProperties {
     BasicProperties::default()
         .with_content_type("application/json".into())
@@ -32,7 +32,7 @@ pub(crate) fn properties(kind: &str, message_id: &str) -> BasicProperties {
 
 /// A message with any properties and body.
 #[derive(Clone, Debug)]
-pub(crate) struct Raw {
+pub(crate) struct RawMessage {
     /// The exchange's full name; empty for the default exchange.
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
@@ -40,7 +40,7 @@ pub(crate) struct Raw {
     pub(crate) body: Vec<u8>,
 }
 
-/// An upstream system.
+/// Publishes messages with confirms.
 pub(crate) struct Sender {
     channel: Channel,
     commands: String,
@@ -54,12 +54,12 @@ impl Sender {
         Self { channel, commands: format!("{namespace}.commands") }
     }
 
-    /// Sends a command and waits until the broker has it.
+    /// Sends a command and waits for its confirm.
     pub(crate) async fn send(&self, command: &Command) {
         self.send_all(std::slice::from_ref(command)).await;
     }
 
-    /// Sends commands in order and waits until the broker has all of them.
+    /// Sends commands in order and waits for all confirms.
     pub(crate) async fn send_all(&self, commands: &[Command]) {
         let raw = commands.iter().map(|command| {
             let properties = properties(command.kind, &command.message_id);
@@ -73,12 +73,12 @@ impl Sender {
         self.publish_all(&[self.raw(routing_key, properties, body)]).await;
     }
 
-    /// Sends messages in order and waits until the broker has all of them, each in a queue.
-    pub(crate) async fn publish_all(&self, messages: &[Raw]) {
+    /// Sends messages in order and waits for all confirms; each message must be routed to a queue.
+    pub(crate) async fn publish_all(&self, messages: &[RawMessage]) {
         for window in messages.chunks(WINDOW) {
             let mut confirms = Vec::with_capacity(window.len());
             for message in window {
-                confirms.push(self.publish(message).await.expect("the broker takes messages"));
+                confirms.push(self.publish(message).await.expect("the broker accepts messages"));
             }
             for confirm in confirms {
                 let confirmation = confirm.await.expect("the broker confirms");
@@ -88,8 +88,8 @@ impl Sender {
     }
 
     /// A message to the exchange for commands.
-    pub(crate) fn raw(&self, routing_key: &str, properties: BasicProperties, body: &[u8]) -> Raw {
-        Raw {
+    pub(crate) fn raw(&self, routing_key: &str, properties: BasicProperties, body: &[u8]) -> RawMessage {
+        RawMessage {
             exchange: self.commands.clone(),
             routing_key: routing_key.to_owned(),
             properties,
@@ -97,7 +97,7 @@ impl Sender {
         }
     }
 
-    async fn publish(&self, message: &Raw) -> Result<lapin::PublisherConfirm, lapin::Error> {
+    async fn publish(&self, message: &RawMessage) -> Result<lapin::PublisherConfirm, lapin::Error> {
         let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         self.channel
             .basic_publish(
@@ -111,7 +111,7 @@ impl Sender {
     }
 }
 
-/// An event as a subscriber got it.
+/// An event as a subscriber received it.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) routing_key: String,
@@ -128,17 +128,17 @@ impl Event {
         }
     }
 
-    /// The same at every publication.
+    /// The message id, which is the same in every publication of the event.
     pub(crate) fn id(&self) -> &str {
         self.properties.message_id().as_ref().map_or("", ShortString::as_str)
     }
 
-    /// Its name.
+    /// The name of the event.
     pub(crate) fn kind(&self) -> &str {
         self.properties.kind().as_ref().map_or("", ShortString::as_str)
     }
 
-    /// A header's value as text.
+    /// The value of a header, as text.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         match self.properties.headers().as_ref()?.inner().get(name)? {
             AMQPValue::LongString(text) => Some(text.to_string()),
@@ -147,24 +147,24 @@ impl Event {
         }
     }
 
-    /// The SKU it is about.
+    /// The SKU.
     pub(crate) fn aggregate_id(&self) -> String {
         self.header("aggregate_id").expect("an event names its aggregate")
     }
 
-    /// Its place in the history of its SKU.
+    /// The number of the event within its SKU.
     pub(crate) fn sequence(&self) -> i64 {
         let sequence = self.header("sequence").and_then(|sequence| sequence.parse().ok());
         sequence.expect("an event has a sequence")
     }
 
-    /// A field of its body.
+    /// A text field of the body.
     pub(crate) fn field(&self, name: &str) -> &str {
         self.body[name].as_str().unwrap_or_default()
     }
 }
 
-/// A subscriber to every event, from the beginning.
+/// A subscriber that receives every event from the start of the test.
 pub(crate) struct Observer {
     seen: Arc<Mutex<Vec<Event>>>,
 }
@@ -204,25 +204,25 @@ impl Observer {
         Self { seen }
     }
 
-    /// Everything that has arrived, in the order of arrival, repeats included.
+    /// All events so far, in the order of their arrival, including duplicates.
     pub(crate) fn events(&self) -> Vec<Event> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// How many events there are when repeats count once.
+/// The number of events, without duplicates.
 pub(crate) fn distinct(events: &[Event]) -> usize {
     events.iter().map(Event::id).collect::<HashSet<_>>().len()
 }
 
-/// Of each SKU the first arrivals are numbered 1, 2, 3 … and a repeat says what the first said. Returns the number of
-/// repeats.
+/// Asserts that the events of each SKU arrive in the order 1, 2, 3 …, and that duplicates have the body of the first
+/// arrival. Returns the number of duplicates.
 pub(crate) fn assert_gapless(events: &[Event]) -> usize {
     let mut firsts: HashMap<&str, &Event> = HashMap::new();
     let mut last: HashMap<String, i64> = HashMap::new();
     for event in events {
         if let Some(first) = firsts.get(event.id()) {
-            assert_eq!(first.body, event.body, "a repeat says something else");
+            assert_eq!(first.body, event.body, "a duplicate has another body");
             continue;
         }
         firsts.insert(event.id(), event);

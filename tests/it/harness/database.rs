@@ -1,4 +1,4 @@
-//! A database of a test's own, for the adapters alone: no broker and no process of the program.
+//! A separate database for a test of the adapters, without a broker and without a process of the program.
 
 use std::{
     sync::{Arc, Mutex},
@@ -27,54 +27,54 @@ use super::{
     wait_for,
 };
 
-/// A session that has to wait for another does so within this time.
+/// The deadline for a session to be blocked by another one.
 const BLOCKS_WITHIN: Duration = Duration::from_secs(5);
 
-/// A migrated database; it is removed at the end of the test, whatever the outcome.
+/// A migrated database. It is removed at the end of the test, also after a failure.
 pub(crate) struct Database {
-    /// For questions.
+    /// For queries of the test.
     pub(crate) pool: PgPool,
     store: Arc<dyn Store>,
     failed_messages: Arc<PgFailedMessages>,
     name: String,
-    /// Login roles of the server that were made for it.
+    /// The login roles that were created for this database.
     roles: Mutex<Vec<String>>,
 }
 
 impl Database {
-    /// Creates one.
+    /// Creates a database with a unique name.
     pub(crate) async fn new() -> Self {
         let name = format!("it_{}", unique());
         let url = database_url(&name);
-        migrate(&url).await.expect("PostgreSQL is there, and databases may be made");
+        migrate(&url).await.expect("PostgreSQL is available, and databases can be created");
         let pool = PgPoolOptions::new().max_connections(3).connect(&url).await;
-        let access = access(&url);
+        let config = pg_config(&url);
         Self {
-            pool: pool.expect("the database was made"),
-            store: Arc::new(PgStore::new(access.pool(), &access, Arc::default())),
-            failed_messages: Arc::new(PgFailedMessages::new(access.pool(), &access)),
+            pool: pool.expect("the database was created"),
+            store: Arc::new(PgStore::new(config.pool(), &config, Arc::default())),
+            failed_messages: Arc::new(PgFailedMessages::new(config.pool(), &config)),
             name,
             roles: Mutex::default(),
         }
     }
 
-    /// Its URL.
+    /// The URL of the database.
     pub(crate) fn url(&self) -> String {
         database_url(&self.name)
     }
 
-    /// How the program reaches it as another role.
-    pub(crate) fn access_as(&self, role: &str) -> PgConfig {
-        let mut url = url::Url::parse(&database_url(&self.name)).expect("it is a URL");
+    /// The configuration of the program for another role.
+    pub(crate) fn config_as(&self, role: &str) -> PgConfig {
+        let mut url = url::Url::parse(&database_url(&self.name)).expect("the URL is valid");
         url.set_username(role).expect("the URL has a host");
-        access(url.as_str())
+        pg_config(url.as_str())
     }
 
-    /// A role that may log in and do in the database what the program does, and beside that what `grants`, which call it
-    /// ROLE, let it do.
+    /// Creates a login role with the privileges that the program needs, and with `grants`. In `grants`, ROLE stands for its
+    /// name.
     pub(crate) async fn create_role(&self, grants: &str) -> String {
         let role = format!("it_{}", unique());
-        self.roles.lock().expect("no test has panicked here").push(role.clone());
+        self.roles.lock().expect("no other thread has panicked").push(role.clone());
         self.execute(&format!(
             "create role {role} login;
              grant all on all tables in schema public to {role};
@@ -86,73 +86,73 @@ impl Database {
         role
     }
 
-    /// The store over it.
+    /// The store of the database.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }
 
-    /// The operators' side of the failed messages.
+    /// The operator actions on failed messages.
     pub(crate) fn failed_messages(&self) -> Arc<PgFailedMessages> {
         self.failed_messages.clone()
     }
 
-    /// The operators' side of the parked events.
+    /// The operator actions on parked events.
     pub(crate) fn parked_events(&self) -> PgParkedEvents {
         PgParkedEvents::new(self.pool.clone(), &self.config())
     }
 
-    /// How the program reaches it.
+    /// The configuration of the program.
     pub(crate) fn config(&self) -> PgConfig {
-        access(&database_url(&self.name))
+        pg_config(&database_url(&self.name))
     }
 
-    /// The outbox, as one relay uses it.
+    /// An outbox, as a relay uses it.
     pub(crate) fn outbox(&self) -> PgOutbox {
         PgOutbox::new(self.config(), Arc::default())
     }
 
-    /// The session of the leader.
+    /// Becomes leader and returns the session.
     pub(crate) async fn lead(&self) -> Box<dyn LeaderSession> {
         self.outbox().try_lead().await.expect("the database answers").expect("there is no other leader")
     }
 
-    /// Begins a unit of work about `orders`.
+    /// Begins a transaction about messages of `orders`.
     pub(crate) async fn begin(&self) -> Box<dyn Tx> {
         self.store.begin(QueueName::Orders).await.expect("the database answers")
     }
 
-    /// Commits `work` in a transaction about `queue`, after the inbox was asked about `receipts`.
+    /// Commits `work` in a transaction about messages of `queue`, after a check of the inbox.
     pub(crate) async fn commit(&self, queue: QueueName, keys: &[MessageKey], work: ChangeSet) {
         let mut tx = self.store.begin(queue).await.expect("the database answers");
-        tx.check_inbox(keys).await.expect("the inbox answers");
+        tx.check_inbox(keys).await.expect("the inbox can be checked");
         tx.commit(work).await.expect("the commit succeeds");
     }
 
-    /// Runs statements.
+    /// Executes statements.
     pub(crate) async fn execute(&self, statements: &str) {
         let done = sqlx::raw_sql(statements).execute(&self.pool).await;
         done.unwrap_or_else(|error| panic!("{error}: {statements}"));
     }
 
-    /// One value, as text.
-    pub(crate) async fn text(&self, question: &str) -> String {
-        let answer: Option<String> = sqlx::query_scalar(question)
+    /// The only value of a query, as text.
+    pub(crate) async fn text(&self, query: &str) -> String {
+        let answer: Option<String> = sqlx::query_scalar(query)
             .fetch_one(&self.pool)
             .await
-            .unwrap_or_else(|error| panic!("{error}: {question}"));
+            .unwrap_or_else(|error| panic!("{error}: {query}"));
         answer.unwrap_or_default()
     }
 
-    /// One number.
-    pub(crate) async fn count(&self, question: &str) -> i64 {
-        let answer = sqlx::query_scalar(question).fetch_one(&self.pool).await;
-        answer.unwrap_or_else(|error| panic!("{error}: {question}"))
+    /// The only number of a query.
+    pub(crate) async fn count(&self, query: &str) -> i64 {
+        let answer = sqlx::query_scalar(query).fetch_one(&self.pool).await;
+        answer.unwrap_or_else(|error| panic!("{error}: {query}"))
     }
 
-    /// A row of `failed_messages`: dead, in `orders`, of the type `allocate` and the body 1, unless `columns`, which are
-    /// assignments in SQL, say otherwise.
+    /// Inserts a row into `failed_messages`: dead, in `orders`, with the type `allocate` and the body 1. `columns` are
+    /// assignments in SQL that replace these defaults.
     pub(crate) async fn failed(&self, message_id: &str, columns: &str) -> i64 {
-        // Its id comes with the columns: before, the row might be equal to one of another queue or type.
+        // The unique key is checked at once. A random message id prevents a violation until all columns are assigned.
         let id = self.count(
             "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original, status,
                  reason, error, error_pattern, error_group, attempts, generation, first_failed_at, last_failed_at)
@@ -169,7 +169,7 @@ impl Database {
         id
     }
 
-    /// A row of `failed_messages` as it is now.
+    /// Reads a row of `failed_messages`.
     pub(crate) async fn row(&self, id: i64) -> Row {
         let (columns, read_at): (String, OffsetDateTime) = sqlx::query_as(
             "select to_jsonb(f)::text, clock_timestamp() from failed_messages f where id = $1",
@@ -177,11 +177,11 @@ impl Database {
         .bind(id)
         .fetch_one(&self.pool)
         .await
-        .expect("the row is there");
-        Row { columns: serde_json::from_str(&columns).expect("it is JSON"), read_at }
+        .expect("the row exists");
+        Row { columns: serde_json::from_str(&columns).expect("the columns are JSON"), read_at }
     }
 
-    /// Waits until so many sessions wait for a lock.
+    /// Waits until this number of sessions waits for a lock.
     pub(crate) async fn wait_until_blocked(&self, sessions: i64) {
         let waiting = "select count(*) from pg_stat_activity
                        where datname = current_database() and wait_event_type = 'Lock'";
@@ -189,7 +189,7 @@ impl Database {
         wait_for("sessions wait for a lock", BLOCKS_WITHIN, &sessions, waiting).await;
     }
 
-    /// Until the gate is opened, every statement that inserts into `table` waits when it has inserted its rows.
+    /// Closes a gate: every statement that inserts into `table` waits after its rows are inserted, until the gate is opened.
     pub(crate) async fn gate_after_inserts(&self, table: &str) -> Gate {
         self.execute(&format!(
             "create function wait_at_gate() returns trigger language plpgsql set lock_timeout = 0
@@ -200,14 +200,14 @@ impl Database {
         self.closed_gate().await
     }
 
-    /// Until the gate is opened, new sessions that ask for the last id of the outbox wait.
+    /// Closes a gate: new sessions that read the last id of the outbox wait until the gate is opened.
     pub(crate) async fn gate_before_the_last_id(&self) -> Gate {
         self.before_the_last_id(&format!("perform pg_advisory_xact_lock_shared({GATE})")).await;
         self.closed_gate().await
     }
 
-    /// New sessions that ask for the last id of the outbox run a statement first: they find a view under the name of
-    /// the sequence, in the schema of their role.
+    /// Makes new sessions execute a statement before they read the last id of the outbox: a view in the schema of their
+    /// role hides the sequence.
     pub(crate) async fn before_the_last_id(&self, statement: &str) {
         self.execute(&format!(
             "do $$ begin execute format('create schema if not exists authorization %I', current_user); end $$;
@@ -221,7 +221,7 @@ impl Database {
     async fn closed_gate(&self) -> Gate {
         let mut session = self.pool.acquire().await.expect("a connection is free");
         let close = sqlx::query("select pg_advisory_lock($1)").bind(GATE);
-        close.execute(&mut *session).await.expect("the lock is free");
+        close.execute(&mut *session).await.expect("the advisory lock is free");
         Gate(session)
     }
 }
@@ -235,37 +235,40 @@ impl Drop for Database {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime starts").block_on(async {
                 for statement in statements {
-                    administer(statement).await;
+                    execute_on_server(statement).await;
                 }
             });
         });
-        // A test that failed for another reason must be able to say so.
+        // A panic here would hide the failure of the test.
         let _ = removal.join();
     }
 }
 
-/// Runs a statement that ends a database or a role.
-async fn administer(statement: String) {
+/// Executes a statement that removes a database or a role.
+async fn execute_on_server(statement: String) {
     let mut connection =
         PgConnection::connect(&database_url("postgres")).await.expect("PostgreSQL is available");
-    sqlx::raw_sql(&statement).execute(&mut connection).await.expect("what a test made can be removed");
+    sqlx::raw_sql(&statement)
+        .execute(&mut connection)
+        .await
+        .expect("databases and roles of a test can be removed");
 }
 
-/// The advisory lock that sessions wait for.
+/// The advisory lock that sessions wait for at a gate.
 const GATE: i64 = 1;
 
-/// Holds sessions back until it is opened.
+/// A closed gate: sessions wait until it is opened.
 pub(crate) struct Gate(PoolConnection<Postgres>);
 
 impl Gate {
-    /// Lets all of them pass.
+    /// Opens the gate.
     pub(crate) async fn open(mut self) {
         let open = sqlx::query("select pg_advisory_unlock($1)").bind(GATE);
         open.execute(&mut *self.0).await.expect("the session holds the lock");
     }
 }
 
-/// A row as it was at a time.
+/// A row, and the time at which it was read.
 pub(crate) struct Row {
     columns: Map<String, Value>,
     read_at: OffsetDateTime,
@@ -277,13 +280,13 @@ impl Row {
         Value::Object(self.columns.clone())
     }
 
-    /// A column.
+    /// The value of a column.
     pub(crate) fn column(&self, name: &str) -> &Value {
         &self.columns[name]
     }
 
-    /// The columns that are different from an earlier row, with their values. Times are `now` if they are between the two
-    /// rows, and else said in seconds, to the nearest five.
+    /// The columns that have changed since `earlier`, with their values. A time between the two reads is `now`; another time
+    /// is the number of seconds from the first read, rounded to a multiple of five.
     pub(crate) fn changes_since(&self, earlier: &Self) -> Value {
         let changed = self.columns.iter().filter(|(name, value)| earlier.columns[*name] != **value);
         changed.map(|(name, value)| (name.clone(), self.described(earlier, name, value))).collect()
@@ -300,6 +303,6 @@ impl Row {
     }
 }
 
-fn access(url: &str) -> PgConfig {
-    PgConfig::new(url, 10, Duration::from_secs(10)).expect("the database's URL is one")
+fn pg_config(url: &str) -> PgConfig {
+    PgConfig::new(url, 10, Duration::from_secs(10)).expect("the URL is valid")
 }

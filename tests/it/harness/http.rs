@@ -1,4 +1,4 @@
-//! An HTTP client that sends what a test wants it to send, and processes that answer it.
+//! An HTTP client that sends any request, valid or not, and processes that serve it.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -11,13 +11,13 @@ use tokio::{
 
 use super::{DRAINS_WITHIN, Running, TestSystem, wait_until};
 
-/// What clients say of a body.
+/// The content type of commands.
 pub(crate) const JSON: (&str, &str) = ("Content-Type", "application/json");
-/// However many others ask at the same time, an answer is there by then.
-const ANSWERS_WITHIN: Duration = Duration::from_mins(1);
+/// The deadline for a response, also with many concurrent requests.
+const RESPONDS_WITHIN: Duration = Duration::from_mins(1);
 
 impl TestSystem {
-    /// Starts a process with a port of its own, and waits until it is ready. `roles` has the API among them.
+    /// Starts a process with a free port and waits until it is ready. `roles` must contain `api`.
     pub(crate) async fn api(&self, roles: &str, environment: &[(&str, &str)]) -> (Running, Client) {
         let client = Client { address: free_address().await };
         let listen = client.address.to_string();
@@ -33,7 +33,7 @@ async fn free_address() -> SocketAddr {
     listener.local_addr().expect("a listener has an address")
 }
 
-/// A client of one server, with a connection for each request.
+/// A client with a new connection for each request.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
@@ -53,8 +53,8 @@ impl Client {
     /// Waits until the process at the address is ready.
     pub(crate) async fn wait_until_ready(&self) {
         let ready = async || {
-            let answer = self.ask("GET", "/health/ready", &[], b"").await;
-            answer.is_ok_and(|answer| answer.status == 200)
+            let response = self.try_request("GET", "/health/ready", &[], b"").await;
+            response.is_ok_and(|response| response.status == 200)
         };
         wait_until("the API is ready", DRAINS_WITHIN, ready).await;
     }
@@ -67,7 +67,7 @@ impl Client {
         self.request("POST", path, &[JSON], body.to_string().as_bytes()).await
     }
 
-    /// Asks, and is answered.
+    /// Sends a request and returns the response.
     pub(crate) async fn request(
         &self,
         method: &str,
@@ -75,12 +75,12 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Response {
-        let answer = self.ask(method, path, headers, body).await;
-        answer.unwrap_or_else(|error| panic!("no answer to {method} {path}: {error}"))
+        let response = self.try_request(method, path, headers, body).await;
+        response.unwrap_or_else(|error| panic!("no response to {method} {path}: {error}"))
     }
 
-    /// Asks; there need not be an answer.
-    pub(crate) async fn ask(
+    /// Sends a request and returns the response, or an error without a complete response.
+    pub(crate) async fn try_request(
         &self,
         method: &str,
         path: &str,
@@ -88,17 +88,17 @@ impl Client {
         body: &[u8],
     ) -> io::Result<Response> {
         let mut stream = TcpStream::connect(self.address).await?;
-        stream.write_all(&self.written(method, path, headers, body)).await?;
-        let mut answer = Vec::new();
-        let read = timeout(ANSWERS_WITHIN, stream.read_to_end(&mut answer)).await?;
-        match Response::read(&answer) {
+        stream.write_all(&self.encode(method, path, headers, body)).await?;
+        let mut response = Vec::new();
+        let read = timeout(RESPONDS_WITHIN, stream.read_to_end(&mut response)).await?;
+        match Response::read(&response) {
             Some(response) => Ok(response),
             None => Err(read.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())),
         }
     }
 
-    /// A request as it goes over the wire; `Host` is ours unless the test has one.
-    fn written(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    /// Encodes a request; `Host` is the address of the server unless `headers` has another one.
+    fn encode(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
         let length = body.len();
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n");
@@ -113,7 +113,7 @@ impl Client {
     }
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -122,10 +122,10 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// Reads a whole answer; none if it broke off.
-    fn read(answer: &[u8]) -> Option<Self> {
-        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-        let (head, body) = (std::str::from_utf8(&answer[..end]).ok()?, &answer[end + 4..]);
+    /// Parses a response; `None` if it is incomplete.
+    fn read(response: &[u8]) -> Option<Self> {
+        let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+        let (head, body) = (std::str::from_utf8(&response[..end]).ok()?, &response[end + 4..]);
         let mut lines = head.split("\r\n");
         let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
         let header = |line: &str| {
@@ -134,21 +134,21 @@ impl Response {
         };
         let mut response = Self { status, headers: lines.filter_map(header).collect(), body: Vec::new() };
         response.body = match (response.header("content-length"), response.header("transfer-encoding")) {
-            (_, Some("chunked")) => unchunked(body)?,
+            (_, Some("chunked")) => decode_chunked(body)?,
             (Some(length), _) if length.parse::<usize>().ok() != Some(body.len()) => return None,
             _ => body.to_vec(),
         };
         Some(response)
     }
 
-    /// Itself, after a look at its status.
+    /// Asserts the status and returns the response.
     #[track_caller]
-    pub(crate) fn has(self, status: u16) -> Self {
+    pub(crate) fn expect_status(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.text());
         self
     }
 
-    /// A header, named in lower case.
+    /// The value of a header; `name` is in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -164,16 +164,16 @@ impl Response {
             .unwrap_or_else(|error| panic!("not JSON, {error}: {}", self.text()))
     }
 
-    /// What an error says of itself.
+    /// The message of an error.
     #[track_caller]
     pub(crate) fn message(&self) -> String {
-        let answer = self.json();
-        answer["message"].as_str().unwrap_or_else(|| panic!("no message: {answer}")).to_owned()
+        let response = self.json();
+        response["message"].as_str().unwrap_or_else(|| panic!("no message: {response}")).to_owned()
     }
 }
 
-/// Puts the parts of a body together; none if it broke off.
-fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
+/// Decodes a chunked body; `None` if it is incomplete.
+fn decode_chunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let end = rest.windows(2).position(|bytes| bytes == b"\r\n")?;

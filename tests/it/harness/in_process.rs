@@ -1,4 +1,4 @@
-//! Message handlers in the test's own process.
+//! Message handlers in the process of the test.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use super::workload::Command;
 
-/// The sizes that a message may have.
+/// The limits of the size of a message.
 pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 
 fn policy() -> FailurePolicy {
@@ -35,12 +35,12 @@ fn policy() -> FailurePolicy {
     }
 }
 
-/// A bus over a store.
+/// A message bus with a store.
 pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
     MessageBus::new(store, policy())
 }
 
-/// A handler of notifications over a store.
+/// A handler of notifications with a store.
 pub(crate) fn notification_handler(
     store: Arc<dyn Store>,
     notifier: RecordingNotifier,
@@ -51,7 +51,7 @@ pub(crate) fn notification_handler(
 /// A handler failed before all messages had an outcome.
 #[derive(Debug)]
 pub(crate) struct Interrupted {
-    /// The outcomes that there are.
+    /// The outcomes so far.
     pub(crate) outcomes: Vec<CommandOutcome>,
     pub(crate) error: HandleError,
 }
@@ -99,7 +99,7 @@ pub(crate) fn command(message_id: &str, kind: &str, body: &Value) -> ReceivedMes
     received(message(message_id, kind, body))
 }
 
-/// The same of any message.
+/// Any message as a handler receives it from its queue.
 pub(crate) fn received(message: Message) -> ReceivedMessage {
     let queue = routing::queue_of(&message.kind).unwrap_or(QueueName::Orders);
     ReceivedMessage::read(queue, message, false, LIMITS)

@@ -1,7 +1,7 @@
-//! A test's own database and namespace on the servers that all tests share, and their removal.
+//! A database and a namespace for each test, on the servers that all tests share.
 //!
-//! Nothing of a test remains: a test that ends, in whatever way, removes both in `Drop`; what a killed test process leaves
-//! is removed by the next test that starts. A lock on the database server tells which of them are still in use.
+//! A test removes both in `Drop`, also after a failure. The next test that starts removes what a killed test process left.
+//! A lock on the database server shows which databases are in use.
 
 use std::{fs, io::Write as _, process::Command, thread, time::Duration};
 
@@ -14,13 +14,13 @@ use tokio::time::timeout;
 use url::Url;
 use uuid::Uuid;
 
-/// What belongs to a namespace. The tests declare the last two themselves.
+/// The queues of a namespace. The tests declare the last two.
 const QUEUES: [&str; 8] =
     ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer", "full"];
 const EXCHANGES: [&str; 3] = ["commands", "events", "dead-letters"];
-/// Every test's database has this before its unique part.
-const DATABASE_PREFIX: &str = "it_world_";
-/// The servers are asked to remove everything within this time.
+/// The prefix of the database names; the rest of a name is unique.
+const DATABASE_PREFIX: &str = "it_system_";
+/// The deadline for the removal.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The broker that all tests share.
@@ -43,7 +43,8 @@ pub(super) async fn connect_to_broker() -> Connection {
     connected.expect("RabbitMQ is available")
 }
 
-#[expect(clippy::disallowed_methods, reason = "every test has a name that no other test ever had")]
+/// A name that no other test has.
+#[expect(clippy::disallowed_methods, reason = "the names are random")]
 pub(crate) fn unique() -> String {
     // The end of the id is its random part.
     Uuid::now_v7().simple().to_string().split_off(20)
@@ -52,18 +53,18 @@ pub(crate) fn unique() -> String {
 /// A database and a namespace for one test.
 pub(super) struct TestNamespace {
     unique: String,
-    /// Holds the lock that keeps other tests from removing what is in use.
+    /// The session that holds the lock while the database is in use.
     lock: Option<PgConnection>,
 }
 
 impl TestNamespace {
-    /// Removes what killed tests left, then creates a database under a new name.
-    pub(super) async fn take() -> Self {
+    /// Removes what killed tests left, then creates a database with a unique name.
+    pub(super) async fn create() -> Self {
         let connected = PgConnection::connect(&database_url("postgres")).await;
         let mut connection = connected.expect("PostgreSQL is available");
         remove_abandoned(&mut connection).await.expect("abandoned databases can be removed");
         let unique = unique();
-        let locked = try_lock(&mut connection, &database(&unique)).await.expect("a lock can be taken");
+        let locked = try_lock(&mut connection, &database(&unique)).await.expect("the lock can be acquired");
         assert!(locked, "two tests have the same name: {unique}");
         let mut namespace = Self { unique, lock: Some(connection) };
         let statement = format!("create database {}", namespace.database());
@@ -89,7 +90,7 @@ impl TestNamespace {
 }
 
 impl Drop for TestNamespace {
-    /// A test that fails does not call [`TestNamespace::remove`]. Its runtime is blocked here, so another one does the work.
+    /// A test that fails does not call [`TestNamespace::remove`]. Its runtime is blocked here, so another runtime is used.
     fn drop(&mut self) {
         if self.lock.is_none() {
             return;
@@ -149,8 +150,8 @@ async fn remove_abandoned(connection: &mut PgConnection) -> Removed {
     Ok(())
 }
 
-/// Ends a test's processes and removes its queues, exchanges and database. The database is last: as long as it exists,
-/// the next test tries again.
+/// Kills the processes of a test and removes its queues, exchanges and database. The database is last: while it exists, the
+/// next test tries the removal again.
 async fn remove(connection: &mut PgConnection, unique: &str) -> Removed {
     let namespace = namespace(unique);
     kill_processes(&namespace);
@@ -170,7 +171,7 @@ async fn remove(connection: &mut PgConnection, unique: &str) -> Removed {
     Ok(())
 }
 
-/// The processes of this machine that have the namespace in their environment.
+/// The processes on this machine with the namespace in their environment.
 pub(crate) fn processes_of(namespace: &str) -> Vec<u32> {
     let variable = format!("ALLOCATION__NAMESPACE={namespace}");
     let uses_it = |pid: &u32| {

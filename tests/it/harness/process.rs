@@ -1,4 +1,4 @@
-//! Processes of the program under test: those that run, and calls of the command line.
+//! Processes of the program: long-running ones, and calls of the command line.
 
 use std::{
     fs::File,
@@ -15,10 +15,10 @@ use tokio::{
 
 use super::{amqp_url, wait_until};
 
-/// A process stops within this time, whatever it is doing.
+/// The deadline for a shutdown.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
-/// A call of the program for a namespace and a database.
+/// The program with a namespace and a database.
 pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_allocation"));
     command
@@ -30,7 +30,7 @@ pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -
     command
 }
 
-/// Runs a call to its end.
+/// Runs the program until it exits.
 pub(super) async fn call(command: &mut Command) -> CliOutput {
     CliOutput::of(command.output().await.expect("the program was built and starts"))
 }
@@ -52,36 +52,35 @@ impl Running {
             .stderr(file)
             .spawn()
             .expect("the program was built and starts");
-        let pid = child.id().expect("a child that was not waited for has an id");
+        let pid = child.id().expect("a running child has an id");
         Self { child, pid, log }
     }
 
-    /// Whether it has not ended, for whatever reason.
+    /// Whether it is still running.
     pub(crate) fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub(crate) fn log(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The most memory it ever had, in KiB.
+    /// Its peak memory usage in KiB.
     pub(crate) fn peak_memory_kib(&self) -> u64 {
         let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the process is alive");
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the process is running");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let digits = peak.expect("Linux knows the peak").trim().trim_end_matches(" kB");
+        let digits = peak.expect("/proc has the peak").trim().trim_end_matches(" kB");
         digits.parse().expect("the peak is a number")
     }
 
-    /// SIGTERM, and how the process ended. It listens to signals once it has said anything.
+    /// Sends SIGTERM and returns the exit status. Waits for the first log line, because the process handles signals only
+    /// after that.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
-        wait_until("the process says something", STOPS_WITHIN, async || {
-            !self.log().is_empty() || !self.is_alive()
-        })
-        .await;
+        wait_until("the process logs", STOPS_WITHIN, async || !self.log().is_empty() || !self.is_alive())
+            .await;
         self.signal("TERM").await;
         let Ok(ended) = timeout(STOPS_WITHIN, self.child.wait()).await else {
             panic!("process {} did not stop within {STOPS_WITHIN:?}:\n{}", self.pid, self.log());
@@ -89,17 +88,17 @@ impl Running {
         ended.expect("a child can be waited for")
     }
 
-    /// SIGKILL: it has no time for anything.
+    /// Sends SIGKILL.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("a child can be killed");
     }
 
-    /// SIGSTOP: it does nothing, and does not know.
+    /// Sends SIGSTOP: the process is paused.
     pub(crate) async fn pause(&self) {
         self.signal("STOP").await;
     }
 
-    /// SIGCONT: it goes on where it was.
+    /// Sends SIGCONT: the process continues.
     pub(crate) async fn resume(&self) {
         self.signal("CONT").await;
     }
@@ -110,12 +109,12 @@ impl Running {
             .arg(format!("kill -s {name} {}", self.pid))
             .status()
             .await
-            .expect("there is a shell");
-        assert!(status.success(), "process {} took no SIG{name}:\n{}", self.pid, self.log());
+            .expect("a shell exists");
+        assert!(status.success(), "SIG{name} could not be sent to process {}:\n{}", self.pid, self.log());
     }
 }
 
-/// How a call of the command line ended, and what it printed.
+/// The exit code and the output of a call of the command line.
 #[derive(Debug)]
 pub(crate) struct CliOutput {
     /// The exit code.
@@ -125,22 +124,37 @@ pub(crate) struct CliOutput {
 }
 
 impl CliOutput {
-    pub(super) fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("the command line prints UTF-8");
         Self {
-            code: output.status.code().expect("the command line is not ended by a signal"),
+            code: output.status.code().expect("no signal ended the command line"),
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         }
     }
 
-    /// Itself, after a look at its exit code.
+    /// Asserts the exit code and returns the output.
+    #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
         self
     }
 
-    /// All that was printed.
+    /// Asserts that standard error contains a text.
+    #[track_caller]
+    pub(crate) fn assert_error(&self, error: &str) {
+        assert!(self.stderr.contains(error), "{error:?} is not in {}", self.stderr);
+    }
+
+    pub(crate) fn stdout(&self) -> &str {
+        &self.stdout
+    }
+
+    pub(crate) fn stderr(&self) -> &str {
+        &self.stderr
+    }
+
+    /// Standard output, then standard error.
     pub(crate) fn text(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
     }

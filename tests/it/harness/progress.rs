@@ -1,4 +1,4 @@
-//! How far a system's work is, and whether what it did fits together.
+//! The progress of a system, and the consistency of its tables and events.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
@@ -16,10 +16,10 @@ use super::{
     workload::Command,
 };
 
-/// What the broker has confirmed reaches a subscriber soon.
+/// The deadline for the arrival of confirmed events.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 
-/// How far the work is.
+/// Counts that show the progress.
 #[derive(Debug, PartialEq, Eq)]
 struct Progress {
     handled: i64,
@@ -29,28 +29,29 @@ struct Progress {
 }
 
 impl TestSystem {
-    /// How many commands were handled.
+    /// The number of handled commands.
     pub(crate) async fn handled(&self) -> i64 {
         self.count("select count(*) from inbox where queue in ('orders', 'stock')").await
     }
 
-    /// Waits until so many commands were handled.
+    /// Waits for this number of handled commands.
     pub(crate) async fn wait_handled(&self, count: usize) {
         let count = number(count);
         wait_for("commands are handled", DRAINS_WITHIN, &count, async || self.handled().await).await;
     }
 
-    /// Sends commands and waits until so many more than before were handled: work is under way.
-    pub(crate) async fn get_under_way(&self, commands: &[Command], more: i64) {
+    /// Sends commands, and waits until `more` commands are handled. The others may still be in progress.
+    pub(crate) async fn send_and_wait_for(&self, commands: &[Command], more: i64) {
         let enough = self.handled().await + more;
         self.sender.send_all(commands).await;
-        wait_until("the work goes on", DRAINS_WITHIN, async || self.handled().await >= enough).await;
+        wait_until("commands are handled", DRAINS_WITHIN, async || self.handled().await >= enough).await;
     }
 
-    /// Waits until so many commands were handled in all and nothing else is on its way.
+    /// Waits until this number of commands is handled, no event is unpublished, no message is retrying, and the queues of
+    /// commands are empty.
     pub(crate) async fn wait_drained(&self, handled: usize) {
         let drained = Progress { handled: number(handled), unpublished: 0, retrying: 0, ready: 0 };
-        wait_for("the work is done", DRAINS_WITHIN, &drained, async || self.progress().await).await;
+        wait_for("all commands are handled", DRAINS_WITHIN, &drained, async || self.progress().await).await;
     }
 
     async fn progress(&self) -> Progress {
@@ -62,12 +63,12 @@ impl TestSystem {
         }
     }
 
-    /// How many messages wait in a queue.
+    /// The number of ready messages in a queue.
     pub(crate) async fn ready(&self, queue: &str) -> u32 {
         self.state_of(queue).await.message_count()
     }
 
-    /// How many subscriptions a queue has.
+    /// The number of consumers of a queue.
     pub(crate) async fn consumers(&self, queue: &str) -> u32 {
         self.state_of(queue).await.consumer_count()
     }
@@ -79,7 +80,7 @@ impl TestSystem {
         state.expect("the queue exists")
     }
 
-    /// How many sessions of the database wait for a lock that another one holds.
+    /// The number of sessions of the database that wait for a lock.
     pub(crate) async fn waiting_for_locks(&self) -> i64 {
         self.count(
             "select count(*) from pg_stat_activity
@@ -88,8 +89,8 @@ impl TestSystem {
         .await
     }
 
-    /// Waits until everything is done and every event has arrived; all of it must fit together. Returns the events
-    /// in the order of their arrival.
+    /// Waits until this number of commands is handled and every event has arrived, and asserts that tables and events are
+    /// consistent. Returns the events in the order of their arrival.
     pub(crate) async fn settled(&self, handled: usize) -> Vec<Event> {
         self.wait_drained(handled).await;
         let recorded = self.count("select coalesce(sum(event_sequence), 0)::bigint from products").await;
@@ -100,7 +101,7 @@ impl TestSystem {
         assert_eq!(
             last_sequences(&events),
             self.recorded_sequences().await,
-            "an event is missing or a ghost"
+            "an event is missing, or was never committed"
         );
         self.assert_consistent().await;
         events
@@ -115,20 +116,21 @@ impl TestSystem {
         rows.into_iter().collect()
     }
 
-    /// Whatever happened, sums are sums, no batch is overdrawn, no line waits beside stock it fits in, and the read
-    /// model says what is true.
+    /// Asserts the rules that the tables always satisfy.
     pub(crate) async fn assert_consistent(&self) {
-        for (rule, offenders) in consistency::RULES {
-            let found: Vec<String> =
-                sqlx::query_scalar(offenders).fetch_all(&self.pool).await.expect("the rule is SQL");
-            assert!(found.is_empty(), "{rule}, but not {found:?}");
+        for (rule, violations) in consistency::RULES {
+            let found: Vec<String> = sqlx::query_scalar(violations)
+                .fetch_all(&self.pool)
+                .await
+                .expect("the query of the rule succeeds");
+            assert!(found.is_empty(), "violated: {rule}: {found:?}");
         }
     }
 
-    /// The queue is empty; after a fault it may hold what was handled and could not be acknowledged.
-    pub(super) async fn assert_nothing_left_to_do(&self, queue: &str) {
-        if !self.repeats_may_be_left.load(Ordering::Relaxed) {
-            assert_eq!(self.ready(queue).await, 0, "{queue} holds something");
+    /// Asserts that a queue is empty. If the test allows redeliveries, handled messages may remain.
+    pub(super) async fn assert_queue_finished(&self, queue: &str) {
+        if !self.redeliveries_may_remain.load(Ordering::Relaxed) {
+            assert_eq!(self.ready(queue).await, 0, "{queue} is not empty");
         }
         let name: ShortString = self.named(queue).into();
         let take = BasicGetOptions { no_ack: true };
@@ -143,7 +145,7 @@ impl TestSystem {
             .fetch_one(&self.pool)
             .await
             .expect("the inbox can be read");
-            assert!(known, "{message_id:?} is left in {queue} and was never handled");
+            assert!(known, "{message_id:?} is left in {queue} and was not handled");
         }
     }
 }

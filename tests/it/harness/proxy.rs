@@ -28,15 +28,15 @@ struct Mode {
     frozen: bool,
     /// The number of calls of [`Proxy::cut`].
     cuts: u64,
-    /// The number of calls of [`Proxy::forget`].
-    forgets: u64,
+    /// The number of calls of [`Proxy::drop_data`].
+    drops: u64,
 }
 
-/// A proxy on a port of its own.
+/// A proxy on a free port.
 pub(crate) struct Proxy {
     url: String,
     mode: watch::Sender<Mode>,
-    newcomers: Arc<AtomicUsize>,
+    connection_attempts: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -51,9 +51,9 @@ impl Proxy {
         url.set_host(Some("127.0.0.1")).expect("the URL can name another host");
         url.set_port(Some(address.port())).expect("the URL can name another port");
         let (mode, watched) = watch::channel(Mode::default());
-        let newcomers = Arc::<AtomicUsize>::default();
-        let accepting = tokio::spawn(accept(listener, upstream, watched, newcomers.clone()));
-        Self { url: url.into(), mode, newcomers, accepting }
+        let connection_attempts = Arc::<AtomicUsize>::default();
+        let accepting = tokio::spawn(accept(listener, upstream, watched, connection_attempts.clone()));
+        Self { url: url.into(), mode, connection_attempts, accepting }
     }
 
     /// The URL of the server through this proxy.
@@ -62,8 +62,8 @@ impl Proxy {
     }
 
     /// The number of connection attempts, including refused ones.
-    pub(crate) fn newcomers(&self) -> usize {
-        self.newcomers.load(Ordering::Relaxed)
+    pub(crate) fn connection_attempts(&self) -> usize {
+        self.connection_attempts.load(Ordering::Relaxed)
     }
 
     /// Resets every connection.
@@ -81,10 +81,10 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.frozen = true);
     }
 
-    /// Drops everything that is sent over the present connections, silently and permanently. New connections are forwarded,
+    /// Drops all further data of the present connections, without an error for either side. New connections are forwarded,
     /// unless the proxy is frozen.
-    pub(crate) fn forget(&self) {
-        self.mode.send_modify(|mode| mode.forgets += 1);
+    pub(crate) fn drop_data(&self) {
+        self.mode.send_modify(|mode| mode.drops += 1);
     }
 
     /// Ends the freeze; data that was sent meanwhile is forwarded.
@@ -103,10 +103,10 @@ async fn accept(
     listener: TcpListener,
     upstream: (String, u16),
     mode: watch::Receiver<Mode>,
-    newcomers: Arc<AtomicUsize>,
+    connection_attempts: Arc<AtomicUsize>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
-        newcomers.fetch_add(1, Ordering::Relaxed);
+        connection_attempts.fetch_add(1, Ordering::Relaxed);
         if !mode.borrow().refuses {
             tokio::spawn(link(client, upstream.clone(), mode.clone()));
         }
@@ -115,31 +115,31 @@ async fn accept(
 
 /// Forwards in both directions until one side closes the connection or the proxy is cut.
 async fn link(mut client: TcpStream, upstream: (String, u16), mut mode: watch::Receiver<Mode>) {
-    let Mode { cuts, forgets, .. } = *mode.borrow();
+    let Mode { cuts, drops, .. } = *mode.borrow();
     let Ok(mut server) = TcpStream::connect((upstream.0.as_str(), upstream.1)).await else {
         return;
     };
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let cut = tokio::select! {
-        () = pump(from_client, to_server, mode.clone(), forgets) => false,
-        () = pump(from_server, to_client, mode.clone(), forgets) => false,
+        () = pump(from_client, to_server, mode.clone(), drops) => false,
+        () = pump(from_server, to_client, mode.clone(), drops) => false,
         () = until(&mut mode, |mode| mode.cuts > cuts) => true,
     };
     if cut {
-        // A reset, as after a crash or from a firewall, and no orderly end.
+        // A reset, as after a crash or from a firewall.
         let _ = client.set_zero_linger();
         let _ = server.set_zero_linger();
     }
 }
 
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut mode: watch::Receiver<Mode>, forgets: u64) {
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut mode: watch::Receiver<Mode>, drops: u64) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await;
         until(&mut mode, |mode| !mode.frozen).await;
         let Ok(length @ 1..) = read else { return };
-        let lost = mode.borrow().forgets > forgets;
+        let lost = mode.borrow().drops > drops;
         if !lost && to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

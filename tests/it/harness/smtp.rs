@@ -76,7 +76,7 @@ impl SmtpScript {
     }
 }
 
-/// The server, on a port of its own.
+/// The server, on a free port.
 pub(crate) struct MailServer {
     address: SocketAddr,
     script: Arc<Mutex<SmtpScript>>,
@@ -103,7 +103,7 @@ impl MailServer {
         self.serving = tokio::spawn(serve(listener, self.script.clone()));
     }
 
-    /// Not to be held across an `await`.
+    /// The accepted mails and the script. The guard must not be held across an `await`.
     pub(crate) fn script(&self) -> MutexGuard<'_, SmtpScript> {
         self.script.lock().expect("no other thread has panicked")
     }
@@ -133,7 +133,7 @@ async fn converse(client: TcpStream, script: &Mutex<SmtpScript>) -> io::Result<(
             }
             "RCPT" => script.lock().unwrap().recipient(&mut mail, address(&line)),
             "DATA" => {
-                writer.write_all(b"354 Go on\r\n").await?;
+                writer.write_all(b"354 Start mail input\r\n").await?;
                 mail.data = content(&mut lines).await?;
                 script.lock().unwrap().accept(&mail)
             }

@@ -1,4 +1,4 @@
-//! A system under test for every test: a database, a namespace on the broker, processes, and all that was published.
+//! A test system: a database, a namespace on the broker, processes of the program, and all published events.
 
 use std::{
     collections::BTreeMap,
@@ -23,58 +23,58 @@ use super::{
     wait::{DRAINS_WITHIN, wait_for},
 };
 
-/// Lines of each log that are shown when a test fails.
+/// The number of log lines per process that a failed test prints.
 const TAIL: usize = 40;
 
-/// What a test has to itself.
+/// A system that no other test uses.
 pub(crate) struct TestSystem {
-    /// The database, for questions.
+    /// For queries of the test.
     pub(crate) pool: PgPool,
-    /// An upstream system.
+    /// Publishes commands.
     pub(crate) sender: Sender,
     pub(crate) namespace: String,
     name: String,
-    place: TestNamespace,
+    test_namespace: TestNamespace,
     pub(super) observer: Observer,
     pub(super) channel: Channel,
     connection: Connection,
     files: TempDir,
     started: AtomicUsize,
     expected_dead: AtomicI64,
-    pub(super) repeats_may_be_left: AtomicBool,
+    pub(super) redeliveries_may_remain: AtomicBool,
     closed: bool,
 }
 
 impl TestSystem {
-    /// Makes a system; `name` is the test's.
+    /// Creates a system; `name` is the name of the test.
     pub(crate) async fn new(name: &str) -> Self {
-        let place = TestNamespace::take().await;
-        let (namespace, url) = (place.namespace(), database_url(&place.database()));
+        let test_namespace = TestNamespace::create().await;
+        let (namespace, url) = (test_namespace.namespace(), database_url(&test_namespace.database()));
         for preparation in ["migrate", "topology"] {
             call(&mut program(&namespace, &url, &[preparation])).await.exits(0);
         }
         let connection = connect_to_broker().await;
         let pool = PgPoolOptions::new().max_connections(3).connect(&url).await;
         Self {
-            pool: pool.expect("the database was made"),
+            pool: pool.expect("the database was created"),
             sender: Sender::open(&connection, &namespace).await,
             observer: Observer::open(&connection, &namespace).await,
             channel: connection.create_channel().await.expect("a channel opens"),
             name: name.to_owned(),
-            files: TempDir::new().expect("there is room for files"),
+            files: TempDir::new().expect("a temporary folder can be created"),
             started: AtomicUsize::new(0),
             expected_dead: AtomicI64::new(0),
-            repeats_may_be_left: AtomicBool::new(false),
+            redeliveries_may_remain: AtomicBool::new(false),
             closed: false,
             connection,
             namespace,
-            place,
+            test_namespace,
         }
     }
 
-    /// The database's URL.
+    /// The URL of the database.
     pub(crate) fn database_url(&self) -> String {
-        database_url(&self.place.database())
+        database_url(&self.test_namespace.database())
     }
 
     /// The read side of the database.
@@ -82,26 +82,26 @@ impl TestSystem {
         Views::new(self.pool.clone(), self.namespace.clone(), Duration::from_secs(10))
     }
 
-    /// The real store over the database.
+    /// The store of the database.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
-        let access = PgConfig::new(&self.database_url(), 10, Duration::from_secs(10));
-        let access = access.expect("the database's URL is one");
-        Arc::new(PgStore::new(access.pool(), &access, Arc::default()))
+        let config = PgConfig::new(&self.database_url(), 10, Duration::from_secs(10));
+        let config = config.expect("the URL is valid");
+        Arc::new(PgStore::new(config.pool(), &config, Arc::default()))
     }
 
-    /// Waits until so many different events have arrived; all of them, repeats included.
+    /// Waits for this number of distinct events, and returns all of them, including duplicates.
     pub(crate) async fn events_of(&self, distinct_events: usize) -> Vec<Event> {
         let arrived = async || distinct(&self.observer.events());
         wait_for("events arrive", DRAINS_WITHIN, &distinct_events, arrived).await;
         self.observer.events()
     }
 
-    /// Leaves events without a subscriber from now on.
+    /// Removes all queues of events: later events are unroutable.
     pub(crate) async fn stop_observing(&self) {
         for queue in ["observer", "notifications"] {
             let deleted =
                 self.channel.queue_delete(self.named(queue).into(), QueueDeleteOptions::default()).await;
-            deleted.expect("the queue was there");
+            deleted.expect("the queue exists");
         }
     }
 
@@ -117,7 +117,7 @@ impl TestSystem {
         call(&mut command).await
     }
 
-    /// Starts a process, with further variables in its environment.
+    /// Starts a process with further variables in its environment.
     pub(crate) fn start(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Running {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let log = self.files.path().join(format!("process-{number}.log"));
@@ -131,47 +131,46 @@ impl TestSystem {
         self.worker_with(&[])
     }
 
-    /// The same with settings of its own.
+    /// The same with further variables in its environment.
     pub(crate) fn worker_with(&self, environment: &[(&str, &str)]) -> Running {
         self.start(&["run", "--only", "worker,relay"], environment)
     }
 
-    /// A file for the command line to read.
+    /// Writes a file that the command line can read.
     pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.files.path().join(name);
-        std::fs::write(&path, content).expect("there is room for a file");
+        std::fs::write(&path, content).expect("the file can be written");
         path
     }
 
-    /// How many dead letters the test leaves behind.
+    /// Sets the number of dead letters at the end of the test.
     pub(crate) fn expect_dead(&self, count: i64) {
         self.expected_dead.store(count, Ordering::Relaxed);
     }
 
-    /// The test breaks connections or processes: messages that were handled may come again, even after the last worker
-    /// stopped.
-    pub(crate) fn expect_repeats(&self) {
-        self.repeats_may_be_left.store(true, Ordering::Relaxed);
+    /// Allows handled messages in the queues at the end: a test that breaks connections or processes causes redeliveries.
+    pub(crate) fn expect_redeliveries(&self) {
+        self.redeliveries_may_remain.store(true, Ordering::Relaxed);
     }
 
-    /// A channel for questions to the broker and for its administration.
+    /// A channel for the administration of the broker.
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Another channel, for what may close it.
+    /// Another channel, for operations that may close it.
     pub(crate) async fn new_channel(&self) -> Channel {
         self.connection.create_channel().await.expect("a channel opens")
     }
 
-    /// A name under the namespace.
+    /// A name with the prefix of the namespace.
     pub(crate) fn named(&self, name: &str) -> String {
         format!("{}.{name}", self.namespace)
     }
 
-    /// A number from the database.
-    pub(crate) async fn count(&self, question: &'static str) -> i64 {
-        sqlx::query_scalar(question).fetch_one(&self.pool).await.expect("the question can be answered")
+    /// The only number of a query.
+    pub(crate) async fn count(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&self.pool).await.expect("the query succeeds")
     }
 
     /// The allocated lines: the batch, by order and SKU.
@@ -188,18 +187,18 @@ impl TestSystem {
     pub(crate) async fn close_after(self, processes: impl IntoIterator<Item = Running>) {
         for process in processes {
             let ended = process.terminate().await;
-            assert!(ended.success(), "a process that was to stop ended with {ended}");
+            assert!(ended.success(), "a process ended with {ended} after SIGTERM");
         }
         self.close().await;
     }
 
-    /// Asserts that no message, event or dead letter is left that the test did not expect, and removes everything.
+    /// Asserts that no unexpected message, event or dead letter is left, and removes everything.
     pub(crate) async fn close(mut self) {
         for queue in ["orders", "stock"] {
-            self.assert_nothing_left_to_do(queue).await;
+            self.assert_queue_finished(queue).await;
         }
         for queue in ["orders.dlq", "stock.dlq", "notifications.dlq"] {
-            assert_eq!(self.ready(queue).await, 0, "{queue} holds something");
+            assert_eq!(self.ready(queue).await, 0, "{queue} is not empty");
         }
         assert_eq!(self.count("select count(*) from outbox").await, 0, "events were not published");
         let dead = self.count("select count(*) from failed_messages where status = 'dead'").await;
@@ -211,11 +210,11 @@ impl TestSystem {
     async fn remove(&mut self) {
         let _ = self.connection.close(200, "done".into()).await;
         self.pool.close().await;
-        self.place.remove().await;
+        self.test_namespace.remove().await;
     }
 
-    /// The ends of all logs.
-    fn tails(&self) -> String {
+    /// The last lines of all logs.
+    fn log_tails(&self) -> String {
         let mut tails = String::new();
         for number in 0..self.started.load(Ordering::Relaxed) {
             let log = self.files.path().join(format!("process-{number}.log"));
@@ -229,16 +228,16 @@ impl TestSystem {
 }
 
 impl Drop for TestSystem {
-    /// A test that failed did not close its system; what the processes said may tell why.
+    /// A failed test does not close its system. The logs may show the cause.
     fn drop(&mut self) {
         if !self.closed {
             let _ = writeln!(
                 std::io::stderr().lock(),
                 "{} failed in database {}, namespace {}{}",
                 self.name,
-                self.place.database(),
+                self.test_namespace.database(),
                 self.namespace,
-                self.tails()
+                self.log_tails()
             );
         }
     }

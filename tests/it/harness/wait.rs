@@ -7,9 +7,9 @@ use std::{
 
 /// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(20);
-/// Everything that was sent is handled and published by then, even on a small machine that runs several tests at once.
+/// The deadline for all sent commands to be handled and published, also on a machine that runs several tests.
 pub(crate) const DRAINS_WITHIN: Duration = Duration::from_mins(1);
-/// Deadline of a condition that holds soon unless something is broken. Generous, because the machine may be busy.
+/// The deadline of a condition that holds soon. It is generous, because the machine may be busy.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until a condition holds.
@@ -17,16 +17,16 @@ pub(crate) async fn wait_until(what: &str, within: Duration, holds: impl AsyncFn
     wait_for(what, within, &true, holds).await;
 }
 
-/// Waits until a value is the expected one; fails with both if it never is.
+/// Waits until a value equals the expected one; after the deadline, fails with both.
 pub(crate) async fn wait_for<T: PartialEq + Debug>(
     what: &str,
     within: Duration,
     expected: &T,
-    mut look: impl AsyncFnMut() -> T,
+    mut read: impl AsyncFnMut() -> T,
 ) {
     let begin = Instant::now();
     loop {
-        let found = look().await;
+        let found = read().await;
         if found == *expected {
             return;
         }

@@ -1,4 +1,4 @@
-//! Commands as clients send them, one by one or as a whole workload made up from a seed.
+//! Commands: single ones, and a random workload from a seed.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Event, TestSystem};
 
-/// A command with the id its client gave it.
+/// A command with its message id.
 #[derive(Clone, Debug)]
 pub(crate) struct Command {
     pub(crate) kind: &'static str,
@@ -15,18 +15,18 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// The same command under another id, so that nothing but its content makes it a repeat.
+    /// The same command with another message id.
     pub(crate) fn with_id(self, message_id: &str) -> Self {
         Self { message_id: message_id.to_owned(), ..self }
     }
 
-    /// The same command with something else in its body.
+    /// The same command with another value of a field.
     pub(crate) fn with(mut self, field: &str, value: Value) -> Self {
         self.body[field] = value;
         self
     }
 
-    /// The short name of the queue it waits in.
+    /// The name of its queue, without the namespace.
     pub(crate) fn queue(&self) -> &'static str {
         match self.kind {
             "allocate" | "deallocate" => "orders",
@@ -67,7 +67,7 @@ pub(crate) fn change_batch_quantity(batchref: &str, qty: u32) -> Command {
     }
 }
 
-/// Numbers that look random and are the same for the same seed (the generator called splitmix64).
+/// Pseudorandom numbers that are reproducible from a seed (splitmix64).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -75,20 +75,20 @@ impl Random {
         Self(seed)
     }
 
-    /// A number from 0 up to, and without, `end`.
+    /// A number in `0..end`.
     pub(crate) fn below(&mut self, end: u32) -> u32 {
         u32::try_from(self.bits() % u64::from(end)).expect("a remainder is smaller than its divisor")
     }
 
-    /// True in so many of a hundred cases.
+    /// True with this probability in percent.
     pub(crate) fn percent(&mut self, cases: u32) -> bool {
         self.below(100) < cases
     }
 
-    /// One of several things.
-    pub(crate) fn pick<'a, T>(&mut self, things: &'a [T]) -> &'a T {
-        let count = u32::try_from(things.len()).expect("there are not that many");
-        &things[usize::try_from(self.below(count)).expect("an index fits")]
+    /// A random element.
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        let count = u32::try_from(items.len()).expect("the number of items fits");
+        &items[usize::try_from(self.below(count)).expect("an index fits")]
     }
 
     fn bits(&mut self) -> u64 {
@@ -105,11 +105,11 @@ pub(crate) struct Workload {
     pub(crate) batches: Vec<Command>,
     pub(crate) commands: Vec<Command>,
     /// The lines that are not deallocated, by order and SKU, with their quantities.
-    pub(crate) kept: BTreeMap<(String, String), i32>,
+    pub(crate) remaining_lines: BTreeMap<(String, String), i32>,
 }
 
 impl Workload {
-    /// A workload with a number of lines, a batch for twenty and a SKU for a hundred of them.
+    /// A workload with this number of lines, one batch for twenty lines and one SKU for a hundred.
     pub(crate) fn seeded(seed: u64, lines: u32) -> Self {
         let mut random = Random::seeded(seed);
         let (batches, skus) = ((lines / 20).max(1), (lines / 100).max(1));
@@ -120,7 +120,7 @@ impl Workload {
                 .map(|number| create_batch(&reference(number), &sku(number), 50 + random.below(100)))
                 .collect(),
             commands: Vec::new(),
-            kept: BTreeMap::new(),
+            remaining_lines: BTreeMap::new(),
         };
         for number in 0..lines {
             let (orderid, sku, qty) =
@@ -129,39 +129,41 @@ impl Workload {
             if random.percent(10) {
                 workload.commands.push(deallocate(&orderid, &sku));
             } else {
-                workload.kept.insert((orderid, sku), i32::try_from(qty).expect("a quantity is small"));
+                workload
+                    .remaining_lines
+                    .insert((orderid, sku), i32::try_from(qty).expect("a quantity is small"));
             }
             if random.percent(8) {
                 let change = change_batch_quantity(&reference(random.below(batches)), 30 + random.below(150));
                 workload.commands.push(change.with_id(&format!("change-{number}")));
             }
             if random.percent(12) {
-                let repeat = random.pick(&workload.commands).clone();
-                workload.commands.push(repeat);
+                let duplicate = random.pick(&workload.commands).clone();
+                workload.commands.push(duplicate);
             }
         }
         workload
     }
 
-    /// How many commands there are when repeats count once.
+    /// The number of commands, without duplicates.
     pub(crate) fn distinct(&self) -> usize {
         let all = self.batches.iter().chain(&self.commands);
         all.map(|command| (command.queue(), &command.message_id)).collect::<HashSet<_>>().len()
     }
 
-    /// Sends the batches and waits until they exist, so that nothing that follows is rejected.
-    pub(crate) async fn open(&self, system: &TestSystem) {
+    /// Sends the batches and waits until they exist, so that no later command is rejected.
+    pub(crate) async fn create_batches(&self, system: &TestSystem) {
         system.sender.send_all(&self.batches).await;
         system.wait_handled(self.batches.len()).await;
     }
 
-    /// The commands in so many parts.
+    /// The commands, divided into this number of parts.
     pub(crate) fn parts(&self, count: usize) -> impl Iterator<Item = &[Command]> {
         self.commands.chunks(self.commands.len().div_ceil(count))
     }
 
-    /// Waits until everything was handled; each command once, with events and tables telling the same story.
-    pub(crate) async fn assert_all_is_done(&self, system: &TestSystem) {
+    /// Waits until every command is handled, and asserts that events and tables agree.
+    pub(crate) async fn assert_all_handled(&self, system: &TestSystem) {
         let events = system.settled(self.distinct()).await;
         assert_eq!(allocated_by(&events), system.allocated_lines().await);
         let lines: Vec<(String, String, i32)> = sqlx::query_as("select orderid, sku, qty from order_lines")
@@ -170,8 +172,8 @@ impl Workload {
             .expect("the lines can be read");
         let lines: BTreeMap<_, _> =
             lines.into_iter().map(|(orderid, sku, qty)| ((orderid, sku), qty)).collect();
-        for (line, qty) in &self.kept {
-            assert_eq!(lines.get(line), Some(qty), "{line:?} was not deallocated");
+        for (line, qty) in &self.remaining_lines {
+            assert_eq!(lines.get(line), Some(qty), "{line:?} is missing or has another quantity");
         }
     }
 }

@@ -1,15 +1,12 @@
-//! The API in the test's own process, over a store that the test can hold up.
+//! The API in the process of the test, with a store that the test can block.
 
 use std::{sync::Arc, time::Duration};
 
 use allocation::{
-    adapters::memory::MemoryStore,
     entrypoints::{api::Api, watchdog::Watchdog},
     ports::{
         admin::{DeclareResult, QueueDepth, Schema, SchemaVersion, Topology},
         error::{BrokerError, StoreError},
-        queue::QueueName,
-        store::{Store, Tx},
     },
     service::{availability::AvailabilityLog, decode::Limits},
     views::Views,
@@ -17,45 +14,17 @@ use allocation::{
 use async_trait::async_trait;
 use serde_json::json;
 use sqlx::PgPool;
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::harness::{Client, JSON, LIMITS, SOON, bus, wait_for};
+use crate::{
+    harness::{Client, JSON, LIMITS, SOON, bus, wait_for},
+    service::fakes::{Call, Reply, ScriptedStore},
+};
 
 use super::{add_batch, batch, line};
 
-/// A store whose transactions begin only while it is open.
-#[derive(Clone)]
-struct Gated {
-    inner: MemoryStore,
-    open: watch::Sender<bool>,
-}
-
-#[async_trait]
-impl Store for Gated {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let _ = self.open.subscribe().wait_for(|open| *open).await;
-        self.inner.begin(queue).await
-    }
-
-    async fn probe(&self) -> Result<(), StoreError> {
-        self.inner.probe().await
-    }
-
-    async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        self.inner.unfinished_starts(queue, ids).await
-    }
-
-    async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.inner.record_starts(queue, ids).await
-    }
-
-    async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.inner.revert_starts(queue, ids).await
-    }
-}
-
-/// Servers that are as they should be.
+/// A schema and a topology that are always ready.
 struct Ready;
 
 #[async_trait]
@@ -76,31 +45,45 @@ impl Topology for Ready {
     }
 }
 
-/// What differs from test to test.
+/// Settings that differ between the tests.
 struct Settings {
     limits: Limits,
     timeout: Duration,
-    stuck_after: Duration,
+    stall_timeout: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let long = Duration::from_mins(10);
-        Self { limits: LIMITS, timeout: long, stuck_after: long }
+        Self { limits: LIMITS, timeout: long, stall_timeout: long }
     }
 }
 
-/// A running API, the gate of its store, and a client.
+/// A running API, its store, and a client.
 struct Served {
     client: Client,
-    open: watch::Sender<bool>,
+    store: ScriptedStore,
     _running: AbortOnDropHandle<()>,
 }
 
-async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
-    let store = Gated { inner: MemoryStore::default(), open: watch::channel(true).0 };
-    let open = store.open.clone();
-    let nowhere = PgPool::connect_lazy("postgres://127.0.0.1:1/none").unwrap();
+impl Served {
+    /// Blocks new transactions.
+    fn block_store(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.store.set_reply(Call::Begin, Reply::Waits(gate.clone()));
+        gate
+    }
+
+    /// Lets blocked and new transactions begin.
+    fn unblock_store(&self, gate: &Semaphore) {
+        self.store.set_reply(Call::Begin, Reply::Does);
+        gate.add_permits(100);
+    }
+}
+
+async fn serve(Settings { limits, timeout, stall_timeout }: Settings) -> Served {
+    let store = ScriptedStore::default();
+    let unused = PgPool::connect_lazy("postgres://127.0.0.1:1/none").unwrap();
     let api = Api {
         listen: "127.0.0.1:0".parse().unwrap(),
         token: None,
@@ -108,9 +91,9 @@ async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
         limits,
         tasks: 2,
         max_batch: 100,
-        stall_timeout: stuck_after,
-        commands: Arc::new(bus(Arc::new(store))),
-        views: Views::new(nowhere, "test".into(), Duration::from_secs(1)),
+        stall_timeout,
+        commands: Arc::new(bus(Arc::new(store.clone()))),
+        views: Views::new(unused, "test".into(), Duration::from_secs(1)),
         topology: Arc::new(Ready),
         schema: Arc::new(Ready),
         watchdog: Watchdog::default(),
@@ -121,50 +104,55 @@ async fn serve(Settings { limits, timeout, stuck_after }: Settings) -> Served {
     let running = tokio::spawn(async move { api.run(listener, &CancellationToken::new()).await });
     let client = Client::of(address);
     client.wait_until_ready().await;
-    Served { client, open, _running: AbortOnDropHandle::new(running) }
+    Served { client, store, _running: AbortOnDropHandle::new(running) }
 }
 
 #[tokio::test]
-async fn a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not() {
+async fn a_body_of_exactly_the_limit_is_accepted_and_one_byte_more_is_rejected() {
     let body = batch("b-1", "LAMP", 10).to_string();
     let limits = Limits { body_bytes: body.len(), ..LIMITS };
     let served = serve(Settings { limits, ..Settings::default() }).await;
     let larger = format!("{body} ");
-    served.client.request("POST", "/add_batch", &[JSON], larger.as_bytes()).await.has(413).message();
-    served.client.request("POST", "/add_batch", &[JSON], body.as_bytes()).await.has(201);
+    served
+        .client
+        .request("POST", "/add_batch", &[JSON], larger.as_bytes())
+        .await
+        .expect_status(413)
+        .message();
+    served.client.request("POST", "/add_batch", &[JSON], body.as_bytes()).await.expect_status(201);
 }
 
 #[tokio::test]
-async fn a_command_that_takes_too_long_is_answered_within_the_time_limit() {
+async fn a_slow_command_is_answered_within_the_timeout() {
     let timeout = Duration::from_millis(200);
     let served = serve(Settings { timeout, ..Settings::default() }).await;
     add_batch(&served.client, &batch("b-1", "LAMP", 10)).await;
-    served.open.send_replace(false);
-    let wanted = line("o-1", "LAMP", 2);
-    let answer = tokio::time::timeout(SOON, served.client.post("/allocate", &wanted)).await;
-    let answer = answer.expect("it is answered").has(503);
-    assert!(answer.header("retry-after").is_some());
-    assert!(answer.message().contains("Idempotency-Key"), "{}", answer.message());
-    served.open.send_replace(true);
-    served.client.post("/allocate", &wanted).await.has(202);
+    let gate = served.block_store();
+    let line = line("o-1", "LAMP", 2);
+    let response = tokio::time::timeout(SOON, served.client.post("/allocate", &line)).await;
+    let response = response.expect("the request is answered").expect_status(503);
+    assert!(response.header("retry-after").is_some());
+    assert!(response.message().contains("Idempotency-Key"), "{}", response.message());
+    served.unblock_store(&gate);
+    served.client.post("/allocate", &line).await.expect_status(202);
 }
 
 #[tokio::test]
-async fn live_fails_while_a_lane_is_stuck() {
-    let stuck_after = Duration::from_millis(50);
-    let served = serve(Settings { stuck_after, ..Settings::default() }).await;
+async fn liveness_fails_while_a_partition_is_stalled() {
+    let stall_timeout = Duration::from_millis(50);
+    let served = serve(Settings { stall_timeout, ..Settings::default() }).await;
     add_batch(&served.client, &batch("b-1", "LAMP", 10)).await;
-    served.client.get("/health/live").await.has(200);
-    served.open.send_replace(false);
-    let asked = tokio::spawn({
+    served.client.get("/health/live").await.expect_status(200);
+    let gate = served.block_store();
+    let response = tokio::spawn({
         let client = served.client.clone();
         async move { client.post("/allocate", &line("o-1", "LAMP", 2)).await.status }
     });
     let live = async || served.client.get("/health/live").await.status;
-    wait_for("a lane is stuck", SOON, &503, live).await;
-    let answer = served.client.get("/health/live").await.has(503).json();
-    assert_eq!(answer, json!({ "live": false, "stuck": ["orders"] }));
-    served.open.send_replace(true);
-    assert_eq!(asked.await.unwrap(), 202);
-    served.client.get("/health/live").await.has(200);
+    wait_for("a partition is stalled", SOON, &503, live).await;
+    let health = served.client.get("/health/live").await.expect_status(503).json();
+    assert_eq!(health, json!({ "live": false, "stuck": ["orders"] }));
+    served.unblock_store(&gate);
+    assert_eq!(response.await.unwrap(), 202);
+    served.client.get("/health/live").await.expect_status(200);
 }

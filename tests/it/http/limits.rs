@@ -1,4 +1,4 @@
-//! Requests that are not taken: unreadable, too large, too slow, or sent to the wrong place.
+//! Rejected requests: invalid, too large, too slow, or with a wrong method or path.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::harness::{Client, JSON, TestSystem};
 
 use super::{FAILURES, ROLES, add_batch, batch};
 
-/// Bodies that say no command, and what the answer must name.
-const UNREADABLE: [(&str, &str, &str); 16] = [
+/// Invalid bodies, and a part of the error message.
+const INVALID: [(&str, &str, &str); 16] = [
     ("/allocate", "", "JSON object"),
     ("/allocate", "o-1, LAMP, 3", "JSON object"),
     ("/allocate", r#"["o-1", "LAMP", 3]"#, "JSON object"),
@@ -34,47 +34,49 @@ const UNREADABLE: [(&str, &str, &str); 16] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_is_refused_and_the_field_is_named() {
-    let system = TestSystem::new("what_cannot_be_read_is_refused_and_the_field_is_named").await;
+async fn an_invalid_body_is_rejected_and_its_field_is_named() {
+    let system = TestSystem::new("an_invalid_body_is_rejected_and_its_field_is_named").await;
     let (api, client) = system.api(ROLES, &[]).await;
-    for (path, body, named) in UNREADABLE {
-        let refused = client.request("POST", path, &[JSON], body.as_bytes()).await.has(400).message();
-        assert!(refused.contains(named), "{path} {body}: {refused}");
+    for (path, body, named) in INVALID {
+        let rejected =
+            client.request("POST", path, &[JSON], body.as_bytes()).await.expect_status(400).message();
+        assert!(rejected.contains(named), "{path} {body}: {rejected}");
     }
-    client.request("POST", "/allocate", &[JSON], b"\xff\xfe{}").await.has(400).message();
-    // As tolerant as the reader of messages.
-    let odd_numbers = json!({ "ref": "b-1", "sku": "LAMP", "qty": "5", "colour": ["blue"] });
-    add_batch(&client, &odd_numbers).await;
+    client.request("POST", "/allocate", &[JSON], b"\xff\xfe{}").await.expect_status(400).message();
+    // Digits as text and unknown fields are valid, as in messages.
+    let valid = json!({ "ref": "b-1", "sku": "LAMP", "qty": "5", "colour": ["blue"] });
+    add_batch(&client, &valid).await;
     assert_eq!((system.count(FAILURES).await, system.handled().await), (0, 1));
     system.settled(1).await;
     system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_plain_json_of_a_reasonable_size_is_taken() {
-    let system = TestSystem::new("only_plain_json_of_a_reasonable_size_is_taken").await;
+async fn only_uncompressed_json_within_the_limit_is_accepted() {
+    let system = TestSystem::new("only_uncompressed_json_within_the_limit_is_accepted").await;
     let (api, client) = system.api(ROLES, &[]).await;
     let body = batch("b-1", "LAMP", 10).to_string();
-    let packed = ("Content-Encoding", "gzip");
+    let compressed = ("Content-Encoding", "gzip");
     let headers: [&[(&str, &str)]; 4] =
-        [&[], &[("Content-Type", "text/plain")], &[("Content-Type", "text/json")], &[JSON, packed]];
+        [&[], &[("Content-Type", "text/plain")], &[("Content-Type", "text/json")], &[JSON, compressed]];
     for headers in headers {
-        client.request("POST", "/add_batch", headers, body.as_bytes()).await.has(415).message();
+        client.request("POST", "/add_batch", headers, body.as_bytes()).await.expect_status(415).message();
     }
     let large = format!("{body}{}", " ".repeat(300_000 - body.len()));
-    let refused = client.request("POST", "/add_batch", &[JSON], large.as_bytes()).await.has(413).message();
-    assert!(refused.contains("262144") && refused.contains("limits.body_bytes"), "{refused}");
+    let rejected =
+        client.request("POST", "/add_batch", &[JSON], large.as_bytes()).await.expect_status(413).message();
+    assert!(rejected.contains("262144") && rejected.contains("limits.body_bytes"), "{rejected}");
 
     let with_charset = [("content-type", "application/json; charset=utf-8")];
-    client.request("POST", "/add_batch", &with_charset, body.as_bytes()).await.has(201);
+    client.request("POST", "/add_batch", &with_charset, body.as_bytes()).await.expect_status(201);
     assert_eq!(system.count(FAILURES).await, 0);
     system.settled(1).await;
     system.close_after([api]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_methods_and_paths_are_told_so_in_json() {
-    let system = TestSystem::new("wrong_methods_and_paths_are_told_so_in_json").await;
+async fn wrong_methods_and_paths_get_errors_in_json() {
+    let system = TestSystem::new("wrong_methods_and_paths_get_errors_in_json").await;
     let (api, client) = system.api(ROLES, &[]).await;
     for (method, path, allowed) in [
         ("GET", "/allocate", "POST"),
@@ -83,51 +85,51 @@ async fn wrong_methods_and_paths_are_told_so_in_json() {
         ("POST", "/allocations/o-1", "GET"),
         ("POST", "/health/live", "GET"),
     ] {
-        let refused = client.request(method, path, &[JSON], b"{}").await.has(405);
-        let allow = refused.header("allow").unwrap_or_default();
+        let rejected = client.request(method, path, &[JSON], b"{}").await.expect_status(405);
+        let allow = rejected.header("allow").unwrap_or_default();
         assert!(allow.contains(allowed), "{method} {path}: {allow}");
-        refused.message();
+        rejected.message();
     }
     for path in ["/", "/orders", "/orders/", "/orders/a/b", "/allocat", "/add_batch/"] {
-        client.get(path).await.has(404).message();
+        client.get(path).await.expect_status(404).message();
     }
     for name in ["%FF", "a%C3%28", "%00", "o-1%00"] {
         for path in ["/orders/", "/allocations/", "/availability/"] {
-            client.get(&[path, name].concat()).await.has(400).message();
+            client.get(&[path, name].concat()).await.expect_status(400).message();
         }
     }
-    client.get("/orders/o-1").await.has(404).message();
+    client.get("/orders/o-1").await.expect_status(404).message();
     system.close_after([api]).await;
 }
 
-/// The response to a client that begins a request and never finishes it.
+/// Sends an incomplete request and returns the response.
 async fn response_to_a_slow_client(client: &Client, beginning: &[u8]) -> String {
     let mut stream = TcpStream::connect(client.address()).await.unwrap();
     stream.write_all(beginning).await.unwrap();
     let mut response = Vec::new();
-    // The connection may end with a reset or in order.
-    let cut_off = timeout(Duration::from_secs(20), stream.read_to_end(&mut response)).await;
-    let _ = cut_off.expect("a slow client is cut off");
+    // The connection may end with a reset.
+    let ended = timeout(Duration::from_secs(20), stream.read_to_end(&mut response)).await;
+    let _ = ended.expect("the connection is closed after the timeout");
     String::from_utf8_lossy(&response).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_never_ends_its_request_is_cut_off() {
-    let system = TestSystem::new("a_client_that_never_ends_its_request_is_cut_off").await;
+async fn an_incomplete_request_is_ended_after_the_timeout() {
+    let system = TestSystem::new("an_incomplete_request_is_ended_after_the_timeout").await;
     let (api, client) = system.api(ROLES, &[("ALLOCATION__API__TIMEOUT", "2s")]).await;
     let headers = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nX-Slow: y";
     let body = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
         Content-Length: 100\r\nConnection: close\r\n\r\n{\"orderid\": ";
     let others = async {
         add_batch(&client, &batch("b-1", "LAMP", 10)).await;
-        client.get("/availability/LAMP").await.has(200).json()
+        client.get("/availability/LAMP").await.expect_status(200).json()
     };
     let (slow_headers, slow_body, others) = tokio::join!(
         response_to_a_slow_client(&client, headers),
         response_to_a_slow_client(&client, body),
         others
     );
-    assert_eq!(slow_headers, "", "a request without an end has no answer");
+    assert_eq!(slow_headers, "", "incomplete headers get no response");
     assert!(slow_body.starts_with("HTTP/1.1 408"), "{slow_body}");
     assert_eq!(others["backordered"], 0);
     system.settled(1).await;

@@ -1,4 +1,4 @@
-//! Crowds, clients that hang up, and servers that become unavailable.
+//! Many concurrent requests, disconnected clients, and unavailable servers.
 
 use std::time::{Duration, Instant};
 
@@ -8,31 +8,34 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
 
 use crate::harness::{Client, Proxy, TestSystem, wait_for, wait_until};
 
-use super::{FAILURES, ROLES, add_batch, allocate, batch, line, post_as};
+use super::{FAILURES, ROLES, add_batch, allocate, batch, line, post_with_key};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_requests_for_one_sku_at_once_are_all_answered() {
-    let system = TestSystem::new("a_thousand_requests_for_one_sku_at_once_are_all_answered").await;
+async fn a_thousand_concurrent_requests_for_one_sku_are_all_answered() {
+    let system = TestSystem::new("a_thousand_concurrent_requests_for_one_sku_are_all_answered").await;
     let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 500)).await;
-    let mut asking = JoinSet::new();
+    let mut requests = JoinSet::new();
     for number in 0..1000 {
         let client = client.clone();
-        asking.spawn(async move {
-            let wanted = line(&format!("o-{number}"), "LAMP", 1);
-            client.post("/allocate", &wanted).await.has(202).text()
+        requests.spawn(async move {
+            let line = line(&format!("o-{number}"), "LAMP", 1);
+            client.post("/allocate", &line).await.expect_status(202).text()
         });
     }
-    let answers = asking.join_all().await;
-    assert_eq!(answers.len(), 1000);
-    assert!(answers.iter().all(|answer| answer == "OK"));
+    let responses = requests.join_all().await;
+    assert_eq!(responses.len(), 1000);
+    assert!(responses.iter().all(|response| response == "OK"));
 
     let events = system.settled(1001).await;
     let of = |kind: &str| events.iter().filter(|event| event.kind() == kind).count();
     assert_eq!((of("allocated"), of("out_of_stock"), events.len()), (500, 500, 1000));
     assert_eq!(system.allocated_lines().await.len(), 500);
-    let there_is = client.get("/availability/LAMP").await.has(200).json();
-    assert_eq!((&there_is["batches"][0]["available"], &there_is["backordered"]), (&json!(0), &json!(500)));
+    let availability = client.get("/availability/LAMP").await.expect_status(200).json();
+    assert_eq!(
+        (&availability["batches"][0]["available"], &availability["backordered"]),
+        (&json!(0), &json!(500))
+    );
     system.close_after([api]).await;
 }
 
@@ -42,54 +45,53 @@ async fn wait_for_readiness(client: &Client, status: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_database_is_away_clients_are_asked_to_come_back() {
-    let system = TestSystem::new("while_the_database_is_away_clients_are_asked_to_come_back").await;
+async fn clients_are_asked_to_retry_while_the_database_is_unavailable() {
+    let system = TestSystem::new("clients_are_asked_to_retry_while_the_database_is_unavailable").await;
     let proxy = Proxy::to(&system.database_url(), 5432).await;
     let (api, client) = system.api(ROLES, &[("DATABASE_URL", proxy.url())]).await;
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
     proxy.refuse(true);
     proxy.cut();
 
-    let wanted = line("o-1", "LAMP", 2);
-    let not_now = [
-        post_as(&client, "k-1", "/allocate", &wanted).await,
+    let line = line("o-1", "LAMP", 2);
+    let responses = [
+        post_with_key(&client, "k-1", "/allocate", &line).await,
         client.get("/orders/o-1").await,
         client.get("/allocations/o-1").await,
         client.get("/availability/LAMP").await,
     ];
-    for answer in not_now {
-        let answer = answer.has(503);
-        assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
-        answer.message();
+    for response in responses {
+        let response = response.expect_status(503);
+        assert!(response.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
+        response.message();
     }
-    client.get("/health/live").await.has(200);
+    client.get("/health/live").await.expect_status(200);
     wait_for_readiness(&client, 503).await;
     assert_eq!(client.get("/health/ready").await.json()["database"], "unavailable");
 
     proxy.refuse(false);
-    let answered = async || post_as(&client, "k-1", "/allocate", &wanted).await.status;
-    wait_for("it goes on", Duration::from_secs(10), &202, answered).await;
+    let answered = async || post_with_key(&client, "k-1", "/allocate", &line).await.status;
+    wait_for("requests are handled again", Duration::from_secs(10), &202, answered).await;
     wait_for_readiness(&client, 200).await;
     assert_eq!(system.settled(2).await.len(), 1);
     system.close_after([api]).await;
 }
 
-/// Sends thirty concurrent requests, which all get the same status; returns the time that it took.
+/// Sends thirty concurrent requests and asserts the status of the responses. Returns the duration.
 async fn thirty_get(client: &Client, status: u16) -> Duration {
-    let (begin, mut asking) = (Instant::now(), JoinSet::new());
+    let (begin, mut requests) = (Instant::now(), JoinSet::new());
     for _ in 0..30 {
         let client = client.clone();
-        asking.spawn(async move { client.get("/orders/o-1").await.status });
+        requests.spawn(async move { client.get("/orders/o-1").await.status });
     }
-    assert_eq!(asking.join_all().await, [status; 30]);
+    assert_eq!(requests.join_all().await, [status; 30]);
     begin.elapsed()
 }
 
-/// What was asked on its connections is never answered, not even when the database is there again.
+/// Statements on the connections of that time are never answered, not even after the database is available again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_falls_silent_again_and_again_costs_no_connection_for_good() {
-    let system =
-        TestSystem::new("a_database_that_falls_silent_again_and_again_costs_no_connection_for_good").await;
+async fn repeated_freezes_of_the_database_leak_no_connection() {
+    let system = TestSystem::new("repeated_freezes_of_the_database_leak_no_connection").await;
     let proxy = Proxy::to(&system.database_url(), 5432).await;
     let settings = [
         ("DATABASE_URL", proxy.url()),
@@ -102,17 +104,17 @@ async fn a_database_that_falls_silent_again_and_again_costs_no_connection_for_go
     add_batch(&client, &batch("b-1", "LAMP", 10)).await;
     allocate(&client, "o-1", "LAMP", 2).await;
     for _ in 0..2 {
-        thirty_get(&client, 200).await; // on connections that the silence catches
+        thirty_get(&client, 200).await; // opens the connections that will freeze
         proxy.freeze();
         let (took, ()) = tokio::join!(thirty_get(&client, 503), wait_for_readiness(&client, 503));
         assert!(took < Duration::from_secs(4), "{took:?}");
-        assert_eq!(client.get("/health/ready").await.has(503).json()["database"], "unavailable");
-        client.get("/health/live").await.has(200);
+        assert_eq!(client.get("/health/ready").await.expect_status(503).json()["database"], "unavailable");
+        client.get("/health/live").await.expect_status(200);
 
-        proxy.forget();
+        proxy.drop_data();
         proxy.thaw();
         let answered = async || client.get("/orders/o-1").await.status;
-        wait_for("it goes on", Duration::from_secs(10), &200, answered).await;
+        wait_for("requests are handled again", Duration::from_secs(10), &200, answered).await;
     }
     thirty_get(&client, 200).await;
     allocate(&client, "o-2", "LAMP", 2).await;
@@ -121,8 +123,8 @@ async fn a_database_that_falls_silent_again_and_again_costs_no_connection_for_go
     system.close_after([api, relay]).await;
 }
 
-/// Asks for a line under a key and is gone before there can be an answer, in good order or with a reset.
-async fn ask_and_hang_up(client: &Client, key: &str, line: &Value, with_a_reset: bool) {
+/// Sends a line with a key and disconnects before the response, with or without a reset.
+async fn send_and_disconnect(client: &Client, key: &str, line: &Value, with_a_reset: bool) {
     let body = line.to_string();
     let request = format!(
         "POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -137,21 +139,22 @@ async fn ask_and_hang_up(client: &Client, key: &str, line: &Value, with_a_reset:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_hangs_up_has_one_line_or_none_and_who_asks_again_has_one() {
-    let system = TestSystem::new("who_hangs_up_has_one_line_or_none_and_who_asks_again_has_one").await;
+async fn a_disconnected_client_can_retry_with_the_same_key() {
+    let system = TestSystem::new("a_disconnected_client_can_retry_with_the_same_key").await;
     let (api, client) = system.api(ROLES, &[]).await;
     add_batch(&client, &batch("b-1", "LAMP", 100)).await;
-    let placed = json!([{ "sku": "LAMP", "qty": 2, "status": "allocated", "batchref": "b-1" }]);
+    let allocated = json!([{ "sku": "LAMP", "qty": 2, "status": "allocated", "batchref": "b-1" }]);
     for number in 0..20 {
-        let (gone, key, orderid) = (format!("gone-{number}"), format!("k-{number}"), format!("o-{number}"));
-        let (with_a_reset, wanted) = (number % 2 == 0, line(&orderid, "LAMP", 2));
-        ask_and_hang_up(&client, &gone, &line(&gone, "LAMP", 2), with_a_reset).await;
-        ask_and_hang_up(&client, &key, &wanted, with_a_reset).await;
-        assert_eq!(post_as(&client, &key, "/allocate", &wanted).await.has(202).text(), "OK");
-        let order = client.get(&format!("/orders/{orderid}")).await.has(200).json();
-        assert_eq!(order["lines"], placed);
+        let (abandoned, key, orderid) =
+            (format!("abandoned-{number}"), format!("k-{number}"), format!("o-{number}"));
+        let (with_a_reset, body) = (number % 2 == 0, line(&orderid, "LAMP", 2));
+        send_and_disconnect(&client, &abandoned, &line(&abandoned, "LAMP", 2), with_a_reset).await;
+        send_and_disconnect(&client, &key, &body, with_a_reset).await;
+        assert_eq!(post_with_key(&client, &key, "/allocate", &body).await.expect_status(202).text(), "OK");
+        let order = client.get(&format!("/orders/{orderid}")).await.expect_status(200).json();
+        assert_eq!(order["lines"], allocated);
     }
-    assert!(api.terminate().await.success()); // whatever it had begun is done, or was not begun
+    assert!(api.terminate().await.success()); // a shutdown finishes what has begun
 
     let lines = system.allocated_lines().await;
     assert!((20..=40).contains(&lines.len()), "{lines:?}");
@@ -172,11 +175,11 @@ async fn readiness_fails_while_a_queue_is_missing() {
     let notifications = system.named("notifications").into();
     system.channel().queue_delete(notifications, QueueDeleteOptions::default()).await.unwrap();
     wait_for_readiness(&client, 503).await;
-    let said = client.get("/health/ready").await.has(503).json();
-    assert_eq!((&said["ready"], &said["database"]), (&json!(false), &json!("ok")));
-    assert_eq!(said["broker"], "unavailable, or a queue is missing");
-    client.get("/health/live").await.has(200);
-    add_batch(&client, &batch("b-1", "LAMP", 10)).await; // requests are handled all the same
+    let health = client.get("/health/ready").await.expect_status(503).json();
+    assert_eq!((&health["ready"], &health["database"]), (&json!(false), &json!("ok")));
+    assert_eq!(health["broker"], "unavailable, or a queue is missing");
+    client.get("/health/live").await.expect_status(200);
+    add_batch(&client, &batch("b-1", "LAMP", 10)).await; // requests are still handled
 
     system.cli(&["topology"]).await.exits(0);
     wait_for_readiness(&client, 200).await;
@@ -185,15 +188,15 @@ async fn readiness_fails_while_a_queue_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_schema_does_not_fit_the_process_is_not_ready() {
-    let system = TestSystem::new("while_the_schema_does_not_fit_the_process_is_not_ready").await;
+async fn readiness_fails_while_the_schema_version_does_not_match() {
+    let system = TestSystem::new("readiness_fails_while_the_schema_version_does_not_match").await;
     let (api, client) = system.api(ROLES, &[]).await;
     let last = "delete from _sqlx_migrations where version = (select max(version) from _sqlx_migrations)";
     sqlx::raw_sql(last).execute(&system.pool).await.unwrap();
     wait_for_readiness(&client, 503).await;
-    let answer = client.get("/health/ready").await.has(503).json();
-    assert_eq!((&answer["ready"], &answer["database"]), (&json!(false), &json!("ok")));
-    assert_eq!(answer["schema"], "mismatch");
-    client.get("/health/live").await.has(200);
+    let health = client.get("/health/ready").await.expect_status(503).json();
+    assert_eq!((&health["ready"], &health["database"]), (&json!(false), &json!("ok")));
+    assert_eq!(health["schema"], "mismatch");
+    client.get("/health/live").await.expect_status(200);
     system.close_after([api]).await;
 }

@@ -5,7 +5,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::harness::{Raw, TestSystem, properties};
+use crate::harness::{RawMessage, TestSystem, properties};
 
 /// The default of `limits.body_bytes`.
 pub(super) const BODY_LIMIT: usize = 256 * 1024;
@@ -62,10 +62,10 @@ impl Malformed {
         Self { route: Route::Orders, ..self }
     }
 
-    pub(super) fn raw(&self, system: &TestSystem) -> Raw {
+    pub(super) fn raw(&self, system: &TestSystem) -> RawMessage {
         match self.route {
             Route::Key(key) => system.sender.raw(key, self.properties.clone(), &self.body),
-            Route::Orders => Raw {
+            Route::Orders => RawMessage {
                 exchange: String::new(),
                 routing_key: system.named("orders"),
                 properties: self.properties.clone(),

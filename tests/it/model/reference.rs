@@ -1,14 +1,14 @@
-//! The rules of the contract as a program that keeps everything and searches all of it.
+//! The naive model: it keeps all batches and lines, and searches all of them for every command.
 
 use std::collections::BTreeMap;
 
 use super::{ModelCommand, SKUS};
 
-/// The rules of the contract, done the slow way.
+/// The state of the model.
 #[derive(Default)]
 pub(super) struct Model {
     batches: BTreeMap<u8, ModelBatch>,
-    /// In the order in which they were first asked for.
+    /// In the order of their first allocation command.
     lines: Vec<ModelLine>,
     pub(super) events: BTreeMap<usize, Vec<String>>,
 }
@@ -37,35 +37,36 @@ impl Model {
         self.batches[&batch].purchased - allocated
     }
 
-    fn place(&mut self, position: usize) -> bool {
+    fn allocate_line(&mut self, position: usize) -> bool {
         let ModelLine { order, sku, qty, .. } = self.lines[position].clone();
         let fits = |batch: &&u8| self.batches[*batch].sku == sku && self.available(**batch) >= qty;
         let best =
             self.batches.keys().filter(fits).min_by_key(|batch| (self.batches[*batch].eta, **batch)).copied();
         let Some(best) = best else { return false };
         self.lines[position].batch = Some(best);
-        self.tell(sku, format!("allocated o{order} {qty} b{best}"));
+        self.emit(sku, format!("allocated o{order} {qty} b{best}"));
         true
     }
 
-    fn offer(&mut self, sku: usize) {
+    fn allocate_backorders(&mut self, sku: usize) {
         for position in 0..self.lines.len() {
             if self.lines[position].sku == sku && self.lines[position].batch.is_none() {
-                self.place(position);
+                self.allocate_line(position);
             }
         }
     }
 
-    fn tell(&mut self, sku: usize, event: String) {
+    fn emit(&mut self, sku: usize, event: String) {
         self.events.entry(sku).or_default().push(event);
     }
 
-    fn known(&self, sku: usize) -> bool {
+    fn is_known(&self, sku: usize) -> bool {
         self.batches.values().any(|batch| batch.sku == sku)
     }
 
-    pub(super) fn handle(&mut self, order: &ModelCommand) -> bool {
-        match *order {
+    /// Handles a command; false if it is rejected.
+    pub(super) fn handle(&mut self, command: &ModelCommand) -> bool {
+        match *command {
             ModelCommand::Create { batch, sku, qty, eta } => self.create(batch, sku, qty, eta),
             ModelCommand::Allocate { order, sku, qty } => self.allocate(order, sku, qty),
             ModelCommand::Deallocate { order, sku } => self.deallocate(order, sku),
@@ -78,33 +79,33 @@ impl Model {
             return known.sku == sku && known.ordered == qty && known.eta == eta;
         }
         self.batches.insert(batch, ModelBatch { sku, ordered: qty, purchased: qty, eta, revision: None });
-        self.offer(sku);
+        self.allocate_backorders(sku);
         true
     }
 
     fn allocate(&mut self, order: u8, sku: usize, qty: u32) -> bool {
-        if !self.known(sku) {
+        if !self.is_known(sku) {
             return false;
         }
         if let Some(line) = self.lines.iter().find(|line| line.order == order && line.sku == sku) {
             return line.qty == qty;
         }
         self.lines.push(ModelLine { order, sku, qty, batch: None });
-        if !self.place(self.lines.len() - 1) {
-            self.tell(sku, format!("out_of_stock o{order} {qty}"));
+        if !self.allocate_line(self.lines.len() - 1) {
+            self.emit(sku, format!("out_of_stock o{order} {qty}"));
         }
         true
     }
 
     fn deallocate(&mut self, order: u8, sku: usize) -> bool {
-        if !self.known(sku) {
+        if !self.is_known(sku) {
             return false;
         }
         if let Some(position) = self.lines.iter().position(|line| line.order == order && line.sku == sku) {
             let line = self.lines.remove(position);
             if let Some(batch) = line.batch {
-                self.tell(sku, format!("deallocated o{order} {} b{batch}", line.qty));
-                self.offer(sku);
+                self.emit(sku, format!("deallocated o{order} {} b{batch}", line.qty));
+                self.allocate_backorders(sku);
             }
         }
         true
@@ -115,23 +116,23 @@ impl Model {
         if matches!((revision, known.revision), (Some(new), Some(last)) if new <= last) {
             return true;
         }
-        let mut left = known.purchased - self.available(batch);
+        let mut allocated = known.purchased - self.available(batch);
         let mut displaced = Vec::new();
         for position in (0..self.lines.len()).rev() {
-            if left > qty && self.lines[position].batch == Some(batch) {
+            if allocated > qty && self.lines[position].batch == Some(batch) {
                 let ModelLine { order, qty, .. } = self.lines[position];
                 self.lines[position].batch = None;
-                self.tell(known.sku, format!("deallocated o{order} {qty} b{batch}"));
+                self.emit(known.sku, format!("deallocated o{order} {qty} b{batch}"));
                 displaced.push(position);
-                left -= qty;
+                allocated -= qty;
             }
         }
         let revision = revision.or(known.revision);
         self.batches.insert(batch, ModelBatch { purchased: qty, revision, ..known });
-        self.offer(known.sku);
+        self.allocate_backorders(known.sku);
         for position in displaced {
             if let ModelLine { order, qty, batch: None, .. } = self.lines[position] {
-                self.tell(known.sku, format!("out_of_stock o{order} {qty}"));
+                self.emit(known.sku, format!("out_of_stock o{order} {qty}"));
             }
         }
         true

@@ -98,7 +98,7 @@ async fn a_skipped_edit_changes_nothing_even_if_the_message_was_handled() {
     assert_eq!(apply(db.failed_messages(), id, edit(4)).await, ActionResult::Applied);
 }
 
-/// Two operators saw the same message, and both save.
+/// Two operators edit the same version of a message.
 #[tokio::test]
 async fn of_two_concurrent_edits_the_second_is_skipped() {
     let db = Database::new().await;
@@ -115,7 +115,7 @@ async fn of_two_concurrent_edits_the_second_is_skipped() {
     assert_eq!(db.row(id).await.column("body"), "\\x6669727374");
 }
 
-/// How a unit of work with a copy of the message ends, and the result of an edit that waited for it.
+/// The end of a unit of work with a copy of the message, and the result of an edit that waited for it.
 struct Ending {
     name: &'static str,
     failures: Option<RetryDecision>,
@@ -124,7 +124,7 @@ struct Ending {
     status: &'static str,
 }
 
-/// The operator saw generation 3. A copy of generation 4, from a later retry, is being handled.
+/// The operator edits generation 3. A copy of generation 4, from a later retry, is being handled.
 #[tokio::test]
 async fn an_edit_waits_for_the_transaction_that_handles_a_copy() {
     let dead = Some(RetryDecision::Dead(Reason::Rejected));
@@ -166,8 +166,8 @@ async fn an_edit_waits_for_the_transaction_that_handles_a_copy() {
     }
 }
 
-/// The sender sends the dead message again, and an operator edits the row while that message is handled: it is not the
-/// message that the row has after the edit.
+/// The sender sends the dead message again, and an operator edits the row while that message is handled. The handled message
+/// is not the one in the row after the edit.
 #[tokio::test]
 async fn handling_the_old_body_does_not_resolve_a_message_that_is_being_edited() {
     let db = Database::new().await;
@@ -186,5 +186,5 @@ async fn handling_the_old_body_does_not_resolve_a_message_that_is_being_edited()
     success.await.unwrap().unwrap();
     let row = db.row(id).await;
     assert_eq!((row.column("status"), row.column("generation")), (&json!("retrying"), &json!(5)));
-    assert_eq!(db.lead().await.due(10).await.unwrap().len(), 1, "the edited message is lost");
+    assert_eq!(db.lead().await.due(10).await.unwrap().len(), 1, "the edited message is due");
 }

@@ -1,4 +1,4 @@
-//! The filter of failed messages: every field by itself, with every action, and the plans of the queries.
+//! The filter of failed messages: every field, with every action, and the plans of the queries.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::{RETRYING, operator};
 
 const NO_LONGER_MATCHES: ActionResult = ActionResult::Skipped(SkipReason::NoLongerMatches);
 
-/// A field of the filter: its name, a value, the columns of a row that matches, and those of a row that does not.
+/// A field of the filter: its name, a value, and the columns of a row that matches and of a row that does not.
 struct Filter {
     name: &'static str,
     set: fn(&mut FailedMessageFilter, i64),
@@ -195,7 +195,7 @@ async fn a_list_has_the_messages_that_an_action_selects() {
     assert_eq!(listed.iter().map(|message| message.id).collect::<Vec<_>>(), [retrying]);
 }
 
-/// The planner replaces the function by its body.
+/// The planner inlines the function.
 #[tokio::test]
 async fn a_filter_uses_the_indexes_of_the_table() {
     let db = Database::new().await;

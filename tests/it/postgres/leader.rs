@@ -1,4 +1,4 @@
-//! When a standby replaces a leader that does not poll, and when it does not.
+//! The replacement of a leader that does not poll.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,11 +9,11 @@ use allocation::{
 
 use crate::harness::{Database, wait_until};
 
-/// A leader is unresponsive after 3 s.
+/// The leader is unresponsive: its session has been idle for more than 3 s.
 const UNRESPONSIVE: &str = "select count(*) from pg_locks held join pg_stat_activity session using (pid)
      where held.locktype = 'advisory' and held.granted and session.datname = current_database()
        and session.state = 'idle' and session.state_change < now() - interval '3.2 seconds'";
-/// One statement that takes longer than that.
+/// A session whose statement has taken longer than that.
 const BUSY: &str = "select count(*) from pg_stat_activity
      where datname = current_database() and state = 'active' and state_change < now() - interval '3.2 seconds'";
 
@@ -33,7 +33,7 @@ async fn a_leader_whose_session_is_idle_for_too_long_is_replaced() {
     assert!(unresponsive.pending().await.is_err(), "the session of the old leader has ended");
 }
 
-/// The server is slow, not the leader.
+/// The leader waits for a slow statement.
 #[tokio::test]
 async fn a_leader_that_waits_for_the_server_is_not_replaced() {
     let db = Database::new().await;
@@ -47,27 +47,27 @@ async fn a_leader_that_waits_for_the_server_is_not_replaced() {
     assert!(pending.is_ok(), "its session was terminated: {pending:?}");
 }
 
-/// A limit: after a change of credentials the old leader's session belongs to another role. PostgreSQL does not show its
-/// state to the new role, and does not let it terminate the session. No standby takes over until the server itself ends
-/// the session. The new role must be a member of the old one.
+/// After a change of credentials the session of the old leader belongs to another role. PostgreSQL neither shows its state to
+/// the new role nor lets it terminate the session. Unless the new role is a member of the old one, no standby takes over
+/// before the server ends the session.
 #[tokio::test]
 async fn an_unresponsive_leader_of_another_role_is_replaced_only_by_a_member_of_its_role() {
     let db = Database::new().await;
     let old = db.create_role("").await;
-    let role = |name: &str| PgOutbox::new(db.access_as(name), Arc::default());
-    let stranger = role(&db.create_role("").await);
+    let role = |name: &str| PgOutbox::new(db.config_as(name), Arc::default());
+    let other_role = role(&db.create_role("").await);
     let observer = role(&db.create_role("grant pg_read_all_stats to ROLE").await);
     let member = role(&db.create_role(&format!("grant {old} to ROLE")).await);
     let mut unresponsive = role(&old).try_lead().await.unwrap().expect("there is no other leader");
     wait_for_one("the leader is unresponsive", UNRESPONSIVE, &db).await;
 
-    assert!(stranger.try_lead().await.unwrap().is_none(), "it cannot see the state of the leader");
-    let refused = observer.try_lead().await.map(|session| session.is_some());
+    assert!(other_role.try_lead().await.unwrap().is_none(), "the role cannot see the state of the leader");
+    let rejected = observer.try_lead().await.map(|session| session.is_some());
     assert!(
-        matches!(&refused, Err(StoreError::Unavailable(cause)) if cause.to_string().contains("42501")),
-        "{refused:?}"
+        matches!(&rejected, Err(StoreError::Unavailable(cause)) if cause.to_string().contains("42501")),
+        "{rejected:?}"
     );
-    assert_eq!(db.count(UNRESPONSIVE).await, 1, "the leader's session is as it was");
+    assert_eq!(db.count(UNRESPONSIVE).await, 1, "the session of the leader was not terminated");
 
     let takes_over = async || member.try_lead().await.unwrap().is_some();
     wait_until("the member is the leader", Duration::from_secs(5), takes_over).await;

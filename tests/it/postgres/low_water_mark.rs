@@ -8,23 +8,23 @@ use crate::harness::{Database, wait_until};
 
 use super::outbox::{INSERT, commit_events, unpublished};
 
-/// The mark is checked once a second. It rises with the second check, if nothing keeps it from rising.
+/// The mark is checked once a second, and rises with the second check unless a transaction prevents it.
 const RISES_WITHIN: Duration = Duration::from_secs(10);
-/// A mark that may rise does so within this time.
-const THREE_CHECKS: Duration = Duration::from_millis(2500);
+/// Within this time the mark rises if it can.
+const TWO_CHECKS: Duration = Duration::from_millis(2500);
 const YEAR: Duration = Duration::from_hours(24 * 365);
 
-/// Publishes everything repeatedly, for long enough that the mark may rise.
-async fn publish_for_three_checks(session: &mut dyn EventFeed) {
+/// Publishes everything repeatedly while the mark could rise.
+async fn publish_during_two_checks(session: &mut dyn EventFeed) {
     let begin = Instant::now();
-    while begin.elapsed() < THREE_CHECKS {
+    while begin.elapsed() < TWO_CHECKS {
         let ids = unpublished(session).await;
         session.remove(&ids, 0).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Publishes `events` events and waits until the mark is above them: until an event with an id below is not read.
+/// Publishes events and waits until the mark is above their ids: until an event with an earlier id is not read.
 async fn lead_with_a_mark(db: &Database, events: usize) -> Box<dyn LeaderSession> {
     commit_events(db, &vec!["A"; events]).await;
     let mut session = db.lead().await;
@@ -41,7 +41,7 @@ async fn lead_with_a_mark(db: &Database, events: usize) -> Box<dyn LeaderSession
     session
 }
 
-/// Inserts an event with the id that it had before, as from a backup.
+/// Inserts an event with an earlier id, as from a backup.
 async fn restore(db: &Database, id: i64) {
     db.execute(&format!(
         "insert into outbox (id, name, sku, sequence, body, causation_id, correlation_id)
@@ -50,7 +50,7 @@ async fn restore(db: &Database, id: i64) {
     .await;
 }
 
-/// Its id is older than those of all events that were published while its transaction was open.
+/// Events with later ids were published while its transaction was open.
 #[tokio::test]
 async fn an_event_of_a_long_transaction_is_published_after_its_commit() {
     let db = Database::new().await;
@@ -59,12 +59,12 @@ async fn an_event_of_a_long_transaction_is_published_after_its_commit() {
     commit_events(&db, &["A", "B"]).await;
     let mut session = db.lead().await;
     assert_eq!(unpublished(&mut *session).await, [2, 3]);
-    publish_for_three_checks(&mut *session).await;
+    publish_during_two_checks(&mut *session).await;
     late.commit().await.unwrap();
     assert_eq!(unpublished(&mut *session).await, [1]);
 }
 
-/// A transaction that is assigned its id after the relay has read the last id, and before it reads the open transactions.
+/// The transaction gets its id after the relay has read the last id, and before the relay reads the open transactions.
 #[tokio::test]
 async fn an_event_of_a_transaction_that_began_between_the_relays_statements_is_published() {
     let db = Database::new().await;
@@ -82,12 +82,12 @@ async fn an_event_of_a_transaction_that_began_between_the_relays_statements_is_p
     gate.open().await;
     let (mut session, ids) = first_read.await.unwrap();
     assert_eq!(ids, [1, 3]);
-    publish_for_three_checks(&mut *session).await;
+    publish_during_two_checks(&mut *session).await;
     late.commit().await.unwrap();
     assert_eq!(unpublished(&mut *session).await, [2]);
 }
 
-/// The broker confirms some events and not others; those behind them were published long ago.
+/// The broker confirms some events and not others, and later ones are removed.
 #[tokio::test]
 async fn events_that_stay_unpublished_are_still_read() {
     let db = Database::new().await;
@@ -95,7 +95,7 @@ async fn events_that_stay_unpublished_are_still_read() {
     let mut session = db.lead().await;
     session.remove(&[1, 3, 5], 0).await.unwrap();
     let begin = Instant::now();
-    while begin.elapsed() < THREE_CHECKS {
+    while begin.elapsed() < TWO_CHECKS {
         assert_eq!(unpublished(&mut *session).await, [2, 4]);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -1,4 +1,4 @@
-//! Random attempts, successes and operator actions: the rows of the database change as the domain decides.
+//! Random attempts, successes and operator actions: the rows of the database follow the decisions of the domain.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::harness::Database;
 use super::{failed_message_key, failure, operator};
 
 const MESSAGES: usize = 2;
-/// Every run has the same cases. `PROPTEST_RNG_SEED` selects others.
+/// The seed of the random cases, so that every run has the same ones. `PROPTEST_RNG_SEED` selects others.
 const SEED: u64 = 3;
 
 #[derive(Clone, Copy, Debug)]
@@ -192,7 +192,7 @@ async fn id_of(db: &Database, expected: &Expected) -> i64 {
     sqlx::query_scalar(id).bind(&expected.message_id).fetch_one(&db.pool).await.unwrap()
 }
 
-async fn play(
+async fn execute(
     db: &Database,
     session: &mut dyn LeaderSession,
     number: usize,
@@ -268,7 +268,7 @@ async fn compare(db: &Database, events: &[(usize, Event)]) {
         actions: 0,
     });
     for (number, (message, event)) in events.iter().enumerate() {
-        play(db, &mut *session, number, *event, &mut messages[*message]).await;
+        execute(db, &mut *session, number, *event, &mut messages[*message]).await;
         for expected in &mut messages {
             match (event, &mut expected.row) {
                 (Event::TimePasses, Some(row)) => row.scheduled_recently = false,

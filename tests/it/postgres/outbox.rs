@@ -1,4 +1,4 @@
-//! Which events a relay reads, and what becomes of parked ones.
+//! The events that a relay reads, and parked events.
 
 use allocation::ports::outbox::{EventFeed, ParkedEvents as _};
 
@@ -7,7 +7,7 @@ use crate::harness::Database;
 pub(super) const INSERT: &str = "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)
                                  values ('allocated', $1, 1, '{}', 'c', 'c')";
 
-/// Events of these SKUs, in this order; their ids are 1, 2, 3 …
+/// Commits one event per SKU, in order; their ids are 1, 2, 3 …
 pub(super) async fn commit_events(db: &Database, skus: &[&str]) {
     for sku in skus {
         sqlx::query(INSERT).bind(sku).execute(&db.pool).await.unwrap();
@@ -23,7 +23,7 @@ async fn window(session: &mut dyn EventFeed, at_most: u32, except: &[&str]) -> V
     session.unpublished(at_most, &except).await.unwrap().iter().map(|row| row.id).collect()
 }
 
-/// Events of a blocked SKU take no place from others.
+/// The limit of a read does not count events of excluded SKUs.
 #[tokio::test]
 async fn blocked_skus_do_not_fill_the_window() {
     let db = Database::new().await;

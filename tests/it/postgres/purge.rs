@@ -1,4 +1,4 @@
-//! Retention of failed messages, inbox and starts, and copies that are published again because they may be lost.
+//! Retention of failed messages, inbox and starts, and retries that are published again because their copies may be lost.
 
 use std::time::Duration;
 

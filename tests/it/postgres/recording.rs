@@ -1,4 +1,4 @@
-//! Failed attempts as a unit of work records them, and messages that were handled after all.
+//! Failed attempts that a unit of work records, and failed messages that it resolves.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn the_first_failure_of_a_message_creates_a_complete_row() {
     assert_eq!(attempts(&db).await, "1, 2, host-1, 1234, it failed at 7, {\"a cause\",\"its cause\"}");
 }
 
-/// What another attempt changes in a row. The content stays as it was first recorded.
+/// The changes of a row by another attempt. The content is the first recorded one.
 fn another_attempt(before: &Value, status: &str, reason: Option<&str>, due_at: Option<&str>) -> Value {
     let all = json!({
         "status": status, "reason": reason, "due_at": due_at, "error": "it failed at 7",
@@ -59,8 +59,8 @@ fn another_attempt(before: &Value, status: &str, reason: Option<&str>, due_at: O
     all.into_iter().filter(|(name, value)| before[name] != *value).collect()
 }
 
-/// Every status, and copies of generations around that of the row, which is 4. Generation 0 is a message from a sender: it
-/// may be a redelivery, and is not recorded if the row is retrying.
+/// The row has generation 4. Generation 0 is a message from a sender: it may be a redelivery, and is not recorded while the
+/// row is retrying.
 #[tokio::test]
 async fn a_further_failure_is_recorded_if_its_copy_is_current_or_a_sender_sent_it_again() {
     let db = Database::new().await;
@@ -121,7 +121,7 @@ async fn messages_with_different_keys_have_their_own_rows() {
     assert_eq!(db.count("select count(*) from failed_messages").await, 14);
 }
 
-/// The message that was handled, and messages with the same id: with another body, of another type, in another queue.
+/// The handled message, and messages with the same id and another body, type or queue.
 const ROWS: [&str; 4] = [
     "queue = 'orders'",
     "fingerprint = decode(repeat('02', 16), 'hex')",
@@ -199,7 +199,7 @@ async fn attempts_are_counted_per_message_and_only_while_it_is_retrying() {
     tx.rollback().await;
 }
 
-/// Two workers that fail with the same message do not both count the same attempt.
+/// Two workers cannot count the same attempt of a message.
 #[tokio::test]
 async fn counting_the_attempts_of_a_message_locks_it() {
     let db = Database::new().await;

@@ -1,4 +1,4 @@
-//! Retries as the relay needs them: which are due, and what happened to their copies.
+//! Due retries, and the outcomes of their publication.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ async fn large_bodies_come_in_small_batches() {
     }
 }
 
-/// What happened to a copy.
+/// The outcome of a publication.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     Published,
@@ -88,7 +88,7 @@ enum Outcome {
 impl Outcome {
     const ALL: [Self; 3] = [Self::Published, Self::Deferred, Self::Rejected];
 
-    async fn note(self, session: &mut dyn RetryFeed, retry: &DueRetry) {
+    async fn record(self, session: &mut dyn RetryFeed, retry: &DueRetry) {
         match self {
             Self::Published => session.published(&[retry]).await,
             Self::Deferred => session.defer(&[retry], "no queue").await,
@@ -111,7 +111,7 @@ impl Outcome {
     }
 }
 
-/// Without the group, which is a hash.
+/// The changes of a row, without the error group, which is a hash.
 fn changes(after: &Row, before: &Row) -> serde_json::Value {
     let mut changes = after.changes_since(before);
     changes.as_object_mut().unwrap().remove("error_group");
@@ -127,7 +127,7 @@ async fn the_outcome_of_a_copy_changes_only_its_own_row() {
         let (id, other) = (db.failed("m1", &held).await, db.failed("m2", &held).await);
         let before = (db.row(id).await, db.row(other).await);
         let retries = session.due(10).await.unwrap();
-        outcome.note(&mut *session, &retries[0]).await;
+        outcome.record(&mut *session, &retries[0]).await;
         assert_eq!(changes(&db.row(id).await, &before.0), outcome.changes(), "{outcome:?}");
         assert_eq!(db.row(other).await.changes_since(&before.1), json!({}), "{outcome:?}");
         assert_eq!(due_ids(&mut *session, 10).await, [other], "{outcome:?}");
@@ -146,14 +146,14 @@ async fn the_outcome_of_an_outdated_copy_changes_nothing() {
             let retry = session.due(10).await.unwrap().remove(0);
             db.execute(&format!("update failed_messages set {meanwhile}")).await;
             let before = db.row(id).await;
-            outcome.note(&mut *session, &retry).await;
+            outcome.record(&mut *session, &retry).await;
             assert_eq!(db.row(id).await.changes_since(&before), json!({}), "{outcome:?}, {meanwhile}");
             db.execute("delete from failed_messages").await;
         }
     }
 }
 
-/// Operators and workers lock rows in the order of their ids, so the relay does the same.
+/// Operators and workers lock rows in the same order.
 #[tokio::test]
 async fn outcomes_of_copies_lock_their_rows_in_the_order_of_their_ids() {
     for outcome in [Outcome::Published, Outcome::Deferred] {
@@ -168,7 +168,7 @@ async fn outcomes_of_copies_lock_their_rows_in_the_order_of_their_ids() {
             .execute(&mut *other)
             .await
             .unwrap();
-        let noted = tokio::spawn(async move {
+        let recorded = tokio::spawn(async move {
             let retries: Vec<_> = retries.iter().collect();
             match outcome {
                 Outcome::Published => session.published(&retries).await,
@@ -180,7 +180,7 @@ async fn outcomes_of_copies_lock_their_rows_in_the_order_of_their_ids() {
                     from (select id from failed_messages for update skip locked) as free";
         assert_eq!(db.count(free).await, second, "{outcome:?} has locked the second row first");
         other.rollback().await.unwrap();
-        noted.await.unwrap().unwrap();
+        recorded.await.unwrap().unwrap();
     }
 }
 

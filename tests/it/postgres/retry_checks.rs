@@ -26,7 +26,7 @@ async fn check(db: &Database, queue: QueueName, marks: &[RetryMark]) -> Vec<Retr
     checks
 }
 
-/// Every status, generations around that of the row, which is 4, a wrong secret, and a wrong queue.
+/// The row has generation 4. Every status is checked, with other generations, a wrong secret and a wrong queue.
 #[tokio::test]
 async fn a_mark_is_current_outdated_or_unknown() {
     let db = Database::new().await;
@@ -73,7 +73,7 @@ async fn the_checks_of_several_marks_are_in_their_order() {
     assert_eq!(check(&db, QueueName::Orders, &marks).await, expected);
 }
 
-/// An operator's action comes before the check of a copy or after its commit.
+/// An operator action takes effect before the check of a copy or after its commit.
 #[tokio::test]
 async fn checking_a_copy_locks_its_failed_message() {
     let db = Database::new().await;

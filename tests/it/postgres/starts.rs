@@ -15,8 +15,8 @@ fn ids(ids: &[&str]) -> Vec<Arc<str>> {
     ids.iter().map(|id| (*id).into()).collect()
 }
 
-/// Starts `m1` and `m2` twice in one queue and three times in the other.
-async fn counted(store: &dyn Store) {
+/// Records two starts of `m1` and `m2` in one queue and three in the other.
+async fn record_starts(store: &dyn Store) {
     for (queue, times) in QUEUES.into_iter().zip([2, 3]) {
         for _ in 0..times {
             store.record_starts(queue, &ids(&["m1", "m2", "m1"])).await.unwrap();
@@ -34,7 +34,7 @@ async fn unfinished_starts(store: &dyn Store) -> [Vec<u32>; 2] {
 async fn starts_are_counted_per_queue_and_once_per_message() {
     let db = Database::new().await;
     let store = db.store();
-    counted(&*store).await;
+    record_starts(&*store).await;
     assert_eq!(unfinished_starts(&*store).await, [[2, 0, 2], [3, 0, 3]]);
 }
 
@@ -42,7 +42,7 @@ async fn starts_are_counted_per_queue_and_once_per_message() {
 async fn starts_are_cleared_only_in_the_queue_of_the_message() {
     let db = Database::new().await;
     let store = db.store();
-    counted(&*store).await;
+    record_starts(&*store).await;
     db.commit(QueueName::Orders, &[], ChangeSet { ended: ids(&["m1"]), ..ChangeSet::default() }).await;
     assert_eq!(unfinished_starts(&*store).await, [[2, 0, 0], [3, 0, 3]]);
 }
@@ -51,7 +51,7 @@ async fn starts_are_cleared_only_in_the_queue_of_the_message() {
 async fn one_start_per_message_is_reverted_and_no_count_is_below_zero() {
     let db = Database::new().await;
     let store = db.store();
-    counted(&*store).await;
+    record_starts(&*store).await;
     let back = ids(&["m1", "never-started", "m1"]);
     store.revert_starts(QueueName::Orders, &back).await.unwrap();
     assert_eq!(unfinished_starts(&*store).await, [[2, 0, 1], [3, 0, 3]]);

@@ -1,4 +1,4 @@
-//! Ports that do what a test says, and messages for them.
+//! Fake ports with scripted replies, and messages.
 
 mod log;
 mod notifier;
@@ -23,28 +23,28 @@ use uuid::Uuid;
 
 use crate::harness::command;
 
-pub(super) use log::CapturedLog;
-pub(super) use notifier::ScriptedNotifier;
-pub(super) use outbox::{OutboxCall, ScriptedOutbox};
-pub(super) use publisher::{LosesOutcomes, ScriptedPublisher, relay, run_for};
-pub(super) use queues::{RunningConsumer, ScriptedQueues, consumer};
-pub(super) use store::{Call, Reply, ScriptedStore};
+pub(crate) use log::CapturedLog;
+pub(crate) use notifier::ScriptedNotifier;
+pub(crate) use outbox::{OutboxCall, ScriptedOutbox};
+pub(crate) use publisher::{LosesOutcomes, ScriptedPublisher, relay, run_for};
+pub(crate) use queues::{RunningConsumer, ScriptedQueues, consumer};
+pub(crate) use store::{Call, Reply, ScriptedStore};
 
-pub(super) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
+pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 
-pub(super) fn unavailable() -> StoreError {
+pub(crate) fn unavailable() -> StoreError {
     StoreError::Unavailable("no connection".into())
 }
 
-pub(super) fn conflict() -> StoreError {
+pub(crate) fn conflict() -> StoreError {
     StoreError::Conflict("deadlock".into())
 }
 
-pub(super) fn broken() -> StoreError {
+pub(crate) fn broken() -> StoreError {
     StoreError::Failed("disk full".into())
 }
 
-/// A handler may take ten seconds; a command has three attempts.
+/// A handler timeout of ten seconds, and three attempts.
 fn policy() -> FailurePolicy {
     FailurePolicy {
         handler_timeout: Duration::from_secs(10),
@@ -53,61 +53,61 @@ fn policy() -> FailurePolicy {
     }
 }
 
-pub(super) fn bus(store: &ScriptedStore) -> MessageBus {
+pub(crate) fn bus(store: &ScriptedStore) -> MessageBus {
     MessageBus::new(Arc::new(store.clone()), policy())
 }
 
-pub(super) fn archive(store: &ScriptedStore) -> Archive {
+pub(crate) fn archive(store: &ScriptedStore) -> Archive {
     Archive::new(Arc::new(store.clone()), policy())
 }
 
-pub(super) fn notifications(store: &ScriptedStore, notifier: &ScriptedNotifier) -> NotificationHandler {
+pub(crate) fn notifications(store: &ScriptedStore, notifier: &ScriptedNotifier) -> NotificationHandler {
     NotificationHandler::new(Arc::new(store.clone()), Arc::new(notifier.clone()), policy())
 }
 
-/// A command that is handled: a batch of its own.
-pub(super) fn batch(id: &str, sku: &str) -> ReceivedMessage {
+/// A command that succeeds: a new batch.
+pub(crate) fn batch(id: &str, sku: &str) -> ReceivedMessage {
     command(id, "create_batch", &json!({ "ref": format!("b-{id}"), "sku": sku, "qty": 10 }))
 }
 
-/// A command that is rejected: a line of a SKU without batches.
-pub(super) fn rejected(id: &str) -> ReceivedMessage {
+/// A command that is rejected: a line of an unknown SKU.
+pub(crate) fn rejected(id: &str) -> ReceivedMessage {
     line(id, "NO-SUCH-LAMP", 1)
 }
 
-/// The same in the queue of batches: a change of a batch that does not exist.
-pub(super) fn rejected_change(id: &str) -> ReceivedMessage {
+/// A command of the queue `stock` that is rejected: a change of an unknown batch.
+pub(crate) fn rejected_change(id: &str) -> ReceivedMessage {
     command(id, "change_batch_quantity", &json!({ "batchref": "no-such-batch", "qty": 1 }))
 }
 
-pub(super) fn line(id: &str, sku: &str, qty: u32) -> ReceivedMessage {
+pub(crate) fn line(id: &str, sku: &str, qty: u32) -> ReceivedMessage {
     command(id, "allocate", &json!({ "orderid": format!("o-{id}"), "sku": sku, "qty": qty }))
 }
 
-/// An event that asks for a mail.
-pub(super) fn out_of_stock(id: &str) -> ReceivedMessage {
+/// An event that causes a mail.
+pub(crate) fn out_of_stock(id: &str) -> ReceivedMessage {
     command(id, "out_of_stock", &json!({ "orderid": format!("o-{id}"), "sku": "LAMP", "qty": 1 }))
 }
 
-pub(super) fn redelivered(mut received: ReceivedMessage) -> ReceivedMessage {
+pub(crate) fn redelivered(mut received: ReceivedMessage) -> ReceivedMessage {
     received.redelivered = true;
     received
 }
 
-pub(super) fn awaited(mut received: ReceivedMessage) -> ReceivedMessage {
+pub(crate) fn awaited(mut received: ReceivedMessage) -> ReceivedMessage {
     received.awaited = true;
     received
 }
 
-/// A copy that the relay published.
-pub(super) fn retry(mut received: ReceivedMessage, generation: i64) -> (ReceivedMessage, RetryMark) {
+/// A copy that the relay published for a retry, and its mark.
+pub(crate) fn retry(mut received: ReceivedMessage, generation: i64) -> (ReceivedMessage, RetryMark) {
     let mark = RetryMark { failed_message_id: 1, generation, secret: Uuid::from_u128(7) };
     received.message.retry = Some(mark);
     (received, mark)
 }
 
-/// A message after so many failed attempts: as its sender sent it, and then the current copy that the relay published.
-pub(super) fn after_failures(
+/// A message after this number of failed attempts: the first delivery is from its sender, later ones are current copies.
+pub(crate) fn after_failures(
     store: &ScriptedStore,
     received: ReceivedMessage,
     failures: i64,
@@ -116,19 +116,19 @@ pub(super) fn after_failures(
         return received;
     }
     let (copy, mark) = retry(received, failures);
-    store.knows_retry(mark, RetryCheck::Current);
+    store.set_retry_check(mark, RetryCheck::Current);
     copy
 }
 
-/// Short names of fates.
-pub(super) fn names(outcomes: &[CommandOutcome]) -> Vec<&'static str> {
+/// Short names of outcomes.
+pub(crate) fn names(outcomes: &[CommandOutcome]) -> Vec<&'static str> {
     let name = |outcome: &CommandOutcome| match outcome {
         CommandOutcome::Handled => "handled",
-        CommandOutcome::Duplicate => "repeat",
+        CommandOutcome::Duplicate => "duplicate",
         CommandOutcome::Recorded(_, RetryDecision::Retry(_)) => "retry",
         CommandOutcome::Recorded(_, RetryDecision::Dead(_)) => "dead",
-        CommandOutcome::Reported(_) => "refused",
-        CommandOutcome::Unknown => "in doubt",
+        CommandOutcome::Reported(_) => "reported",
+        CommandOutcome::Unknown => "unknown",
     };
     outcomes.iter().map(name).collect()
 }

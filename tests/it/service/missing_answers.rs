@@ -1,4 +1,4 @@
-//! A store that answers one question too few: a defect. No outcome is attributed to another message, and none is made up.
+//! A defect of a port: a list of answers is one too short. No message gets the outcome of another one, or an invented outcome.
 
 use std::time::Duration;
 
@@ -23,16 +23,16 @@ use super::fakes::{
 
 const STOCK: QueueName = QueueName::Stock;
 
-/// The questions that are answered with a list.
+/// The calls that are answered with a list.
 const QUESTIONS: [Call; 4] =
     [Call::CheckInbox, Call::CheckRetries, Call::FailedAttempts, Call::UnfinishedStarts];
 
-/// Two messages about which the store is asked each question, and a store that knows them as retries.
+/// Two redelivered retries, so that every call is made, and a store with their retry marks.
 fn messages() -> (ScriptedStore, [ReceivedMessage; 2]) {
     let store = ScriptedStore::default();
     let messages = [(1, "m1"), (2, "m2")].map(|(generation, id)| {
         let (copy, mark) = retry(redelivered(rejected_change(id)), generation);
-        store.knows_retry(mark, RetryCheck::Current);
+        store.set_retry_check(mark, RetryCheck::Current);
         copy
     });
     (store, messages)
@@ -42,16 +42,16 @@ async fn is_detected(handler: &impl BatchHandler, store: &ScriptedStore, message
     let interrupted = handler.handle_all(STOCK, messages).await.unwrap_err();
     assert!(matches!(interrupted.error, HandleError::Missing(_)), "{interrupted:?}");
     assert!(interrupted.outcomes.is_empty(), "{interrupted:?}");
-    assert_eq!(store.kept(), [], "nothing is committed");
+    assert_eq!(store.commits(), [], "nothing is committed");
 }
 
 #[tokio::test]
 async fn a_missing_answer_gives_no_message_an_outcome() {
     for question in QUESTIONS {
         let (store, mut messages) = messages();
-        store.next(question, [Reply::OneAnswerTooFew]);
+        store.set_next_replies(question, [Reply::OneAnswerTooFew]);
         is_detected(&bus(&store), &store, &mut messages).await;
-        assert!(store.asked(question) > 0, "{question:?}");
+        assert!(store.calls(question) > 0, "{question:?}");
         let outcomes = bus(&store).handle_all(STOCK, &mut messages).await.unwrap();
         assert_eq!(names(&outcomes), ["retry", "retry"], "{question:?}");
     }
@@ -61,44 +61,44 @@ async fn a_missing_answer_gives_no_message_an_outcome() {
 async fn the_other_handlers_detect_a_missing_answer_as_well() {
     for question in [Call::CheckInbox, Call::FailedAttempts] {
         let (store, messages) = messages();
-        store.next(question, [Reply::OneAnswerTooFew]);
+        store.set_next_replies(question, [Reply::OneAnswerTooFew]);
         is_detected(&archive(&store), &store, &mut messages.clone()).await;
     }
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    store.next(Call::CheckInbox, [Reply::OneAnswerTooFew]);
+    store.set_next_replies(Call::CheckInbox, [Reply::OneAnswerTooFew]);
     is_detected(&notifications(&store, &notifier), &store, &mut [out_of_stock("e1")]).await;
-    assert!(notifier.asked().is_empty());
+    assert!(notifier.notified().is_empty());
 }
 
-/// Its messages are not lost, do not become suspects, and are handled when the defect is repaired.
+/// The messages are not lost, have no unfinished starts, and are handled after the defect is fixed.
 #[tokio::test(start_paused = true)]
 async fn a_delivery_without_an_outcome_is_not_acknowledged() {
     for question in QUESTIONS {
         let (store, messages) = messages();
-        store.always(question, Reply::OneAnswerTooFew);
+        store.set_reply(question, Reply::OneAnswerTooFew);
         let queues = ScriptedQueues::default();
         let bodies: Vec<Message> = messages.into_iter().map(|received| received.message).collect();
         queues.put(bodies);
-        queues.all_redelivered();
+        queues.mark_all_redelivered();
         let running = RunningConsumer::start(Consumer { max_batch: 10, ..consumer(&queues, &store) });
         tokio::time::sleep(Duration::from_mins(10)).await;
         assert!(queues.acknowledged().is_empty(), "{question:?}");
-        assert_eq!(store.kept(), [], "{question:?}");
+        assert_eq!(store.commits(), [], "{question:?}");
         let deliveries = queues.delivered();
-        assert!((4..40).contains(&deliveries), "{question:?}: with pauses, {deliveries} deliveries");
+        assert!((4..40).contains(&deliveries), "{question:?}: {deliveries} deliveries");
         for id in ["m1", "m2"] {
             assert_eq!(store.unfinished_starts(STOCK, id).await, 0, "{question:?}");
         }
-        store.always(question, Reply::Does);
+        store.set_reply(question, Reply::Does);
         tokio::time::sleep(Duration::from_mins(10)).await;
         assert_eq!(queues.acknowledged(), ["m1", "m2"], "{question:?}");
         running.stop().await;
     }
 }
 
-/// The handler says that all went well, although one message has no outcome.
+/// The handler returns success, although one message has no outcome.
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_leaves_a_message_out_has_it_redelivered() {
+async fn a_message_that_the_handler_omits_is_redelivered() {
     use std::sync::Arc;
 
     use allocation::service::{availability::ServerUnavailable, message_bus::MessageBus};

@@ -75,11 +75,11 @@ async fn nothing_is_removed_or_marked_when_outcomes_are_missing() {
         relay.publisher = Arc::new(LosesOutcomes(publisher.clone()));
         run_for(&relay, seconds(30.0)).await;
         assert_eq!(outbox.calls(), [OutboxCall::TryLead, OutboxCall::BecameLeader, OutboxCall::Released]);
-        assert!(log.has("ERROR", "publisher lost outcomes"));
+        assert!(log.contains("ERROR", "publisher lost outcomes"));
         assert!((10..60).contains(&publisher.times().len()), "{} tries", publisher.times().len());
         relay.publisher = Arc::new(publisher);
         run_for(&relay, seconds(3.0)).await;
-        assert_eq!(outbox.remaining(), (vec![], vec![]), "all are published once the defect is gone");
+        assert_eq!(outbox.remaining(), (vec![], vec![]), "everything is published after the defect is fixed");
     }
 }
 
@@ -199,7 +199,7 @@ async fn a_nacked_event_delays_its_own_sku_and_is_tried_after_growing_pauses() {
     assert!(outbox.remaining().0.is_empty());
 }
 
-/// Two names are nacked; then one is confirmed, and only events of the other remain.
+/// Two events are nacked; then one of them is confirmed, and only the other one remains.
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_has_only_throttled_events_waits_for_their_next_try() {
     let events = [("allocated", "a"), ("out_of_stock", "b")];
@@ -215,7 +215,7 @@ async fn a_relay_that_has_only_throttled_events_waits_for_their_next_try() {
     assert!(outbox.polls() < 100, "{} polls in a minute", outbox.polls());
 }
 
-/// Events are committed from time to time, between nacks and deferred retries.
+/// Every half minute an event of another SKU is committed.
 #[tokio::test(start_paused = true)]
 async fn throttled_events_and_deferred_retries_do_not_delay_other_events() {
     for outbox in [ScriptedOutbox::of_events(&[("allocated", "a")]), ScriptedOutbox::of_retries(1)] {

@@ -32,7 +32,7 @@ async fn an_unroutable_or_nacked_retry_is_deferred() {
     assert_eq!(outbox.calls(), expected);
 }
 
-/// Otherwise no retry behind it would ever be published.
+/// The retries behind it are published.
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_closes_the_channel_is_published_alone_and_rejected() {
     for (rejected, expected) in [
@@ -50,7 +50,7 @@ async fn a_retry_that_closes_the_channel_is_published_alone_and_rejected() {
     }
 }
 
-/// Each is the last publication before a long pause: no later one would end a reported outage.
+/// It is the last publication before a long pause, so no later one would end a reported outage.
 #[tokio::test(start_paused = true)]
 async fn a_rejected_retry_is_no_outage_of_the_broker() {
     for (retries, expected) in [(1, vec![vec![1]]), (2, vec![vec![1, 2], vec![1], vec![2]])] {

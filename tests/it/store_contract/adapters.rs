@@ -1,4 +1,4 @@
-//! The adapters of the outbox, in memory and for PostgreSQL.
+//! The adapters of store and outbox, in memory and for PostgreSQL.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use allocation::{
 
 use crate::harness::Database;
 
-/// A store, its outbox as two relays of different processes use it, and its parked events.
+/// A store, its outbox as two processes use it, and its parked events.
 pub(super) struct Adapters {
     pub(super) store: Arc<dyn Store>,
     pub(super) outbox: Arc<dyn Outbox>,

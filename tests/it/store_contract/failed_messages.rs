@@ -1,4 +1,4 @@
-//! Failed messages, as the transactions of every store count, record and resolve them.
+//! The contract of failed messages: a transaction counts, records and resolves them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What every outbox and its leader session promise.
+//! The contract of the outbox and of the leader session.
 
 use allocation::{
     domain::{OutboxRow, Sku},
@@ -62,7 +62,7 @@ async fn one_session_is_leader_at_a_time(adapters: Adapters) {
     assert!(adapters.outbox.try_lead().await.unwrap().is_none());
     drop(session);
     let takes_over = async || adapters.outbox.try_lead().await.unwrap().is_some();
-    wait_until("a lost session frees leadership", SOON, takes_over).await;
+    wait_until("leadership is free after the session was lost", SOON, takes_over).await;
 }
 
 async fn events_are_read_in_the_order_of_their_commits(adapters: Adapters) {

@@ -1,4 +1,4 @@
-//! What every publisher promises.
+//! The contract of the publisher.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use uuid::Uuid;
 
 use crate::harness::{TestSystem, amqp_url};
 
-/// A publisher, and what has arrived so far.
+/// A publisher, and the messages that have arrived.
 trait Observed {
     fn publisher(&self) -> Arc<dyn Publisher>;
 
-    /// The ids of so many events, in the order of their arrival.
+    /// Waits for this number of events and returns their ids in the order of arrival.
     async fn events(&self, count: usize) -> Vec<Uuid>;
 
-    /// How many retries are in the queue `orders`.
+    /// The number of retries in the queue `orders`.
     async fn orders(&self) -> usize;
 }
 

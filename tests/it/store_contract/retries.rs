@@ -1,4 +1,4 @@
-//! What every leader session promises about retries, and every store about their copies.
+//! The contract of retries: their schedule in the leader session, and the check of their copies in a transaction.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn a_published_retry_is_not_due_again(adapters: Adapters) {
     assert_eq!(due_ids(&mut *session, 10).await, []);
 }
 
-/// The sender's message fails again while a copy of it is in the queue.
+/// A redelivery of the message fails while a copy of it is in the queue.
 async fn an_attempt_that_is_not_recorded_schedules_nothing(adapters: Adapters) {
     fail_now(&adapters, "m1").await;
     let mut session = adapters.lead().await;

@@ -35,9 +35,9 @@ impl CapturedLog {
         Self { text, _guard: tracing::subscriber::set_default(subscriber.finish()) }
     }
 
-    /// Whether a line has this level and these words.
-    pub(crate) fn has(&self, level: &str, words: &str) -> bool {
-        let text = String::from_utf8(self.text.0.lock().unwrap().clone()).unwrap();
-        text.lines().any(|line| line.contains(level) && line.contains(words))
+    /// Whether a line contains this level and this text.
+    pub(crate) fn contains(&self, level: &str, text: &str) -> bool {
+        let log = String::from_utf8(self.text.0.lock().unwrap().clone()).unwrap();
+        log.lines().any(|line| line.contains(level) && line.contains(text))
     }
 }

@@ -1,4 +1,4 @@
-//! A notifier that does what a test says.
+//! A notifier with scripted errors.
 
 use std::{
     collections::VecDeque,
@@ -11,29 +11,29 @@ use allocation::ports::{
 };
 use async_trait::async_trait;
 
-/// Takes every notice unless it has an error for it. Clones are one notifier.
+/// Accepts every notification, unless an error is scripted. Clones share one notifier.
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedNotifier {
     errors: Arc<Mutex<VecDeque<NotifierError>>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    notified: Arc<Mutex<Vec<String>>>,
 }
 
 impl ScriptedNotifier {
-    /// The answers to the next notices.
-    pub(crate) fn fails(&self, errors: impl IntoIterator<Item = NotifierError>) {
+    /// The errors of the next notifications.
+    pub(crate) fn fail_next(&self, errors: impl IntoIterator<Item = NotifierError>) {
         self.errors.lock().unwrap().extend(errors);
     }
 
-    /// The event ids of all notices, those that failed included.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+    /// The event ids of all notifications, including failed ones.
+    pub(crate) fn notified(&self) -> Vec<String> {
+        self.notified.lock().unwrap().clone()
     }
 }
 
 #[async_trait]
 impl Notifier for ScriptedNotifier {
     async fn notify(&self, notification: &Notification) -> Result<(), NotifierError> {
-        self.asked.lock().unwrap().push(notification.event_id.to_string());
+        self.notified.lock().unwrap().push(notification.event_id.to_string());
         self.errors.lock().unwrap().pop_front().map_or(Ok(()), Err)
     }
 

@@ -1,4 +1,4 @@
-//! An outbox whose answers a test decides.
+//! An outbox with scripted answers.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-/// A relay that polls more often does not wait between its cycles.
+/// A relay that polls more often than this does not wait between its cycles.
 const MAX_POLLS: usize = 10_000;
 /// The time until a deferred retry is due again.
 const DEFERRED_FOR: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! A broker whose answers a test decides, and a relay between it and an outbox.
+//! A publisher with scripted outcomes, and a relay that uses it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::ScriptedOutbox;
 
-/// A relay finishes its cycle within this time after the request to stop.
+/// The deadline for a shutdown of the relay.
 const STOPS_WITHIN: Duration = Duration::from_mins(1);
 
 /// The outcomes of publishing messages with these ids together; `None` if the broker never answers.
-type CliOutput = dyn Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync;
+type Outcomes = dyn Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync;
 
 struct Publication {
     time: Instant,
@@ -34,7 +34,7 @@ struct Publication {
 /// Clones share one publisher.
 #[derive(Clone)]
 pub(crate) struct ScriptedPublisher {
-    answer: Arc<CliOutput>,
+    outcomes: Arc<Outcomes>,
     publications: Arc<Mutex<Vec<Publication>>>,
     /// The broker's availability as the relay reports it.
     availability: Arc<Mutex<Option<Arc<AvailabilityLog>>>>,
@@ -43,10 +43,10 @@ pub(crate) struct ScriptedPublisher {
 
 impl ScriptedPublisher {
     pub(crate) fn new(
-        answer: impl Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync + 'static,
+        outcomes: impl Fn(&[i64]) -> Option<Vec<PublishOutcome>> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            answer: Arc::new(answer),
+            outcomes: Arc::new(outcomes),
             publications: Arc::default(),
             availability: Arc::default(),
             dropped: Arc::default(),
@@ -57,7 +57,7 @@ impl ScriptedPublisher {
         Self::new(|ids| Some(vec![PublishOutcome::Confirmed; ids.len()]))
     }
 
-    /// One message closes the channel for everything that is in flight with it.
+    /// One message closes the channel: the outcomes of the messages in flight with it are unknown.
     pub(crate) fn closes_the_channel_at(rejected: i64) -> Self {
         Self::new(move |ids| {
             Some(match ids {
@@ -85,20 +85,20 @@ impl ScriptedPublisher {
         self.publications.lock().unwrap().iter().any(|publication| publication.during_outage)
     }
 
-    /// How many publications were dropped before they were answered.
+    /// The number of publications that were dropped before they had an outcome.
     pub(crate) fn dropped(&self) -> usize {
         *self.dropped.lock().unwrap()
     }
 
-    async fn answer(&self, ids: Vec<i64>) -> Vec<PublishOutcome> {
+    async fn publish_ids(&self, ids: Vec<i64>) -> Vec<PublishOutcome> {
         let mut counter = DropCounter(Some(self.dropped.clone()));
         let during_outage = self.availability.lock().unwrap().as_ref().is_some_and(|broker| broker.is_down());
         let publication = Publication { time: Instant::now(), ids: ids.clone(), during_outage };
         self.publications.lock().unwrap().push(publication);
-        let answer = (self.answer)(&ids);
-        let Some(answer) = answer else { std::future::pending().await };
+        let outcomes = (self.outcomes)(&ids);
+        let Some(outcomes) = outcomes else { std::future::pending().await };
         counter.0 = None;
-        answer
+        outcomes
     }
 }
 
@@ -115,11 +115,11 @@ impl Drop for DropCounter {
 #[async_trait]
 impl Publisher for ScriptedPublisher {
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
-        self.answer(rows.iter().map(|row| row.id).collect()).await
+        self.publish_ids(rows.iter().map(|row| row.id).collect()).await
     }
 
     async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
-        self.answer(retries.iter().map(|retry| retry.id).collect()).await
+        self.publish_ids(retries.iter().map(|retry| retry.id).collect()).await
     }
 }
 
@@ -151,7 +151,7 @@ pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> R
     }
 }
 
-/// Runs a relay for this time.
+/// Runs a relay for this time, then stops it.
 pub(crate) async fn run_for(relay: &Relay, time: Duration) {
     let stop = CancellationToken::new();
     let stops = async {
@@ -160,5 +160,5 @@ pub(crate) async fn run_for(relay: &Relay, time: Duration) {
     };
     let runs = tokio::time::timeout(time + STOPS_WITHIN, relay.run(&stop));
     let (stopped, ()) = tokio::join!(runs, stops);
-    stopped.expect("the relay stops after the request");
+    stopped.expect("the relay stops");
 }

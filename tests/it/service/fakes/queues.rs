@@ -1,4 +1,4 @@
-//! A queue that does what a test says: what is not settled when a subscription ends is handed out again, in its order.
+//! A queue with scripted faults. Unacknowledged messages of an ended subscription are redelivered in their order.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,23 +20,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LIMITS, ScriptedStore, bus};
 
-/// A worker that is stopped takes eight seconds at most.
+/// The deadline for a shutdown of the consumer; its shutdown timeout is eight seconds.
 const STOPS_WITHIN: Duration = Duration::from_mins(1);
 
 #[derive(Default)]
 struct State {
     ready: VecDeque<(Message, bool)>,
-    /// Deliveries that are not settled, by subscription and tag.
-    out: BTreeMap<(usize, u64), Message>,
+    /// Unacknowledged deliveries, by subscription and tag.
+    unacknowledged: BTreeMap<(usize, u64), Message>,
     subscriptions: Vec<(Instant, Prefetch)>,
     delivered: usize,
-    settled: Vec<String>,
-    /// After how many deliveries the next subscriptions break; none if they last.
+    acknowledged: Vec<String>,
+    /// The number of deliveries after which each of the next subscriptions breaks; `None` if it does not.
     breaks: VecDeque<Option<usize>>,
     break_now: bool,
 }
 
-/// Clones are one queue.
+/// Clones share one queue.
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedQueues {
     state: Arc<Mutex<State>>,
@@ -57,43 +57,43 @@ impl ScriptedQueues {
         self.changed.notify_one();
     }
 
-    /// The next deliveries of what waits are redeliveries.
-    pub(crate) fn all_redelivered(&self) {
+    /// Makes the next deliveries of the ready messages redeliveries.
+    pub(crate) fn mark_all_redelivered(&self) {
         self.state().ready.iter_mut().for_each(|(_, redelivered)| *redelivered = true);
     }
 
-    /// Another worker has handled what waits.
-    pub(crate) fn are_taken_by_another(&self) {
+    /// Removes the ready messages, as if another worker had handled them.
+    pub(crate) fn remove_ready(&self) {
         self.state().ready.clear();
     }
 
-    /// After how many deliveries the next subscriptions break; none if they last.
-    pub(crate) fn breaks(&self, breaks: impl IntoIterator<Item = Option<usize>>) {
+    /// Sets the number of deliveries after which each of the next subscriptions breaks; `None` if it does not.
+    pub(crate) fn set_breaks(&self, breaks: impl IntoIterator<Item = Option<usize>>) {
         self.state().breaks.extend(breaks);
     }
 
-    /// Breaks the subscription that there is.
+    /// Breaks the current subscription.
     pub(crate) fn break_now(&self) {
         self.state().break_now = true;
         self.changed.notify_one();
     }
 
-    /// The ids of what waits, in order.
+    /// The ids of the ready messages, in order.
     pub(crate) fn ready(&self) -> Vec<String> {
         self.state().ready.iter().map(|(message, _)| id_of(message)).collect()
     }
 
-    /// The ids of what was settled, in order.
+    /// The ids of the acknowledged messages, in order.
     pub(crate) fn acknowledged(&self) -> Vec<String> {
-        self.state().settled.clone()
+        self.state().acknowledged.clone()
     }
 
-    /// How many deliveries there were.
+    /// The number of deliveries.
     pub(crate) fn delivered(&self) -> usize {
         self.state().delivered
     }
 
-    /// The pace of each subscription.
+    /// The prefetch of each subscription.
     pub(crate) fn prefetches(&self) -> Vec<Prefetch> {
         self.state().subscriptions.iter().map(|(_, prefetch)| *prefetch).collect()
     }
@@ -111,7 +111,7 @@ impl Queues for ScriptedQueues {
     async fn subscribe(
         &self,
         _queue: QueueName,
-        _stage: QueueKind,
+        _kind: QueueKind,
         prefetch: Prefetch,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let mut state = self.state();
@@ -143,14 +143,14 @@ impl ScriptedSubscription {
         if std::mem::take(&mut state.break_now) || self.breaks_after == Some(0) {
             return Some(Err(BrokerError::Unavailable("connection lost".into())));
         }
-        if self.prefetch == Prefetch::One && !state.out.is_empty() {
+        if self.prefetch == Prefetch::One && !state.unacknowledged.is_empty() {
             return None;
         }
         let (message, redelivered) = state.ready.pop_front()?;
         self.breaks_after = self.breaks_after.map(|left| left - 1);
         self.last_tag += 1;
         state.delivered += 1;
-        state.out.insert((self.number, self.last_tag), message.clone());
+        state.unacknowledged.insert((self.number, self.last_tag), message.clone());
         Some(Ok(Delivery { tag: self.last_tag, redelivered, message }))
     }
 }
@@ -176,7 +176,7 @@ impl Subscription for ScriptedSubscription {
 impl Drop for ScriptedSubscription {
     fn drop(&mut self) {
         let mut state = self.queues.state();
-        let returned = state.out.split_off(&(self.number, 0));
+        let returned = state.unacknowledged.split_off(&(self.number, 0));
         for message in returned.into_values().rev() {
             state.ready.push_front((message, true));
         }
@@ -193,8 +193,11 @@ impl Acknowledger for ScriptedAcknowledger {
     async fn ack(&self, tags: &[u64]) {
         let mut state = self.queues.state();
         for tag in tags {
-            let settled = state.out.remove(&(self.subscription, *tag)).expect("it was not settled before");
-            state.settled.push(id_of(&settled));
+            let message = state
+                .unacknowledged
+                .remove(&(self.subscription, *tag))
+                .expect("a delivery is acknowledged once");
+            state.acknowledged.push(id_of(&message));
         }
         self.queues.changed.notify_one();
     }
@@ -204,7 +207,8 @@ impl Acknowledger for ScriptedAcknowledger {
     }
 }
 
-/// A worker with one lane and one message in a unit of work, which holds messages for three seconds and has eight to stop.
+/// A consumer with one partition and one message per unit of work. It requeues messages after three seconds of an outage, and
+/// has a shutdown timeout of eight seconds.
 pub(crate) fn consumer(queues: &ScriptedQueues, store: &ScriptedStore) -> Consumer {
     Consumer {
         queue: QueueName::Stock,
@@ -223,25 +227,25 @@ pub(crate) fn consumer(queues: &ScriptedQueues, store: &ScriptedStore) -> Consum
     }
 }
 
-/// A worker at work, until it is stopped.
+/// A consumer that runs until it is stopped.
 pub(crate) struct RunningConsumer {
     stop: CancellationToken,
     run: tokio::task::JoinHandle<()>,
 }
 
 impl RunningConsumer {
-    pub(crate) fn start(worker: Consumer) -> Self {
+    pub(crate) fn start(consumer: Consumer) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        Self { stop, run: tokio::spawn(async move { worker.run(&stopped).await }) }
+        Self { stop, run: tokio::spawn(async move { consumer.run(&stopped).await }) }
     }
 
-    /// Stops it, and says how long that took.
+    /// Stops the consumer and returns the duration of the shutdown.
     pub(crate) async fn stop(self) -> Duration {
         let begin = Instant::now();
         self.stop.cancel();
         let stopped = tokio::time::timeout(STOPS_WITHIN, self.run).await;
-        stopped.expect("a worker that is to stop stops").unwrap();
+        stopped.expect("the consumer stops").unwrap();
         begin.elapsed()
     }
 }

@@ -1,4 +1,4 @@
-//! A store with scripted replies, over one in memory.
+//! A store with scripted replies; it calls the store in memory.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -33,7 +33,7 @@ pub(crate) enum Call {
     Commit,
 }
 
-/// What the store does when it is called.
+/// The behaviour of a call.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     /// The call succeeds.
@@ -50,7 +50,7 @@ pub(crate) enum Reply {
     Waits(Arc<Semaphore>),
 }
 
-/// What happens after the effect of a call.
+/// The result of a call after its effect.
 enum After {
     Nothing,
     Failure(StoreError),
@@ -68,9 +68,9 @@ impl After {
     }
 }
 
-/// What a commit has kept.
+/// The changes of a commit.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Kept {
+pub(crate) struct Committed {
     pub(crate) skus: Vec<String>,
     pub(crate) handled: Vec<String>,
     pub(crate) unhandled: Vec<String>,
@@ -80,18 +80,18 @@ pub(crate) struct Kept {
 
 #[derive(Default)]
 struct Script {
-    next: HashMap<Call, VecDeque<Reply>>,
-    always: HashMap<Call, Reply>,
-    loading: HashMap<String, Reply>,
-    retries: HashMap<RetryMark, RetryCheck>,
+    next_replies: HashMap<Call, VecDeque<Reply>>,
+    replies: HashMap<Call, Reply>,
+    load_replies: HashMap<String, Reply>,
+    retry_checks: HashMap<RetryMark, RetryCheck>,
     calls: Vec<Call>,
-    kept: Vec<Kept>,
+    commits: Vec<Committed>,
 }
 
-/// Clones are one store.
+/// Clones share one store.
 #[derive(Clone, Default)]
 pub(crate) struct ScriptedStore {
-    /// Where everything is kept.
+    /// The store that executes the calls.
     pub(crate) memory: MemoryStore,
     script: Arc<Mutex<Script>>,
 }
@@ -101,65 +101,65 @@ impl ScriptedStore {
         self.script.lock().unwrap()
     }
 
-    /// The next answers to a question; after them it does again what it is asked.
-    pub(crate) fn next(&self, call: Call, replies: impl IntoIterator<Item = Reply>) {
-        self.script().next.entry(call).or_default().extend(replies);
+    /// Sets the replies to the next calls; later calls succeed.
+    pub(crate) fn set_next_replies(&self, call: Call, replies: impl IntoIterator<Item = Reply>) {
+        self.script().next_replies.entry(call).or_default().extend(replies);
     }
 
-    /// The answer to a question from now on.
-    pub(crate) fn always(&self, call: Call, reply: Reply) {
-        self.script().always.insert(call, reply);
+    /// Sets the reply to all later calls.
+    pub(crate) fn set_reply(&self, call: Call, reply: Reply) {
+        self.script().replies.insert(call, reply);
     }
 
-    /// The answer from now on when a product is to be loaded.
-    pub(crate) fn loading(&self, sku: &str, reply: Reply) {
-        self.script().loading.insert(sku.into(), reply);
+    /// Sets the reply to all later calls that load a product.
+    pub(crate) fn set_load_reply(&self, sku: &str, reply: Reply) {
+        self.script().load_replies.insert(sku.into(), reply);
     }
 
-    /// The check of a copy with this mark.
-    pub(crate) fn knows_retry(&self, mark: RetryMark, check: RetryCheck) {
-        self.script().retries.insert(mark, check);
+    /// Sets the check of a copy with this mark.
+    pub(crate) fn set_retry_check(&self, mark: RetryMark, check: RetryCheck) {
+        self.script().retry_checks.insert(mark, check);
     }
 
-    /// How often a question was asked.
-    pub(crate) fn asked(&self, call: Call) -> usize {
-        self.script().calls.iter().filter(|asked| **asked == call).count()
+    /// The number of calls of a kind.
+    pub(crate) fn calls(&self, call: Call) -> usize {
+        self.script().calls.iter().filter(|made| **made == call).count()
     }
 
-    /// What was kept, commit by commit.
-    pub(crate) fn kept(&self) -> Vec<Kept> {
-        self.script().kept.clone()
+    /// The commits, in order.
+    pub(crate) fn commits(&self) -> Vec<Committed> {
+        self.script().commits.clone()
     }
 
-    /// Attempts that failed, in the order in which they were recorded.
+    /// The recorded attempts, in order.
     pub(crate) fn failures(&self) -> Vec<NewAttempt> {
-        self.kept().into_iter().flat_map(|kept| kept.failures).collect()
+        self.commits().into_iter().flat_map(|commit| commit.failures).collect()
     }
 
-    /// How often a message was started without an end.
+    /// The number of unfinished starts of a message.
     pub(crate) async fn unfinished_starts(&self, queue: QueueName, id: &str) -> u32 {
         self.memory.unfinished_starts(queue, &[id.into()]).await.unwrap()[0]
     }
 
-    /// Earlier workers have started a message so often without an end.
-    pub(crate) async fn was_started(&self, queue: QueueName, id: &str, starts: u32) {
+    /// Sets the number of unfinished starts of a message, as crashed workers leave them.
+    pub(crate) async fn set_unfinished_starts(&self, queue: QueueName, id: &str, starts: u32) {
         for _ in 0..starts {
             self.memory.record_starts(queue, &[id.into()]).await.unwrap();
         }
     }
 
-    async fn ask(&self, call: Call) -> Result<After, StoreError> {
+    async fn reply_to(&self, call: Call) -> Result<After, StoreError> {
         let reply = {
             let mut script = self.script();
             script.calls.push(call);
-            let next = script.next.get_mut(&call).and_then(VecDeque::pop_front);
-            next.or_else(|| script.always.get(&call).cloned())
+            let next = script.next_replies.get_mut(&call).and_then(VecDeque::pop_front);
+            next.or_else(|| script.replies.get(&call).cloned())
         };
-        follow(reply).await
+        execute(reply).await
     }
 }
 
-async fn follow(reply: Option<Reply>) -> Result<After, StoreError> {
+async fn execute(reply: Option<Reply>) -> Result<After, StoreError> {
     match reply {
         None | Some(Reply::Does) => Ok(After::Nothing),
         Some(Reply::Fails(error)) => Err(error),
@@ -176,26 +176,26 @@ async fn follow(reply: Option<Reply>) -> Result<After, StoreError> {
 #[async_trait]
 impl Store for ScriptedStore {
     async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        self.ask(Call::Begin).await?;
+        self.reply_to(Call::Begin).await?;
         Ok(Box::new(ScriptedTx { inner: self.memory.begin(queue).await?, store: self.clone() }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        self.ask(Call::Probe).await.map(drop)
+        self.reply_to(Call::Probe).await.map(drop)
     }
 
     async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
-        let after = self.ask(Call::UnfinishedStarts).await?;
+        let after = self.reply_to(Call::UnfinishedStarts).await?;
         after.apply(self.memory.unfinished_starts(queue, ids).await?)
     }
 
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.ask(Call::RecordStarts).await?;
+        self.reply_to(Call::RecordStarts).await?;
         self.memory.record_starts(queue, ids).await
     }
 
     async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
-        self.ask(Call::RevertStarts).await?;
+        self.reply_to(Call::RevertStarts).await?;
         self.memory.revert_starts(queue, ids).await
     }
 }
@@ -212,34 +212,34 @@ fn texts(ids: &[Arc<str>]) -> Vec<String> {
 #[async_trait]
 impl Tx for ScriptedTx {
     async fn check_inbox(&mut self, keys: &[MessageKey]) -> Result<Vec<InboxCheck>, StoreError> {
-        let after = self.store.ask(Call::CheckInbox).await?;
+        let after = self.store.reply_to(Call::CheckInbox).await?;
         after.apply(self.inner.check_inbox(keys).await?)
     }
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
-        let after = self.store.ask(Call::CheckRetries).await?;
+        let after = self.store.reply_to(Call::CheckRetries).await?;
         let script = self.store.script();
-        let check = |mark| script.retries.get(mark).copied().unwrap_or(RetryCheck::Unknown);
+        let check = |mark| script.retry_checks.get(mark).copied().unwrap_or(RetryCheck::Unknown);
         after.apply(marks.iter().map(check).collect())
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
-        let after = self.store.ask(Call::FailedAttempts).await?;
+        let after = self.store.reply_to(Call::FailedAttempts).await?;
         after.apply(self.inner.failed_attempts(keys).await?)
     }
 
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
-        self.store.ask(Call::Load).await?;
+        self.store.reply_to(Call::Load).await?;
         let of_sku = {
             let script = self.store.script();
-            working_set.skus.iter().find_map(|sku| script.loading.get(sku.as_str()).cloned())
+            working_set.skus.iter().find_map(|sku| script.load_replies.get(sku.as_str()).cloned())
         };
-        follow(of_sku).await?;
+        execute(of_sku).await?;
         self.inner.load_products(working_set).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
-        self.store.ask(Call::WaitingLines).await?;
+        self.store.reply_to(Call::WaitingLines).await?;
         self.inner.load_waiting_lines(product).await
     }
 
@@ -253,8 +253,8 @@ impl Tx for ScriptedTx {
     }
 
     async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
-        let after = self.store.ask(Call::Commit).await?;
-        let kept = Kept {
+        let after = self.store.reply_to(Call::Commit).await?;
+        let commit = Committed {
             skus: work.products.iter().map(|product| product.sku().to_string()).collect(),
             handled: texts(&work.handled),
             unhandled: texts(&work.unhandled),
@@ -262,7 +262,7 @@ impl Tx for ScriptedTx {
             failures: work.failures.clone(),
         };
         self.inner.commit(work).await?;
-        self.store.script().kept.push(kept);
+        self.store.script().commits.push(commit);
         after.apply(vec![()]).map(drop)
     }
 

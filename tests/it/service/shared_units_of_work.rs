@@ -1,4 +1,4 @@
-//! Several messages in one unit of work: copies, order, and what breaks it.
+//! Several messages in one unit of work: copies, order, and commands that make it fail.
 
 use allocation::{
     domain::{Reason, RetryDecision},
@@ -12,30 +12,30 @@ use super::fakes::{Call, Reply, ScriptedStore, awaited, batch, broken, bus, line
 
 const ORDERS: QueueName = QueueName::Orders;
 
-/// The ids of what was handled, in order, over all commits.
+/// The ids of the handled messages, in the order of their commits.
 fn handled(store: &ScriptedStore) -> Vec<String> {
-    store.kept().into_iter().flat_map(|kept| kept.handled).collect()
+    store.commits().into_iter().flat_map(|commit| commit.handled).collect()
 }
 
 #[tokio::test]
-async fn of_two_messages_of_one_id_the_second_is_a_repeat_or_a_conflict() {
+async fn of_two_messages_with_one_id_the_second_is_a_duplicate_or_a_conflict() {
     let store = ScriptedStore::default();
     let mut messages = [batch("m1", "LAMP"), batch("m1", "LAMP"), batch("m2", "LAMP"), batch("m1", "VASE")];
     let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
-    assert_eq!(names(&outcomes), ["handled", "repeat", "handled", "dead"]);
+    assert_eq!(names(&outcomes), ["handled", "duplicate", "handled", "dead"]);
     let conflict = RetryDecision::Dead(Reason::MessageIdConflict);
     assert!(
         matches!(&outcomes[3], CommandOutcome::Recorded(Failure::BodyMismatch, next) if *next == conflict),
         "{outcomes:?}"
     );
-    let skus: Vec<_> = store.kept().into_iter().flat_map(|kept| kept.skus).collect();
-    assert_eq!(skus, ["LAMP"], "nothing was done for the last one");
+    let skus: Vec<_> = store.commits().into_iter().flat_map(|commit| commit.skus).collect();
+    assert_eq!(skus, ["LAMP"], "the last message has no effect");
     assert_eq!(handled(&store), ["m1", "m2"]);
 }
 
-/// The type is part of what a message is.
+/// The type is part of the identity of a message.
 #[tokio::test]
-async fn another_type_under_the_same_id_is_another_message() {
+async fn another_type_with_the_same_id_is_a_conflict() {
     let store = ScriptedStore::default();
     let mut cancelled = line("m1", "LAMP", 1);
     let mut message = cancelled.message.clone();
@@ -47,7 +47,7 @@ async fn another_type_under_the_same_id_is_another_message() {
 }
 
 #[tokio::test]
-async fn a_copy_shares_the_fate_of_its_original() {
+async fn a_copy_has_the_outcome_of_its_original() {
     let store = ScriptedStore::default();
     let mut messages = [rejected("m1"), batch("m2", "LAMP"), rejected("m1"), rejected("m1")];
     let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
@@ -62,61 +62,61 @@ async fn a_copy_shares_the_fate_of_its_original() {
 
     let mut messages = [awaited(rejected("m3")), awaited(rejected("m3")), awaited(batch("m2", "LAMP"))];
     let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
-    assert_eq!(names(&outcomes), ["refused", "refused", "repeat"]);
+    assert_eq!(names(&outcomes), ["reported", "reported", "duplicate"]);
     assert_eq!(store.failures().len(), 1);
 }
 
-/// A retry is no copy of what its sender sent.
+/// A retry is not a copy of the message that its sender sent.
 #[tokio::test]
-async fn a_retry_and_a_message_from_its_sender_each_have_their_unit_of_work() {
+async fn a_retry_and_a_message_from_its_sender_have_separate_units_of_work() {
     let store = ScriptedStore::default();
     let (copy, _) = retry(rejected("m1"), 2);
     let outcomes = bus(&store).handle_all(ORDERS, &mut [rejected("m1"), copy]).await.unwrap();
     assert_eq!(names(&outcomes), ["retry", "retry"]);
-    assert_eq!(store.kept().len(), 2);
+    assert_eq!(store.commits().len(), 2);
     let attempts: Vec<_> = store.failures().iter().map(|failure| failure.attempts).collect();
     assert_eq!(attempts, [1, 2]);
 }
 
-/// What cannot be read has no id by which a copy could be recognised.
 #[tokio::test]
-async fn unreadable_messages_are_no_copies_of_each_other() {
+async fn undecodable_messages_are_not_copies_of_each_other() {
     let store = ScriptedStore::default();
-    let unreadable = || {
+    let undecodable = || {
         let mut message = batch("m1", "LAMP").message;
         message.body = b"{".to_vec();
         received(message)
     };
-    let outcomes =
-        bus(&store).handle_all(ORDERS, &mut [unreadable(), batch("m1", "LAMP"), unreadable()]).await.unwrap();
+    let outcomes = bus(&store)
+        .handle_all(ORDERS, &mut [undecodable(), batch("m1", "LAMP"), undecodable()])
+        .await
+        .unwrap();
     assert_eq!(names(&outcomes), ["dead", "handled", "dead"]);
     assert_eq!(store.failures().len(), 2);
 }
 
-/// In portions of 32, and in the portion that breaks one by one.
+/// A failed unit of work is divided into parts of 32 messages, and a failed part into single messages.
 #[tokio::test]
-async fn what_is_behind_a_broken_command_stays_in_its_order() {
+async fn commands_behind_a_failing_command_keep_their_order() {
     let store = ScriptedStore::default();
-    store.loading("CURSED", Reply::Fails(broken()));
+    store.set_load_reply("FAILS", Reply::Fails(broken()));
     let id = |i: usize| format!("m{i:03}");
     let mut messages: Vec<_> =
-        (0..200).map(|i| batch(&id(i), if i == 70 { "CURSED" } else { "LAMP" })).collect();
+        (0..200).map(|i| batch(&id(i), if i == 70 { "FAILS" } else { "LAMP" })).collect();
     let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(
         (0..200).filter(|&i| !matches!(outcomes[i], CommandOutcome::Handled)).collect::<Vec<_>>(),
         [70]
     );
     assert_eq!(handled(&store), (0..200).filter(|&i| i != 70).map(id).collect::<Vec<_>>());
-    // All, seven portions, the thirty-two of the third portion, and one to record the failure.
-    assert_eq!(store.asked(Call::Begin), 1 + 7 + 32 + 1);
+    // All messages, seven parts, the 32 messages of the third part, and one transaction to record the failure.
+    assert_eq!(store.calls(Call::Begin), 1 + 7 + 32 + 1);
     assert_eq!(store.failures().len(), 1);
 }
 
-/// The copies of a command that broke, when their unit of work is divided.
 #[tokio::test]
-async fn copies_in_different_portions_have_one_effect() {
+async fn copies_in_different_parts_of_a_unit_of_work_have_one_effect() {
     let store = ScriptedStore::default();
-    store.next(Call::Load, [Reply::Fails(broken())]);
+    store.set_next_replies(Call::Load, [Reply::Fails(broken())]);
     let mut messages: Vec<_> = (0..40).map(|i| batch(&format!("m{i}"), "LAMP")).collect();
     messages[39] = batch("m0", "LAMP");
     let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();

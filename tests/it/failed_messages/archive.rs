@@ -1,4 +1,4 @@
-//! Messages that the broker dead-lettered, and the export.
+//! Messages that the broker dead-letters, and the export of dead letters.
 
 use lapin::{
     options::{BasicGetOptions, BasicNackOptions, BasicRejectOptions},
@@ -49,17 +49,17 @@ async fn a_message_that_the_broker_dead_lettered_is_recorded() {
 
     let archive = system.start(&["run", "--only", "archive"], &[]);
     dead(&system, 1).await;
-    let kept: (String, String, String, Vec<u8>) =
+    let row: (String, String, String, Vec<u8>) =
         sqlx::query_as("select queue, message_id, reason, body from failed_messages")
             .fetch_one(&system.pool)
             .await
             .unwrap();
     let body = line.body.to_string().into_bytes();
-    assert_eq!(kept, ("orders".into(), line.message_id, "rejected".into(), body));
+    assert_eq!(row, ("orders".into(), line.message_id, "rejected".into(), body));
     system.close_after([archive]).await;
 }
 
-/// The newest `x-death` entry counts. This message has one of another queue, from its sender or from a tool.
+/// Only the newest entry of `x-death` counts. This message is sent with an entry of another queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_above_the_delivery_limit_is_dead_for_that_reason() {
     let system = TestSystem::new("a_message_above_the_delivery_limit_is_dead_for_that_reason").await;
@@ -67,7 +67,7 @@ async fn a_message_above_the_delivery_limit_is_dead_for_that_reason() {
     let line = allocate("o-1", "LAMP", 1);
     let sent = properties(line.kind, &line.message_id).with_headers(rejected_elsewhere());
     system.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
-    let over_the_limit = async || {
+    let exceed_the_limit = async || {
         let orders = system.named("orders").into();
         if let Some(taken) = system.channel().basic_get(orders, BasicGetOptions::default()).await.unwrap() {
             let again = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
@@ -75,7 +75,7 @@ async fn a_message_above_the_delivery_limit_is_dead_for_that_reason() {
         }
         system.ready("orders.dlq").await == 1
     };
-    wait_until("the broker gives up", DRAINS_WITHIN, over_the_limit).await;
+    wait_until("the broker dead-letters the message", DRAINS_WITHIN, exceed_the_limit).await;
 
     let archive = system.start(&["run", "--only", "archive"], &[]);
     dead(&system, 1).await;

@@ -1,4 +1,4 @@
-//! Mail, inside its unit of work: it cannot be taken back.
+//! Notifications: a mail is sent inside its unit of work and cannot be taken back.
 
 use std::time::Duration;
 
@@ -19,72 +19,72 @@ use super::fakes::{
 const NOTIFICATIONS: QueueName = QueueName::Notifications;
 
 #[tokio::test]
-async fn every_notification_of_a_batch_is_sent_and_a_repeat_is_not() {
+async fn every_notification_is_sent_and_a_duplicate_is_not() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let handler = notifications(&store, &notifier);
     let mut messages = ["e1", "e2", "e1", "e3"].map(out_of_stock);
     let outcomes = handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap();
-    assert_eq!(names(&outcomes), ["handled", "handled", "repeat", "handled"]);
-    assert_eq!(notifier.asked(), ["e1", "e2", "e3"]);
-    assert_eq!(store.kept().len(), 4, "each is noted before the next is sent");
+    assert_eq!(names(&outcomes), ["handled", "handled", "duplicate", "handled"]);
+    assert_eq!(notifier.notified(), ["e1", "e2", "e3"]);
+    assert_eq!(store.commits().len(), 4, "each notification is committed before the next is sent");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_mail_is_sent_once_although_its_commit_fails_twice() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let (handler, mut messages) = (notifications(&store, &notifier), [out_of_stock("e1")]);
-    store.next(Call::Commit, [Reply::Fails(conflict()), Reply::Fails(unavailable())]);
+    store.set_next_replies(Call::Commit, [Reply::Fails(conflict()), Reply::Fails(unavailable())]);
     assert!(handler.handle_all(NOTIFICATIONS, &mut messages).await.is_err());
     assert_eq!(names(&handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap()), ["handled"]);
-    assert_eq!(notifier.asked(), ["e1"]);
+    assert_eq!(notifier.notified(), ["e1"]);
 }
 
-/// A mail that was refused is not sent again either, and its failure is recorded once.
+/// Its failure is recorded once.
 #[tokio::test(start_paused = true)]
-async fn a_refused_mail_is_tried_once_although_its_commit_fails() {
+async fn a_rejected_mail_is_sent_once_although_its_commit_fails() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    notifier.fails([NotifierError::Rejected("550".into())]);
-    store.next(Call::Commit, [Reply::Fails(conflict())]);
+    notifier.fail_next([NotifierError::Rejected("550".into())]);
+    store.set_next_replies(Call::Commit, [Reply::Fails(conflict())]);
     let outcomes =
         notifications(&store, &notifier).handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap();
     assert_eq!(names(&outcomes), ["retry"]);
-    assert_eq!(notifier.asked(), ["e1"]);
+    assert_eq!(notifier.notified(), ["e1"]);
     assert_eq!(store.failures().len(), 1);
 }
 
-/// Another process may be sending it, and a mail server may be slow.
+/// Another process may be sending the mail, to a slow mail server.
 #[tokio::test(start_paused = true)]
-async fn a_conflict_over_a_mail_is_waited_out_and_counts_nothing() {
+async fn a_conflict_is_retried_with_pauses_and_counts_no_attempt() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    store.next(Call::Begin, vec![Reply::Fails(conflict()); 30]);
+    store.set_next_replies(Call::Begin, vec![Reply::Fails(conflict()); 30]);
     let begin = Instant::now();
     let outcomes =
         notifications(&store, &notifier).handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap();
     assert_eq!(names(&outcomes), ["handled"]);
-    assert_eq!((store.failures().len(), notifier.asked().len()), (0, 1));
+    assert_eq!((store.failures().len(), notifier.notified().len()), (0, 1));
     assert!(begin.elapsed() > Duration::from_secs(30), "with pauses: {:?}", begin.elapsed());
 }
 
 #[tokio::test]
-async fn an_outage_of_the_mail_server_counts_nothing_and_the_mail_is_sent_after_it() {
+async fn an_outage_of_the_mail_server_counts_no_attempt_and_the_mail_is_sent_afterwards() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let (handler, mut messages) = (notifications(&store, &notifier), [out_of_stock("e1")]);
-    notifier.fails([NotifierError::Unavailable("connection refused".into())]);
+    notifier.fail_next([NotifierError::Unavailable("connection refused".into())]);
     let interrupted = handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap_err();
     assert!(
         matches!(interrupted.error, HandleError::Unavailable(ServerUnavailable::Notifier(_))),
         "{interrupted:?}"
     );
-    assert_eq!(store.kept(), []);
+    assert_eq!(store.commits(), []);
     assert_eq!(names(&handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap()), ["handled"]);
-    assert_eq!(notifier.asked(), ["e1", "e1"]);
+    assert_eq!(notifier.notified(), ["e1", "e1"]);
 }
 
 #[tokio::test]
-async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
+async fn a_deferred_mail_is_an_attempt_and_its_retry_is_sent() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let handler = notifications(&store, &notifier);
-    notifier.fails(vec![NotifierError::Deferred("451".into()); 3]);
+    notifier.fail_next(vec![NotifierError::Deferred("451".into()); 3]);
     for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
         let message = after_failures(&store, out_of_stock("e1"), attempt - 1);
         let outcomes = handler.handle_all(NOTIFICATIONS, &mut [message]).await.unwrap();
@@ -97,21 +97,21 @@ async fn a_mail_that_is_put_off_is_an_attempt_and_its_retry_is_sent() {
     );
 }
 
-/// The starts of notifications are not counted: a mail server that hangs is no crash.
+/// Starts of notifications are not counted, because a slow mail server is no crash.
 #[tokio::test]
-async fn a_redelivered_notification_is_no_suspect() {
+async fn a_redelivered_notification_is_not_isolated() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    store.was_started(NOTIFICATIONS, "e1", 9).await;
+    store.set_unfinished_starts(NOTIFICATIONS, "e1", 9).await;
     let outcomes = notifications(&store, &notifier)
         .handle_all(NOTIFICATIONS, &mut [redelivered(out_of_stock("e1"))])
         .await
         .unwrap();
     assert_eq!(names(&outcomes), ["handled"]);
-    assert_eq!((store.asked(Call::UnfinishedStarts), store.asked(Call::RecordStarts)), (0, 0));
+    assert_eq!((store.calls(Call::UnfinishedStarts), store.calls(Call::RecordStarts)), (0, 0));
 }
 
 #[tokio::test]
-async fn a_command_among_notifications_is_dead_and_a_notification_among_commands_too() {
+async fn a_message_in_the_wrong_queue_is_dead() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let handler = notifications(&store, &notifier);
     let misplaced: [(QueueName, ReceivedMessage); 3] = [
@@ -123,9 +123,9 @@ async fn a_command_among_notifications_is_dead_and_a_notification_among_commands
         let message = ReceivedMessage::read(queue, message.message, false, LIMITS);
         let outcomes = handler.handle_all(queue, &mut [message]).await.unwrap();
         assert_eq!(names(&outcomes), ["dead"], "{queue:?}");
-        let kept = store.kept().pop().unwrap();
-        assert_eq!(kept.failures[0].next, RetryDecision::Dead(Reason::UnknownCommand));
-        assert_eq!((kept.unhandled.len(), kept.handled.len()), (0, 0), "it is not in the inbox");
+        let commit = store.commits().pop().unwrap();
+        assert_eq!(commit.failures[0].next, RetryDecision::Dead(Reason::UnknownCommand));
+        assert_eq!((commit.unhandled.len(), commit.handled.len()), (0, 0), "its id is not in the inbox");
     }
-    assert!(notifier.asked().is_empty());
+    assert!(notifier.notified().is_empty());
 }

@@ -16,7 +16,7 @@ const CHECKED_TWICE: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
 async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
-    let system = TestSystem::new("an_event_that_commits_late").await;
+    let system = TestSystem::new("an_event_that_commits_late_is_read_although_later_ones_were_removed").await;
     let mut late = system.pool.begin().await.unwrap();
     sqlx::raw_sql(
         "insert into outbox (name, sku, sequence, body, causation_id, correlation_id)

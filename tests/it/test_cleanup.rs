@@ -1,4 +1,4 @@
-//! Nothing of a test stays on the shared servers, however the test ends.
+//! A test removes everything from the shared servers, also after a failure or a kill.
 
 use std::process::Stdio;
 
@@ -11,14 +11,14 @@ use tokio::{
 use crate::harness::{SOON, TestSystem, processes_of, wait_until};
 
 /// How the test below ends: `fails` or `hangs`.
-const ENDING: &str = "TEST_THAT_ENDS_BADLY";
+const ENDING: &str = "ALLOCATION_TEST_ENDING";
 
-/// Not a test by itself, but the test process of the tests below.
+/// Not a test by itself: the other tests start it in a process.
 #[tokio::test]
-#[ignore = "the tests of this file start it"]
-async fn a_test_that_ends_badly() {
+#[ignore = "other tests of this file start it"]
+async fn a_test_that_fails_or_hangs() {
     let ending = std::env::var(ENDING).unwrap();
-    let system = TestSystem::new("a_test_that_ends_badly").await;
+    let system = TestSystem::new("a_test_that_fails_or_hangs").await;
     let worker = system.worker();
     wait_until("the worker logs", SOON, async || !worker.log().is_empty()).await;
     println!("namespace={}", system.namespace);
@@ -28,10 +28,10 @@ async fn a_test_that_ends_badly() {
     panic!("this test fails");
 }
 
-/// Starts the test above; the process, and the namespace that it uses.
+/// Starts the test above in a process. Returns the process and its namespace.
 async fn start(ending: &str) -> (Child, String) {
     let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["leftovers::a_test_that_ends_badly", "--exact", "--ignored", "--nocapture"])
+        .args(["test_cleanup::a_test_that_fails_or_hangs", "--exact", "--ignored", "--nocapture"])
         .env(ENDING, ending)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -42,7 +42,7 @@ async fn start(ending: &str) -> (Child, String) {
     while let Some(line) = lines.next_line().await.unwrap() {
         if let Some((_, namespace)) = line.split_once("namespace=") {
             let namespace = namespace.to_owned();
-            // The rest is read, so that the process never has to wait for its reader.
+            // Reads the remaining output, so that the process is never blocked by a full pipe.
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return (process, namespace);
         }
@@ -71,8 +71,8 @@ async fn assert_nothing_is_left(system: &TestSystem, namespace: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_that_fails_leaves_nothing() {
-    let system = TestSystem::new("a_test_that_fails_leaves_nothing").await;
+async fn a_failed_test_leaves_nothing() {
+    let system = TestSystem::new("a_failed_test_leaves_nothing").await;
     let (mut process, namespace) = start("fails").await;
     assert!(!process.wait().await.unwrap().success());
     assert_nothing_is_left(&system, &namespace).await;
@@ -80,16 +80,16 @@ async fn a_test_that_fails_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_that_was_killed_leaves_nothing_once_another_has_started() {
+async fn the_next_test_removes_what_a_killed_test_left() {
     let (mut process, namespace) = start("hangs").await;
     process.kill().await.unwrap();
     // The server may need a moment to notice that the session with the lock has ended.
-    wait_until("it is removed", SOON, async || {
-        TestSystem::new("removes what another left").await.close().await;
+    wait_until("the next test removes everything", SOON, async || {
+        TestSystem::new("the next test").await.close().await;
         processes_of(&namespace).is_empty()
     })
     .await;
-    let system = TestSystem::new("a_test_that_was_killed_leaves_nothing_once_another_has_started").await;
+    let system = TestSystem::new("the_next_test_removes_what_a_killed_test_left").await;
     assert_nothing_is_left(&system, &namespace).await;
     system.close().await;
 }

@@ -12,7 +12,7 @@ use crate::harness::{DRAINS_WITHIN, TestSystem, allocate, create_batch, properti
 
 use super::{DEAD, LINES, ONE_ATTEMPT, dead_letters, dead_line, execute};
 
-/// There are two copies of one retry. The first fails, and the message is discarded before the second is delivered.
+/// Two copies of one retry are in the queue. The first fails, and the message is discarded before the second is delivered.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outdated_copy_of_a_discarded_message_is_not_handled() {
     let system = TestSystem::new("an_outdated_copy_of_a_discarded_message_is_not_handled").await;
@@ -49,7 +49,7 @@ async fn an_outdated_copy_of_a_discarded_message_is_not_handled() {
     system.close_after([worker, relay]).await;
 }
 
-/// Only the relay knows the secret of a genuine mark.
+/// A mark without the secret of the failed message is ignored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_with_a_forged_retry_mark_is_handled_like_any_other() {
     let system = TestSystem::new("a_message_with_a_forged_retry_mark_is_handled_like_any_other").await;
@@ -73,7 +73,7 @@ async fn a_message_with_a_forged_retry_mark_is_handled_like_any_other() {
     system.close_after([worker]).await;
 }
 
-/// One id is dead in two queues, and one of the queues is missing: the retry of the other is published once.
+/// Messages with one id are dead in two queues, and one queue is missing. The retry of the other message is published once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_queue_defers_only_its_own_retries() {
     let system = TestSystem::new("a_missing_queue_defers_only_its_own_retries").await;
@@ -85,15 +85,15 @@ async fn a_missing_queue_defers_only_its_own_retries() {
     wait_for("both are dead", DRAINS_WITHIN, &2, async || system.count(DEAD).await).await;
     worker.terminate().await;
     let relay = system.start(&["run", "--only", "relay"], &[]);
-    let leads = async || relay.log().contains("relay became leader");
-    wait_until("the relay has declared the queues", DRAINS_WITHIN, leads).await;
+    let is_leader = async || relay.log().contains("relay became leader");
+    wait_until("the relay has declared the queues", DRAINS_WITHIN, is_leader).await;
     let stock = system.named("stock");
     system.channel().queue_delete(stock.into(), QueueDeleteOptions::default()).await.unwrap();
     dead_letters(&system, &["retry", "--all"]).await;
     let held = "select count(*) from failed_messages where held_because is not null";
     wait_for("one is deferred", DRAINS_WITHIN, &1, async || system.count(held).await).await;
     let tried_again = async || relay.log().matches("the queue does not exist").count() >= 2;
-    wait_until("it is tried again", Duration::from_secs(30), tried_again).await;
+    wait_until("the publication is tried again", Duration::from_secs(30), tried_again).await;
     assert_eq!(system.ready("orders").await, 1, "copies of one retry");
     system.cli(&["topology"]).await.exits(0);
     relay.terminate().await;
@@ -111,11 +111,11 @@ async fn retries_without_a_worker_are_published_at_growing_intervals() {
     let mut copies = 0;
     for hour in 0..60 {
         let published = "select (published_at is not null)::int::bigint from failed_messages";
-        // A new leader purges at once.
+        // A new leader purges at once, which makes lost retries due again.
         let relay = system.start(&["run", "--only", "relay"], &[]);
-        wait_for("it is published", DRAINS_WITHIN, &1, async || system.count(published).await).await;
-        let purged = async || relay.log().contains("relay became leader");
-        wait_until("a relay leads", DRAINS_WITHIN, purged).await;
+        wait_for("the retry is published", DRAINS_WITHIN, &1, async || system.count(published).await).await;
+        let is_leader = async || relay.log().contains("relay became leader");
+        wait_until("a relay is the leader", DRAINS_WITHIN, is_leader).await;
         relay.terminate().await;
         copies = system.ready("orders").await;
         assert!(copies <= 7, "{copies} copies after {hour} hours");

@@ -1,4 +1,4 @@
-//! Failed messages that their sender sends again, and redeliveries of them.
+//! Failed messages that their sender sends again, and their redeliveries.
 
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 
@@ -11,14 +11,14 @@ async fn sent_again_and_redelivered(system: TestSystem, line: &Command) {
     system.sender.send(line).await;
     deliver_once(&system, "orders").await;
     let worker = system.worker();
-    wait_for("it is retrying", DRAINS_WITHIN, &1, async || system.count(RETRYING).await).await;
+    wait_for("the message is retrying", DRAINS_WITHIN, &1, async || system.count(RETRYING).await).await;
     worker.terminate().await;
     assert_eq!((system.count(ROWS).await, system.count(ATTEMPTS).await), (1, 2));
 
     let worker = system.worker();
     system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     system.settled(2).await;
-    assert_eq!(system.count(LINES).await, 1, "the order is lost");
+    assert_eq!(system.count(LINES).await, 1, "the line is missing");
     system.close_after([worker]).await;
 }
 
@@ -56,11 +56,13 @@ async fn a_discarded_message_that_the_broker_dead_letters_is_dead_again() {
     let orders = system.named("orders");
     let taken = system.channel().basic_get(orders.into(), BasicGetOptions::default()).await.unwrap().unwrap();
     taken.reject(BasicRejectOptions { requeue: false }).await.unwrap();
-    wait_for("the broker dead-lettered it", DRAINS_WITHIN, &1, async || system.ready("orders.dlq").await)
-        .await;
+    wait_for("the broker has dead-lettered the message", DRAINS_WITHIN, &1, async || {
+        system.ready("orders.dlq").await
+    })
+    .await;
     deliver_once(&system, "orders.dlq").await;
     let archive = system.start(&["run", "--only", "archive"], &[]);
-    wait_for("it is dead again", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
+    wait_for("the message is dead again", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
     system.close_after([archive]).await;
 }
 
@@ -71,7 +73,7 @@ async fn a_redelivery_of_a_retrying_message_is_not_an_attempt() {
     let line = allocate("o-1", "LAMP", 1);
     let worker = system.worker_with(&slow);
     system.sender.send(&line).await;
-    wait_for("it is retrying", DRAINS_WITHIN, &1, async || system.count(RETRYING).await).await;
+    wait_for("the message is retrying", DRAINS_WITHIN, &1, async || system.count(RETRYING).await).await;
     worker.terminate().await;
     for redelivered in [false, true] {
         system.sender.send(&line).await;

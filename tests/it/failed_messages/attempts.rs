@@ -13,9 +13,9 @@ async fn a_rejected_command_is_retried_and_then_resolved() {
     let system = TestSystem::new("a_rejected_command_is_retried_and_then_resolved").await;
     let worker = system.worker_with(&[("ALLOCATION__RETRY__INITIAL_INTERVAL", "300ms")]);
     system.sender.send(&allocate("o-1", "LAMP", 2)).await;
-    let tries = "select coalesce(max(attempts), 0)::bigint from failed_messages where status = 'retrying'";
-    let tried_twice = async || system.count(tries).await >= 2;
-    wait_until("it was tried twice", Duration::from_secs(20), tried_twice).await;
+    let attempts = "select coalesce(max(attempts), 0)::bigint from failed_messages where status = 'retrying'";
+    let failed_twice = async || system.count(attempts).await >= 2;
+    wait_until("the command has failed twice", Duration::from_secs(20), failed_twice).await;
 
     system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     system.settled(2).await;
@@ -33,7 +33,7 @@ async fn a_rejected_command_is_retried_and_then_resolved() {
     system.close_after([worker]).await;
 }
 
-/// Records the delay of each attempt at the time of the attempt.
+/// Records the delay of each retry when it is scheduled.
 const DELAYS: &str = "create table delays (attempts integer, seconds float8);
     create function note_delay() returns trigger language plpgsql as $$
     begin
@@ -43,7 +43,7 @@ const DELAYS: &str = "create table delays (attempts integer, seconds float8);
     create trigger note_delay after insert or update of attempts on failed_messages
     for each row when (new.status = 'retrying') execute function note_delay()";
 
-/// The recorded delays have upper bounds and the waits lower bounds, so that a slow machine does not matter.
+/// The scheduled delays have upper bounds and the actual ones lower bounds, so a slow machine does not matter.
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_delays_grow_within_their_jitter() {
     let system = TestSystem::new("retry_delays_grow_within_their_jitter").await;
@@ -70,8 +70,8 @@ async fn retry_delays_grow_within_their_jitter() {
     let waited = at.windows(2).map(|pair| pair[1] - pair[0]);
     assert_eq!((recorded.len(), at.len()), (3, 4));
     for ((delay, recorded), waited) in [0.2, 0.6, 1.8].into_iter().zip(recorded).zip(waited) {
-        assert!(recorded <= 1.2 * delay, "to wait {recorded} s, not {delay} s");
-        assert!(waited >= 0.8 * delay, "waited {waited} s, not {delay} s");
+        assert!(recorded <= 1.2 * delay, "scheduled after {recorded} s instead of {delay} s");
+        assert!(waited >= 0.8 * delay, "retried after {waited} s instead of {delay} s");
     }
     let shown = dead_letters(&system, &["show", &id]).await.exits(0).json();
     assert_eq!((&shown["status"], &shown["reason"]), (&json!("dead"), &json!("rejected")));
@@ -90,7 +90,7 @@ async fn an_operator_can_retry_before_the_delay_is_over() {
     ]);
     system.sender.send(&allocate("o-1", "LAMP", 2)).await;
     let waiting = "select count(*) from failed_messages where status = 'retrying'";
-    wait_for("it waits", DRAINS_WITHIN, &1, async || system.count(waiting).await).await;
+    wait_for("the command is retrying", DRAINS_WITHIN, &1, async || system.count(waiting).await).await;
     system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     system.wait_handled(1).await;
     let retried = dead_letters(&system, &["retry", "--status", "retrying"]).await;

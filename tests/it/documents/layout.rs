@@ -1,4 +1,4 @@
-//! Length, language of blocks, and the list of pages.
+//! The layout of the documents: length, line width, languages of blocks, and the list of pages.
 
 use super::page::{Line, Page, pages};
 

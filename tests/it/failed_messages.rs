@@ -2,7 +2,7 @@
 
 mod archive;
 mod attempts;
-mod chain;
+mod error_chain;
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::harness::{
     wait_for,
 };
 
-/// A message is dead after one failure.
+/// A message is dead after one failed attempt.
 const ONE_ATTEMPT: &[(&str, &str)] = &[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")];
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 const RESOLVED: &str = "select count(*) from failed_messages where status = 'resolved'";
@@ -45,8 +45,8 @@ async fn dead_letter_with_its_cause_fixed(system: &TestSystem) -> (Command, Stri
     (line, id)
 }
 
-/// Ten lines of unknown SKUs, eight changes of unknown batches, twelve unreadable quantities, ten unknown types.
-async fn forty_of_four_causes(system: &TestSystem) {
+/// Ten lines of unknown SKUs, eight changes of unknown batches, twelve invalid quantities, ten unknown types.
+async fn forty_dead_letters_of_four_causes(system: &TestSystem) {
     let mut commands = Vec::new();
     for number in 1..=10 {
         commands.push(allocate(&format!("ghost-{number}"), &format!("GHOST-{number}"), 1));
@@ -70,7 +70,7 @@ async fn a_retry_of_one_group_leaves_other_groups_dead() {
     let system = TestSystem::new("a_retry_of_one_group_leaves_other_groups_dead").await;
     system.expect_dead(30);
     let worker = system.worker_with(ONE_ATTEMPT);
-    forty_of_four_causes(&system).await;
+    forty_dead_letters_of_four_causes(&system).await;
 
     let answer = dead_letters(&system, &["groups"]).await.exits(0).json();
     let groups = answer.as_array().unwrap();
@@ -259,8 +259,8 @@ async fn an_edit_replaces_a_body_and_keeps_the_old_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edit_that_the_queue_would_not_take_leaves_the_message_dead() {
-    let system = TestSystem::new("an_edit_that_the_queue_would_not_take_leaves_the_message_dead").await;
+async fn an_edit_that_its_queue_does_not_allow_leaves_the_message_dead() {
+    let system = TestSystem::new("an_edit_that_its_queue_does_not_allow_leaves_the_message_dead").await;
     system.expect_dead(1);
     let worker = system.worker_with(ONE_ATTEMPT);
     system.sender.send(&allocate("o-1", "NO-SUCH-SKU", 1)).await;

@@ -1,5 +1,6 @@
-//! Several copies of one message: sent again, redelivered, or published twice for one retry. The message has one outcome.
+//! Duplicates: a message is sent again, redelivered, or published twice for one retry. It has one effect.
 
+mod concurrent;
 mod identity;
 mod resent;
 mod retries;
@@ -28,7 +29,7 @@ async fn dead_line(system: &TestSystem) -> Command {
     let line = allocate("o-1", "LAMP", 1);
     let worker = system.worker_with(ONE_ATTEMPT);
     system.sender.send(&line).await;
-    wait_for("it is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
+    wait_for("the line is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
     worker.terminate().await;
     line
 }

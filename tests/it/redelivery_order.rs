@@ -1,5 +1,5 @@
-//! The broker alone: in which order a quorum queue redelivers what a consumer did not acknowledge. The consumer's orderly
-//! stop relies on it, so a broker version that behaves differently must fail here.
+//! The order in which a quorum queue redelivers unacknowledged messages. The shutdown of a consumer depends on it: a broker
+//! version with another order fails here.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::harness::{amqp_url, properties, unique};
 
 const MESSAGES: usize = 600;
 const PREFETCH: u16 = 200;
-/// Acknowledged just before the deliveries are returned, so that the broker is still at work on it.
+/// Deliveries that are acknowledged immediately before the others are returned.
 const ACKNOWLEDGED: u64 = 100;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// How a consumer gives unacknowledged deliveries back.
+/// How a consumer returns unacknowledged deliveries.
 #[derive(Clone, Copy, Debug)]
 enum Return {
-    /// The consumer's orderly stop: neither cancel nor nack, the connection is closed.
+    /// The connection is closed, without cancel and nack. The consumer does this at a shutdown.
     CloseConnection,
     /// `basic.cancel`, then one `basic.nack` for all.
     CancelAndNack,
@@ -64,7 +64,7 @@ async fn next(consumer: &mut lapin::Consumer) -> lapin::message::Delivery {
     timeout(ANSWERS_WITHIN, consumer.next()).await.unwrap().unwrap().unwrap()
 }
 
-/// Takes [`PREFETCH`] deliveries, acknowledges the first `acknowledged`, and gives back the rest.
+/// Takes [`PREFETCH`] deliveries, acknowledges the first `acknowledged` ones, and returns the others.
 async fn take_and_return(queue: &str, acknowledged: u64, how: Return) {
     let (connection, channel) = connect().await;
     let mut consumer = consume(&channel, queue, PREFETCH).await;
@@ -81,8 +81,8 @@ async fn take_and_return(queue: &str, acknowledged: u64, how: Return) {
     connection.close(200, "stopped".into()).await.unwrap();
 }
 
-/// How often a message is delivered directly after a later one, and how many are left in the queue.
-async fn falls(queue: &str, how: Return, acknowledged: u64) -> (usize, usize) {
+/// The number of messages that are delivered directly after a later one, and the number of messages in the queue.
+async fn count_inversions(queue: &str, how: Return, acknowledged: u64) -> (usize, usize) {
     let (connection, channel) = connect().await;
     fill(&channel, queue).await;
     take_and_return(queue, acknowledged, how).await;
@@ -95,27 +95,29 @@ async fn falls(queue: &str, how: Return, acknowledged: u64) -> (usize, usize) {
     }
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     connection.close(200, "done".into()).await.unwrap();
-    let falls = numbers.windows(2).filter(|pair| pair[0] > pair[1]).count();
+    let inversions = numbers.windows(2).filter(|pair| pair[0] > pair[1]).count();
     numbers.dedup();
-    (falls, numbers.len())
+    (inversions, numbers.len())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_connection_returns_deliveries_in_their_order() {
     for acknowledged in [0, ACKNOWLEDGED] {
         let queue = format!("it.{}.order", unique());
-        let (falls, left) = falls(&queue, Return::CloseConnection, acknowledged).await;
-        assert_eq!(falls, 0, "after {acknowledged} acknowledgements");
+        let (inversions, left) = count_inversions(&queue, Return::CloseConnection, acknowledged).await;
+        assert_eq!(inversions, 0, "after {acknowledged} acknowledgements");
         assert_eq!(left, MESSAGES - usize::try_from(acknowledged).unwrap());
     }
 }
 
-/// Not asserted: a broker that keeps the order here, too, is a better one, and changes nothing for the consumer.
+/// Not asserted: the consumer does not depend on the result.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancel_and_nack_are_measured_for_comparison() {
     for acknowledged in [0, ACKNOWLEDGED] {
         let queue = format!("it.{}.order", unique());
-        let (falls, _) = falls(&queue, Return::CancelAndNack, acknowledged).await;
-        println!("cancel and nack after {acknowledged} acknowledgements: {falls} falls in {MESSAGES}");
+        let (inversions, _) = count_inversions(&queue, Return::CancelAndNack, acknowledged).await;
+        println!(
+            "cancel and nack after {acknowledged} acknowledgements: {inversions} inversions in {MESSAGES}"
+        );
     }
 }

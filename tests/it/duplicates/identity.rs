@@ -3,7 +3,7 @@
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 
 use crate::harness::{
-    Command, DRAINS_WITHIN, Raw, TestSystem, allocate, create_batch, deallocate, properties, wait_for,
+    Command, DRAINS_WITHIN, RawMessage, TestSystem, allocate, create_batch, deallocate, properties, wait_for,
 };
 
 use super::{ATTEMPTS, DEAD, LINES, ONE_ATTEMPT, RETRYING, dead_letters, execute};
@@ -42,7 +42,7 @@ async fn an_id_that_was_handled_with_another_type_is_a_conflict() {
     system.sender.publish_raw("allocate", properties("allocate", "one id"), body).await;
     system.wait_handled(2).await;
     system.sender.publish_raw("deallocate", properties("deallocate", "one id"), body).await;
-    wait_for("it is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
+    wait_for("the message is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
     assert_eq!(
         system.count("select count(*) from failed_messages where reason = 'message_id_conflict'").await,
         1
@@ -77,19 +77,19 @@ async fn a_message_without_a_type_keeps_its_routing_key_as_type_when_the_broker_
             system.channel().basic_get(orders.into(), BasicGetOptions::default()).await.unwrap().unwrap();
         taken.reject(BasicRejectOptions { requeue: false }).await.unwrap();
     }
-    let everything = system.start(&["run", "--only", "worker,relay,archive"], &[]);
+    let process = system.start(&["run", "--only", "worker,relay,archive"], &[]);
     wait_for("one is dead", DRAINS_WITHIN, &1, async || system.count(DEAD).await).await;
     wait_for("both are consumed", DRAINS_WITHIN, &0, async || system.ready("orders.dlq").await).await;
     let rows: Vec<(String, String)> =
         sqlx::query_as("select type, message_id from failed_messages").fetch_all(&system.pool).await.unwrap();
-    assert_eq!(rows, [("allocate".into(), not_handled.message_id.clone())], "the other one was handled");
+    assert_eq!(rows, [("allocate".into(), not_handled.message_id.clone())], "the other message was handled");
     dead_letters(&system, &["retry", "--all"]).await;
     system.settled(3).await;
     assert_eq!(system.count(LINES).await, 2);
-    system.close_after([everything]).await;
+    system.close_after([process]).await;
 }
 
-/// A copy of an earlier message has its outcome; a different message with its id is a conflict.
+/// A copy has the outcome of the first message; another message with its id is a conflict.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_with_one_id_in_one_unit_of_work_have_one_effect() {
     let system = TestSystem::new("messages_with_one_id_in_one_unit_of_work_have_one_effect").await;
@@ -125,7 +125,7 @@ async fn messages_with_one_id_in_two_queues_are_both_handled() {
     system.sender.send(&create_batch("b-1", "LAMP", 10).with_id("same")).await;
     system.wait_handled(1).await;
     let line = allocate("o-1", "LAMP", 1).with_id("same");
-    let direct = Raw {
+    let direct = RawMessage {
         exchange: String::new(),
         routing_key: system.named("orders"),
         properties: properties(line.kind, &line.message_id),

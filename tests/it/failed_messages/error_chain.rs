@@ -1,4 +1,4 @@
-//! The errors that operators see: every cause, and no value of a row.
+//! The errors that operators see contain every cause, and no value of a row.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::harness::{TestSystem, create_batch};
 
 use super::{ONE_ATTEMPT, dead, dead_letters};
 
-/// Has a batch fail for what `statements` do when it is inserted, and shows its only attempt.
+/// Creates a batch after `statements` have made its insertion fail, and returns its only attempt as `show` prints it.
 async fn failed_attempt(name: &str, statements: &'static str) -> Value {
     let system = TestSystem::new(name).await;
     system.expect_dead(1);
@@ -30,12 +30,12 @@ async fn a_database_error_is_shown_with_every_cause() {
     let attempt = failed_attempt(
         "a_database_error_is_shown_with_every_cause",
         "create function refuse() returns trigger language plpgsql as $$
-         begin raise exception 'the shelf is closed' using errcode = 'P0001', detail = new::text; end $$;
+         begin raise exception 'the warehouse is closed' using errcode = 'P0001', detail = new::text; end $$;
          create trigger refuse before insert on batches for each row execute function refuse()",
     )
     .await;
-    assert_eq!(attempt["error"], "the store failed: the shelf is closed (SQLSTATE P0001)");
-    assert_eq!(attempt["chain"], json!(["the store failed", "the shelf is closed (SQLSTATE P0001)"]));
+    assert_eq!(attempt["error"], "the store failed: the warehouse is closed (SQLSTATE P0001)");
+    assert_eq!(attempt["chain"], json!(["the store failed", "the warehouse is closed (SQLSTATE P0001)"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The read side agrees with the write side, and `allocation view rebuild` repairs rows that differ.
+//! The read model agrees with the write side, and `allocation view rebuild` repairs rows that differ.
 
 use std::collections::BTreeSet;
 
@@ -23,14 +23,14 @@ async fn after_5000_random_commands_the_read_side_agrees_with_the_write_side() {
     let system = TestSystem::new("after_5000_random_commands_the_read_side_agrees_with_the_write_side").await;
     let workers = [system.worker(), system.worker()];
     let workload = Workload::seeded(31, 4000);
-    workload.open(&system).await;
+    workload.create_batches(&system).await;
     system.sender.send_all(&workload.commands).await;
-    workload.assert_all_is_done(&system).await;
+    workload.assert_all_handled(&system).await;
 
     let lines = system.count("select count(*) from order_lines").await;
     assert_eq!(rebuild(&system).await, (lines, 0));
     let (views, batches) = (system.views(), system.allocated_lines().await);
-    for (line, qty) in workload.kept.iter().step_by(20) {
+    for (line, qty) in workload.remaining_lines.iter().step_by(20) {
         let (orderid, sku) = line;
         let order = views.order(orderid).await.unwrap().expect("the line exists");
         let [line_row] = &order.lines[..] else { panic!("{order:?}") };
@@ -65,13 +65,13 @@ async fn a_rebuild_during_writes_finds_no_difference() {
     let system = TestSystem::new("a_rebuild_during_writes_finds_no_difference").await;
     let workers = [system.worker(), system.worker()];
     let workload = Workload::seeded(32, 3000);
-    workload.open(&system).await;
+    workload.create_batches(&system).await;
     for part in workload.parts(6) {
-        system.get_under_way(part, 20).await;
+        system.send_and_wait_for(part, 20).await;
         let (_, differed) = rebuild(&system).await;
         assert_eq!(differed, 0, "a concurrent write is no difference");
     }
-    workload.assert_all_is_done(&system).await;
+    workload.assert_all_handled(&system).await;
     let lines = system.count("select count(*) from order_lines").await;
     assert_eq!(rebuild(&system).await, (lines, 0));
     system.close_after(workers).await;
