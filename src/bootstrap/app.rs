@@ -39,6 +39,8 @@ use crate::{
     views::Views,
 };
 
+use super::memory::MemoryShares;
+
 /// Unacknowledged notifications per process. Sending mail is slow, so the others stay available to other processes.
 const NOTIFIER_PREFETCH: u16 = 20;
 /// A unit of work counts as stalled after this many handler timeouts: its commands may be handled one by one, and each has
@@ -165,7 +167,8 @@ impl App {
             queue_kind,
             has_delivery_limit: queue_kind == QueueKind::Main,
             limits: self.limits(),
-            queues: faults::queues(RabbitQueues::new(self.broker.clone(), prefetch)),
+            prefetch: self.memory().deliveries(queue_kind, prefetch),
+            queues: faults::queues(RabbitQueues(self.broker.clone())),
             handler: self.handler(queue, queue_kind),
             partitions: if queue_kind == QueueKind::Main { settings.partitions.get() } else { 1 },
             max_batch,
@@ -195,6 +198,7 @@ impl App {
             token: api.token.expose().map(str::to_owned),
             timeout: api.timeout,
             limits: self.limits(),
+            body_memory: self.memory().requests(),
             tasks: worker.partitions.get(),
             max_batch: worker.max_batch.get(),
             stall_timeout: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
@@ -205,6 +209,10 @@ impl App {
             watchdog: self.watchdog.clone(),
             database: self.database_log.clone(),
         }
+    }
+
+    fn memory(&self) -> MemoryShares {
+        MemoryShares::new(usize::try_from(self.settings.limits.memory.as_u64()).unwrap_or(usize::MAX))
     }
 
     fn retention(&self) -> Retention {
@@ -230,6 +238,7 @@ impl App {
             outbox: faults::outbox(outbox),
             publisher: faults::publisher(RabbitPublisher::new(self.broker.clone())),
             max_in_flight: self.settings.relay.max_in_flight.get(),
+            max_retry_bytes: self.memory().retries(),
             retention: self.retention(),
             database: self.database_log.clone(),
             broker: self.broker_log.clone(),

@@ -94,7 +94,7 @@ fn parse_order(row: &Row) -> Result<Order, String> {
     let message = Message {
         kind: "allocate".into(),
         message_id: Some(format!("{ORDERS} {}", row.line)),
-        body: json_of(row).to_string().into_bytes(),
+        body: json_of(row).to_string().into_bytes().into(),
         ..Message::default()
     };
     let line = parse_row::<Allocate>(row)?;

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::memory::{MemoryQueues, MemoryState, MemoryStore, RecordingPublisher},
-    entrypoints::{consumer::Consumer, watchdog::Watchdog},
+    entrypoints::{consumer::Consumer, prefetch::PrefetchLimits, watchdog::Watchdog},
     ports::{
         outbox::Retention,
         queue::{Message, QueueKind, QueueName},
@@ -53,6 +53,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         queue_kind: QueueKind::Main,
         has_delivery_limit: false,
         limits: Limits { body_bytes: usize::MAX, header_bytes: usize::MAX },
+        prefetch: PrefetchLimits { initial: 100, max: 100, bytes: usize::MAX },
         queues: Arc::new(queues.clone()),
         handler: bus.clone(),
         partitions: 1,
@@ -68,6 +69,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         outbox: Arc::new(store.clone()),
         publisher: Arc::new(publisher.clone()),
         max_in_flight: 100,
+        max_retry_bytes: usize::MAX,
         retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
         database: database.clone(),
         broker: broker.clone(),

@@ -5,6 +5,7 @@ mod csv_rows;
 mod csv_run;
 mod csv_stock;
 mod demo_run;
+mod memory;
 mod roles;
 mod wait;
 

@@ -50,7 +50,7 @@ fn message(line: &str) -> serde_json::Result<Message> {
     Ok(Message {
         kind,
         message_id: Some(message_id),
-        body: body.get().as_bytes().to_vec(),
+        body: body.get().as_bytes().into(),
         ..Message::default()
     })
 }

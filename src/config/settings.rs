@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::secret::{Secret, SecretUrl};
@@ -102,6 +103,7 @@ pub struct Retry {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
+    pub memory: ByteSize,
     pub body_bytes: NonZeroUsize,
     pub header_bytes: NonZeroUsize,
 }

@@ -1,6 +1,6 @@
 //! A failed attempt, and what follows it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{message::FailedMessageKey, names::named_values};
 
@@ -45,7 +45,7 @@ pub struct NewAttempt {
     /// The generation of the copy that failed; 0 for a message from a sender.
     pub generation: i64,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Arc<[u8]>,
     /// Properties and headers as JSON, for operators.
     pub properties: String,
     /// Properties and headers as received, for a retry.

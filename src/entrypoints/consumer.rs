@@ -16,7 +16,7 @@ use tracing::{error, info};
 use crate::{
     ports::{
         error::BrokerError,
-        queue::{Acknowledger, Delivery, Prefetch, QueueKind, QueueName, Queues, Subscription},
+        queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
     },
     service::{
         availability::{AvailabilityLog, Dependencies},
@@ -29,6 +29,7 @@ use crate::{
 
 use super::{
     partition::{Partition, PendingDelivery, Signals, partition_of},
+    prefetch::{AdaptivePrefetch, PrefetchLimits, Resize},
     watchdog::Watchdog,
 };
 
@@ -48,6 +49,8 @@ pub struct Consumer {
     pub has_delivery_limit: bool,
     /// A larger message is not parsed.
     pub limits: Limits,
+    /// The limits of the unacknowledged deliveries.
+    pub prefetch: PrefetchLimits,
     /// Opens subscriptions.
     pub queues: Arc<dyn Queues>,
     /// Handles the messages.
@@ -73,6 +76,8 @@ pub struct Consumer {
 enum ConsumerStopped {
     /// It was stopped, or has taken as many deliveries as it should.
     Finished,
+    /// Another number of deliveries fits into the memory.
+    Resized(Resize),
     /// Messages went back to the queue: a server was unavailable for too long. `handled` tells whether any message was
     /// handled before.
     Requeued { handled: bool },
@@ -88,18 +93,21 @@ impl Consumer {
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Backoff::during_outage();
         let mut requeue_delays = Backoff::after_requeue();
-        let mut prefetch = Prefetch::Configured;
+        let mut prefetch = AdaptivePrefetch::new(self.prefetch);
+        let mut probing = false;
         loop {
-            let subscribing = self.queues.subscribe(self.queue, self.queue_kind, prefetch);
+            let number = if probing { 1 } else { prefetch.begin() };
+            let subscribing = self.queues.subscribe(self.queue, self.queue_kind, number);
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
             let stopped = match subscribed {
-                Ok(subscription) => self.serve(subscription, prefetch, stop).await,
+                Ok(subscription) if probing => self.serve(subscription, None, stop).await,
+                Ok(subscription) => self.serve(subscription, Some(&mut prefetch), stop).await,
                 Err(error) => ConsumerStopped::SubscriptionLost(error),
             };
-            prefetch = Prefetch::Configured;
+            probing = false;
             match stopped {
-                ConsumerStopped::Finished => continue,
+                ConsumerStopped::Finished | ConsumerStopped::Resized(_) => continue,
                 ConsumerStopped::Requeued { handled } => {
                     if handled {
                         requeue_delays = Backoff::after_requeue();
@@ -123,7 +131,7 @@ impl Consumer {
             // retried slowly. After a crash, the message that was delivered last goes behind those that were returned.
             let lasted = begin.elapsed() > MIN_SUBSCRIPTION_LIFETIME;
             if !lasted {
-                prefetch = Prefetch::One;
+                probing = true;
             }
             if lasted || self.has_delivery_limit {
                 delays = Backoff::during_outage();
@@ -149,11 +157,11 @@ impl Consumer {
         waited
     }
 
-    /// Serves a subscription to its end.
+    /// Serves a subscription to its end. Without `prefetch` its deliveries come one by one, and only a few of them.
     async fn serve(
         &self,
         mut subscription: Box<dyn Subscription>,
-        prefetch: Prefetch,
+        mut prefetch: Option<&mut AdaptivePrefetch>,
         stop: &CancellationToken,
     ) -> ConsumerStopped {
         self.broker.up();
@@ -161,18 +169,23 @@ impl Consumer {
         let signals = Signals::default();
         let mut running = JoinSet::new();
         let partitions = self.start_partitions(&mut running, &subscription.acknowledger(), &signals);
-        let mut left = match prefetch {
-            Prefetch::Configured => usize::MAX,
-            Prefetch::One => PROBE_DELIVERIES,
-        };
+        let mut probes_left = PROBE_DELIVERIES;
         let stopped = loop {
             tokio::select! {
                 next = subscription.next() => match next {
                     Ok(delivery) => {
+                        let size = delivery.message.size();
+                        let in_flight = signals.in_flight.add(size);
                         self.pass_on(delivery, &partitions);
-                        left -= 1;
-                        if left == 0 {
-                            break ConsumerStopped::Finished;
+                        if let Some(prefetch) = &mut prefetch {
+                            if let Some(resize) = prefetch.delivered(size, in_flight) {
+                                break ConsumerStopped::Resized(resize);
+                            }
+                        } else {
+                            probes_left -= 1;
+                            if probes_left == 0 {
+                                break ConsumerStopped::Finished;
+                            }
                         }
                     }
                     Err(error) => break ConsumerStopped::SubscriptionLost(error),
@@ -187,12 +200,29 @@ impl Consumer {
         };
         drop(partitions);
         // Messages that are delivered one by one are handled: one that returns alone would go behind those that returned before.
-        if prefetch == Prefetch::Configured || !matches!(stopped, ConsumerStopped::Finished) {
+        if prefetch.is_some() || !matches!(stopped, ConsumerStopped::Finished) {
             signals.halt.cancel();
         }
-        self.finish(running, &signals).await;
-        subscription.close().await;
+        self.end(subscription, running, &signals, &stopped).await;
         stopped
+    }
+
+    /// Finishes begun batches, and returns the other messages to the queue.
+    async fn end(
+        &self,
+        subscription: Box<dyn Subscription>,
+        running: JoinSet<()>,
+        signals: &Signals,
+        stopped: &ConsumerStopped,
+    ) {
+        if matches!(stopped, ConsumerStopped::Resized(Resize::Smaller)) {
+            // Until it is closed, more large messages arrive. Those of begun batches are delivered again, as duplicates.
+            subscription.close().await;
+            self.finish(running, signals).await;
+        } else {
+            self.finish(running, signals).await;
+            subscription.close().await;
+        }
     }
 
     fn start_partitions(

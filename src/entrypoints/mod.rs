@@ -3,4 +3,5 @@
 pub mod api;
 pub mod consumer;
 mod partition;
+pub mod prefetch;
 pub mod watchdog;

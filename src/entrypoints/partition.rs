@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-use super::watchdog::PartitionStatus;
+use super::{prefetch::InFlight, watchdog::PartitionStatus};
 
 /// How long a stop waits for recorded starts to be reverted.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,6 +58,8 @@ pub(super) struct Signals {
     pub(super) overdue: CancellationToken,
     /// A partition returns messages to the queue: the subscription must end.
     pub(super) requeue: CancellationToken,
+    /// The deliveries that are not acknowledged.
+    pub(super) in_flight: Arc<InFlight>,
     handled: Arc<AtomicBool>,
 }
 
@@ -158,6 +160,9 @@ impl Partition {
         }
         let tags: Vec<_> = finished.iter().map(|(delivery, _)| delivery.tag).collect();
         self.acknowledger.ack(&tags).await;
+        finished
+            .iter()
+            .for_each(|(delivery, _)| self.signals.in_flight.remove(delivery.received.message.size()));
     }
 
     /// A warning only where a person may have to act.
@@ -229,7 +234,12 @@ mod tests {
 
     fn partition(kind: &str, body: &serde_json::Value) -> usize {
         let body = body.to_string().into_bytes();
-        let message = Message { kind: kind.into(), message_id: Some("m".into()), body, ..Message::default() };
+        let message = Message {
+            kind: kind.into(),
+            message_id: Some("m".into()),
+            body: body.into(),
+            ..Message::default()
+        };
         let limits = Limits { body_bytes: 1000, header_bytes: 1000 };
         let queue = routing::queue_of(kind).expect("the type has a queue");
         let received = ReceivedMessage::read(queue, message, false, limits);

@@ -66,8 +66,8 @@ impl EventFeed for FaultyLeaderSession {
 
 #[async_trait]
 impl RetryFeed for FaultyLeaderSession {
-    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        self.0.due(at_most).await
+    async fn due(&mut self, at_most: u32, at_most_bytes: usize) -> Result<Vec<DueRetry>, StoreError> {
+        self.0.due(at_most, at_most_bytes).await
     }
 
     async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {

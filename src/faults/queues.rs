@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::ports::{
     error::BrokerError,
-    queue::{Acknowledger, Delivery, Prefetch, QueueKind, QueueName, Queues, Subscription},
+    queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
 };
 
 use super::{
@@ -22,7 +22,7 @@ impl<Q: Queues> Queues for FaultyQueues<Q> {
         &self,
         queue: QueueName,
         queue_kind: QueueKind,
-        prefetch: Prefetch,
+        prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let inner = self.0.subscribe(queue, queue_kind, prefetch).await?;
         Ok(Box::new(FaultySubscription { inner, queue_kind }))

@@ -69,8 +69,8 @@ pub trait EventFeed: Send {
 /// As for [`EventFeed`].
 #[async_trait]
 pub trait RetryFeed: Send {
-    /// Retries that are due, the longest due first.
-    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError>;
+    /// Retries that are due, the longest due first: at most so many, and at most so many bytes of bodies, but at least one.
+    async fn due(&mut self, at_most: u32, at_most_bytes: usize) -> Result<Vec<DueRetry>, StoreError>;
 
     /// Records that retries were published and confirmed.
     async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError>;

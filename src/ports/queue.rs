@@ -33,15 +33,6 @@ impl QueueName {
     }
 }
 
-/// The number of unacknowledged deliveries of a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prefetch {
-    /// The number in the settings.
-    Configured,
-    /// One, so that an error of the subscription can be attributed to a message, and counts as a delivery of no other one.
-    One,
-}
-
 /// The properties and headers of a message, as the client library received them.
 pub trait RawProperties: std::fmt::Debug + Send + Sync {
     /// JSON with `properties` and `headers`, for display.
@@ -85,9 +76,17 @@ pub struct Message {
     /// Why the broker dead-lettered it, if it did.
     pub death_reason: Option<String>,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Arc<[u8]>,
     /// Its properties and headers.
     pub original: Option<Arc<dyn RawProperties>>,
+}
+
+impl Message {
+    /// The bytes of body and headers.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.body.len() + self.header_bytes
+    }
 }
 
 /// A delivered, unacknowledged message.
@@ -113,7 +112,8 @@ pub enum QueueKind {
 /// Opens subscriptions.
 #[async_trait]
 pub trait Queues: Send + Sync {
-    /// Subscribes to a queue, or to its dead-letter queue, on a connection of its own.
+    /// Subscribes to a queue, or to its dead-letter queue, on a connection of its own. At most `prefetch` deliveries are
+    /// unacknowledged at any time.
     ///
     /// # Errors
     /// [`BrokerError`] if the broker is unavailable or refuses.
@@ -121,7 +121,7 @@ pub trait Queues: Send + Sync {
         &self,
         queue: QueueName,
         queue_kind: QueueKind,
-        prefetch: Prefetch,
+        prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError>;
 }
 

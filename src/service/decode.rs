@@ -136,7 +136,12 @@ mod tests {
     const LIMITS: Limits = Limits { body_bytes: 200_000, header_bytes: 1000 };
 
     fn message(kind: &str, body: &str) -> Message {
-        Message { kind: kind.into(), message_id: Some("m1".into()), body: body.into(), ..Message::default() }
+        Message {
+            kind: kind.into(),
+            message_id: Some("m1".into()),
+            body: body.as_bytes().into(),
+            ..Message::default()
+        }
     }
 
     fn decode_in_its_queue(message: &Message) -> Result<Envelope, DecodeError> {

@@ -196,7 +196,7 @@ mod tests {
         let message = Message {
             kind: "deallocate".into(),
             message_id: Some(id.into()),
-            body: format!(r#"{{"orderid": "{order}", "sku": "LAMP"}}"#).into_bytes(),
+            body: format!(r#"{{"orderid": "{order}", "sku": "LAMP"}}"#).into_bytes().into(),
             ..Message::default()
         };
         ReceivedMessage::read(

@@ -17,7 +17,7 @@ pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
 pub(crate) use database::{Database, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{
-    HandleAll, Interrupted, LIMITS, bus, command, notification_handler, queue_of, received,
+    HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, notification_handler, queue_of, received,
 };
 pub(crate) use namespace::{amqp_url, processes_of, unique};
 pub(crate) use process::{CliOutput, Running};

@@ -19,6 +19,7 @@ mod large_tables;
 mod lock_order;
 mod mail;
 mod malformed;
+mod memory;
 mod model;
 mod notifications;
 mod operator_actions;

@@ -48,7 +48,7 @@ fn failure(key: FailedMessageKey, generation: i64, next: RetryDecision) -> NewAt
     NewAttempt {
         key,
         generation,
-        body: b"a body".into(),
+        body: b"a body".as_slice().into(),
         properties: "{\"a\": 1}".into(),
         original: b"properties".into(),
         error: "it failed at 7".into(),

@@ -2,23 +2,17 @@
 
 use allocation::{
     adapters::rabbitmq::{RabbitConfig, RabbitQueues},
-    ports::queue::{Prefetch, QueueKind, QueueName, Queues as _, Subscription},
+    ports::queue::{QueueKind, QueueName, Queues as _, Subscription},
 };
 use lapin::options::QueuePurgeOptions;
 
 use crate::harness::{SOON, TestSystem, allocate, amqp_url, wait_for};
 
 /// Sends orders, and subscribes to their queue.
-async fn subscribe(
-    system: &TestSystem,
-    orders: u32,
-    configured_prefetch: u16,
-    prefetch: Prefetch,
-) -> Box<dyn Subscription> {
+async fn subscribe(system: &TestSystem, orders: u32, prefetch: u16) -> Box<dyn Subscription> {
     let orders: Vec<_> = (0..orders).map(|number| allocate(&format!("o-{number}"), "LAMP", 1)).collect();
     system.sender.send_all(&orders).await;
-    let queues =
-        RabbitQueues::new(RabbitConfig::new(&amqp_url(), &system.namespace).unwrap(), configured_prefetch);
+    let queues = RabbitQueues(RabbitConfig::new(&amqp_url(), &system.namespace).unwrap());
     queues.subscribe(QueueName::Orders, QueueKind::Main, prefetch).await.unwrap()
 }
 
@@ -43,7 +37,7 @@ async fn assert_left(system: &TestSystem, count: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetch_one_delivers_one_message_at_a_time() {
     let system = TestSystem::new("prefetch_one_delivers_one_message_at_a_time").await;
-    let mut subscription = subscribe(&system, 3, 100, Prefetch::One).await;
+    let mut subscription = subscribe(&system, 3, 1).await;
     for left in [2, 1, 0] {
         let tags = take(&mut subscription, 1).await;
         assert_eq!(system.ready("orders").await, left);
@@ -60,7 +54,7 @@ async fn at_most_half_of_the_prefetch_waits_for_the_acknowledgement_of_an_earlie
     let system =
         TestSystem::new("at_most_half_of_the_prefetch_waits_for_the_acknowledgement_of_an_earlier_delivery")
             .await;
-    let mut subscription = subscribe(&system, 7, 10, Prefetch::Configured).await;
+    let mut subscription = subscribe(&system, 7, 10).await;
     let tags = take(&mut subscription, 7).await;
     for tag in &tags[1..] {
         subscription.acknowledger().ack(&[*tag]).await;
@@ -74,7 +68,7 @@ async fn at_most_half_of_the_prefetch_waits_for_the_acknowledgement_of_an_earlie
 async fn a_closed_subscription_acknowledges_what_is_finished_behind_an_open_delivery() {
     let system =
         TestSystem::new("a_closed_subscription_acknowledges_what_is_finished_behind_an_open_delivery").await;
-    let mut subscription = subscribe(&system, 4, 100, Prefetch::Configured).await;
+    let mut subscription = subscribe(&system, 4, 100).await;
     let tags = take(&mut subscription, 4).await;
     subscription.acknowledger().ack(&tags[1..]).await;
     subscription.close().await;

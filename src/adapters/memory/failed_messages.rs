@@ -54,7 +54,7 @@ impl Row {
             queue: self.queue.as_str().to_owned(),
             message_id: self.attempt.key.message_id.as_deref().map(str::to_owned),
             kind: self.attempt.key.kind.clone(),
-            body: self.attempt.body.clone(),
+            body: self.attempt.body.to_vec(),
             original: self.attempt.original.clone(),
             edited: false,
             secret: self.secret(),
@@ -126,13 +126,18 @@ impl FailedMessageTable {
         next.map(|due_at| due_at.saturating_duration_since(Instant::now()))
     }
 
-    /// Retries that are due, the longest due first.
-    pub(super) fn due(&self, at_most: usize) -> Vec<DueRetry> {
+    /// Retries that are due, the longest due first: at most so many, and at most so many bytes, but at least one.
+    pub(super) fn due(&self, at_most: usize, at_most_bytes: usize) -> Vec<DueRetry> {
         let now = Instant::now();
         let mut due: Vec<_> =
             self.rows.values().filter(|row| row.due_at.is_some_and(|at| at <= now)).collect();
         due.sort_unstable_by_key(|row| (row.due_at, row.message.id));
-        due.into_iter().take(at_most).map(Row::retry).collect()
+        let mut bytes = 0;
+        let mut fits = |retry: &DueRetry| {
+            bytes += retry.body.len();
+            bytes == retry.body.len() || bytes <= at_most_bytes
+        };
+        due.into_iter().take(at_most).map(Row::retry).take_while(&mut fits).collect()
     }
 
     /// Notes that copies were published.

@@ -99,9 +99,9 @@ impl EventFeed for MemoryLeaderSession {
 
 #[async_trait]
 impl RetryFeed for MemoryLeaderSession {
-    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+    async fn due(&mut self, at_most: u32, at_most_bytes: usize) -> Result<Vec<DueRetry>, StoreError> {
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
-        Ok(self.store.state().await.failed_messages.due(at_most))
+        Ok(self.store.state().await.failed_messages.due(at_most, at_most_bytes))
     }
 
     async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::ports::{
     error::BrokerError,
-    queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
+    queue::{Acknowledger, Delivery, Message, QueueKind, QueueName, Queues, Subscription},
 };
 
 /// Queues that deliver each message once, to the subscription that asks first.
@@ -47,7 +47,7 @@ impl Queues for MemoryQueues {
         &self,
         queue: QueueName,
         _stage: QueueKind,
-        _pace: Prefetch,
+        _prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         Ok(Box::new(MemorySubscription { queues: self.clone(), queue, last_tag: 0 }))
     }

@@ -141,8 +141,8 @@ impl EventFeed for PgLeaderSession {
 
 #[async_trait]
 impl RetryFeed for PgLeaderSession {
-    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        with_timeout(self.timeout, failed_messages::due(&mut self.connection, at_most)).await
+    async fn due(&mut self, at_most: u32, at_most_bytes: usize) -> Result<Vec<DueRetry>, StoreError> {
+        with_timeout(self.timeout, failed_messages::due(&mut self.connection, at_most, at_most_bytes)).await
     }
 
     async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {

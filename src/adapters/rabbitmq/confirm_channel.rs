@@ -25,15 +25,15 @@ const WRITE_BATCH: usize = 100;
 
 /// A message to publish.
 #[derive(Clone, Debug)]
-pub(super) struct OutboundMessage {
+pub(super) struct OutboundMessage<'a> {
     /// The full name of the exchange.
     pub(super) exchange: String,
     pub(super) routing_key: String,
-    pub(super) body: Vec<u8>,
+    pub(super) body: &'a [u8],
     pub(super) properties: BasicProperties,
 }
 
-impl OutboundMessage {
+impl OutboundMessage<'_> {
     fn returned_id(&self) -> ReturnedMessageId {
         (short(&self.routing_key).to_string(), self.properties.message_id().clone())
     }
@@ -60,7 +60,7 @@ impl ConfirmChannel {
     }
 
     /// Publishes messages in order, all in flight together. After an unknown outcome the channel cannot be used again.
-    pub(super) async fn publish(&self, messages: &[OutboundMessage]) -> Vec<PublishOutcome> {
+    pub(super) async fn publish(&self, messages: &[OutboundMessage<'_>]) -> Vec<PublishOutcome> {
         let mut deadline = Instant::now() + CONFIRM_TIMEOUT;
         let mut sent = Vec::with_capacity(messages.len());
         for batch in messages.chunks(WRITE_BATCH) {
@@ -80,7 +80,7 @@ impl ConfirmChannel {
             outcomes.push((message, outcome));
         }
         let unroutable =
-            |message: &OutboundMessage| !returned.is_empty() && returned.contains(&message.returned_id());
+            |message: &OutboundMessage<'_>| !returned.is_empty() && returned.contains(&message.returned_id());
         let outcomes = outcomes.into_iter().map(|(message, outcome)| match outcome {
             PublishOutcome::Confirmed if unroutable(message) => PublishOutcome::Unroutable,
             outcome => outcome,
@@ -93,8 +93,8 @@ impl ConfirmChannel {
     async fn write_batch<'a>(
         &self,
         deadline: &mut Instant,
-        messages: &'a [OutboundMessage],
-    ) -> Vec<(&'a OutboundMessage, SendResult)> {
+        messages: &'a [OutboundMessage<'a>],
+    ) -> Vec<(&'a OutboundMessage<'a>, SendResult)> {
         let mut writes: Vec<_> =
             messages.iter().map(|message| (message, Box::pin(maybe_done(self.write(message))))).collect();
         poll_fn(|context| {
@@ -135,13 +135,13 @@ impl ConfirmChannel {
         }
     }
 
-    async fn write(&self, message: &OutboundMessage) -> Result<PublisherConfirm, lapin::Error> {
+    async fn write(&self, message: &OutboundMessage<'_>) -> Result<PublisherConfirm, lapin::Error> {
         self.channel
             .basic_publish(
                 message.exchange.as_str().into(),
                 short(&message.routing_key),
                 BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
-                &message.body,
+                message.body,
                 message.properties.clone(),
             )
             .await

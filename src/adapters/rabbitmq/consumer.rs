@@ -14,7 +14,7 @@ use tracing::debug;
 
 use crate::ports::{
     error::{BrokerError, error_text},
-    queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
+    queue::{Acknowledger, Delivery, Message, QueueKind, QueueName, Queues, Subscription},
 };
 
 use super::{
@@ -23,42 +23,23 @@ use super::{
     properties, retry_properties,
 };
 
-/// Dead letters may be of any size.
-const MAX_DEAD_LETTER_PREFETCH: u16 = 20;
-
 /// Opens subscriptions on a broker.
-pub struct RabbitQueues {
-    broker: RabbitConfig,
-    prefetch: u16,
-}
-
-impl RabbitQueues {
-    /// A subscription receives at most `prefetch` messages before it acknowledges some.
-    #[must_use]
-    pub fn new(broker: RabbitConfig, prefetch: u16) -> Self {
-        Self { broker, prefetch }
-    }
-}
+pub struct RabbitQueues(pub RabbitConfig);
 
 #[async_trait]
 impl Queues for RabbitQueues {
     async fn subscribe(
         &self,
         queue: QueueName,
-        stage: QueueKind,
-        pace: Prefetch,
+        queue_kind: QueueKind,
+        prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
-        let connection = self.broker.connect(&format!("consumes {}", queue.as_str())).await?;
+        let connection = self.0.connect(&format!("consumes {}", queue.as_str())).await?;
         let channel = open_channel(&connection).await?;
-        let prefetch = match (pace, stage) {
-            (Prefetch::Configured, QueueKind::Main) => self.prefetch,
-            (Prefetch::Configured, QueueKind::DeadLetter) => self.prefetch.min(MAX_DEAD_LETTER_PREFETCH),
-            (Prefetch::One, _) => 1,
-        };
         with_timeout(CONNECT_TIMEOUT, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let name = match stage {
-            QueueKind::Main => self.broker.queue(queue),
-            QueueKind::DeadLetter => self.broker.dead_letter_queue(queue),
+        let name = match queue_kind {
+            QueueKind::Main => self.0.queue(queue),
+            QueueKind::DeadLetter => self.0.dead_letter_queue(queue),
         };
         let consume = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
@@ -68,13 +49,13 @@ impl Queues for RabbitQueues {
             tags: Mutex::default(),
             max_held: usize::from(prefetch) / 2,
         });
-        Ok(Box::new(RabbitSubscription { connection, stage, consumer, acknowledger }))
+        Ok(Box::new(RabbitSubscription { connection, queue_kind, consumer, acknowledger }))
     }
 }
 
 struct RabbitSubscription {
     connection: Connection,
-    stage: QueueKind,
+    queue_kind: QueueKind,
     consumer: lapin::Consumer,
     acknowledger: Arc<RabbitAcknowledger>,
 }
@@ -83,7 +64,7 @@ struct RabbitSubscription {
 impl Subscription for RabbitSubscription {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(self.acknowledger.register(delivery, self.stage).await),
+            Some(Ok(delivery)) => Ok(self.acknowledger.register(delivery, self.queue_kind).await),
             Some(Err(error)) => Err(broker_error(error)),
             // The server cancels a consumer whose queue is deleted or moved; the stream then ends without an error.
             None => Err(BrokerError::Unavailable("the server cancelled the subscription".into())),
@@ -119,10 +100,10 @@ struct RabbitAcknowledger {
 }
 
 impl RabbitAcknowledger {
-    async fn register(&self, delivery: lapin::message::Delivery, stage: QueueKind) -> Delivery {
+    async fn register(&self, delivery: lapin::message::Delivery, queue_kind: QueueKind) -> Delivery {
         let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
         self.tags.lock().await.register(tag);
-        Delivery { tag, redelivered, message: message(delivery, stage) }
+        Delivery { tag, redelivered, message: message(delivery, queue_kind) }
     }
 
     /// The lock is held while frames are written: an acknowledgement up to a tag must not overtake another one.
@@ -165,10 +146,10 @@ impl Acknowledger for RabbitAcknowledger {
 }
 
 /// A message without a type has its routing key as type; a dead-lettered message the key with which it was published.
-fn message(delivery: lapin::message::Delivery, stage: QueueKind) -> Message {
+fn message(delivery: lapin::message::Delivery, queue_kind: QueueKind) -> Message {
     let properties = delivery.properties;
     let text_of = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
-    let published_with = || match stage {
+    let published_with = || match queue_kind {
         QueueKind::Main => None,
         QueueKind::DeadLetter => properties::first_routing_key(&properties),
     };
@@ -183,7 +164,7 @@ fn message(delivery: lapin::message::Delivery, stage: QueueKind) -> Message {
         header_bytes: properties::size(&properties),
         retry: retry_properties::retry_mark(&properties),
         death_reason: properties::death_reason(&properties),
-        body: delivery.data,
+        body: delivery.data.into(),
         original: Some(Arc::new(properties::AmqpProperties(properties))),
     }
 }

@@ -36,7 +36,7 @@ impl ReconnectingPublisher {
         Self { broker, purpose, open: Mutex::new(None) }
     }
 
-    async fn publish(&self, messages: &[OutboundMessage]) -> Vec<PublishOutcome> {
+    async fn publish(&self, messages: &[OutboundMessage<'_>]) -> Vec<PublishOutcome> {
         let mut open = self.open.lock().await;
         let channel = match open.take() {
             Some(channel) => channel,
@@ -75,7 +75,7 @@ impl RabbitPublisher {
         }
     }
 
-    fn event(&self, row: &OutboxRow) -> OutboundMessage {
+    fn event<'a>(&self, row: &'a OutboxRow) -> OutboundMessage<'a> {
         let mut headers = FieldTable::default();
         headers.insert("causation_id".into(), AMQPValue::LongString(row.causation_id.as_str().into()));
         headers.insert("aggregate_id".into(), AMQPValue::LongString(row.sku.as_str().into()));
@@ -86,7 +86,7 @@ impl RabbitPublisher {
         OutboundMessage {
             exchange: self.broker.named("events"),
             routing_key: row.name.clone(),
-            body: row.body.clone().into_bytes(),
+            body: row.body.as_bytes(),
             properties: json_message(&row.name, &row.event_id.to_string())
                 .with_headers(headers)
                 .with_correlation_id(short(&row.correlation_id))
@@ -96,11 +96,11 @@ impl RabbitPublisher {
     }
 
     /// Returns to its queue by the default exchange, independent of bindings that have changed meanwhile.
-    fn retry(&self, retry: &DueRetry) -> OutboundMessage {
+    fn retry<'a>(&self, retry: &'a DueRetry) -> OutboundMessage<'a> {
         OutboundMessage {
             exchange: String::new(),
             routing_key: self.broker.named(&retry.queue),
-            body: retry.body.clone(),
+            body: &retry.body,
             properties: retry_properties(retry),
         }
     }
@@ -135,11 +135,11 @@ impl RabbitCommandSender {
         }
     }
 
-    fn command(&self, command: &OutboundCommand) -> OutboundMessage {
+    fn command<'a>(&self, command: &'a OutboundCommand) -> OutboundMessage<'a> {
         OutboundMessage {
             exchange: self.exchange.clone(),
             routing_key: command.kind.clone(),
-            body: command.body.clone(),
+            body: &command.body,
             properties: json_message(&command.kind, &command.message_id),
         }
     }

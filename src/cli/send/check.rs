@@ -25,7 +25,7 @@ impl Check {
         let message = Message {
             kind: command.kind.clone(),
             message_id: Some(command.message_id.clone()),
-            body: command.body.clone(),
+            body: command.body.as_slice().into(),
             ..Message::default()
         };
         let is_command = Command::NAMES.contains(&command.kind.as_str());

@@ -27,7 +27,7 @@ fn attempt(generation: i64, next: RetryDecision) -> NewAttempt {
     NewAttempt {
         key: FailedMessageKey { message_id: None, kind: "allocate".into(), body_hash: BodyHash([0; 16]) },
         generation,
-        body: Vec::new(),
+        body: std::sync::Arc::default(),
         properties: String::new(),
         original: Vec::new(),
         error: String::new(),

@@ -182,7 +182,7 @@ mod tests {
         let message = Message {
             kind: "create_batch".into(),
             message_id: Some(reference.into()),
-            body: body.to_string().into_bytes(),
+            body: body.to_string().into_bytes().into(),
             ..Message::default()
         };
         let limits = Limits { body_bytes: 1000, header_bytes: 1000 };

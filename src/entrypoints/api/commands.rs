@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use axum::{
-    body::{Body, BodyDataStream},
+    body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::Response,
 };
-use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -21,9 +20,6 @@ use super::{responses, state::ApiState};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Up to this multiple of its limit, a body that is too large is read and dropped: a client that is still writing would not
-/// read the response.
-const DRAIN_FACTOR: usize = 64;
 
 pub(super) async fn add_batch(
     State(state): State<Arc<ApiState>>,
@@ -62,7 +58,13 @@ async fn command(
     body: Body,
 ) -> Response {
     let deadline = Instant::now() + state.api.timeout;
-    let message = match message(state, kind, headers, body, deadline).await {
+    let limit = state.api.limits.body_bytes;
+    // The memory of the body stays reserved until the response.
+    let mut body = match state.body_memory.read(body, limit, deadline).await {
+        Ok(body) => body,
+        Err(error) => return responses::body_not_read(error, limit),
+    };
+    let message = match message(kind, headers, std::mem::take(&mut body.bytes)) {
         Ok(message) => message,
         Err(response) => return *response,
     };
@@ -74,13 +76,7 @@ async fn command(
 }
 
 /// The message with the command, or the response to a request that cannot become one.
-async fn message(
-    state: &ApiState,
-    kind: &str,
-    headers: &HeaderMap,
-    body: Body,
-    deadline: Instant,
-) -> Result<Message, Box<Response>> {
+fn message(kind: &str, headers: &HeaderMap, body: Vec<u8>) -> Result<Message, Box<Response>> {
     let bad = |status, text: &str| Err(Box::new(responses::message(status, text)));
     let content_type = text(headers, &header::CONTENT_TYPE);
     // A form on a page of another site can be sent without a content type.
@@ -91,46 +87,19 @@ async fn message(
     if checked_id(&message_id).is_err() {
         return bad(StatusCode::BAD_REQUEST, "Idempotency-Key must be 1 to 200 printable characters");
     }
-    let limit = state.api.limits.body_bytes;
-    let body = match timeout_at(deadline, read(body.into_data_stream(), limit)).await {
-        Ok(Some(body)) if body.len() > limit => {
-            let too_large = format!("the body has more than {limit} bytes (limits.body_bytes)");
-            return bad(StatusCode::PAYLOAD_TOO_LARGE, &too_large);
-        }
-        Ok(Some(body)) => body,
-        Ok(None) => return bad(StatusCode::BAD_REQUEST, "the body is incomplete"),
-        Err(_) => return bad(StatusCode::REQUEST_TIMEOUT, "the body was not received in time (api.timeout)"),
-    };
     Ok(Message {
         kind: kind.into(),
         message_id: Some(message_id),
         traceparent: text(headers, &TRACEPARENT),
         content_type,
         content_encoding: text(headers, &header::CONTENT_ENCODING),
-        body,
+        body: body.into(),
         ..Message::default()
     })
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-/// Reads a body, of one that is too large a little more than the limit. `None` if the body is incomplete.
-async fn read(mut body: BodyDataStream, limit: usize) -> Option<Vec<u8>> {
-    let (mut kept, mut dropped) = (Vec::new(), 0);
-    while let Some(part) = body.next().await {
-        let part = part.ok()?;
-        if kept.len() <= limit {
-            kept.extend_from_slice(&part);
-        } else {
-            dropped += part.len();
-        }
-        if dropped > DRAIN_FACTOR * limit {
-            break;
-        }
-    }
-    Some(kept)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a request without a key is never a duplicate")]

@@ -5,6 +5,7 @@ mod batcher;
 mod commands;
 mod health;
 mod readiness;
+mod request_body;
 mod responses;
 mod routes;
 mod server;

@@ -13,7 +13,7 @@ use crate::{
     service::{decode_error::DecodeError, failure::Failure, outcome::CommandOutcome},
 };
 
-use super::batcher::BatcherError;
+use super::{batcher::BatcherError, request_body::BodyError};
 
 /// When to retry, in seconds.
 const RETRY_SOON: (HeaderName, &str) = (header::RETRY_AFTER, "1");
@@ -58,6 +58,23 @@ fn failed(failure: &Failure) -> Response {
         }
     };
     message(status, &failure.to_string())
+}
+
+/// The response to a request whose body was not read; `limit` is its largest size.
+pub(super) fn body_not_read(error: BodyError, limit: usize) -> Response {
+    match error {
+        BodyError::TooLarge => {
+            let text = format!("the body has more than {limit} bytes (limits.body_bytes)");
+            message(StatusCode::PAYLOAD_TOO_LARGE, &text)
+        }
+        BodyError::Incomplete => message(StatusCode::BAD_REQUEST, "the body is incomplete"),
+        BodyError::TimedOut => {
+            message(StatusCode::REQUEST_TIMEOUT, "the body was not received in time (api.timeout)")
+        }
+        BodyError::OutOfMemory => retry_later(
+            "Too many large requests are being processed. The command was not processed; retry the request",
+        ),
+    }
 }
 
 /// The log has the whole chain of an error, the response has not.

@@ -24,6 +24,7 @@ use crate::{
 use super::{
     batcher::{BatcherOptions, CommandBatcher},
     readiness::Readiness,
+    request_body::BodyMemory,
     routes,
     state::{Api, ApiState},
 };
@@ -62,7 +63,9 @@ impl Api {
         info!(listen = %self.listen, "serving HTTP");
         let (batcher, mut tasks) = CommandBatcher::start(&self.batcher_options());
         let readiness = Readiness::new(self.schema.clone(), self.topology.clone());
-        let service = TowerToHyperService::new(routes::router(ApiState { api: self, batcher, readiness }));
+        let body_memory = BodyMemory::new(self.body_memory);
+        let state = ApiState { api: self, batcher, body_memory, readiness };
+        let service = TowerToHyperService::new(routes::router(state));
         let connections = GracefulShutdown::new();
         tokio::select! {
             () = serve(&listener, &service, &connections, stop) => {}

@@ -8,7 +8,9 @@ use crate::{
     views::Views,
 };
 
-use super::{super::watchdog::Watchdog, batcher::CommandBatcher, readiness::Readiness};
+use super::{
+    super::watchdog::Watchdog, batcher::CommandBatcher, readiness::Readiness, request_body::BodyMemory,
+};
 
 /// The options and the dependencies of the HTTP server.
 pub struct Api {
@@ -20,6 +22,8 @@ pub struct Api {
     pub timeout: Duration,
     /// The largest allowed command.
     pub limits: Limits,
+    /// The memory for the bodies of all requests, in bytes.
+    pub body_memory: usize,
     /// The number of batches per queue that are handled concurrently.
     pub tasks: usize,
     /// The largest number of commands in a batch.
@@ -44,5 +48,6 @@ pub struct Api {
 pub(super) struct ApiState {
     pub(super) api: Api,
     pub(super) batcher: CommandBatcher,
+    pub(super) body_memory: BodyMemory,
     pub(super) readiness: Readiness,
 }

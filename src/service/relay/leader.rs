@@ -33,6 +33,8 @@ pub struct Relay {
     pub publisher: Arc<dyn Publisher>,
     /// The largest number of messages in flight together.
     pub max_in_flight: u32,
+    /// The largest number of bytes in the bodies of retries in flight together; a single retry may have more.
+    pub max_retry_bytes: usize,
     /// How long rows are kept that are no longer needed.
     pub retention: Retention,
     /// Whether the database is available.
@@ -99,7 +101,7 @@ impl Relay {
         let (publisher, broker) = (&*self.publisher, &*self.broker);
         LeaderState {
             events: EventRelay::new(publisher, broker, self.max_in_flight),
-            retries: RetryRelay::new(publisher, broker, self.max_in_flight),
+            retries: RetryRelay::new(publisher, broker, self.max_in_flight, self.max_retry_bytes),
             next_purge: Instant::now(),
         }
     }

@@ -20,18 +20,24 @@ pub(super) struct RetryRelay<'a> {
     publisher: &'a dyn Publisher,
     broker: &'a AvailabilityLog,
     max_in_flight: u32,
+    max_bytes: usize,
 }
 
 type Published = Answered<DueRetry, PublishOutcome>;
 
 impl<'a> RetryRelay<'a> {
-    pub(super) fn new(publisher: &'a dyn Publisher, broker: &'a AvailabilityLog, max_in_flight: u32) -> Self {
-        Self { publisher, broker, max_in_flight }
+    pub(super) fn new(
+        publisher: &'a dyn Publisher,
+        broker: &'a AvailabilityLog,
+        max_in_flight: u32,
+        max_bytes: usize,
+    ) -> Self {
+        Self { publisher, broker, max_in_flight, max_bytes }
     }
 
     /// Publishes the retries that are due. True if the outcome of at least one is known, even if it has to wait.
     pub(super) async fn relay(&self, session: &mut dyn LeaderSession) -> Result<bool, StoreError> {
-        let due = session.due(self.max_in_flight).await?;
+        let due = session.due(self.max_in_flight, self.max_bytes).await?;
         if due.is_empty() {
             return Ok(false);
         }

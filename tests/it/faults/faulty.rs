@@ -20,7 +20,7 @@ use allocation::{
         error::{BrokerError, StoreError},
         failed_messages::DueRetry,
         outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
-        queue::{Acknowledger, Delivery, Prefetch, QueueKind, QueueName, Queues, RetryMark, Subscription},
+        queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, RetryMark, Subscription},
         store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
     service::{
@@ -34,7 +34,7 @@ use allocation::{
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{LIMITS, amqp_url};
+use crate::harness::{LIMITS, PREFETCH, amqp_url};
 
 use super::{CRASHING_SKU, FAULT};
 
@@ -193,7 +193,7 @@ impl Queues for FaultyPort<RabbitQueues> {
         &self,
         queue: QueueName,
         queue_kind: QueueKind,
-        prefetch: Prefetch,
+        prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let inner = self.inner.subscribe(queue, queue_kind, prefetch).await?;
         Ok(Box::new(FaultyPort::around(inner, self.fault)))
@@ -267,8 +267,8 @@ impl EventFeed for FaultyPort<Box<dyn LeaderSession>> {
 
 #[async_trait]
 impl RetryFeed for FaultyPort<Box<dyn LeaderSession>> {
-    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
-        self.inner.due(at_most).await
+    async fn due(&mut self, at_most: u32, at_most_bytes: usize) -> Result<Vec<DueRetry>, StoreError> {
+        self.inner.due(at_most, at_most_bytes).await
     }
 
     async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
@@ -318,7 +318,8 @@ async fn a_worker_with_a_fault() {
         queue_kind: QueueKind::Main,
         has_delivery_limit: true,
         limits: LIMITS,
-        queues: Arc::new(FaultyPort::around(RabbitQueues::new(broker.clone(), 100), fault)),
+        prefetch: PREFETCH,
+        queues: Arc::new(FaultyPort::around(RabbitQueues(broker.clone()), fault)),
         handler: Arc::new(MessageBus::new(Arc::new(store.clone()), policy.clone())),
         partitions: 2,
         max_batch: 100,
@@ -332,6 +333,7 @@ async fn a_worker_with_a_fault() {
         outbox: Arc::new(FaultyPort::around(PgOutbox::new(access, commit_signal), fault)),
         publisher: Arc::new(RabbitPublisher::new(broker.clone())),
         max_in_flight: 100,
+        max_retry_bytes: usize::MAX,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
         database: database.clone(),
         broker: broker_outage.clone(),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use allocation::{
     adapters::memory::RecordingNotifier,
+    entrypoints::prefetch::PrefetchLimits,
     ports::{
         queue::{Message, QueueName},
         routing,
@@ -24,6 +25,8 @@ use serde_json::Value;
 
 use super::workload::Command;
 
+/// Enough deliveries for every test, of any size.
+pub(crate) const PREFETCH: PrefetchLimits = PrefetchLimits { initial: 100, max: 100, bytes: usize::MAX };
 /// The limits of the size of a message.
 pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 
@@ -89,7 +92,7 @@ pub(crate) fn message(message_id: &str, kind: &str, body: &Value) -> Message {
     Message {
         kind: kind.into(),
         message_id: Some(message_id.into()),
-        body: body.to_string().into_bytes(),
+        body: body.to_string().into_bytes().into(),
         ..Message::default()
     }
 }

@@ -55,7 +55,7 @@ async fn an_edit_replaces_the_content_and_schedules_a_retry() {
     let recorded = "select string_agg(concat_ws(', ', failed_message_id, who, what, why,
                         convert_from(previous_body, 'UTF8')), '; ') from failed_actions";
     assert_eq!(db.text(recorded).await, format!("{id}, an operator, edit, a reason, one"));
-    let due = db.lead().await.due(10).await.unwrap();
+    let due = db.lead().await.due(10, usize::MAX).await.unwrap();
     assert_eq!(due.len(), 1);
     let copy = (due[0].message_id.as_deref(), due[0].kind.as_str(), &due[0].body[..], due[0].generation);
     assert_eq!((copy, due[0].edited), ((Some("m1-edited"), "deallocate", &b"two"[..], 5), true));
@@ -186,5 +186,5 @@ async fn handling_the_old_body_does_not_resolve_a_message_that_is_being_edited()
     success.await.unwrap().unwrap();
     let row = db.row(id).await;
     assert_eq!((row.column("status"), row.column("generation")), (&json!("retrying"), &json!(5)));
-    assert_eq!(db.lead().await.due(10).await.unwrap().len(), 1, "the edited message is due");
+    assert_eq!(db.lead().await.due(10, usize::MAX).await.unwrap().len(), 1, "the edited message is due");
 }

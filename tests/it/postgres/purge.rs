@@ -103,7 +103,7 @@ async fn copies_are_published_again_at_intervals_that_double() {
             let is_due = again && status == "retrying";
             let expected = if is_due { json!({ "published_at": null }) } else { json!({}) };
             assert_eq!(db.row(id).await.changes_since(&before), expected, "{case}");
-            assert_eq!(session.due(1).await.unwrap().len(), usize::from(is_due), "{case}");
+            assert_eq!(session.due(1, usize::MAX).await.unwrap().len(), usize::from(is_due), "{case}");
             db.execute("delete from failed_messages").await;
         }
     }
@@ -117,7 +117,7 @@ async fn few_copies_are_published_in_two_days_without_a_worker() {
     let mut published_at = Vec::new();
     for half_hour in 0..=96 {
         purge_expired(&mut *session).await;
-        for retry in session.due(1).await.unwrap() {
+        for retry in session.due(1, usize::MAX).await.unwrap() {
             session.published(&[&retry]).await.unwrap();
             published_at.push(half_hour);
         }

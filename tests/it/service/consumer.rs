@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use allocation::{
     domain::{Reason, RetryDecision},
     entrypoints::consumer::Consumer,
-    ports::queue::{Message, Prefetch, QueueKind, QueueName},
+    ports::queue::{Message, QueueKind, QueueName},
 };
 use tokio::sync::Semaphore;
 
-use crate::harness::HandleAll as _;
+use crate::harness::{HandleAll as _, PREFETCH};
 
 use super::fakes::{
     Call, Reply, RunningConsumer, ScriptedQueues, ScriptedStore, batch, bus, consumer, line, rejected_change,
@@ -17,6 +17,8 @@ use super::fakes::{
 };
 
 const STOCK: QueueName = QueueName::Stock;
+/// The prefetch of a subscription whose deliveries are not taken one by one.
+const FULL: u16 = PREFETCH.max;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -42,15 +44,11 @@ async fn after_a_subscription_that_is_lost_at_once_twenty_messages_are_taken_one
     queues.set_breaks([Some(3)]);
     let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(queues.prefetches(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
+    assert_eq!(queues.prefetches(), [FULL, 1, FULL]);
     assert_eq!(queues.acknowledged(), ids(30));
     queues.break_now();
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(
-        queues.prefetches()[3..],
-        [Prefetch::Configured],
-        "the second subscription lasted long enough"
-    );
+    assert_eq!(queues.prefetches()[3..], [FULL], "the second subscription lasted long enough");
     running.stop().await;
 }
 
@@ -61,10 +59,10 @@ async fn the_full_prefetch_returns_after_twenty_acknowledgements() {
     queues.set_breaks([Some(0)]);
     let running = RunningConsumer::start(consumer(&queues, &store));
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(queues.prefetches(), [Prefetch::Configured, Prefetch::One]);
+    assert_eq!(queues.prefetches(), [FULL, 1]);
     queues.put([batch("last", "LAMP").message]);
     tokio::time::sleep(seconds(1)).await;
-    assert_eq!(queues.prefetches(), [Prefetch::Configured, Prefetch::One, Prefetch::Configured]);
+    assert_eq!(queues.prefetches(), [FULL, 1, FULL]);
     running.stop().await;
 }
 
@@ -84,7 +82,7 @@ async fn subscriptions_to_dead_letters_that_are_lost_at_once_are_renewed_after_g
         assert_eq!(gaps.len(), 12);
         assert!(gaps[0] < 0.2, "{gaps:?}");
         assert_eq!(gaps[11] > 1.5, slow, "{gaps:?}");
-        assert!(queues.prefetches()[1..].iter().all(|prefetch| *prefetch == Prefetch::One));
+        assert!(queues.prefetches()[1..].iter().all(|prefetch| *prefetch == 1));
         running.stop().await;
     }
 }
@@ -105,7 +103,7 @@ async fn a_shutdown_finishes_and_acknowledges_what_has_begun_and_begins_nothing(
     assert_eq!(took.as_secs(), 2);
     assert_eq!((queues.acknowledged(), queues.ready()), (ids(1), ids(3)[1..].to_vec()));
     assert_eq!((store.calls(Call::Begin), queues.delivered()), (1, 3));
-    assert_eq!(queues.prefetches(), [Prefetch::Configured], "no subscription is opened after the shutdown");
+    assert_eq!(queues.prefetches(), [FULL], "no subscription is opened after the shutdown");
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +134,7 @@ async fn only_handled_or_recorded_messages_are_acknowledged() {
         ..consumer(&queues, &store)
     });
     tokio::time::sleep(seconds(60)).await;
-    assert_eq!(queues.prefetches(), [Prefetch::Configured]);
+    assert_eq!(queues.prefetches(), [FULL]);
     running.stop().await;
     let (acknowledged, ready) = (queues.acknowledged(), queues.ready());
     assert!(

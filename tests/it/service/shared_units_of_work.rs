@@ -83,7 +83,7 @@ async fn undecodable_messages_are_not_copies_of_each_other() {
     let store = ScriptedStore::default();
     let undecodable = || {
         let mut message = batch("m1", "LAMP").message;
-        message.body = b"{".to_vec();
+        message.body = b"{".as_slice().into();
         received(message)
     };
     let outcomes = bus(&store)

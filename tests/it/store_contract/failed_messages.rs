@@ -36,7 +36,7 @@ async fn fail(store: &AnyStore, queue: QueueName, generation: i64, attempts: u32
     let attempt = NewAttempt {
         key: failed_message_key(1),
         generation,
-        body: b"{}".into(),
+        body: b"{}".as_slice().into(),
         properties: "{}".into(),
         original: Vec::new(),
         error: "an error".into(),

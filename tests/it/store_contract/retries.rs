@@ -37,7 +37,7 @@ fn attempt(message_id: &str, generation: i64, next: RetryDecision) -> NewAttempt
             body_hash: BodyHash([1; 16]),
         },
         generation,
-        body: b"a body".into(),
+        body: b"a body".as_slice().into(),
         properties: "{}".into(),
         original: b"{}".into(),
         error: "it failed".into(),
@@ -62,13 +62,13 @@ async fn fail_now(adapters: &Adapters, message_id: &str) {
 
 /// The only retry that is due.
 async fn due(session: &mut dyn RetryFeed) -> DueRetry {
-    let mut due = session.due(10).await.unwrap();
+    let mut due = session.due(10, usize::MAX).await.unwrap();
     assert_eq!(due.len(), 1);
     due.remove(0)
 }
 
 async fn due_ids(session: &mut dyn RetryFeed, at_most: u32) -> Vec<Option<String>> {
-    session.due(at_most).await.unwrap().into_iter().map(|retry| retry.message_id).collect()
+    session.due(at_most, usize::MAX).await.unwrap().into_iter().map(|retry| retry.message_id).collect()
 }
 
 fn ids(message_ids: &[&str]) -> Vec<Option<String>> {
@@ -87,7 +87,7 @@ async fn a_retry_is_due_after_its_delay(adapters: Adapters) {
     assert_eq!(session.pending().await.unwrap().retry_in, Some(Duration::ZERO));
     assert_eq!(due_ids(&mut *session, 10).await, ids(&["first", "second"]));
     assert_eq!(due_ids(&mut *session, 1).await, ids(&["first"]));
-    let retry = session.due(1).await.unwrap().remove(0);
+    let retry = session.due(1, usize::MAX).await.unwrap().remove(0);
     let content = (retry.queue.as_str(), retry.kind.as_str(), &retry.body[..], &retry.original[..]);
     assert_eq!(content, ("orders", "allocate", &b"a body"[..], &b"{}"[..]));
 }

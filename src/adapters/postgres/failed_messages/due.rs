@@ -8,8 +8,6 @@ use sqlx::PgConnection;
 
 use crate::{domain::Reason, ports::failed_messages::DueRetry};
 
-/// The bodies of one batch of retries have no more bytes, unless it is a single message.
-const BATCH_BYTES: i64 = 16 << 20;
 /// The delay of a retry that could not be published.
 const DEFER_BY: Duration = Duration::from_secs(5);
 
@@ -17,6 +15,7 @@ const DEFER_BY: Duration = Duration::from_secs(5);
 pub(in crate::adapters::postgres) async fn due(
     connection: &mut PgConnection,
     at_most: u32,
+    at_most_bytes: usize,
 ) -> Result<Vec<DueRetry>, sqlx::Error> {
     sqlx::query_as!(
         DueRetry,
@@ -30,10 +29,10 @@ pub(in crate::adapters::postgres) async fn due(
                ) as next
            ) as sized
            join failed_messages f on f.id = sized.id
-           where sized.before < $2
+           where sized.before = 0 or sized.before + octet_length(f.body) <= $2
            order by sized.due_at, f.id"#,
         i64::from(at_most),
-        BATCH_BYTES,
+        i64::try_from(at_most_bytes).unwrap_or(i64::MAX),
     )
     .fetch_all(connection)
     .await

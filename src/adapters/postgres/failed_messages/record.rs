@@ -51,7 +51,7 @@ async fn record_one(
         failure.key.message_id.as_deref(),
         &failure.key.body_hash.0[..],
         failure.key.kind,
-        failure.body,
+        &*failure.body,
         failure.properties,
         failure.original,
         status.kind().as_str(),

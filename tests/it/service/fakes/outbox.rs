@@ -233,7 +233,7 @@ impl EventFeed for ScriptedOutbox {
 
 #[async_trait]
 impl RetryFeed for ScriptedOutbox {
-    async fn due(&mut self, at_most: u32) -> Result<Vec<DueRetry>, StoreError> {
+    async fn due(&mut self, at_most: u32, _at_most_bytes: usize) -> Result<Vec<DueRetry>, StoreError> {
         let (state, now) = (self.state(), Instant::now());
         let due = state.retries.iter().filter(|(due, _)| *due <= now).map(|(_, retry)| retry.clone());
         Ok(due.take(at_most as usize).collect())

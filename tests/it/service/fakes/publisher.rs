@@ -144,6 +144,7 @@ pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> R
     Relay {
         outbox: Arc::new(outbox.clone()),
         publisher: Arc::new(publisher.clone()),
+        max_retry_bytes: usize::MAX,
         max_in_flight: 8,
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
         database: Arc::new(AvailabilityLog::of("database")),

@@ -10,13 +10,15 @@ use allocation::{
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     ports::{
         error::BrokerError,
-        queue::{Acknowledger, Delivery, Message, Prefetch, QueueKind, QueueName, Queues, Subscription},
+        queue::{Acknowledger, Delivery, Message, QueueKind, QueueName, Queues, Subscription},
     },
     service::availability::{AvailabilityLog, Dependencies},
 };
 use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+use crate::harness::PREFETCH;
 
 use super::{LIMITS, ScriptedStore, bus};
 
@@ -28,7 +30,7 @@ struct State {
     ready: VecDeque<(Message, bool)>,
     /// Unacknowledged deliveries, by subscription and tag.
     unacknowledged: BTreeMap<(usize, u64), Message>,
-    subscriptions: Vec<(Instant, Prefetch)>,
+    subscriptions: Vec<(Instant, u16)>,
     delivered: usize,
     acknowledged: Vec<String>,
     /// The number of deliveries after which each of the next subscriptions breaks; `None` if it does not.
@@ -94,7 +96,7 @@ impl ScriptedQueues {
     }
 
     /// The prefetch of each subscription.
-    pub(crate) fn prefetches(&self) -> Vec<Prefetch> {
+    pub(crate) fn prefetches(&self) -> Vec<u16> {
         self.state().subscriptions.iter().map(|(_, prefetch)| *prefetch).collect()
     }
 
@@ -112,7 +114,7 @@ impl Queues for ScriptedQueues {
         &self,
         _queue: QueueName,
         _kind: QueueKind,
-        prefetch: Prefetch,
+        prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let mut state = self.state();
         state.subscriptions.push((Instant::now(), prefetch));
@@ -132,7 +134,7 @@ impl Queues for ScriptedQueues {
 struct ScriptedSubscription {
     queues: ScriptedQueues,
     number: usize,
-    prefetch: Prefetch,
+    prefetch: u16,
     breaks_after: Option<usize>,
     last_tag: u64,
 }
@@ -143,7 +145,7 @@ impl ScriptedSubscription {
         if std::mem::take(&mut state.break_now) || self.breaks_after == Some(0) {
             return Some(Err(BrokerError::Unavailable("connection lost".into())));
         }
-        if self.prefetch == Prefetch::One && !state.unacknowledged.is_empty() {
+        if self.prefetch == 1 && !state.unacknowledged.is_empty() {
             return None;
         }
         let (message, redelivered) = state.ready.pop_front()?;
@@ -215,6 +217,7 @@ pub(crate) fn consumer(queues: &ScriptedQueues, store: &ScriptedStore) -> Consum
         queue_kind: QueueKind::Main,
         has_delivery_limit: true,
         limits: LIMITS,
+        prefetch: PREFETCH,
         queues: Arc::new(queues.clone()),
         handler: Arc::new(bus(store)),
         partitions: 1,
