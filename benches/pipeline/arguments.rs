@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail, ensure};
 
 /// The names of the parts.
-const PARTS: &str = "abcdefgh";
+const PARTS: &str = "abcdefghm";
 const KEYS: [&str; 2] = ["ROUNDS", "COMMANDS"];
 
 /// The parsed arguments.

@@ -10,6 +10,7 @@
 //! - `f` as `a`, with a million allocations, backorders or handled messages in the database
 //! - `g` an idle program
 //! - `h` start-up time and size
+//! - `m` memory with large messages
 //!
 //! Every round makes each measurement once, and ratios are calculated within a round. The table shows medians;
 //! `target/bench/pipeline.json` has the figures of each round. The ratios should hold on any machine, the single figures depend
@@ -21,6 +22,7 @@ mod commands;
 mod dataset;
 mod figures;
 mod idle;
+mod large;
 mod latency;
 mod measurement;
 mod pgbench;

@@ -5,6 +5,7 @@ use crate::{
     dataset::Dataset,
     figures::{Figures, milliseconds},
     idle::idle_cost,
+    large::peak_memory,
     latency::{Percentiles, latency},
     pgbench,
     servers::{BenchServers, STOCKED},
@@ -52,6 +53,12 @@ pub(crate) const IDLE_QUERIES: &str = "idle, queries/s";
 pub(crate) const VERSION: &str = "allocation --version, ms";
 pub(crate) const FIRST_EVENT: &str = "start to first event, ms";
 pub(crate) const SIZE: &str = "size of the program, MiB";
+pub(crate) const LARGE: [&str; 4] = [
+    "3,000 commands of 261 KB: peak memory, MiB",
+    "then 1,500 dead letters of 261 KB: peak memory, MiB",
+    "then their retries: peak memory, MiB",
+    "50 messages of 8 MiB: peak memory, MiB",
+];
 
 /// Every unit of work waits for the disk: a tenth of the commands takes about as long.
 const ONE_BY_ONE_FRACTION: u32 = 10;
@@ -67,10 +74,11 @@ pub(crate) enum Measurement {
     Dataset(Dataset),
     Idle,
     Startup,
+    LargeMessages,
 }
 
 impl Measurement {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::EndToEnd,
         Self::Pgbench,
         Self::OneByOne,
@@ -83,6 +91,7 @@ impl Measurement {
         Self::Latency,
         Self::Idle,
         Self::Startup,
+        Self::LargeMessages,
     ];
 
     /// The part that it belongs to.
@@ -96,6 +105,7 @@ impl Measurement {
             Self::Dataset(_) => 'f',
             Self::Idle => 'g',
             Self::Startup => 'h',
+            Self::LargeMessages => 'm',
         }
     }
 
@@ -111,6 +121,7 @@ impl Measurement {
             Self::Dataset(dataset) => dataset.name(),
             Self::Idle => "idle",
             Self::Startup => "start-up",
+            Self::LargeMessages => "large messages",
         }
     }
 
@@ -152,6 +163,14 @@ impl Measurement {
                 figures.add(VERSION, milliseconds(startup.version));
                 figures.add(SIZE, startup.mebibytes);
                 Ok(shown(figures, FIRST_EVENT, milliseconds(startup.first_event)))
+            }
+            Self::LargeMessages => {
+                let peak = peak_memory(servers).await?;
+                let [commands, dead_letters, retries, too_large] = LARGE;
+                figures.add(commands, peak.commands);
+                figures.add(dead_letters, peak.dead_letters);
+                figures.add(too_large, peak.too_large);
+                Ok(shown(figures, retries, peak.retries))
             }
         }
     }

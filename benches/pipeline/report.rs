@@ -11,8 +11,8 @@ use crate::{
     arguments::Arguments,
     figures::{Figures, median},
     measurement::{
-        CPU, DATASETS, END_TO_END, FAST, FIRST_EVENT, IDLE_CPU, IDLE_QUERIES, ONE_BY_ONE, ONE_HOT, PEAK,
-        PGBENCH, SIZE, SLOW, STEPS, TEN_HOT, VERSION,
+        CPU, DATASETS, END_TO_END, FAST, FIRST_EVENT, IDLE_CPU, IDLE_QUERIES, LARGE, ONE_BY_ONE, ONE_HOT,
+        PEAK, PGBENCH, SIZE, SLOW, STEPS, TEN_HOT, VERSION,
     },
     progress::say,
 };
@@ -143,6 +143,12 @@ fn rows(figures: &Figures) -> Vec<Row> {
     rows.push(Row::new('g', IDLE_CPU, figures.rounds(IDLE_CPU)).goal(Goal::Below(1.0)));
     rows.push(Row::new('g', IDLE_QUERIES, figures.rounds(IDLE_QUERIES)).goal(Goal::AtMost(2.0)));
     rows.extend([VERSION, FIRST_EVENT, SIZE].map(|name| Row::new('h', name, figures.rounds(name))));
+    rows.extend(
+        [192.0, 192.0, 192.0, 256.0]
+            .into_iter()
+            .zip(LARGE)
+            .map(|(limit, name)| Row::new('m', name, figures.rounds(name)).goal(Goal::Below(limit))),
+    );
     rows
 }
 

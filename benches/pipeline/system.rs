@@ -50,9 +50,14 @@ impl<'servers> BenchSystem<'servers> {
 
     /// Runs a subcommand to its end.
     pub(crate) async fn call(&self, subcommand: &str) -> anyhow::Result<()> {
-        let output = self.program(&[subcommand]).output().await?;
+        self.call_with(&[subcommand]).await
+    }
+
+    /// Runs a call of the command line to its end.
+    pub(crate) async fn call_with(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let output = self.program(arguments).output().await?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "allocation {subcommand} ended with {}:\n{stderr}", output.status);
+        ensure!(output.status.success(), "allocation {arguments:?} ended with {}:\n{stderr}", output.status);
         Ok(())
     }
 
