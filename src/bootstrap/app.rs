@@ -197,6 +197,7 @@ impl App {
             listen: api.listen,
             token: api.token.expose().map(str::to_owned),
             timeout: api.timeout,
+            keep_alive: api.keep_alive,
             limits: self.limits(),
             body_memory: self.memory().requests(),
             tasks: worker.partitions.get(),

@@ -32,6 +32,7 @@ pub(super) fn check(settings: Settings) -> Result<Settings, ConfigError> {
         ((1.0..=100.0).contains(&retry.multiplier), "retry.multiplier: must be from 1 to 100".into()),
         ((0.0..1.0).contains(&retry.jitter), "retry.jitter: must be from 0 to less than 1".into()),
         (!api.timeout.is_zero(), "api.timeout: must be longer than 0s".into()),
+        (!api.keep_alive.is_zero(), "api.keep_alive: must be longer than 0s".into()),
         (
             token.is_none_or(|token| token.bytes().all(|byte| byte.is_ascii_graphic())),
             "api.token: must be visible ASCII characters without blanks".into(),

@@ -73,6 +73,8 @@ pub struct Api {
     pub token: Secret,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

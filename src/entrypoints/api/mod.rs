@@ -3,6 +3,7 @@
 mod auth;
 mod batcher;
 mod commands;
+mod connections;
 mod health;
 mod readiness;
 mod request_body;

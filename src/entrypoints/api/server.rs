@@ -9,10 +9,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -23,16 +20,15 @@ use crate::{
 
 use super::{
     batcher::{BatcherOptions, CommandBatcher},
+    connections::{Connections, OnConnection},
     readiness::Readiness,
     request_body::BodyMemory,
     routes,
     state::{Api, ApiState},
 };
 
-/// The number of connections that are served concurrently; others wait. Each may have one command in a batcher.
+/// The number of connections that are served concurrently. Each may have one command in a batcher.
 const CONNECTIONS: usize = 2048;
-/// The timeout for the headers of a request, and for an idle connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The size of request line and headers together.
 const HEADER_BYTES: usize = 64 * 1024;
 /// The pause after a connection could not be accepted: usually all file descriptors are in use.
@@ -61,6 +57,7 @@ impl Api {
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");
+        let keep_alive = self.keep_alive;
         let (batcher, mut tasks) = CommandBatcher::start(&self.batcher_options());
         let readiness = Readiness::new(self.schema.clone(), self.topology.clone());
         let body_memory = BodyMemory::new(self.body_memory);
@@ -68,7 +65,7 @@ impl Api {
         let service = TowerToHyperService::new(routes::router(state));
         let connections = GracefulShutdown::new();
         tokio::select! {
-            () = serve(&listener, &service, &connections, stop) => {}
+            () = serve(&listener, &service, &connections, keep_alive, stop) => {}
             // The tasks run as long as the batcher exists: one that ends has panicked, which ends the process.
             Some(Err(panic)) = tasks.join_next() => std::panic::resume_unwind(panic.into_panic()),
         }
@@ -107,20 +104,26 @@ async fn bind_when_available(listen: SocketAddr, stop: &CancellationToken) -> Op
 async fn serve(
     listener: &TcpListener,
     service: &TowerToHyperService<axum::Router>,
-    connections: &GracefulShutdown,
+    shutdown: &GracefulShutdown,
+    keep_alive: Duration,
     stop: &CancellationToken,
 ) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    // This limits an idle connection, and the headers of a request as well. A client that sends them slowly is idle.
+    http.timer(TokioTimer::new()).header_read_timeout(keep_alive).max_buf_size(HEADER_BYTES);
+    let connections = Connections::new(CONNECTIONS);
     while let Some(stream) = stop.run_until_cancelled(accept(listener)).await {
-        let Some(permit) = stop.run_until_cancelled(permits.clone().acquire_owned()).await else { return };
-        let served = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        let Some(connection) = stop.run_until_cancelled(connections.open()).await else { return };
+        let connection = Arc::new(connection);
+        let service = OnConnection { service: service.clone(), connection: connection.clone() };
+        let served = shutdown.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = served.await {
-                debug!(%error, "connection ended with an error");
+            tokio::select! {
+                served = served => if let Err(error) = served {
+                    debug!(%error, "connection ended with an error");
+                },
+                () = connection.replaced.cancelled() => debug!("idle connection replaced by a new one"),
             }
-            drop(permit);
         });
     }
 }

@@ -20,6 +20,8 @@ pub struct Api {
     pub token: Option<String>,
     /// How long a request may take, including reading it.
     pub timeout: Duration,
+    /// How long an idle connection is kept open.
+    pub keep_alive: Duration,
     /// The largest allowed command.
     pub limits: Limits,
     /// The memory for the bodies of all requests, in bytes.

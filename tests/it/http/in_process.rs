@@ -86,6 +86,7 @@ async fn serve(Settings { limits, timeout, stall_timeout }: Settings) -> Served 
     let unused = PgPool::connect_lazy("postgres://127.0.0.1:1/none").unwrap();
     let api = Api {
         body_memory: usize::MAX,
+        keep_alive: Duration::from_secs(75),
         listen: "127.0.0.1:0".parse().unwrap(),
         token: None,
         timeout,

@@ -1,6 +1,6 @@
 //! Rejected requests: invalid, too large, too slow, or with a wrong method or path.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::{
@@ -116,7 +116,8 @@ async fn response_to_a_slow_client(client: &Client, beginning: &[u8]) -> String 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_incomplete_request_is_ended_after_the_timeout() {
     let system = TestSystem::new("an_incomplete_request_is_ended_after_the_timeout").await;
-    let (api, client) = system.api(ROLES, &[("ALLOCATION__API__TIMEOUT", "2s")]).await;
+    let timeouts = [("ALLOCATION__API__TIMEOUT", "2s"), ("ALLOCATION__API__KEEP_ALIVE", "2s")];
+    let (api, client) = system.api(ROLES, &timeouts).await;
     let headers = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nX-Slow: y";
     let body = b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
         Content-Length: 100\r\nConnection: close\r\n\r\n{\"orderid\": ";
@@ -133,5 +134,24 @@ async fn an_incomplete_request_is_ended_after_the_timeout() {
     assert!(slow_body.starts_with("HTTP/1.1 408"), "{slow_body}");
     assert_eq!(others["backordered"], 0);
     system.settled(1).await;
+    system.close_after([api]).await;
+}
+
+/// More connections than the server keeps open, each with an incomplete request.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_send_nothing_do_not_delay_a_health_check() {
+    let system = TestSystem::new("clients_that_send_nothing_do_not_delay_a_health_check").await;
+    let (api, client) = system.api(ROLES, &[]).await;
+    let mut silent = Vec::new();
+    for _ in 0..2100 {
+        let mut stream = TcpStream::connect(client.address()).await.unwrap();
+        // The server may have closed it already, to make room for a newer one.
+        let _ = stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: local").await;
+        silent.push(stream);
+    }
+    let begin = Instant::now();
+    client.get("/health/live").await.expect_status(200);
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    drop(silent);
     system.close_after([api]).await;
 }
