@@ -32,6 +32,12 @@ pub struct DueRetry {
     pub secret: Uuid,
 }
 
+/// The error of a message whose retry the broker rejects permanently.
+#[must_use]
+pub fn rejected_retry_error(reason: &str) -> String {
+    format!("the broker rejected the retry: {reason}")
+}
+
 /// Selects failed messages. An empty field matches every message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FailedMessageFilter {

@@ -3,6 +3,7 @@
 mod adapters;
 mod outbox;
 mod publisher;
+mod purge;
 mod retries;
 
 use std::sync::Arc;

@@ -1,6 +1,10 @@
 //! Failed messages, with the transitions of the domain, and the schedule of their retries.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -8,7 +12,8 @@ use uuid::Uuid;
 use crate::{
     domain::{FailedMessage, FailedMessageKey, MessageKey, NewAttempt, RetryDecision, Status},
     ports::{
-        failed_messages::DueRetry,
+        failed_messages::{DueRetry, rejected_retry_error},
+        outbox::Retention,
         queue::{QueueName, RetryMark},
         store::RetryCheck,
     },
@@ -16,11 +21,25 @@ use crate::{
 
 /// The delay of a retry that could not be published.
 const DEFER_BY: Duration = Duration::from_secs(5);
+/// A copy that was not handled for so long may be lost.
+const LOST_AFTER: Duration = Duration::from_hours(1);
 
 /// The failed messages of all queues.
 #[derive(Default)]
 pub(super) struct FailedMessageTable {
     rows: HashMap<(QueueName, FailedMessageKey), Row>,
+    last_id: i64,
+}
+
+/// A failed message, for tests and reports.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedFailure {
+    /// Its status.
+    pub status: Status,
+    /// The latest error.
+    pub error: String,
+    /// Why its retry could not be published at the last try.
+    pub held_because: Option<String>,
 }
 
 struct Row {
@@ -28,14 +47,27 @@ struct Row {
     queue: QueueName,
     /// The latest attempt.
     attempt: NewAttempt,
-    /// When a copy is due; `None` if it is published, or if the message is not retrying.
+    /// When a copy is due; `None` if the message is not retrying.
     due_at: Option<Instant>,
+    /// When the current copy was published.
+    published_at: Option<Instant>,
+    held_because: Option<String>,
+    /// When it was resolved.
+    ended_at: Option<Instant>,
 }
 
 impl Row {
     fn new(id: i64, queue: QueueName, attempt: &NewAttempt) -> Self {
         let message = FailedMessage::new(id, attempt);
-        Self { message, queue, attempt: attempt.clone(), due_at: due_at(attempt) }
+        Self {
+            message,
+            queue,
+            attempt: attempt.clone(),
+            due_at: due_at(attempt),
+            published_at: None,
+            held_because: None,
+            ended_at: None,
+        }
     }
 
     /// Makes the marks of its copies genuine.
@@ -45,6 +77,27 @@ impl Row {
 
     fn is_retrying(&self) -> bool {
         self.message.status == Status::Retrying
+    }
+
+    /// The time of the next publication of a copy.
+    fn next_publication(&self) -> Option<Instant> {
+        self.due_at.filter(|_| self.published_at.is_none())
+    }
+
+    /// Whether the current copy may be lost. It is published again after 1, 2, 4, 8 hours.
+    fn may_be_lost(&self) -> bool {
+        let (Some(due_at), Some(published_at)) = (self.due_at, self.published_at) else { return false };
+        let waited = published_at.elapsed();
+        waited > LOST_AFTER && waited > published_at.saturating_duration_since(due_at)
+    }
+
+    fn is_expired(&self, retention: Retention) -> bool {
+        let keep_for = match self.message.status {
+            Status::Retrying | Status::Dead(_) => return false,
+            Status::Resolved => retention.failures,
+            Status::Discarded(_) => retention.failures.max(retention.inbox),
+        };
+        self.ended_at.is_some_and(|ended_at| ended_at.elapsed() > keep_for)
     }
 
     fn retry(&self) -> DueRetry {
@@ -84,11 +137,12 @@ impl FailedMessageTable {
             if counts {
                 row.attempt = attempt.clone();
                 row.due_at = due_at(attempt);
+                (row.published_at, row.ended_at) = (None, None);
             }
             return counts;
         }
-        let id = i64::try_from(self.rows.len()).unwrap_or(i64::MAX);
-        self.rows.insert(key, Row::new(id, queue, attempt));
+        self.last_id += 1;
+        self.rows.insert(key, Row::new(self.last_id, queue, attempt));
         true
     }
 
@@ -101,7 +155,9 @@ impl FailedMessageTable {
             body_hash: *body_hash,
         };
         if let Some(row) = self.rows.get_mut(&(queue, key)) {
-            row.message.resolve();
+            if row.message.resolve().is_some() {
+                row.ended_at = Some(Instant::now());
+            }
             row.due_at = None;
         }
     }
@@ -122,7 +178,7 @@ impl FailedMessageTable {
 
     /// The time until the next retry is due.
     pub(super) fn retry_in(&self) -> Option<Duration> {
-        let next = self.rows.values().filter_map(|row| row.due_at).min();
+        let next = self.rows.values().filter_map(Row::next_publication).min();
         next.map(|due_at| due_at.saturating_duration_since(Instant::now()))
     }
 
@@ -130,7 +186,7 @@ impl FailedMessageTable {
     pub(super) fn due(&self, at_most: usize, at_most_bytes: usize) -> Vec<DueRetry> {
         let now = Instant::now();
         let mut due: Vec<_> =
-            self.rows.values().filter(|row| row.due_at.is_some_and(|at| at <= now)).collect();
+            self.rows.values().filter(|row| row.next_publication().is_some_and(|at| at <= now)).collect();
         due.sort_unstable_by_key(|row| (row.due_at, row.message.id));
         let mut bytes = 0;
         let mut fits = |retry: &DueRetry| {
@@ -142,21 +198,51 @@ impl FailedMessageTable {
 
     /// Notes that copies were published.
     pub(super) fn published(&mut self, retries: &[&DueRetry]) {
-        self.current(retries).for_each(|row| row.due_at = None);
+        for row in self.current(retries) {
+            (row.published_at, row.held_because) = (Some(Instant::now()), None);
+        }
     }
 
-    /// Defers retries that could not be published.
-    pub(super) fn defer(&mut self, retries: &[&DueRetry]) {
+    /// Notes why copies could not be published, and defers them.
+    pub(super) fn defer(&mut self, retries: &[&DueRetry], reason: &str) {
         let due_at = Instant::now() + DEFER_BY;
-        self.current(retries).for_each(|row| row.due_at = Some(due_at));
+        for row in self.current(retries) {
+            (row.due_at, row.held_because) = (Some(due_at), Some(reason.to_owned()));
+        }
     }
 
     /// Notes that a copy can never be published: its message is dead.
-    pub(super) fn reject(&mut self, retry: &DueRetry) {
+    pub(super) fn reject(&mut self, retry: &DueRetry, reason: &str) {
         for row in self.current(&[retry]) {
             row.message.reject(retry.generation);
             row.due_at = None;
+            row.attempt.error = rejected_retry_error(reason);
+            row.attempt.error_pattern.clone_from(&row.attempt.error);
         }
+    }
+
+    /// Removes expired messages, and makes retries due again whose copies may be lost.
+    pub(super) fn purge(&mut self, retention: Retention) {
+        self.rows.retain(|_, row| !row.is_expired(retention));
+        for row in self.rows.values_mut().filter(|row| row.may_be_lost()) {
+            row.published_at = None;
+        }
+    }
+
+    /// The ids of messages that are not resolved.
+    pub(super) fn unresolved(&self) -> HashSet<(QueueName, Arc<str>)> {
+        let unresolved = self.rows.values().filter(|row| row.message.status != Status::Resolved);
+        unresolved.filter_map(|row| Some((row.queue, row.attempt.key.message_id.clone()?))).collect()
+    }
+
+    /// The message with an id.
+    pub(super) fn recorded(&self, id: i64) -> Option<RecordedFailure> {
+        let row = self.rows.values().find(|row| row.message.id == id)?;
+        Some(RecordedFailure {
+            status: row.message.status,
+            error: row.attempt.error.clone(),
+            held_because: row.held_because.clone(),
+        })
     }
 
     /// The messages whose current copies these are.

@@ -4,11 +4,13 @@ mod failed_messages;
 mod notifier;
 mod outbox;
 mod publisher;
+mod purge;
 mod queues;
 mod state;
 mod store;
 mod transaction;
 
+pub use failed_messages::RecordedFailure;
 pub use notifier::RecordingNotifier;
 pub use publisher::RecordingPublisher;
 pub use queues::MemoryQueues;

@@ -10,7 +10,7 @@ use crate::{
     ports::{
         error::StoreError,
         failed_messages::DueRetry,
-        outbox::{EventFeed, LeaderSession, Outbox, ParkedEvents, PendingWork, Retention, RetryFeed, Upkeep},
+        outbox::{EventFeed, LeaderSession, Outbox, ParkedEvents, PendingWork, RetryFeed},
     },
 };
 
@@ -51,8 +51,8 @@ impl ParkedEvents for MemoryStore {
     }
 }
 
-struct MemoryLeaderSession {
-    store: MemoryStore,
+pub(super) struct MemoryLeaderSession {
+    pub(super) store: MemoryStore,
     _leadership: OwnedMutexGuard<()>,
 }
 
@@ -109,21 +109,13 @@ impl RetryFeed for MemoryLeaderSession {
         Ok(())
     }
 
-    async fn defer(&mut self, retries: &[&DueRetry], _reason: &str) -> Result<(), StoreError> {
-        self.store.state().await.failed_messages.defer(retries);
+    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
+        self.store.state().await.failed_messages.defer(retries, reason);
         Ok(())
     }
 
-    async fn reject(&mut self, retry: &DueRetry, _reason: &str) -> Result<(), StoreError> {
-        self.store.state().await.failed_messages.reject(retry);
+    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
+        self.store.state().await.failed_messages.reject(retry, reason);
         Ok(())
-    }
-}
-
-/// Nothing expires in memory.
-#[async_trait]
-impl Upkeep for MemoryLeaderSession {
-    async fn purge(&mut self, _retention: Retention) -> Result<bool, StoreError> {
-        Ok(false)
     }
 }

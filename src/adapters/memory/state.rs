@@ -5,14 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex, Notify, OwnedMutexGuard},
+    time::Instant,
+};
 
 use crate::{
     domain::{Batch, BatchRef, Line, MessageKey, NewAttempt, OrderId, OutboxRow, Product, Sku},
     ports::{queue::QueueName, store::ReadModelState},
 };
 
-use super::failed_messages::FailedMessageTable;
+use super::failed_messages::{FailedMessageTable, RecordedFailure};
 
 /// A store with one transaction at a time. Clones are one store.
 #[derive(Clone, Default)]
@@ -38,9 +41,22 @@ pub struct MemoryState {
     /// The number of published events without a bound queue.
     pub unroutable: i64,
     pub(super) failed_messages: FailedMessageTable,
-    pub(super) inbox: HashMap<(QueueName, Arc<str>), MessageKey>,
-    pub(super) starts: HashMap<(QueueName, Arc<str>), u32>,
+    pub(super) inbox: HashMap<(QueueName, Arc<str>), InboxRow>,
+    pub(super) starts: HashMap<(QueueName, Arc<str>), StartsRow>,
     pub(super) last_event: i64,
+}
+
+/// A handled message.
+pub(super) struct InboxRow {
+    pub(super) key: MessageKey,
+    pub(super) handled_at: Instant,
+}
+
+/// The unfinished starts of a message.
+pub(super) struct StartsRow {
+    pub(super) starts: u32,
+    /// The time of the last one.
+    pub(super) started_at: Instant,
 }
 
 /// A product, its batches and its lines.
@@ -82,6 +98,12 @@ impl MemoryStore {
 }
 
 impl MemoryState {
+    /// The failed message with an id.
+    #[must_use]
+    pub fn failed_message(&self, id: i64) -> Option<RecordedFailure> {
+        self.failed_messages.recorded(id)
+    }
+
     /// A product with all its batches and lines.
     #[must_use]
     pub fn product(&self, sku: &Sku) -> Option<Product> {

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::ports::{
     error::StoreError,
@@ -10,7 +11,10 @@ use crate::ports::{
     store::{Store, Tx},
 };
 
-use super::{state::MemoryStore, transaction::MemoryTx};
+use super::{
+    state::{MemoryStore, StartsRow},
+    transaction::MemoryTx,
+};
 
 #[async_trait]
 impl Store for MemoryStore {
@@ -25,13 +29,15 @@ impl Store for MemoryStore {
 
     async fn unfinished_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<Vec<u32>, StoreError> {
         let state = self.state().await;
-        Ok(ids.iter().map(|id| state.starts.get(&(queue, id.clone())).copied().unwrap_or(0)).collect())
+        Ok(ids.iter().map(|id| state.starts.get(&(queue, id.clone())).map_or(0, |row| row.starts)).collect())
     }
 
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut state = self.state().await;
         for id in ids.iter().collect::<HashSet<_>>() {
-            *state.starts.entry((queue, id.clone())).or_default() += 1;
+            let started_at = Instant::now();
+            let row = state.starts.entry((queue, id.clone())).or_insert(StartsRow { starts: 0, started_at });
+            *row = StartsRow { starts: row.starts + 1, started_at };
         }
         Ok(())
     }
@@ -39,11 +45,11 @@ impl Store for MemoryStore {
     async fn revert_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut state = self.state().await;
         for id in ids.iter().collect::<HashSet<_>>() {
-            if let Some(starts) = state.starts.get_mut(&(queue, id.clone())) {
-                *starts = starts.saturating_sub(1);
+            if let Some(row) = state.starts.get_mut(&(queue, id.clone())) {
+                row.starts = row.starts.saturating_sub(1);
             }
         }
-        state.starts.retain(|_, starts| *starts > 0);
+        state.starts.retain(|_, row| row.starts > 0);
         Ok(())
     }
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::{
+    sync::{Notify, OwnedMutexGuard},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     },
 };
 
-use super::state::{MemoryState, StoredProduct};
+use super::state::{InboxRow, MemoryState, StoredProduct};
 
 /// A transaction about messages of a queue.
 pub(super) struct MemoryTx {
@@ -44,7 +47,7 @@ impl Tx for MemoryTx {
                     self.keys.push(key.clone());
                     InboxCheck::New
                 }
-                Some(known) if known == key => InboxCheck::Duplicate,
+                Some(known) if known.key == *key => InboxCheck::Duplicate,
                 Some(_) => InboxCheck::BodyMismatch,
             });
         }
@@ -149,7 +152,8 @@ impl MemoryState {
         self.check(&work)?;
         let unhandled: HashSet<_> = work.unhandled.iter().collect();
         for key in keys.into_iter().filter(|key| !unhandled.contains(&key.message_id)) {
-            self.inbox.insert((queue, key.message_id.clone()), key);
+            let row = InboxRow { key: key.clone(), handled_at: Instant::now() };
+            self.inbox.insert((queue, key.message_id), row);
         }
         for id in work.ended {
             self.starts.remove(&(queue, id));
@@ -164,8 +168,8 @@ impl MemoryState {
             };
         }
         for id in work.handled {
-            if let Some(key) = self.inbox.get(&(queue, id)) {
-                self.failed_messages.resolve(queue, key);
+            if let Some(row) = self.inbox.get(&(queue, id)) {
+                self.failed_messages.resolve(queue, &row.key);
             }
         }
         for attempt in work.failures {

@@ -1,18 +1,21 @@
 //! The adapters of store and outbox, in memory and for PostgreSQL.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use allocation::{
     adapters::{
-        memory::MemoryStore,
+        memory::{MemoryStore, RecordedFailure},
         postgres::{CommitSignal, PgOutbox, PgParkedEvents, PgStore},
     },
+    domain::{Reason, Status, StatusKind},
     ports::{
         outbox::{LeaderSession, Outbox, ParkedEvents},
         queue::QueueName,
         store::{ChangeSet, Store},
     },
 };
+
+use sqlx::PgPool;
 
 use crate::harness::Database;
 
@@ -22,13 +25,21 @@ pub(super) struct Adapters {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) other: Arc<dyn Outbox>,
     pub(super) parked: Arc<dyn ParkedEvents>,
+    state: State,
+}
+
+/// The state of the adapters, for what their ports do not show.
+enum State {
+    Memory(MemoryStore),
+    Postgres(PgPool),
 }
 
 impl Adapters {
     pub(super) fn in_memory() -> Self {
         let store = MemoryStore::default();
         let shared = || Arc::new(store.clone());
-        Self { store: shared(), outbox: shared(), other: shared(), parked: shared() }
+        let state = State::Memory(store.clone());
+        Self { store: shared(), outbox: shared(), other: shared(), parked: shared(), state }
     }
 
     pub(super) fn in_postgres(db: &Database) -> Self {
@@ -38,6 +49,7 @@ impl Adapters {
             outbox: Arc::new(PgOutbox::new(config.clone(), commit_signal)),
             parked: Arc::new(PgParkedEvents::new(db.pool.clone(), &config)),
             other: Arc::new(PgOutbox::new(config, Arc::default())),
+            state: State::Postgres(db.pool.clone()),
         }
     }
 
@@ -49,6 +61,45 @@ impl Adapters {
 
     pub(super) async fn lead(&self) -> Box<dyn LeaderSession> {
         self.outbox.try_lead().await.unwrap().expect("there is no other leader")
+    }
+}
+
+impl Adapters {
+    /// Makes everything older by `time`.
+    pub(super) async fn pass_time(&self, time: Duration) {
+        match &self.state {
+            State::Memory(_) => {
+                tokio::time::pause();
+                tokio::time::advance(time).await;
+                tokio::time::resume();
+            }
+            State::Postgres(pool) => {
+                let seconds = time.as_secs();
+                let older = format!(
+                    "update inbox set handled_at = handled_at - interval '{seconds} s';
+                     update message_starts set started_at = started_at - interval '{seconds} s';
+                     update failed_messages set due_at = due_at - interval '{seconds} s',
+                         published_at = published_at - interval '{seconds} s',
+                         ended_at = ended_at - interval '{seconds} s'"
+                );
+                sqlx::raw_sql(&older).execute(pool).await.unwrap();
+            }
+        }
+    }
+
+    /// A failed message.
+    pub(super) async fn failed_message(&self, id: i64) -> RecordedFailure {
+        match &self.state {
+            State::Memory(store) => store.state().await.failed_message(id).unwrap(),
+            State::Postgres(pool) => {
+                let query = "select status, reason, error, held_because from failed_messages where id = $1";
+                let (status, reason, error, held_because): (String, Option<String>, _, _) =
+                    sqlx::query_as(query).bind(id).fetch_one(pool).await.unwrap();
+                let reason = reason.and_then(|reason| Reason::from_name(&reason));
+                let status = Status::new(StatusKind::from_name(&status).unwrap(), reason).unwrap();
+                RecordedFailure { status, error, held_because }
+            }
+        }
     }
 }
 

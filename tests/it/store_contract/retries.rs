@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use allocation::{
-    domain::{BodyHash, FailedMessageKey, MessageKey, NewAttempt, RetryDecision},
+    domain::{BodyHash, FailedMessageKey, MessageKey, NewAttempt, Reason, RetryDecision, Status},
     ports::{
         failed_messages::DueRetry,
         outbox::RetryFeed,
@@ -23,13 +23,14 @@ every_outbox!(
     a_published_retry_is_not_due_again,
     an_attempt_that_is_not_recorded_schedules_nothing,
     a_deferred_retry_is_due_a_few_seconds_later,
+    a_deferred_retry_has_its_reason_until_it_is_published,
     a_rejected_retry_is_dead,
     outcomes_of_an_outdated_copy_change_nothing,
     a_handled_message_is_not_retried,
     only_the_current_copy_of_a_retrying_message_may_be_handled,
 );
 
-fn attempt(message_id: &str, generation: i64, next: RetryDecision) -> NewAttempt {
+pub(super) fn attempt(message_id: &str, generation: i64, next: RetryDecision) -> NewAttempt {
     NewAttempt {
         key: FailedMessageKey {
             message_id: Some(message_id.into()),
@@ -51,23 +52,23 @@ fn attempt(message_id: &str, generation: i64, next: RetryDecision) -> NewAttempt
     }
 }
 
-async fn fail(adapters: &Adapters, attempt: NewAttempt) {
+pub(super) async fn fail(adapters: &Adapters, attempt: NewAttempt) {
     adapters.commit(ChangeSet { failures: vec![attempt], ..ChangeSet::default() }).await;
 }
 
-/// Fails a message whose retry is due at once.
-async fn fail_now(adapters: &Adapters, message_id: &str) {
+/// Records a failed attempt whose retry is due immediately.
+pub(super) async fn fail_now(adapters: &Adapters, message_id: &str) {
     fail(adapters, attempt(message_id, 0, RetryDecision::Retry(Duration::ZERO))).await;
 }
 
 /// The only retry that is due.
-async fn due(session: &mut dyn RetryFeed) -> DueRetry {
+pub(super) async fn due(session: &mut dyn RetryFeed) -> DueRetry {
     let mut due = session.due(10, usize::MAX).await.unwrap();
     assert_eq!(due.len(), 1);
     due.remove(0)
 }
 
-async fn due_ids(session: &mut dyn RetryFeed, at_most: u32) -> Vec<Option<String>> {
+pub(super) async fn due_ids(session: &mut dyn RetryFeed, at_most: u32) -> Vec<Option<String>> {
     session.due(at_most, usize::MAX).await.unwrap().into_iter().map(|retry| retry.message_id).collect()
 }
 
@@ -121,12 +122,29 @@ async fn a_deferred_retry_is_due_a_few_seconds_later(adapters: Adapters) {
     assert_eq!(due_ids(&mut *session, 10).await, []);
 }
 
+async fn a_deferred_retry_has_its_reason_until_it_is_published(adapters: Adapters) {
+    fail_now(&adapters, "m1").await;
+    let mut session = adapters.lead().await;
+    let retry = due(&mut *session).await;
+    assert_eq!(adapters.failed_message(retry.id).await.held_because, None);
+    for reason in ["the queue does not exist", "the queue is full"] {
+        session.defer(&[&retry], reason).await.unwrap();
+        let deferred = adapters.failed_message(retry.id).await;
+        assert_eq!((deferred.status, deferred.held_because.as_deref()), (Status::Retrying, Some(reason)));
+    }
+    session.published(&[&retry]).await.unwrap();
+    assert_eq!(adapters.failed_message(retry.id).await.held_because, None);
+}
+
 async fn a_rejected_retry_is_dead(adapters: Adapters) {
     fail_now(&adapters, "m1").await;
     let mut session = adapters.lead().await;
     let retry = due(&mut *session).await;
     session.reject(&retry, "too large").await.unwrap();
     assert_eq!(session.pending().await.unwrap().retry_in, None);
+    let dead = adapters.failed_message(retry.id).await;
+    assert_eq!(dead.status, Status::Dead(Reason::InvalidMessage));
+    assert_eq!(dead.error, "the broker rejected the retry: too large");
     let mut tx = adapters.store.begin(QueueName::Orders).await.unwrap();
     let key = attempt("m1", 0, RetryDecision::Retry(LATER)).key;
     assert_eq!(tx.failed_attempts(&[key]).await.unwrap(), [0], "only a retrying message counts its attempts");

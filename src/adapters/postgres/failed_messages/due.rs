@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use crate::{domain::Reason, ports::failed_messages::DueRetry};
+use crate::{
+    domain::Reason,
+    ports::failed_messages::{DueRetry, rejected_retry_error},
+};
 
 /// The delay of a retry that could not be published.
 const DEFER_BY: Duration = Duration::from_secs(5);
@@ -97,7 +100,7 @@ pub(in crate::adapters::postgres) async fn reject(
          where id = $1 and generation = $2 and status = 'retrying'",
         retry.id,
         retry.generation,
-        format!("the broker rejected the retry: {reason}"),
+        rejected_retry_error(reason),
         Reason::InvalidMessage.as_str(),
     )
     .execute(connection)
