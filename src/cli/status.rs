@@ -23,7 +23,8 @@ struct Status {
     failures: Option<FailureCounts>,
 }
 
-/// Exits 1 when a server does not respond or the schema has another version than required.
+/// Exits 1 when a server does not respond, the schema has another version than required, or messages wait in a queue
+/// without a consumer.
 pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
     let topology = app.topology();
     let (schema, queues) = tokio::join!(app.schema_version(), topology.queue_depths());
@@ -50,11 +51,16 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
     } else {
         print(&status);
     }
-    Ok(if status.database == "ok" && status.broker == "ok" {
+    let is_consumed = !status.queues.iter().any(is_not_consumed);
+    Ok(if status.database == "ok" && status.broker == "ok" && is_consumed {
         ExitStatus::Success
     } else {
         ExitStatus::Incomplete
     })
+}
+
+fn is_not_consumed(queue: &QueueDepth) -> bool {
+    queue.ready > 0 && queue.consumers == 0
 }
 
 fn print(status: &Status) {
@@ -74,6 +80,11 @@ fn print(status: &Status) {
     }
     for queue in &status.queues {
         let QueueDepth { name, ready, consumers } = queue;
-        output::line(&format!("queue      {name}: {ready} ready, {consumers} consumers"));
+        let hint = if is_not_consumed(queue) {
+            "; not consumed: the log and /health/ready of its worker have the reason"
+        } else {
+            ""
+        };
+        output::line(&format!("queue      {name}: {ready} ready, {consumers} consumers{hint}"));
     }
 }

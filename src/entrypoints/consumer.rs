@@ -11,11 +11,11 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     ports::{
-        error::BrokerError,
+        error::{BrokerError, error_text},
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
     },
     service::{
@@ -30,7 +30,7 @@ use crate::{
 use super::{
     partition::{Partition, PendingDelivery, Signals, partition_of},
     prefetch::{AdaptivePrefetch, PrefetchLimits, Resize},
-    watchdog::Watchdog,
+    watchdog::{ConsumerStatus, Watchdog},
 };
 
 /// A subscription that is lost sooner may have been lost because of a delivery.
@@ -95,15 +95,22 @@ impl Consumer {
         let mut requeue_delays = Backoff::after_requeue();
         let mut prefetch = AdaptivePrefetch::new(self.prefetch);
         let mut probing = false;
+        let status = self.watchdog.register_consumer(self.queue_name());
         loop {
             let number = if probing { 1 } else { prefetch.begin() };
             let subscribing = self.queues.subscribe(self.queue, self.queue_kind, number);
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
             let stopped = match subscribed {
-                Ok(subscription) if probing => self.serve(subscription, None, stop).await,
-                Ok(subscription) => self.serve(subscription, Some(&mut prefetch), stop).await,
-                Err(error) => ConsumerStopped::SubscriptionLost(error),
+                Ok(subscription) => {
+                    status.consuming();
+                    let prefetch = if probing { None } else { Some(&mut prefetch) };
+                    self.serve(subscription, prefetch, stop).await
+                }
+                Err(error) => {
+                    self.log_refusal(&status, &error);
+                    ConsumerStopped::SubscriptionLost(error)
+                }
             };
             probing = false;
             match stopped {
@@ -124,6 +131,8 @@ impl Consumer {
                     let queue = self.queue.as_str();
                     error!(queue, %panic, "handler panicked outside of a command, its messages will be redelivered");
                 }
+                // A refusal concerns this queue only.
+                ConsumerStopped::SubscriptionLost(BrokerError::Rejected(_)) => {}
                 ConsumerStopped::SubscriptionLost(error) => self.broker.down(&error),
             }
             // A delivery that the client library cannot read breaks every subscription that receives it. Delivered one by one
@@ -137,6 +146,22 @@ impl Consumer {
                 delays = Backoff::during_outage();
             }
             stop.run_until_cancelled(tokio::time::sleep(delays.next().unwrap_or_default())).await;
+        }
+    }
+
+    /// The queue as it is named in logs and health checks.
+    fn queue_name(&self) -> String {
+        match self.queue_kind {
+            QueueKind::Main => self.queue.as_str().to_owned(),
+            QueueKind::DeadLetter => format!("{}.dlq", self.queue.as_str()),
+        }
+    }
+
+    /// The broker may refuse a subscription and work otherwise: the queue is missing, or a permission is.
+    fn log_refusal(&self, status: &ConsumerStatus, error: &BrokerError) {
+        let (queue, error_text) = (self.queue_name(), error_text(error));
+        if status.not_consuming(&error_text) && matches!(error, BrokerError::Rejected(_)) {
+            warn!(queue, error = error_text, "queue cannot be consumed, retrying");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Detects consumers that make no progress.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -9,6 +9,14 @@ use std::{
 #[derive(Clone, Default)]
 pub struct Watchdog {
     partitions: Arc<Mutex<Vec<Weak<PartitionStatus>>>>,
+    consumers: Arc<Mutex<Vec<Weak<ConsumerStatus>>>>,
+}
+
+/// Whether a consumer has a subscription.
+pub struct ConsumerStatus {
+    queue: String,
+    /// Why it has none; empty at first.
+    error: Mutex<Option<String>>,
 }
 
 /// Whether a partition is busy.
@@ -28,6 +36,24 @@ impl Watchdog {
         status
     }
 
+    /// Registers a consumer, which has no subscription yet; it is removed when its status is dropped.
+    #[must_use]
+    pub fn register_consumer(&self, queue: String) -> Arc<ConsumerStatus> {
+        let status = Arc::new(ConsumerStatus { queue, error: Mutex::new(Some(String::new())) });
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        consumers.retain(|consumer| consumer.strong_count() > 0);
+        consumers.push(Arc::downgrade(&status));
+        status
+    }
+
+    /// The queues whose consumer in this process has no subscription.
+    #[must_use]
+    pub fn not_consuming(&self) -> Vec<String> {
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = consumers.iter().filter_map(Weak::upgrade).filter(|status| status.error().is_some());
+        failing.map(|status| status.queue.clone()).collect()
+    }
+
     /// The queues of partitions that have been busy with one batch for longer than this.
     #[must_use]
     pub fn stalled(&self, longer_than: Duration) -> Vec<&'static str> {
@@ -35,6 +61,25 @@ impl Watchdog {
         let stalled =
             |status: &Arc<PartitionStatus>| status.busy_for().is_some_and(|busy| busy > longer_than);
         partitions.iter().filter_map(Weak::upgrade).filter(stalled).map(|status| status.queue).collect()
+    }
+}
+
+impl ConsumerStatus {
+    /// It has a subscription.
+    pub fn consuming(&self) {
+        *self.error() = None;
+    }
+
+    /// It has no subscription. True if the reason is another one than before.
+    pub fn not_consuming(&self, reason: &str) -> bool {
+        let reason = Some(reason.to_owned());
+        let is_new = *self.error() != reason;
+        *self.error() = reason;
+        is_new
+    }
+
+    fn error(&self) -> MutexGuard<'_, Option<String>> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

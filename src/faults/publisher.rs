@@ -26,4 +26,8 @@ impl<P: Publisher> Publisher for FaultyPublisher<P> {
         plan::pass(CrashPoint::RetryConfirmed);
         outcomes
     }
+
+    fn is_blocked(&self) -> bool {
+        self.0.is_blocked()
+    }
 }

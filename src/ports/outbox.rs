@@ -122,4 +122,9 @@ pub trait Publisher: Send + Sync {
 
     /// Publishes failed messages to their queues, with their original properties.
     async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome>;
+
+    /// Whether the broker has paused publishing: a publication in progress does not end before its resource alarm.
+    fn is_blocked(&self) -> bool {
+        false
+    }
 }

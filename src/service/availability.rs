@@ -2,8 +2,8 @@
 
 use std::{
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tracing::{info, warn};
@@ -30,31 +30,48 @@ pub enum ServerUnavailable {
 #[derive(Debug)]
 pub struct AvailabilityLog {
     dependency: &'static str,
-    since: Mutex<Option<Instant>>,
+    outage: Mutex<Option<Outage>>,
 }
+
+#[derive(Debug)]
+struct Outage {
+    begin: Instant,
+    /// The last error in the log, and when it was logged.
+    logged: String,
+    logged_at: Instant,
+}
+
+/// Another error is logged no sooner: tasks may report several errors in turn.
+const NEXT_ERROR_AFTER: Duration = Duration::from_secs(10);
 
 impl AvailabilityLog {
     /// `dependency` names the server in the log: "database", "broker", "mail server".
     #[must_use]
     pub fn of(dependency: &'static str) -> Self {
-        Self { dependency, since: Mutex::new(None) }
+        Self { dependency, outage: Mutex::new(None) }
     }
 
-    /// It did not answer. Only the first error is logged, with its whole chain.
+    /// It did not answer. The first error is logged with its whole chain, and later another one: the cause may change.
     pub fn down(&self, error: &dyn Error) {
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        if since.is_none() {
-            *since = Some(Instant::now());
-            let dependency = self.dependency;
-            warn!(dependency, error = error_text(error), "{dependency} unavailable, retrying");
+        let (mut outage, dependency, now) = (self.outage(), self.dependency, Instant::now());
+        let error = error_text(error);
+        match &mut *outage {
+            None => {
+                warn!(dependency, error, "{dependency} unavailable, retrying");
+                *outage = Some(Outage { begin: now, logged: error, logged_at: now });
+            }
+            Some(outage) if outage.logged != error && now - outage.logged_at >= NEXT_ERROR_AFTER => {
+                warn!(dependency, error, "{dependency} still unavailable, with another error");
+                (outage.logged, outage.logged_at) = (error, now);
+            }
+            Some(_) => {}
         }
     }
 
     /// It answered. Logged if it was down.
     pub fn up(&self) {
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(begin) = since.take() {
-            let outage_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(outage) = self.outage().take() {
+            let outage_ms = u64::try_from(outage.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
             let dependency = self.dependency;
             info!(dependency, outage_ms, "{dependency} available again");
         }
@@ -63,7 +80,11 @@ impl AvailabilityLog {
     /// Whether the last contact with it failed.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.outage().is_some()
+    }
+
+    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

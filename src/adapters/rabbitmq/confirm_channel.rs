@@ -4,7 +4,7 @@ use std::{collections::HashSet, future::poll_fn, pin::pin, task::Poll, time::Dur
 
 use futures_util::future::maybe_done;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, PublisherConfirm,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionStatus, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
@@ -57,6 +57,11 @@ impl ConfirmChannel {
         let channel = open_channel(&connection).await?;
         with_timeout(CONNECT_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(Self { connection, channel })
+    }
+
+    /// The status of its connection.
+    pub(super) fn status(&self) -> ConnectionStatus {
+        self.connection.status().clone()
     }
 
     /// Publishes messages in order, all in flight together. After an unknown outcome the channel cannot be used again.

@@ -34,7 +34,8 @@ impl Queues for RabbitQueues {
         queue_kind: QueueKind,
         prefetch: u16,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
-        let connection = self.0.connect(&format!("consumes {}", queue.as_str())).await?;
+        let purpose = format!("consumes {}", queue.as_str());
+        let connection = self.0.connect(&purpose).await.map_err(without_connection)?;
         let channel = open_channel(&connection).await?;
         with_timeout(CONNECT_TIMEOUT, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let name = match queue_kind {
@@ -50,6 +51,14 @@ impl Queues for RabbitQueues {
             max_held: usize::from(prefetch) / 2,
         });
         Ok(Box::new(RabbitSubscription { connection, queue_kind, consumer, acknowledger }))
+    }
+}
+
+/// A broker that refuses the login is unavailable for every queue.
+fn without_connection(error: BrokerError) -> BrokerError {
+    match error {
+        BrokerError::Rejected(cause) => BrokerError::Unavailable(cause),
+        error => error,
     }
 }
 

@@ -1,8 +1,10 @@
 //! Publishers of events, retries and commands.
 
+use std::sync;
+
 use async_trait::async_trait;
 use lapin::{
-    BasicProperties,
+    BasicProperties, ConnectionStatus,
     types::{AMQPValue, FieldTable},
 };
 use tokio::sync::Mutex;
@@ -29,11 +31,13 @@ struct ReconnectingPublisher {
     broker: RabbitConfig,
     purpose: &'static str,
     open: Mutex<Option<ConfirmChannel>>,
+    /// Of the last connection, also while a publication uses it.
+    status: sync::Mutex<Option<ConnectionStatus>>,
 }
 
 impl ReconnectingPublisher {
     fn new(broker: RabbitConfig, purpose: &'static str) -> Self {
-        Self { broker, purpose, open: Mutex::new(None) }
+        Self { broker, purpose, open: Mutex::default(), status: sync::Mutex::default() }
     }
 
     async fn publish(&self, messages: &[OutboundMessage<'_>]) -> Vec<PublishOutcome> {
@@ -41,7 +45,10 @@ impl ReconnectingPublisher {
         let channel = match open.take() {
             Some(channel) => channel,
             None => match ConfirmChannel::open(&self.broker, self.purpose).await {
-                Ok(channel) => channel,
+                Ok(channel) => {
+                    *self.status() = Some(channel.status());
+                    channel
+                }
                 Err(error) => return vec![PublishOutcome::Unknown(error_text(&error)); messages.len()],
             },
         };
@@ -53,6 +60,14 @@ impl ReconnectingPublisher {
             *open = Some(channel);
         }
         outcomes
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.status().as_ref().is_some_and(ConnectionStatus::blocked)
+    }
+
+    fn status(&self) -> sync::MutexGuard<'_, Option<ConnectionStatus>> {
+        self.status.lock().unwrap_or_else(sync::PoisonError::into_inner)
     }
 }
 
@@ -116,6 +131,10 @@ impl Publisher for RabbitPublisher {
     async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
         let retries: Vec<_> = retries.iter().map(|retry| self.retry(retry)).collect();
         self.retries.publish(&retries).await
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.events.is_blocked() || self.retries.is_blocked()
     }
 }
 

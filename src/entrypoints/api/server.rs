@@ -59,7 +59,7 @@ impl Api {
         info!(listen = %self.listen, "serving HTTP");
         let keep_alive = self.keep_alive;
         let (batcher, mut tasks) = CommandBatcher::start(&self.batcher_options());
-        let readiness = Readiness::new(self.schema.clone(), self.topology.clone());
+        let readiness = Readiness::new(self.schema.clone(), self.topology.clone(), self.watchdog.clone());
         let body_memory = BodyMemory::new(self.body_memory);
         let state = ApiState { api: self, batcher, body_memory, readiness };
         let service = TowerToHyperService::new(routes::router(state));

@@ -22,6 +22,8 @@ use super::{
 
 /// The pause between two purges if all expired rows were removed. It is shorter if the retention is.
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
+/// How often a relay that is stopping looks whether the broker blocks its publication.
+const BLOCKED_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The pause if there are more.
 const PURGE_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -82,7 +84,14 @@ impl Relay {
         let mut delays = Backoff::during_outage();
         let mut state = self.initial_state();
         while !stop.is_cancelled() {
-            match self.cycle(&mut *session, &mut state).await {
+            let cycle = tokio::select! {
+                cycle = self.cycle(&mut *session, &mut state) => cycle,
+                () = self.stopped_while_blocked(stop) => {
+                    info!("relay stopped while the broker blocks publishing; unconfirmed events are published again");
+                    return;
+                }
+            };
+            match cycle {
                 Ok(CycleResult::Idle(at_most)) => self.wait(at_most, stop).await,
                 Ok(CycleResult::Progress) => delays = Backoff::during_outage(),
                 // In a conflict another transaction has locked a row: the session is intact.
@@ -95,6 +104,14 @@ impl Relay {
         }
         session.release().await;
         info!("relay released leadership");
+    }
+
+    /// A publication would not end before the broker's alarm does.
+    async fn stopped_while_blocked(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        while !self.publisher.is_blocked() {
+            tokio::time::sleep(BLOCKED_POLL_INTERVAL).await;
+        }
     }
 
     fn initial_state(&self) -> LeaderState<'_> {

@@ -143,6 +143,64 @@ async fn check_during_alarm(system: &TestSystem<'_>, lines: usize) -> anyhow::Re
     Ok(())
 }
 
+/// A relay cannot publish its events during an alarm. It does not wait for the end of the alarm when it is stopped.
+pub(super) async fn stopped_during_alarm(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "stopped_during_alarm").await?;
+    system.send(&order_lines("LAMP", "line", 20)).await?;
+    cluster.rabbit.rabbitmqctl(&["set_disk_free_limit", "500000GB"]).await?;
+    let result = stop_with_blocked_events(&system).await;
+    cluster.rabbit.rabbitmqctl(&["set_disk_free_limit", "50MB"]).await?;
+    result?;
+    let relay = system.start("relay", &[])?;
+    system.finish(vec![relay]).await
+}
+
+async fn stop_with_blocked_events(system: &TestSystem<'_>) -> anyhow::Result<()> {
+    for roles in ["worker,relay", "worker"] {
+        let program = system.start(roles, &[])?;
+        system.wait_handled(20).await?;
+        system.wait_until_consuming().await?;
+        let begin = Instant::now();
+        let status = program.terminate().await?;
+        system.expect("stopped in order", &status.success(), &true);
+        system.expect("stopped within 2 s", &(begin.elapsed() < Duration::from_secs(2)), &true);
+    }
+    let waiting = system.count("select count(*) from outbox").await?;
+    system.add_evidence(format!("stopped with {waiting} events waiting"));
+    system.expect("events are waiting", &(waiting > 0), &true);
+    Ok(())
+}
+
+/// A user that may no longer read from its queues: the program says so for each queue, and continues afterwards.
+pub(super) async fn read_permission_revoked(cluster: &Cluster) -> anyhow::Result<CheckReport> {
+    let system = TestSystem::new(cluster, "read_permission_revoked").await?;
+    let program = system.start("worker,relay", &[("AMQP_URL", &cluster.rabbit.url_of(LIMITED_USER))])?;
+    system.send(&order_lines("LAMP", "before", 20)).await?;
+    system.wait_until_drained().await?;
+    let result = check_without_read_permission(&system, &program).await;
+    cluster.grant_broker_permissions().await?;
+    result?;
+    system.wait_handled(40).await?;
+    system.expect("failed attempts", &system.failed_attempts().await?, &0);
+    system.finish(vec![program]).await
+}
+
+async fn check_without_read_permission(system: &TestSystem<'_>, program: &Program) -> anyhow::Result<()> {
+    let rabbit = &system.cluster.rabbit;
+    rabbit.rabbitmqctl(&["set_permissions", LIMITED_USER, ".*", ".*", "^$"]).await?;
+    rabbit.rabbitmqctl(&["close_all_connections", "chaos"]).await?;
+    system.send(&order_lines("LAMP", "meanwhile", 20)).await?;
+    for queue in ["orders", "stock"] {
+        let text = format!("queue cannot be consumed, retrying queue=\"{queue}\"");
+        let logged = async || anyhow::Ok(program.log().contains(&text));
+        wait_until("the refusal is logged", system.cluster.timeout(), logged).await?;
+    }
+    system.add_evidence("refusal of both queues logged".into());
+    let status = system.cli(&["status"]).await?.ensure_exit_code(1)?;
+    system.expect("status names the queue", &status.stdout.contains("not consumed"), &true);
+    Ok(())
+}
+
 /// A user without access is treated as an unavailable broker: no busy loop, no exit, and work continues afterwards.
 pub(super) async fn broker_login_revoked(cluster: &Cluster) -> anyhow::Result<CheckReport> {
     let system = TestSystem::new(cluster, "broker_login_revoked").await?;

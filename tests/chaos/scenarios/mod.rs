@@ -100,6 +100,8 @@ scenarios! {
     broker_faults::connections_closed, "18", "the broker closes all connections";
     broker_faults::queue_deleted, "18", "a queue deleted under its consumer";
     broker_faults::broker_resource_alarm, "20", "a disk alarm";
+    broker_faults::stopped_during_alarm, "20", "SIGTERM during a disk alarm";
+    broker_faults::read_permission_revoked, "46", "a user without the permission to read";
     broker_faults::broker_login_revoked, "46", "a broker user whose password changes";
     broker_faults::publish_permission_revoked, "46", "a broker user without the right to publish events";
     operator::retry_killed_before_commit, "40", "SIGKILL of an operator's retry before COMMIT";
