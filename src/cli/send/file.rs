@@ -72,7 +72,7 @@ impl<S: CommandSender> FileSender<S> {
         let last = window.last().and_then(|last| queue_of(&last.kind));
         let changes_queue = self.in_order.is_some() && last.is_some() && last != queue_of(&next.kind);
         if window.len() == WINDOW || changes_queue {
-            report.send(&self.sender, std::mem::take(window)).await?;
+            report.send(&self.sender, std::mem::take(window)).await;
         }
         match &self.in_order {
             Some(views) if changes_queue => wait_handled(views, report).await,
@@ -110,7 +110,7 @@ pub(super) async fn send_file(
             Err(error) => report.fail(&format!("{} line {number}: {error}", file.display())),
         }
     }
-    report.send(&sender.sender, window).await?;
+    report.send(&sender.sender, window).await;
     progress.finish_and_clear();
     Ok(())
 }

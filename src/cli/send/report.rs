@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::output,
+    cli::{exit::ExitStatus, output},
     domain::PublishOutcome,
     ports::{
         admin::{CommandSender, OutboundCommand},
@@ -36,28 +35,29 @@ pub(super) struct FollowReport {
 }
 
 impl SendReport {
-    /// Publishes the commands. One that is not confirmed is reported and counted as failed.
-    ///
-    /// # Errors
-    /// The sender did not report one outcome for each command.
-    pub(super) async fn send(
-        &mut self,
-        sender: &impl CommandSender,
-        commands: Vec<OutboundCommand>,
-    ) -> anyhow::Result<()> {
+    /// Publishes the commands. One that is not confirmed is reported and counted as failed. If an outcome is missing, none can
+    /// be attributed: no command counts as confirmed.
+    pub(super) async fn send(&mut self, sender: &impl CommandSender, commands: Vec<OutboundCommand>) {
         if commands.is_empty() {
-            return Ok(());
+            return;
         }
         let outcomes = sender.send(&commands).await;
-        let outcomes =
-            Answered::new(commands, outcomes).context("not every command has an outcome; send again")?;
-        for (command, outcome) in outcomes {
-            match refusal(&command.kind, outcome) {
-                None => self.confirm(command),
-                Some(reason) => self.fail(&format!("{}: {reason}", command.message_id)),
+        let message_ids: Vec<_> = commands.iter().map(|command| command.message_id.clone()).collect();
+        match Answered::new(commands, outcomes) {
+            Ok(answered) => answered.into_iter().for_each(|(command, outcome)| self.add(command, outcome)),
+            Err(missing) => {
+                for message_id in message_ids {
+                    self.fail(&format!("{message_id}: not confirmed, send it again: a defect, {missing}"));
+                }
             }
         }
-        Ok(())
+    }
+
+    fn add(&mut self, command: OutboundCommand, outcome: PublishOutcome) {
+        match refusal(&command.kind, outcome) {
+            None => self.confirm(command),
+            Some(reason) => self.fail(&format!("{}: {reason}", command.message_id)),
+        }
     }
 
     fn confirm(&mut self, command: OutboundCommand) {
@@ -71,10 +71,11 @@ impl SendReport {
         output::error(text);
     }
 
-    /// Whether every command was confirmed and, if it was followed, handled.
-    pub(super) fn is_complete(&self, followed: Option<&FollowReport>) -> bool {
+    /// Success if every command was confirmed and, if it was followed, handled.
+    pub(super) fn exit_status(&self, followed: Option<&FollowReport>) -> ExitStatus {
         let handled = |followed: &FollowReport| followed.progress.handled == self.commands();
-        self.failed == 0 && followed.is_none_or(handled)
+        let complete = self.failed == 0 && followed.is_none_or(handled);
+        if complete { ExitStatus::Success } else { ExitStatus::Incomplete }
     }
 
     /// The distinct message ids and order ids.
@@ -154,4 +155,35 @@ fn orderid(body: &[u8]) -> Option<String> {
 
 fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// Loses the first outcome of every publication, as a defect would.
+    struct LosesOutcomes;
+
+    #[async_trait]
+    impl CommandSender for LosesOutcomes {
+        async fn send(&self, commands: &[OutboundCommand]) -> Vec<PublishOutcome> {
+            vec![PublishOutcome::Confirmed; commands.len() - 1]
+        }
+    }
+
+    fn command(message_id: &str) -> OutboundCommand {
+        OutboundCommand { kind: "allocate".into(), message_id: message_id.into(), body: b"{}".into() }
+    }
+
+    #[tokio::test]
+    async fn without_an_outcome_for_each_command_none_is_confirmed_and_send_fails() {
+        for commands in [vec![command("m1")], vec![command("m1"), command("m2"), command("m3")]] {
+            let (mut report, count) = (SendReport::default(), commands.len());
+            report.send(&LosesOutcomes, commands).await;
+            assert_eq!(report.to_json(None), json!({ "confirmed": 0, "failed": count }));
+            assert_eq!(report.exit_status(None), ExitStatus::Incomplete);
+        }
+    }
 }

@@ -36,7 +36,7 @@ impl Send {
                 if let Err(error) = check.apply(&command) {
                     return Ok(usage_error(&error.to_string()));
                 }
-                report.send(&sender, vec![command]).await?;
+                report.send(&sender, vec![command]).await;
             }
             (None, Some(file)) => {
                 let in_order = self.in_order.then(|| app.views());
@@ -52,7 +52,7 @@ impl Send {
         } else {
             report.print(followed.as_ref());
         }
-        Ok(if report.is_complete(followed.as_ref()) { ExitStatus::Success } else { ExitStatus::Incomplete })
+        Ok(report.exit_status(followed.as_ref()))
     }
 }
 

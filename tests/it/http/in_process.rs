@@ -8,7 +8,9 @@ use allocation::{
         admin::{DeclareResult, QueueDepth, Schema, SchemaVersion, Topology},
         error::{BrokerError, StoreError},
     },
-    service::{availability::AvailabilityLog, decode::Limits},
+    service::{
+        availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits, message_bus::MessageBus,
+    },
     views::Views,
 };
 use async_trait::async_trait;
@@ -19,10 +21,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     harness::{Client, JSON, LIMITS, SOON, bus, wait_for},
-    service::fakes::{Call, Reply, ScriptedStore},
+    service::fakes::{Call, OmitsFirst, Reply, ScriptedStore},
 };
 
-use super::{add_batch, batch, line};
+use super::{add_batch, batch, line, post_with_key};
 
 /// A schema and a topology that are always ready.
 struct Ready;
@@ -50,12 +52,13 @@ struct Settings {
     limits: Limits,
     timeout: Duration,
     stall_timeout: Duration,
+    handler: fn(MessageBus) -> Arc<dyn BatchHandler>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let long = Duration::from_mins(10);
-        Self { limits: LIMITS, timeout: long, stall_timeout: long }
+        Self { limits: LIMITS, timeout: long, stall_timeout: long, handler: |bus| Arc::new(bus) }
     }
 }
 
@@ -81,7 +84,7 @@ impl Served {
     }
 }
 
-async fn serve(Settings { limits, timeout, stall_timeout }: Settings) -> Served {
+async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -> Served {
     let store = ScriptedStore::default();
     let unused = PgPool::connect_lazy("postgres://127.0.0.1:1/none").unwrap();
     let api = Api {
@@ -94,7 +97,7 @@ async fn serve(Settings { limits, timeout, stall_timeout }: Settings) -> Served 
         tasks: 2,
         max_batch: 100,
         stall_timeout,
-        commands: Arc::new(bus(Arc::new(store.clone()))),
+        commands: handler(bus(Arc::new(store.clone()))),
         views: Views::new(unused, "test".into(), Duration::from_secs(1)),
         topology: Arc::new(Ready),
         schema: Arc::new(Ready),
@@ -157,4 +160,23 @@ async fn liveness_fails_while_a_partition_is_stalled() {
     served.unblock_store(&gate);
     assert_eq!(response.await.unwrap(), 202);
     served.client.get("/health/live").await.expect_status(200);
+}
+
+/// A defect of the store or of the handler. The client can repeat the request with its key.
+#[tokio::test]
+async fn a_command_without_an_outcome_is_never_answered_with_ok() {
+    let served = serve(Settings::default()).await;
+    served.store.set_reply(Call::CheckInbox, Reply::OneAnswerTooFew);
+    let body = batch("b-1", "LAMP", 10);
+    let error = post_with_key(&served.client, "k-1", "/add_batch", &body).await.expect_status(500).message();
+    assert!(error.contains("may have been processed"), "{error}");
+    assert_eq!(served.store.commits(), []);
+    served.store.set_reply(Call::CheckInbox, Reply::Does);
+    for _ in 0..2 {
+        post_with_key(&served.client, "k-1", "/add_batch", &body).await.expect_status(201);
+    }
+
+    let served = serve(Settings { handler: |bus| Arc::new(OmitsFirst(bus)), ..Settings::default() }).await;
+    post_with_key(&served.client, "k-1", "/add_batch", &body).await.expect_status(500);
+    assert_eq!(served.store.commits(), []);
 }

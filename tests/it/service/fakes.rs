@@ -1,5 +1,6 @@
 //! Fake ports with scripted replies, and messages.
 
+mod handler;
 mod log;
 mod notifier;
 mod outbox;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use crate::harness::command;
 
+pub(crate) use handler::OmitsFirst;
 pub(crate) use log::CapturedLog;
 pub(crate) use notifier::ScriptedNotifier;
 pub(crate) use outbox::{OutboxCall, ScriptedOutbox};

@@ -1,11 +1,11 @@
 //! A defect of a port: a list of answers is one too short. No message gets the outcome of another one, or an invented outcome.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use allocation::{
     entrypoints::consumer::Consumer,
     ports::{
-        queue::{Message, QueueName},
+        queue::{Message, QueueKind, QueueName},
         store::RetryCheck,
     },
     service::{
@@ -17,8 +17,8 @@ use allocation::{
 use crate::harness::HandleAll as _;
 
 use super::fakes::{
-    Call, Reply, RunningConsumer, ScriptedNotifier, ScriptedQueues, ScriptedStore, archive, batch, bus,
-    consumer, names, notifications, out_of_stock, redelivered, rejected_change, retry,
+    Call, OmitsFirst, Reply, RunningConsumer, ScriptedNotifier, ScriptedQueues, ScriptedStore, archive,
+    batch, bus, consumer, names, notifications, out_of_stock, redelivered, rejected_change, retry,
 };
 
 const STOCK: QueueName = QueueName::Stock;
@@ -96,34 +96,62 @@ async fn a_delivery_without_an_outcome_is_not_acknowledged() {
     }
 }
 
+/// The archive and the handler of notifications have no command to handle, and messages that must not be lost.
+#[tokio::test(start_paused = true)]
+async fn dead_letters_and_notifications_without_an_outcome_are_not_acknowledged() {
+    for question in [Call::CheckInbox, Call::CheckRetries, Call::FailedAttempts] {
+        let (store, messages) = messages();
+        let queues = ScriptedQueues::default();
+        let consumer = Consumer {
+            queue_kind: QueueKind::DeadLetter,
+            handler: Arc::new(archive(&store)),
+            max_batch: 10,
+            ..consumer(&queues, &store)
+        };
+        assert_nothing_is_acknowledged(question, &store, &queues, messages, consumer).await;
+    }
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let queues = ScriptedQueues::default();
+    let consumer = Consumer {
+        queue: QueueName::Notifications,
+        handler: Arc::new(notifications(&store, &notifier)),
+        max_batch: 10,
+        ..consumer(&queues, &store)
+    };
+    let messages = ["m1", "m2"].map(out_of_stock);
+    assert_nothing_is_acknowledged(Call::CheckInbox, &store, &queues, messages, consumer).await;
+    assert_eq!(notifier.notified(), ["m1", "m2"], "no mail was sent during the defect");
+}
+
+/// Asserts that no delivery is acknowledged while the store answers `question` with one answer too few, and that all are
+/// handled afterwards.
+async fn assert_nothing_is_acknowledged(
+    question: Call,
+    store: &ScriptedStore,
+    queues: &ScriptedQueues,
+    messages: [ReceivedMessage; 2],
+    consumer: Consumer,
+) {
+    store.set_reply(question, Reply::OneAnswerTooFew);
+    let messages: Vec<Message> = messages.into_iter().map(|received| received.message).collect();
+    queues.put(messages);
+    let running = RunningConsumer::start(consumer);
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert!(store.calls(question) > 0, "{question:?}");
+    assert!(queues.acknowledged().is_empty(), "{question:?}");
+    assert_eq!(store.commits(), [], "{question:?}");
+    store.set_reply(question, Reply::Does);
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(queues.acknowledged(), ["m1", "m2"], "{question:?}");
+    running.stop().await;
+}
+
 /// The handler returns success, although one message has no outcome.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_the_handler_omits_is_redelivered() {
-    use std::sync::Arc;
-
-    use allocation::service::{availability::ServerUnavailable, message_bus::MessageBus};
-    use async_trait::async_trait;
-
-    struct LeavesOut(MessageBus);
-
-    #[async_trait]
-    impl BatchHandler for LeavesOut {
-        async fn handle(
-            &self,
-            queue: QueueName,
-            batch: &mut [&mut ReceivedMessage],
-        ) -> Result<(), HandleError> {
-            self.0.handle(queue, &mut batch[1..]).await
-        }
-
-        async fn probe(&self) -> Result<(), ServerUnavailable> {
-            self.0.probe().await
-        }
-    }
-
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     queues.put(["m1", "m2", "m3"].map(|id| batch(id, "LAMP").message));
-    let handler = Arc::new(LeavesOut(bus(&store)));
+    let handler = Arc::new(OmitsFirst(bus(&store)));
     let running = RunningConsumer::start(Consumer { handler, max_batch: 10, ..consumer(&queues, &store) });
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(queues.acknowledged(), ["m2", "m3"]);

@@ -1,9 +1,10 @@
 //! Notifications: a mail is sent inside its unit of work and cannot be taken back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use allocation::{
     domain::{Reason, RetryDecision},
+    entrypoints::consumer::Consumer,
     ports::{error::NotifierError, queue::QueueName},
     service::{availability::ServerUnavailable, batch_handler::HandleError, received::ReceivedMessage},
 };
@@ -12,8 +13,8 @@ use tokio::time::Instant;
 use crate::harness::HandleAll as _;
 
 use super::fakes::{
-    Call, LIMITS, Reply, ScriptedNotifier, ScriptedStore, after_failures, batch, conflict, names,
-    notifications, out_of_stock, redelivered, unavailable,
+    Call, LIMITS, Reply, RunningConsumer, ScriptedNotifier, ScriptedQueues, ScriptedStore, after_failures,
+    batch, conflict, consumer, names, notifications, out_of_stock, redelivered, unavailable,
 };
 
 const NOTIFICATIONS: QueueName = QueueName::Notifications;
@@ -37,6 +38,51 @@ async fn a_mail_is_sent_once_although_its_commit_fails_twice() {
     assert!(handler.handle_all(NOTIFICATIONS, &mut messages).await.is_err());
     assert_eq!(names(&handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap()), ["handled"]);
     assert_eq!(notifier.notified(), ["e1"]);
+}
+
+/// The message returns to the queue in the outage and is delivered again.
+#[tokio::test(start_paused = true)]
+async fn a_mail_is_sent_once_although_its_message_is_requeued() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let queues = ScriptedQueues::default();
+    queues.put(["e1", "e2"].map(|id| out_of_stock(id).message));
+    for call in [Call::Commit, Call::Probe] {
+        store.set_reply(call, Reply::Fails(unavailable()));
+    }
+    let running = RunningConsumer::start(Consumer {
+        queue: NOTIFICATIONS,
+        handler: Arc::new(notifications(&store, &notifier)),
+        ..consumer(&queues, &store)
+    });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(queues.ready(), ["e1", "e2"], "requeued");
+    assert_eq!(notifier.notified(), ["e1"]);
+    for call in [Call::Commit, Call::Probe] {
+        store.set_reply(call, Reply::Does);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(queues.acknowledged(), ["e1", "e2"]);
+    assert_eq!(notifier.notified(), ["e1", "e2"]);
+    running.stop().await;
+}
+
+/// Each mail is sent and its commit fails; the messages are handled by another process or later.
+#[tokio::test]
+async fn a_process_remembers_at_most_a_thousand_mails_without_a_commit() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let handler = notifications(&store, &notifier);
+    let mut messages: Vec<_> = (0..1500).map(|number| out_of_stock(&format!("e{number}"))).collect();
+    store.set_reply(Call::Commit, Reply::Fails(unavailable()));
+    for message in &mut messages {
+        handler.handle_all(NOTIFICATIONS, std::slice::from_mut(message)).await.unwrap_err();
+    }
+    assert_eq!(notifier.notified().len(), 1500);
+    store.set_reply(Call::Commit, Reply::Does);
+    handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap();
+    let notified = notifier.notified();
+    let sent_again = notified.len() - 1500;
+    assert!((500..1500).contains(&sent_again), "{sent_again} mails were sent again");
+    assert_eq!(notified.iter().filter(|id| *id == "e1499").count(), 1, "the last mail is remembered");
 }
 
 /// Its failure is recorded once.
