@@ -53,7 +53,7 @@ amqp_answers() (
 )
 
 # Finds servers on this machine. Succeeds when both URLs are known.
-look() {
+find_local_servers() {
     local url
     for url in "${postgres_urls[@]}"; do [[ -n $database_url ]] || ! postgres_answers "$url" || database_url=$url; done
     for url in "${amqp_urls[@]}"; do [[ -n $amqp_url ]] || ! amqp_answers "$url" || amqp_url=$url; done
@@ -108,14 +108,14 @@ fail() { say "${@:2}"; exit "$1"; }
 
 [[ -z $database_url ]] || postgres_answers "$database_url" || fail 1 "cannot log in to DATABASE_URL ($(redacted "$database_url")); check that the server runs and accepts this user"
 [[ -z $amqp_url ]] || amqp_answers "$amqp_url" || fail 1 "cannot log in to AMQP_URL ($(redacted "$amqp_url")); check that the server runs and accepts this user"
-if ! look; then
+if ! find_local_servers; then
     start_containers || start_debian_packages || {
         [[ -n $database_url ]] || say "no PostgreSQL on 127.0.0.1:5432 that accepts the user postgres, or allocation with its password"
         [[ -n $amqp_url ]] || say "no RabbitMQ on 127.0.0.1:5672 that accepts the user guest or allocation"
         fail 3 "set DATABASE_URL and AMQP_URL, or install Docker with Compose, or run this as root on Debian"
     }
     SECONDS=0
-    until look; do
+    until find_local_servers; do
         ((SECONDS < deadline)) || fail 1 "the started servers did not answer within $deadline s"
         sleep 1
     done

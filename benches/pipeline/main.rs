@@ -45,7 +45,7 @@ use arguments::Arguments;
 use figures::Figures;
 use measurement::Measurement;
 use preparation::prepare;
-use progress::say;
+use progress::log;
 use servers::BenchServers;
 
 #[tokio::main]
@@ -53,14 +53,14 @@ async fn main() -> ExitCode {
     let arguments = match Arguments::read(env::args().skip(1), |key| env::var(key).ok()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            say(&format!("{error:#}"));
+            log(&format!("{error:#}"));
             return ExitCode::from(2);
         }
     };
     match bench(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("{error:#}"));
+            log(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -94,7 +94,7 @@ async fn measure(servers: &BenchServers, arguments: &Arguments, figures: &mut Fi
                 .measure(servers, arguments.commands, figures)
                 .await
                 .with_context(|| format!("{}, {}", measurement.part(), measurement.name()))?;
-            say(&format!(
+            log(&format!(
                 "round {round} of {}: {}, {}: {figure}",
                 arguments.rounds,
                 measurement.part(),

@@ -6,16 +6,16 @@ use crate::{
     commands,
     dataset::Dataset,
     measurement::Measurement,
-    progress::say,
+    progress::log,
     servers::{BenchServers, STOCKED},
     system::BenchSystem,
 };
 
 pub(crate) async fn prepare(servers: &BenchServers, measurements: &[Measurement]) -> anyhow::Result<()> {
-    say("preparing: a database with a batch of each SKU");
+    log("preparing: a database with a batch of each SKU");
     stock(servers).await?;
     for dataset in measurements.iter().filter_map(|measurement| measurement.dataset()) {
-        say(&format!("preparing: a database with {}", dataset.name()));
+        log(&format!("preparing: a database with {}", dataset.name()));
         fill(servers, dataset).await?;
     }
     Ok(())

@@ -2,6 +2,6 @@
 
 use std::io::{self, Write as _};
 
-pub(crate) fn say(text: &str) {
+pub(crate) fn log(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

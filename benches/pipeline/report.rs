@@ -14,7 +14,7 @@ use crate::{
         CPU, DATASETS, END_TO_END, FAST, FIRST_EVENT, IDLE_CPU, IDLE_QUERIES, LARGE, ONE_BY_ONE, ONE_HOT,
         PEAK, PGBENCH, SIZE, SLOW, STEPS, TEN_HOT, VERSION,
     },
-    progress::say,
+    progress::log,
 };
 
 /// The goal for a figure.
@@ -95,7 +95,7 @@ pub(crate) fn report(
     });
     fs::create_dir_all(path.parent().context("the report has no folder")?)?;
     fs::write(&path, serde_json::to_string_pretty(&all)?).with_context(|| path.display().to_string())?;
-    say(&format!("written to {}", path.display()));
+    log(&format!("written to {}", path.display()));
     Ok(())
 }
 

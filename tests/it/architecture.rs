@@ -5,6 +5,7 @@
 mod cycles;
 mod imports;
 mod layers;
+mod pairing;
 mod shape;
 mod source;
 mod words;

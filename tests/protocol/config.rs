@@ -3,20 +3,20 @@
 //! A disturbance may happen at every step, but only as often as [`Budget`] says. Without this limit the number of
 //! states is infinite. The checks are therefore exhaustive up to the stated size, and say nothing beyond it.
 
-/// A fault of the program, to show that the check finds it. C1 to C5 are the numbers of the audit.
+/// A fault of the program, to show that the check finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The protocol without a fault.
     None,
-    /// C1: an orderly stop cancels and rejects, and the broker returns the messages in a different order.
+    /// An orderly stop cancels and rejects, and the broker returns the messages in a different order.
     ReturnInDifferentOrder,
-    /// C1 in another way: after a lost subscription the worker subscribes with a smaller prefetch.
+    /// After a lost subscription the worker subscribes with a smaller prefetch.
     SmallerPrefetchAfterReturn,
-    /// C2: a redelivered message of generation 0 records nothing if there is an old row.
+    /// A redelivered message of generation 0 records nothing if there is an old row.
     OldRowDropsMessage,
-    /// C3: an orderly stop does not revert the starts that the process recorded.
+    /// An orderly stop does not revert the starts that the process recorded.
     StartsNotReverted,
-    /// C5: a retry copy is handled whatever the status and the generation of its row.
+    /// A retry copy is handled whatever the status and the generation of its row.
     NoGenerationFence,
     /// The generation fence leaves the inbox row of a copy that it does not handle.
     FencedCopyEntersInbox,

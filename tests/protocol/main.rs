@@ -181,7 +181,6 @@ fn all_components_together_keep_all_properties_of_a_message_sent_twice() {
     report::assert_holds(COMBINED_REPEATED);
 }
 
-/// C1.
 #[test]
 fn a_return_in_a_different_order_is_found() {
     let config = Config { budget: Budget { stops: 1, ..NONE }, ..ORDER };
@@ -199,14 +198,12 @@ fn a_smaller_prefetch_after_a_return_is_found() {
     );
 }
 
-/// C2.
 #[test]
 fn an_old_row_that_drops_a_redelivered_message_is_found() {
     let property = "a message sent again after a discard is handled or recorded";
     report::assert_finds(RETRY, Fault::OldRowDropsMessage, property);
 }
 
-/// C3.
 #[test]
 fn starts_not_reverted_by_an_orderly_stop_are_found() {
     let config = Config { budget: Budget { stops: 1, outages: 5, ..NONE }, ..STARTS_OF_TWO };
@@ -229,7 +226,6 @@ fn a_stop_without_the_database_counts_as_a_crash() {
     );
 }
 
-/// C5.
 #[test]
 fn a_copy_without_generation_fence_is_found() {
     report::assert_finds(RETRY, Fault::NoGenerationFence, "a discarded message has no effect");

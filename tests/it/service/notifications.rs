@@ -54,13 +54,13 @@ async fn a_mail_is_sent_once_although_its_message_is_requeued() {
         handler: Arc::new(notifications(&store, &notifier)),
         ..consumer(&queues, &store)
     });
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(queues.ready(), ["e1", "e2"], "requeued");
     assert_eq!(notifier.notified(), ["e1"]);
     for call in [Call::Commit, Call::Probe] {
         store.set_reply(call, Reply::Does);
     }
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(queues.acknowledged(), ["e1", "e2"]);
     assert_eq!(notifier.notified(), ["e1", "e2"]);
     running.stop().await;
@@ -79,10 +79,10 @@ async fn a_process_remembers_at_most_a_thousand_mails_without_a_commit() {
     assert_eq!(notifier.notified().len(), 1500);
     store.set_reply(Call::Commit, Reply::Does);
     handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap();
-    let notified = notifier.notified();
-    let sent_again = notified.len() - 1500;
+    let mails = notifier.notified();
+    let sent_again = mails.len() - 1500;
     assert!((500..1500).contains(&sent_again), "{sent_again} mails were sent again");
-    assert_eq!(notified.iter().filter(|id| *id == "e1499").count(), 1, "the last mail is remembered");
+    assert_eq!(mails.iter().filter(|id| *id == "e1499").count(), 1, "the last mail is remembered");
 }
 
 /// Its failure is recorded once.
