@@ -119,18 +119,10 @@ impl Consumer {
                     if handled {
                         requeue_delays = Backoff::after_requeue();
                     }
-                    let pause = requeue_delays.next().unwrap_or_default();
-                    if !self.wait_until_available(stop).await {
-                        // The servers responded immediately, although no message could be handled: a probe cannot tell when
-                        // one can.
-                        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
-                    }
+                    self.pause_after_requeue(requeue_delays.next().unwrap_or_default(), stop).await;
                     continue;
                 }
-                ConsumerStopped::HandlerPanicked(panic) => {
-                    let queue = self.queue.as_str();
-                    error!(queue, %panic, "handler panicked outside of a command, its messages will be redelivered");
-                }
+                ConsumerStopped::HandlerPanicked(panic) => self.log_panic(&panic),
                 // A refusal concerns this queue only.
                 ConsumerStopped::SubscriptionLost(BrokerError::Rejected(_)) => {}
                 ConsumerStopped::SubscriptionLost(error) => self.broker.down(&error),
@@ -147,6 +139,19 @@ impl Consumer {
             }
             stop.run_until_cancelled(tokio::time::sleep(delays.next().unwrap_or_default())).await;
         }
+    }
+
+    /// Waits until the servers are available. If they respond immediately although no message could be handled, a probe cannot
+    /// tell when one can, so this pauses.
+    async fn pause_after_requeue(&self, pause: Duration, stop: &CancellationToken) {
+        if !self.wait_until_available(stop).await {
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+    }
+
+    fn log_panic(&self, panic: &JoinError) {
+        let queue = self.queue.as_str();
+        error!(queue, %panic, "handler panicked outside of a command, its messages will be redelivered");
     }
 
     /// The queue as it is named in logs and health checks.
