@@ -141,15 +141,15 @@ const LEFT_OUT: [(&str, &str); 14] = [
     ),
     (
         "37 (panics with secrets or HTML)",
-        "tests/it/crashes.rs has a panic with plain text; secrets and HTML are not tested",
+        "tests/it/faults.rs has a panic with plain text; secrets and HTML are not tested",
     ),
-    ("38 (abort, panic, a handler that hangs)", "tests/it/crashes.rs has them"),
+    ("38 (abort, panic, a handler that hangs)", "tests/it/faults.rs has them"),
     (
         "38 (stack overflow, busy loop, blocking sleep, out of memory)",
         "not tested; SIGKILL and abort represent those that end the process",
     ),
     ("39 (a full work queue, the dead-letter exchange deleted)", "not tested"),
-    ("40 (10,000 retries)", "forty at once in tests/it/failures.rs and in retries_without_a_queue"),
+    ("40 (10,000 retries)", "forty at once in tests/it/failed_messages.rs and in retries_without_a_queue"),
     (
         "43 (HTTP: tokens, hosts, methods, sizes, slow clients)",
         "tests/it/http.rs has them; forged origins are not tested",
