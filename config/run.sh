@@ -24,6 +24,7 @@ run() {
     ((servers == 0)) || { say "Without servers the example day runs in memory."; exec "$allocation" demo; }
     export ALLOCATION__LOG__FILTER=${ALLOCATION__LOG__FILTER:-warn}
     export ALLOCATION__SMTP__URL=${ALLOCATION__SMTP__URL:-file:target/notifications}
+    export ALLOCATION__NOTIFICATIONS__DIGEST=${ALLOCATION__NOTIFICATIONS__DIGEST:-0s}
     say "schema: $("$allocation" migrate)"
     "$allocation" topology >/dev/null
     say "roles: worker, relay, archive, notifier and api in one process"

@@ -1,6 +1,6 @@
 //! Builds the parts from the settings.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use gethostname::gethostname;
@@ -14,7 +14,7 @@ use crate::{
         },
         rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
     },
-    config::Settings,
+    config::{Settings, Worker},
     entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
     faults,
     pg::PgConfig,
@@ -43,6 +43,8 @@ use super::memory::MemoryShares;
 
 /// Unacknowledged notifications per process. Sending mail is slow, so the others stay available to other processes.
 const NOTIFIER_PREFETCH: u16 = 20;
+/// The largest number of notifications in one mail.
+const MAX_DIGEST: u16 = 500;
 /// A unit of work counts as stalled after this many handler timeouts: its commands may be handled one by one, and each has
 /// the full timeout.
 const STALL_TIMEOUT_FACTOR: u32 = 60;
@@ -158,10 +160,12 @@ impl App {
 
     pub(super) fn consumer(&self, queue: QueueName, queue_kind: QueueKind) -> Consumer {
         let settings = &self.settings.worker;
-        // Each mail is committed on its own: after a crash at most one is sent twice.
         let mails = queue == QueueName::Notifications && queue_kind == QueueKind::Main;
-        let (prefetch, max_batch) =
-            if mails { (NOTIFIER_PREFETCH, 1) } else { (settings.prefetch.get(), settings.max_batch.get()) };
+        let Batching { prefetch, max_batch, partitions, collect_for } = match (mails, queue_kind) {
+            (true, _) => self.mail_batching(),
+            (false, QueueKind::Main) => Batching::of(settings, settings.partitions.get()),
+            (false, QueueKind::DeadLetter) => Batching::of(settings, 1),
+        };
         Consumer {
             queue,
             queue_kind,
@@ -170,8 +174,9 @@ impl App {
             prefetch: self.memory().deliveries(queue_kind, prefetch),
             queues: faults::queues(RabbitQueues(self.broker.clone())),
             handler: self.handler(queue, queue_kind),
-            partitions: if queue_kind == QueueKind::Main { settings.partitions.get() } else { 1 },
+            partitions,
             max_batch,
+            collect_for,
             requeue_after: settings.requeue_after,
             finish_timeout: settings.shutdown_timeout.mul_f64(FINISH_SHARE),
             watchdog: self.watchdog.clone(),
@@ -181,6 +186,17 @@ impl App {
             },
             broker: self.broker_log.clone(),
         }
+    }
+
+    /// Each mail is committed on its own: after a crash at most one is sent twice.
+    fn mail_batching(&self) -> Batching {
+        let settings = &self.settings.worker;
+        let collect_for = self.settings.notifications.digest;
+        if collect_for.is_zero() {
+            let partitions = settings.partitions.get();
+            return Batching { prefetch: NOTIFIER_PREFETCH, max_batch: 1, partitions, collect_for };
+        }
+        Batching { prefetch: MAX_DIGEST, max_batch: MAX_DIGEST.into(), partitions: 1, collect_for }
     }
 
     fn handler(&self, queue: QueueName, queue_kind: QueueKind) -> Arc<dyn BatchHandler> {
@@ -247,6 +263,21 @@ impl App {
     }
 }
 
+/// How a consumer forms its batches.
+struct Batching {
+    prefetch: u16,
+    max_batch: usize,
+    partitions: usize,
+    collect_for: Duration,
+}
+
+impl Batching {
+    fn of(settings: &Worker, partitions: usize) -> Self {
+        let (prefetch, max_batch) = (settings.prefetch.get(), settings.max_batch.get());
+        Self { prefetch, max_batch, partitions, collect_for: Duration::ZERO }
+    }
+}
+
 /// The notifier that the scheme of `smtp.url` selects.
 fn notifier(url: &str, addresses: MailAddresses) -> anyhow::Result<Arc<dyn Notifier>> {
     Ok(match (url, url.strip_prefix("file:")) {
@@ -266,6 +297,7 @@ fn policy(settings: &Settings) -> FailurePolicy {
             multiplier: retry.multiplier,
             max_interval: retry.max_interval,
             jitter: retry.jitter,
+            deferred_for: settings.notifications.retry_for,
         },
         host: format!("{}:{}", gethostname().to_string_lossy(), std::process::id()),
     }

@@ -58,6 +58,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         handler: bus.clone(),
         partitions: 1,
         max_batch: 50,
+        collect_for: Duration::ZERO,
         requeue_after: Duration::MAX,
         finish_timeout: Duration::MAX,
         watchdog: Watchdog::default(),

@@ -1,11 +1,16 @@
 //! Rules that the type of a setting cannot express.
 
+use std::time::Duration;
+
 use config::ConfigError;
 
 use super::settings::Settings;
 
 /// A queue name is limited to 255 bytes and begins with the namespace.
 const MAX_NAMESPACE: usize = 100;
+
+/// Half of the broker's default timeout for acknowledgements.
+const MAX_DIGEST: Duration = Duration::from_mins(15);
 
 /// Checks every rule.
 ///
@@ -31,6 +36,10 @@ pub(super) fn check(settings: Settings) -> Result<Settings, ConfigError> {
         ),
         ((1.0..=100.0).contains(&retry.multiplier), "retry.multiplier: must be from 1 to 100".into()),
         ((0.0..1.0).contains(&retry.jitter), "retry.jitter: must be from 0 to less than 1".into()),
+        (
+            settings.notifications.digest <= MAX_DIGEST,
+            format!("notifications.digest: must be at most {}", humantime::format_duration(MAX_DIGEST)),
+        ),
         (!api.timeout.is_zero(), "api.timeout: must be longer than 0s".into()),
         (!api.keep_alive.is_zero(), "api.keep_alive: must be longer than 0s".into()),
         (

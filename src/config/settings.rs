@@ -88,6 +88,10 @@ pub struct Smtp {
 pub struct Notifications {
     pub from: String,
     pub to: String,
+    #[serde(with = "humantime_serde")]
+    pub digest: Duration,
+    #[serde(with = "humantime_serde")]
+    pub retry_for: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

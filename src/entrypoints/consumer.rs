@@ -59,6 +59,8 @@ pub struct Consumer {
     pub partitions: usize,
     /// The largest number of messages in a batch.
     pub max_batch: usize,
+    /// How long messages are collected for a batch after the first of them.
+    pub collect_for: Duration,
     /// How long messages are held during an outage: shorter than the broker's timeout for acknowledgements.
     pub requeue_after: Duration,
     /// How long a batch may take to finish after a stop.
@@ -98,19 +100,15 @@ impl Consumer {
         let status = self.watchdog.register_consumer(self.queue_name());
         loop {
             let number = if probing { 1 } else { prefetch.begin() };
-            let subscribing = self.queues.subscribe(self.queue, self.queue_kind, number);
+            let subscribing = self.subscribe(number, &status);
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
             let stopped = match subscribed {
                 Ok(subscription) => {
-                    status.consuming();
                     let prefetch = if probing { None } else { Some(&mut prefetch) };
                     self.serve(subscription, prefetch, stop).await
                 }
-                Err(error) => {
-                    self.log_refusal(&status, &error);
-                    ConsumerStopped::SubscriptionLost(error)
-                }
+                Err(error) => ConsumerStopped::SubscriptionLost(error),
             };
             probing = false;
             match stopped {
@@ -123,7 +121,7 @@ impl Consumer {
                     continue;
                 }
                 ConsumerStopped::HandlerPanicked(panic) => self.log_panic(&panic),
-                // A refusal concerns this queue only.
+                // This concerns the queue only, and is logged already.
                 ConsumerStopped::SubscriptionLost(BrokerError::Rejected(_)) => {}
                 ConsumerStopped::SubscriptionLost(error) => self.broker.down(&error),
             }
@@ -149,6 +147,15 @@ impl Consumer {
         }
     }
 
+    /// The broker may end a subscription for a reason of its own and work otherwise.
+    fn lost(&self, error: BrokerError) -> ConsumerStopped {
+        if let BrokerError::Rejected(_) = error {
+            let (queue, error) = (self.queue_name(), error_text(&error));
+            warn!(queue, error, "the broker ended the subscription, subscribing again");
+        }
+        ConsumerStopped::SubscriptionLost(error)
+    }
+
     fn log_panic(&self, panic: &JoinError) {
         let queue = self.queue.as_str();
         error!(queue, %panic, "handler panicked outside of a command, its messages will be redelivered");
@@ -162,12 +169,24 @@ impl Consumer {
         }
     }
 
-    /// The broker may refuse a subscription and work otherwise: the queue is missing, or a permission is.
-    fn log_refusal(&self, status: &ConsumerStatus, error: &BrokerError) {
-        let (queue, error_text) = (self.queue_name(), error_text(error));
-        if status.not_consuming(&error_text) && matches!(error, BrokerError::Rejected(_)) {
-            warn!(queue, error = error_text, "queue cannot be consumed, retrying");
+    async fn subscribe(
+        &self,
+        prefetch: u16,
+        status: &ConsumerStatus,
+    ) -> Result<Box<dyn Subscription>, BrokerError> {
+        let subscribed = self.queues.subscribe(self.queue, self.queue_kind, prefetch).await;
+        match &subscribed {
+            Ok(_) => status.consuming(),
+            Err(refused @ BrokerError::Rejected(_)) => {
+                // The broker works otherwise: the queue is missing, or a permission is.
+                let (queue, error) = (self.queue_name(), error_text(refused));
+                if status.not_consuming(&error) {
+                    warn!(queue, error, "queue cannot be consumed, retrying");
+                }
+            }
+            Err(error) => _ = status.not_consuming(&error_text(error)),
         }
+        subscribed
     }
 
     /// Waits until the handler's servers are available; false if they were available immediately.
@@ -218,7 +237,7 @@ impl Consumer {
                             }
                         }
                     }
-                    Err(error) => break ConsumerStopped::SubscriptionLost(error),
+                    Err(error) => break self.lost(error),
                 },
                 // The messages of the partition are redelivered, and count as starts without an end.
                 Some(Err(panic)) = running.join_next() => break ConsumerStopped::HandlerPanicked(panic),
@@ -268,6 +287,7 @@ impl Consumer {
                 handler: self.handler.clone(),
                 dependencies: self.dependencies.clone(),
                 max_batch: self.max_batch,
+                collect_for: self.collect_for,
                 requeue_after: self.requeue_after,
                 acknowledger: acknowledger.clone(),
                 status: self.watchdog.register(self.queue.as_str()),

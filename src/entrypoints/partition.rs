@@ -76,6 +76,7 @@ pub(super) struct Partition {
     pub(super) handler: Arc<dyn BatchHandler>,
     pub(super) dependencies: Dependencies,
     pub(super) max_batch: usize,
+    pub(super) collect_for: Duration,
     pub(super) requeue_after: Duration,
     pub(super) acknowledger: Arc<dyn Acknowledger>,
     pub(super) status: Arc<PartitionStatus>,
@@ -88,10 +89,11 @@ impl Partition {
         loop {
             self.status.idle();
             // A unit of work that was begun before the halt is finished; what was not begun returns to the queue.
-            if deliveries.recv_many(&mut batch, self.max_batch).await == 0
-                || self.signals.halt.is_cancelled()
-                || self.acknowledger.is_closed()
-            {
+            if deliveries.recv_many(&mut batch, self.max_batch).await == 0 {
+                return;
+            }
+            self.collect(&mut deliveries, &mut batch).await;
+            if self.signals.halt.is_cancelled() || self.acknowledger.is_closed() {
                 return;
             }
             batch = self.handle_until_available(batch).await;
@@ -100,6 +102,23 @@ impl Partition {
                 // A stop does not wait for a store that does not respond: what was not written is kept for the next time.
                 let _ = tokio::time::timeout(RELEASE_TIMEOUT, self.handler.release(self.queue, &left)).await;
                 return;
+            }
+        }
+    }
+
+    /// Adds the messages that arrive in time, unless the subscription ends before.
+    async fn collect(
+        &self,
+        deliveries: &mut mpsc::UnboundedReceiver<PendingDelivery>,
+        batch: &mut Vec<PendingDelivery>,
+    ) {
+        let collected = tokio::time::sleep(self.collect_for);
+        tokio::pin!(collected);
+        while !self.collect_for.is_zero() && batch.len() < self.max_batch {
+            tokio::select! {
+                received = deliveries.recv_many(batch, self.max_batch - batch.len()) => if received == 0 { return },
+                () = self.signals.halt.cancelled() => return,
+                () = &mut collected => return,
             }
         }
     }

@@ -18,6 +18,9 @@ const REQUEUE_INITIAL: Duration = Duration::from_secs(1);
 /// With this delay between two deliveries, a message reaches the delivery limit of its queue only after hours.
 const REQUEUE_LONGEST: Duration = Duration::from_mins(5);
 
+/// The longest delay between two attempts of a deferred notification: mail servers expect about this.
+const DEFERRED_LONGEST: Duration = Duration::from_mins(30);
+
 /// Delays between tries; the iterator ends when there should be no other try.
 pub struct Backoff {
     backoff: ExponentialBackoff,
@@ -72,6 +75,8 @@ pub struct RetryPolicy {
     pub max_interval: Duration,
     /// The random part of a delay, relative to it: messages that failed together are not retried together.
     pub jitter: f64,
+    /// How long a notification is retried that its receiver defers.
+    pub deferred_for: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -82,6 +87,7 @@ impl Default for RetryPolicy {
             multiplier: 3.0,
             max_interval: Duration::from_mins(5),
             jitter: 0.2,
+            deferred_for: Duration::from_hours(48),
         }
     }
 }
@@ -99,6 +105,25 @@ impl RetryPolicy {
     }
 }
 
+impl RetryPolicy {
+    /// The delay after this number of attempts at a deferred notification; `None` if it was retried for long enough. The
+    /// delays up to now are added up without their random parts.
+    #[must_use]
+    pub fn deferred_delay(&self, attempts: u32) -> Option<Duration> {
+        let longest = DEFERRED_LONGEST.max(self.initial_interval);
+        let mut delays = exponential(self.initial_interval, self.multiplier, 0.0, longest);
+        let (mut delay, mut total) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..attempts.max(1) {
+            total += delay;
+            if total >= self.deferred_for {
+                return None;
+            }
+            delay = delays.next_backoff().unwrap_or(longest);
+        }
+        exponential(delay, 1.0, self.jitter, delay).next_backoff()
+    }
+}
+
 fn exponential(initial: Duration, multiplier: f64, jitter: f64, longest: Duration) -> ExponentialBackoff {
     ExponentialBackoffBuilder::new()
         .with_initial_interval(initial)
@@ -112,6 +137,18 @@ fn exponential(initial: Duration, multiplier: f64, jitter: f64, longest: Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deferred_notification_is_retried_for_its_time() {
+        let policy = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
+        let delays = (1..).map_while(|attempts| policy.deferred_delay(attempts));
+        let delays: Vec<_> = delays.map(|delay| delay.as_secs()).collect();
+        assert_eq!(delays[..8], [1, 3, 9, 27, 81, 243, 729, 1800]);
+        let total: u64 = delays.iter().sum();
+        assert!((172_800..172_800 + 1800).contains(&total), "{total} s");
+        let none = RetryPolicy { deferred_for: Duration::ZERO, ..policy };
+        assert_eq!(none.deferred_delay(1), None);
+    }
 
     #[test]
     fn retries_wait_longer_each_time_within_their_jitter() {

@@ -50,6 +50,8 @@ pub enum FailureClass {
     Outage,
     /// An attempt, retried after a delay; the last one is dead for this reason.
     Retryable(Reason),
+    /// An attempt, retried for a long time: the receiver of a notification asked for this.
+    Deferred,
     /// Dead immediately for this reason.
     Permanent(Reason),
 }
@@ -64,9 +66,9 @@ pub fn classify(failure: &Failure) -> FailureClass {
         Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
         // A timeout is an attempt only after the store has answered a probe.
         Failure::Store(StoreError::Failed(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_))
-        | Failure::Notification(NotifierError::Deferred(_))
         | Failure::Panicked(_)
         | Failure::TimedOut(_) => FailureClass::Retryable(Reason::AttemptsExhausted),
+        Failure::Notification(NotifierError::Deferred(_)) => FailureClass::Deferred,
         Failure::Rejected(_) | Failure::Notification(NotifierError::Rejected(_)) => {
             FailureClass::Retryable(Reason::Rejected)
         }
@@ -93,6 +95,10 @@ pub fn classify(failure: &Failure) -> FailureClass {
 pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
     match classify(failure) {
         FailureClass::Permanent(reason) => RetryDecision::Dead(reason),
+        FailureClass::Deferred => match policy.deferred_delay(attempts) {
+            Some(delay) => RetryDecision::Retry(delay),
+            None => RetryDecision::Dead(Reason::AttemptsExhausted),
+        },
         FailureClass::Retryable(reason) if attempts >= policy.max_attempts => RetryDecision::Dead(reason),
         FailureClass::Conflict | FailureClass::Outage if attempts >= policy.max_attempts => {
             RetryDecision::Dead(Reason::AttemptsExhausted)
@@ -166,7 +172,7 @@ mod tests {
             (store(StoreError::Timeout), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::CommitUnknown), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (NotifierError::Unavailable("".into()).into(), FailureClass::Outage),
-            (NotifierError::Deferred("".into()).into(), FailureClass::Retryable(Reason::AttemptsExhausted)),
+            (NotifierError::Deferred("".into()).into(), FailureClass::Deferred),
             (NotifierError::Rejected("".into()).into(), FailureClass::Retryable(Reason::Rejected)),
             (invalid_sku(), FailureClass::Retryable(Reason::Rejected)),
             (Failure::TimedOut(Duration::ZERO), FailureClass::Retryable(Reason::AttemptsExhausted)),

@@ -16,6 +16,7 @@ pub mod failure;
 mod handlers;
 pub mod message_bus;
 mod message_check;
+mod notification_text;
 pub mod notifications;
 pub mod outcome;
 pub mod policy;

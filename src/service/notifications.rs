@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use crate::{
     domain::MessageKey,
     ports::{
+        answered::{Answered, MissingAnswers},
         error::NotifierError,
-        notifier::{Notification, Notifier},
+        notifier::Notifier,
         queue::QueueName,
         store::Store,
-        text::sanitize,
     },
 };
 
@@ -27,9 +27,10 @@ use super::{
     backoff::Backoff,
     batch_handler::{BatchHandler, HandleError},
     decode_error::DecodeError,
-    envelope::{Content, Envelope, OutOfStockNotification},
+    envelope::{Content, Envelope},
     failure::{Failure, FailureClass, classify},
-    message_check::{self, Remaining},
+    message_check::{self, CheckedMessage, Remaining},
+    notification_text::{NotifiedEvent, notification},
     outcome::{CommandOutcome, Step},
     policy::FailurePolicy,
     received::ReceivedMessage,
@@ -72,8 +73,8 @@ impl NotificationHandler {
     ) -> Result<CommandOutcome, HandleError> {
         let mut delays = Backoff::during_outage();
         loop {
-            let failed = match self.unit_of_work(queue, received).await {
-                Ok(outcome) => return Ok(outcome),
+            let failed = match self.unit_of_work(queue, &[received]).await {
+                Ok(mut outcomes) => return Ok(outcomes.pop().ok_or(MissingAnswers::NONE)?),
                 Err(error) => self.recorder.unless_outage(error).await?,
             };
             if classify(&failed.failure) != FailureClass::Conflict {
@@ -87,56 +88,106 @@ impl NotificationHandler {
     async fn unit_of_work(
         &self,
         queue: QueueName,
-        received: &ReceivedMessage,
-    ) -> Result<CommandOutcome, UnitOfWorkError> {
+        batch: &[&ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
-        let processed = self.process(&mut uow, received).await;
+        let processed = self.process(&mut uow, batch).await;
         uow.finish(processed).await
     }
 
     async fn process(
         &self,
         uow: &mut UnitOfWork,
-        received: &ReceivedMessage,
-    ) -> Result<CommandOutcome, UnitOfWorkError> {
-        let checked = message_check::check_one(uow, received).await?;
-        let step = match checked.begin(uow) {
-            Remaining::Nothing(step) => step,
-            Remaining::Handle(envelope) => {
-                let step = self.send(envelope).await?;
-                message_check::end(uow, envelope, &step);
-                step
-            }
-        };
-        let processed = Processed { received, generation: checked.generation, step };
-        Ok(recording::record_one(uow, &self.policy, processed).await?)
+        batch: &[&ReceivedMessage],
+    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        let checked = message_check::check(uow, batch).await?;
+        let begun: Vec<_> = checked.into_iter().map(|checked| (checked.begin(uow), checked)).collect();
+        let begin = Instant::now();
+        self.send(&self.unsent(&begun)).await?;
+        let mut processed = Vec::with_capacity(batch.len());
+        for (remaining, CheckedMessage { received, generation, .. }) in begun {
+            let step = match remaining {
+                Remaining::Nothing(step) => step,
+                Remaining::Handle(envelope) => {
+                    let step = self.step(envelope, begin);
+                    message_check::end(uow, envelope, &step);
+                    step
+                }
+            };
+            processed.push(Processed { received, generation, step });
+        }
+        Ok(recording::record_failures(uow, &self.policy, processed).await?)
     }
 
-    /// Sends the mail, once in this process: a unit of work that is retried does not send it again.
-    async fn send(&self, envelope: &Envelope) -> Result<Step, HandlingFailure> {
-        let begin = Instant::now();
-        let Content::OutOfStock(notification) = &envelope.content else {
-            return Ok(Step::failed(DecodeError::unexpected(envelope.key.kind)));
-        };
-        let sent = match self.sent.result_of(&envelope.key) {
-            Some(sent) => sent,
-            None => match self.notifier.notify(&mail(envelope, notification)).await {
-                Err(unavailable @ NotifierError::Unavailable(_)) => {
-                    return Err(Failure::from(unavailable).into());
+    /// The events that must be handled and that this process has not sent yet.
+    fn unsent<'a>(&self, begun: &[(Remaining<'a>, CheckedMessage<'a>)]) -> Vec<NotifiedEvent<'a>> {
+        let event = |(remaining, _): &(Remaining<'a>, _)| match remaining {
+            Remaining::Handle(envelope) if self.sent.result_of(&envelope.key).is_none() => {
+                let envelope: &'a Envelope = envelope;
+                match &envelope.content {
+                    Content::OutOfStock(event) => Some((envelope, event)),
+                    Content::Command(_) => None,
                 }
-                sent => self.sent.remember(&envelope.key, sent),
-            },
+            }
+            _ => None,
         };
-        Ok(match sent {
-            Ok(()) => Step::Done(CommandOutcome::Handled),
-            Err(error) => Step::Failed(error.into(), begin.elapsed()),
-        })
+        begun.iter().filter_map(event).collect()
+    }
+
+    /// Sends one mail about all events, and remembers the result for each of them.
+    async fn send(&self, events: &[NotifiedEvent<'_>]) -> Result<(), HandlingFailure> {
+        let Some(notification) = notification(events) else { return Ok(()) };
+        let result = self.notifier.notify(&notification).await;
+        match &result {
+            Err(error @ NotifierError::Unavailable(_)) => Err(Failure::from(error.clone()).into()),
+            // One event may be the cause; the others are sent without it.
+            Err(error @ NotifierError::Rejected(_)) if events.len() > 1 => {
+                Err(Failure::from(error.clone()).into())
+            }
+            _ => {
+                events.iter().for_each(|(envelope, _)| self.sent.remember(&envelope.key, result.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    /// The result of an event after its mail was sent.
+    fn step(&self, envelope: &Envelope, begin: Instant) -> Step {
+        match self.sent.result_of(&envelope.key) {
+            Some(Ok(())) => Step::Done(CommandOutcome::Handled),
+            Some(Err(error)) => Step::Failed(error.into(), begin.elapsed()),
+            None => Step::failed(DecodeError::unexpected(envelope.key.kind)),
+        }
+    }
+
+    /// Handles several messages in one unit of work, with one mail. False if each must be handled on its own.
+    async fn handle_together(
+        &self,
+        queue: QueueName,
+        batch: &mut [&mut ReceivedMessage],
+    ) -> Result<bool, HandleError> {
+        let messages: Vec<_> = batch.iter().map(|received| &**received).collect();
+        let outcomes = match self.unit_of_work(queue, &messages).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                self.recorder.unless_outage(error).await?;
+                return Ok(false);
+            }
+        };
+        for (received, outcome) in Answered::new(batch.iter_mut().collect(), outcomes)? {
+            self.sent.forget(received.message_key());
+            received.finish(outcome);
+        }
+        Ok(true)
     }
 }
 
 #[async_trait]
 impl BatchHandler for NotificationHandler {
     async fn handle(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
+        if batch.len() > 1 && self.handle_together(queue, batch).await? {
+            return Ok(());
+        }
         for received in batch {
             let outcome = self.handle_one(queue, received).await?;
             self.sent.forget(received.message_key());
@@ -162,13 +213,12 @@ impl SentNotifications {
         self.lock().get(key).cloned()
     }
 
-    fn remember(&self, key: &MessageKey, result: Result<(), NotifierError>) -> Result<(), NotifierError> {
+    fn remember(&self, key: &MessageKey, result: Result<(), NotifierError>) {
         let mut results = self.lock();
         if results.len() >= MAX_UNCOMMITTED {
             results.clear();
         }
-        results.insert(key.clone(), result.clone());
-        result
+        results.insert(key.clone(), result);
     }
 
     fn forget(&self, key: Option<&MessageKey>) {
@@ -179,18 +229,5 @@ impl SentNotifications {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<MessageKey, Result<(), NotifierError>>> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn mail(envelope: &Envelope, notification: &OutOfStockNotification) -> Notification {
-    let OutOfStockNotification { orderid, sku, qty } = notification;
-    let (orderid, sku) = (sanitize(orderid.as_str()), sanitize(sku.as_str()));
-    Notification {
-        event_id: envelope.key.message_id.clone(),
-        subject: format!("Out of stock for {sku}"),
-        text: format!(
-            "Out of stock for {sku}\n\nOrder {orderid} waits for {qty} of it.\n\
-             It gets them by itself as soon as stock comes in.\n"
-        ),
     }
 }

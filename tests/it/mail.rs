@@ -252,3 +252,56 @@ async fn two_notifiers_send_one_mail_for_an_event_that_is_published_twice() {
     assert_eq!((system.count(FAILURES).await, system.count(STARTS).await), (0, 0));
     system.close_after(notifiers).await;
 }
+
+/// Fifty backorders within a second, of two products.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_notifications_of_a_window_are_one_mail_with_a_list() {
+    let digest = [("ALLOCATION__NOTIFICATIONS__DIGEST", "3s")];
+    let (system, server, process) =
+        nothing_in_stock("the_notifications_of_a_window_are_one_mail_with_a_list", &digest).await;
+    order(&system, 1..=50).await;
+    wait_notified(&system, 50).await;
+    let mails = server.script().accepted.clone();
+    assert!(mails.len() <= 3, "{} mails", mails.len());
+    let text: String = mails.iter().map(Mail::text).collect();
+    for number in 1..=50 {
+        let line = format!("LAMP: order o-{number} waits for 2");
+        assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line}\n{text}");
+    }
+    system.close_after([process]).await;
+}
+
+/// The process is killed while it collects notifications: nothing is lost, and nothing is sent twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_that_were_being_collected_are_sent_by_the_next_process() {
+    let name = "notifications_that_were_being_collected_are_sent_by_the_next_process";
+    let (system, server, process) =
+        nothing_in_stock(name, &[("ALLOCATION__NOTIFICATIONS__DIGEST", "15m")]).await;
+    order(&system, 1..=5).await;
+    wait_for("notifications are being collected", DRAINS_WITHIN, &0, async || {
+        system.ready("notifications").await
+    })
+    .await;
+    system.settled(6).await;
+    process.kill().await;
+    system.expect_redeliveries();
+    assert_eq!(server.script().accepted.len(), 0);
+    let process = system.notifier(ROLES, &server, &[("ALLOCATION__NOTIFICATIONS__DIGEST", "1s")]);
+    wait_notified(&system, 5).await;
+    assert_eq!(server.script().accepted.len(), 1);
+    system.close_after([process]).await;
+}
+
+/// A mail server that defers every mail of an unknown sender at first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deferred_mail_is_retried_more_often_than_a_failed_command() {
+    let name = "a_deferred_mail_is_retried_more_often_than_a_failed_command";
+    let multiplier = ("ALLOCATION__RETRY__MULTIPLIER", "1");
+    let (system, server, process) = nothing_in_stock(name, &[ONE_RETRY, &[multiplier]].concat()).await;
+    server.script().deferred_recipients = 7;
+    order(&system, 1..=1).await;
+    wait_notified(&system, 1).await;
+    assert_eq!(server.script().accepted.len(), 1);
+    assert_eq!((system.count(ATTEMPTS).await, system.count(RESOLVED).await), (7, 1));
+    system.close_after([process]).await;
+}

@@ -323,6 +323,7 @@ async fn a_worker_with_a_fault() {
         handler: Arc::new(MessageBus::new(Arc::new(store.clone()), policy.clone())),
         partitions: 2,
         max_batch: 100,
+        collect_for: Duration::ZERO,
         requeue_after: Duration::from_mins(1),
         finish_timeout: Duration::from_secs(10),
         watchdog: Watchdog::default(),

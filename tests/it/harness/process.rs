@@ -26,6 +26,7 @@ pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -
         .env("DATABASE_URL", database_url)
         .env("AMQP_URL", amqp_url())
         .env("ALLOCATION__NAMESPACE", namespace)
+        .env("ALLOCATION__NOTIFICATIONS__DIGEST", "0s")
         .kill_on_drop(true);
     command
 }

@@ -46,11 +46,15 @@ pub(crate) fn broken() -> StoreError {
     StoreError::Failed("disk full".into())
 }
 
-/// A handler timeout of ten seconds, and three attempts.
+/// A handler timeout of ten seconds, three attempts, and 100 seconds for a deferred notification.
 fn policy() -> FailurePolicy {
     FailurePolicy {
         handler_timeout: Duration::from_secs(10),
-        retry: RetryPolicy { max_attempts: 3, ..RetryPolicy::default() },
+        retry: RetryPolicy {
+            max_attempts: 3,
+            deferred_for: Duration::from_secs(100),
+            ..RetryPolicy::default()
+        },
         host: "test".into(),
     }
 }

@@ -20,14 +20,36 @@ use super::fakes::{
 const NOTIFICATIONS: QueueName = QueueName::Notifications;
 
 #[tokio::test]
-async fn every_notification_is_sent_and_a_duplicate_is_not() {
+async fn the_notifications_of_a_batch_are_one_mail_and_one_commit() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let handler = notifications(&store, &notifier);
     let mut messages = ["e1", "e2", "e1", "e3"].map(out_of_stock);
     let outcomes = handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["handled", "handled", "duplicate", "handled"]);
-    assert_eq!(notifier.notified(), ["e1", "e2", "e3"]);
-    assert_eq!(store.commits().len(), 4, "each notification is committed before the next is sent");
+    assert_eq!(notifier.notified(), ["e1,e2,e3"]);
+    assert_eq!(store.commits().len(), 1);
+}
+
+/// The mail server rejects the mail because of one event.
+#[tokio::test]
+async fn the_notifications_of_a_rejected_mail_are_sent_separately() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let rejected = || NotifierError::Rejected("554".into());
+    notifier.fail_next([rejected(), rejected()]);
+    let mut messages = ["e1", "e2", "e3"].map(out_of_stock);
+    let outcomes = notifications(&store, &notifier).handle_all(NOTIFICATIONS, &mut messages).await.unwrap();
+    assert_eq!(names(&outcomes), ["retry", "handled", "handled"]);
+    assert_eq!(notifier.notified(), ["e1,e2,e3", "e1", "e2", "e3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mail_about_several_events_is_sent_once_although_its_commit_fails() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let (handler, mut messages) = (notifications(&store, &notifier), ["e1", "e2"].map(out_of_stock));
+    store.set_next_replies(Call::Commit, [Reply::Fails(unavailable())]);
+    assert!(handler.handle_all(NOTIFICATIONS, &mut messages).await.is_err());
+    assert_eq!(names(&handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap()), ["handled"; 2]);
+    assert_eq!(notifier.notified(), ["e1,e2"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,16 +149,18 @@ async fn an_outage_of_the_mail_server_counts_no_attempt_and_the_mail_is_sent_aft
 }
 
 #[tokio::test]
-async fn a_deferred_mail_is_an_attempt_and_its_retry_is_sent() {
+async fn a_deferred_mail_is_an_attempt_and_is_retried_for_longer_than_a_command() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
     let handler = notifications(&store, &notifier);
-    notifier.fail_next(vec![NotifierError::Deferred("451".into()); 3]);
-    for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
+    notifier.fail_next(vec![NotifierError::Deferred("451".into()); 6]);
+    // Delays of 1 + 3 + 9 + 27 + 81 s; a command is dead after three attempts.
+    for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "retry"), (4, "retry"), (5, "retry"), (6, "dead")]
+    {
         let message = after_failures(&store, out_of_stock("e1"), attempt - 1);
         let outcomes = handler.handle_all(NOTIFICATIONS, &mut [message]).await.unwrap();
         assert_eq!((names(&outcomes)[0], store.failures().len()), (then, usize::try_from(attempt).unwrap()));
     }
-    assert_eq!(store.failures()[2].next, RetryDecision::Dead(Reason::AttemptsExhausted));
+    assert_eq!(store.failures()[5].next, RetryDecision::Dead(Reason::AttemptsExhausted));
     assert_eq!(
         names(&handler.handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap()),
         ["handled"]

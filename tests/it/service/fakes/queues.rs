@@ -222,6 +222,7 @@ pub(crate) fn consumer(queues: &ScriptedQueues, store: &ScriptedStore) -> Consum
         handler: Arc::new(bus(store)),
         partitions: 1,
         max_batch: 1,
+        collect_for: Duration::ZERO,
         requeue_after: Duration::from_secs(3),
         finish_timeout: Duration::from_secs(8),
         watchdog: Watchdog::default(),
