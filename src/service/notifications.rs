@@ -101,11 +101,11 @@ impl NotificationHandler {
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
-        let begun: Vec<_> = checked.into_iter().map(|checked| (checked.begin(uow), checked)).collect();
+        let messages: Vec<_> = checked.into_iter().map(|checked| (checked.begin(uow), checked)).collect();
         let begin = Instant::now();
-        self.send(&self.unsent(&begun)).await?;
+        self.send(&self.unsent(&messages)).await?;
         let mut processed = Vec::with_capacity(batch.len());
-        for (remaining, CheckedMessage { received, generation, .. }) in begun {
+        for (remaining, CheckedMessage { received, generation, .. }) in messages {
             let step = match remaining {
                 Remaining::Nothing(step) => step,
                 Remaining::Handle(envelope) => {
@@ -145,7 +145,9 @@ impl NotificationHandler {
                 Err(Failure::from(error.clone()).into())
             }
             _ => {
-                events.iter().for_each(|(envelope, _)| self.sent.remember(&envelope.key, result.clone()));
+                for (envelope, _) in events {
+                    self.sent.remember(&envelope.key, result.clone());
+                }
                 Ok(())
             }
         }
