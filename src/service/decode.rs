@@ -9,18 +9,16 @@ use crate::{
     ports::{
         queue::{Message, QueueName},
         routing,
-        text::replace_nul,
+        text::{is_printable, replace_nul},
     },
 };
 
 use super::{
     body::read_body,
-    decode_error::{DecodeError, MAX_MESSAGE_ID},
+    decode_error::{DecodeError, MAX_MESSAGE_ID, MAX_MESSAGE_ID_BYTES},
     envelope::Envelope,
+    traceparent::is_traceparent,
 };
-
-/// The longest message id, in bytes: AMQP's limit.
-const MAX_MESSAGE_ID_BYTES: usize = 255;
 
 /// The largest allowed message; a larger one is not parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +56,7 @@ pub fn decode(queue: QueueName, message: &Message, limits: Limits) -> Result<Env
         key: MessageKey { message_id, kind: content.kind(), body_hash: body_hash(&message.body) },
         content,
         correlation_id,
-        traceparent: message.traceparent.as_deref().map(|trace| replace_nul(trace).into()),
+        traceparent: message.traceparent.as_deref().filter(|trace| is_traceparent(trace)).map(Into::into),
     })
 }
 
@@ -113,7 +111,7 @@ pub fn checked_id(id: &str) -> Result<&str, DecodeError> {
     if id.is_empty() {
         return Err(DecodeError::MissingMessageId);
     }
-    let printable = id.chars().all(|character| !character.is_control()) && !id.trim().is_empty();
+    let printable = id.chars().all(is_printable) && !id.trim().is_empty();
     if printable && id.len() <= MAX_MESSAGE_ID_BYTES && id.chars().count() <= MAX_MESSAGE_ID {
         Ok(id)
     } else {
@@ -191,7 +189,7 @@ mod tests {
         assert_eq!(named(None), Err(DecodeError::MissingMessageId));
         assert_eq!(named(Some("")), Err(DecodeError::MissingMessageId));
         // The last one has 128 characters, but 256 bytes.
-        for id in [" ", "a\nb", &"x".repeat(201), &"é".repeat(128)] {
+        for id in [" ", "a\nb", "a\u{202e}b", "\u{200b}", &"x".repeat(201), &"é".repeat(128)] {
             assert_eq!(named(Some(id)), Err(DecodeError::InvalidMessageId));
         }
     }

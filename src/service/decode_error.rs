@@ -6,6 +6,8 @@ use crate::domain::ReadError;
 
 /// The longest message id, in characters.
 pub(super) const MAX_MESSAGE_ID: usize = 200;
+/// The longest message id, in bytes: AMQP's limit.
+pub(super) const MAX_MESSAGE_ID_BYTES: usize = 255;
 
 /// Why a message cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +16,9 @@ pub enum DecodeError {
     #[error("the message has no message id")]
     MissingMessageId,
     /// Its id cannot be stored.
-    #[error("the message id must be 1 to {MAX_MESSAGE_ID} printable characters")]
+    #[error(
+        "the message id must be 1 to {MAX_MESSAGE_ID} printable characters, at most {MAX_MESSAGE_ID_BYTES} bytes"
+    )]
     InvalidMessageId,
     /// It is larger than allowed.
     #[error("{part} too large: {size} bytes, the limit is {limit} ({setting})")]

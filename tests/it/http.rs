@@ -2,6 +2,7 @@
 
 mod access;
 mod batching;
+mod identity;
 mod in_process;
 mod limits;
 mod outages;
@@ -202,17 +203,6 @@ async fn a_request_repeated_with_its_key_has_the_same_response_and_one_effect() 
             assert_eq!(post_with_key(&client, key, "/allocate", &body).await.expect_status(202).text(), "OK");
         }
     }
-    let another = post_with_key(&client, "k-1", "/allocate", &line("o-9", "LAMP", 2))
-        .await
-        .expect_status(409)
-        .message();
-    assert!(another.contains("another type or body"), "{another}");
-    let another = post_with_key(&client, "k-1", "/deallocate", &line("o-3", "LAMP", 2))
-        .await
-        .expect_status(409)
-        .message();
-    assert!(another.contains("another type or body"), "{another}");
-    client.get("/orders/o-9").await.expect_status(404);
     assert_eq!(system.count(FAILURES).await, 0);
     assert_eq!(system.settled(6).await.len(), 3);
     system.close_after([api]).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use tokio::time::{Instant, timeout_at};
@@ -77,29 +77,57 @@ async fn command(
 
 /// The message with the command, or the response to a request that cannot become one.
 fn message(kind: &str, headers: &HeaderMap, body: Vec<u8>) -> Result<Message, Box<Response>> {
-    let bad = |status, text: &str| Err(Box::new(responses::message(status, text)));
-    let content_type = text(headers, &header::CONTENT_TYPE);
+    let bad = |status, text: &str| Box::new(responses::message(status, text));
+    let text = |name: &HeaderName| {
+        text(headers, name)
+            .map_err(|NotText| bad(StatusCode::BAD_REQUEST, &format!("the header {name} is not UTF-8")))
+    };
+    let content_type = text(&header::CONTENT_TYPE)?;
     // A form on a page of another site can be sent without a content type.
     if content_type.as_deref().unwrap_or_default().trim().is_empty() {
-        return bad(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json");
+        return Err(bad(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"));
     }
-    let message_id = text(headers, &IDEMPOTENCY_KEY).unwrap_or_else(new_id);
-    if checked_id(&message_id).is_err() {
-        return bad(StatusCode::BAD_REQUEST, "Idempotency-Key must be 1 to 200 printable characters");
-    }
+    let Some(message_id) = message_id(headers) else {
+        return Err(bad(
+            StatusCode::BAD_REQUEST,
+            "Idempotency-Key must be one value of 1 to 200 printable UTF-8 characters, at most 255 bytes",
+        ));
+    };
     Ok(Message {
         kind: kind.into(),
         message_id: Some(message_id),
-        traceparent: text(headers, &TRACEPARENT),
+        traceparent: only(headers, &TRACEPARENT).unwrap_or_default(),
         content_type,
-        content_encoding: text(headers, &header::CONTENT_ENCODING),
+        content_encoding: text(&header::CONTENT_ENCODING)?,
         body: body.into(),
         ..Message::default()
     })
 }
 
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+/// The id of the message: the key, or a new id without one. None if the key is not a message id.
+fn message_id(headers: &HeaderMap) -> Option<String> {
+    match only(headers, &IDEMPOTENCY_KEY) {
+        Ok(None) => Some(new_id()),
+        Ok(Some(key)) => checked_id(&key).is_ok().then_some(key),
+        Err(NotText) => None,
+    }
+}
+
+/// A header whose value is not UTF-8, or that has two values.
+struct NotText;
+
+/// The text of a header that may occur once.
+fn only(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, NotText> {
+    match headers.get_all(name).iter().nth(1) {
+        Some(_) => Err(NotText),
+        None => text(headers, name),
+    }
+}
+
+/// The text of a header. Nothing is replaced: two values must not become one.
+fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, NotText> {
+    let text = |value: &HeaderValue| String::from_utf8(value.as_bytes().to_vec()).map_err(|_| NotText);
+    headers.get(name).map(text).transpose()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a request without a key is never a duplicate")]

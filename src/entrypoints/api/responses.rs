@@ -37,7 +37,12 @@ fn failed(failure: &Failure) -> Response {
     let status = match failure {
         Failure::DecodeError(DecodeError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::DecodeError(DecodeError::Content(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Failure::BodyMismatch => StatusCode::CONFLICT,
+        Failure::BodyMismatch => {
+            return message(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Idempotency-Key was already used with another command or body. The command was not processed",
+            );
+        }
         Failure::DecodeError(_) | Failure::Rejected(_) => StatusCode::BAD_REQUEST,
         Failure::Store(StoreError::InvalidData(_)) => {
             log(failure);

@@ -79,6 +79,15 @@ impl Client {
         response.unwrap_or_else(|error| panic!("no response to {method} {path}: {error}"))
     }
 
+    /// Posts JSON under a key of any bytes.
+    pub(crate) async fn request_with_key(&self, path: &str, key: &[u8], body: &Value) -> Response {
+        let body = body.to_string();
+        let request = self.encode("POST", path, &[JSON, ("Idempotency-Key", "KEY")], body.as_bytes());
+        let at = request.windows(5).position(|bytes| bytes == b": KEY").expect("the header is there") + 2;
+        let request = [&request[..at], key, &request[at + 3..]].concat();
+        self.exchange(&request).await.unwrap_or_else(|error| panic!("no response to POST {path}: {error}"))
+    }
+
     /// Sends a request and returns the response, or an error without a complete response.
     pub(crate) async fn try_request(
         &self,
@@ -87,8 +96,12 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Response> {
+        self.exchange(&self.encode(method, path, headers, body)).await
+    }
+
+    async fn exchange(&self, request: &[u8]) -> io::Result<Response> {
         let mut stream = TcpStream::connect(self.address).await?;
-        stream.write_all(&self.encode(method, path, headers, body)).await?;
+        stream.write_all(request).await?;
         let mut response = Vec::new();
         let read = timeout(RESPONDS_WITHIN, stream.read_to_end(&mut response)).await?;
         match Response::read(&response) {
