@@ -29,7 +29,8 @@ pub struct RowError {
     pub error: String,
 }
 
-/// Reads a file whose first line names its columns, in any order. Blanks around a field are ignored.
+/// Reads a file whose first line names its columns, in any order and in small or capital letters. Blanks around a field are
+/// ignored, and so are empty columns and rows at the right and at the end of a sheet.
 ///
 /// Returns the valid rows and the errors of the others. If a column of `columns` is missing, there are no valid rows.
 ///
@@ -38,30 +39,46 @@ pub struct RowError {
 pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<RowError>)> {
     let text = fs::read(file)?;
     let mut lines = LineCounter { text: &text, at: 0, line: 1 };
-    let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(&*text);
-    let headers = match reader.headers() {
-        Ok(headers) => headers.clone(),
-        Err(error) => {
-            return row_error(error, &StringRecord::new(), &mut lines).map(|bad| (Vec::new(), vec![bad]));
-        }
+    // A row may have more fields than the first line names, as long as they are empty.
+    let mut reader = ReaderBuilder::new().trim(Trim::All).flexible(true).from_reader(&*text);
+    let names = match reader.headers() {
+        Ok(headers) => column_names(headers),
+        Err(error) => return row_error(error, &[], &mut lines).map(|bad| (Vec::new(), vec![bad])),
     };
-    let missing = columns.iter().filter(|column| !headers.iter().any(|header| header == **column));
-    let mut bad: Vec<_> =
-        missing.map(|name| RowError { line: 1, error: format!("no column {name}") }).collect();
-    let occurs_before = |at: usize, name: &str| headers.iter().take(at).any(|other| other == name);
-    let twice = headers.iter().enumerate().filter(|(at, name)| occurs_before(*at, name));
-    bad.extend(twice.map(|(_, name)| RowError { line: 1, error: format!("two columns {name}") }));
+    let mut bad = invalid_columns(&names, columns);
     if !bad.is_empty() {
         return Ok((Vec::new(), bad));
     }
     let mut rows = Vec::new();
     for record in reader.records() {
         match record {
-            Ok(record) => rows.push(row(&headers, &record, &mut lines)),
-            Err(error) => bad.push(row_error(error, &headers, &mut lines)?),
+            Ok(record) if record.iter().all(str::is_empty) => {}
+            Ok(record) => match row(&names, &record, &mut lines) {
+                Ok(row) => rows.push(row),
+                Err(error) => bad.push(error),
+            },
+            Err(error) => bad.push(row_error(error, &names, &mut lines)?),
         }
     }
     Ok((rows, bad))
+}
+
+/// The names of the columns without the empty ones at the right, in small letters.
+fn column_names(headers: &StringRecord) -> Vec<String> {
+    let mut names: Vec<_> = headers.iter().map(str::to_lowercase).collect();
+    while names.last().is_some_and(String::is_empty) {
+        names.pop();
+    }
+    names
+}
+
+fn invalid_columns(names: &[String], columns: &[&str]) -> Vec<RowError> {
+    let missing = columns.iter().filter(|column| !names.iter().any(|name| name == **column));
+    let missing = missing.map(|name| format!("no column {name}"));
+    let occurs_before = |at: usize, name: &String| !name.is_empty() && names[..at].contains(name);
+    let twice = names.iter().enumerate().filter(|(at, name)| occurs_before(*at, name));
+    let twice = twice.map(|(_, name)| format!("two columns {name}"));
+    missing.chain(twice).map(|error| RowError { line: 1, error }).collect()
 }
 
 /// Counts lines. The position of the reader may be between the two characters of a line ending.
@@ -85,30 +102,30 @@ impl LineCounter<'_> {
     }
 }
 
-fn row(headers: &StringRecord, record: &StringRecord, lines: &mut LineCounter<'_>) -> Row {
-    let named = headers.iter().zip(record).filter(|(_, text)| !text.is_empty());
-    Row {
-        line: lines.of(record.position()),
-        fields: named.map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
+fn row(columns: &[String], record: &StringRecord, lines: &mut LineCounter<'_>) -> Result<Row, RowError> {
+    let line = lines.of(record.position());
+    let invalid = |error| Err(RowError { line, error });
+    if let Some(name) = columns.get(record.len()) {
+        let (found, expected) = (record.len(), columns.len());
+        return invalid(format!("{name}: the row has {found} fields, the first line names {expected}"));
     }
+    let mut fields = Vec::with_capacity(columns.len());
+    for (at, text) in record.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        let Some(name) = columns.get(at).filter(|name| !name.is_empty()) else {
+            return invalid(format!("{text:?}: the first line names no column {}", at + 1));
+        };
+        fields.push((name.clone(), text.to_owned()));
+    }
+    Ok(Row { line, fields })
 }
 
 /// The error of a row; any other error concerns the file.
-fn row_error(error: csv::Error, headers: &StringRecord, lines: &mut LineCounter<'_>) -> io::Result<RowError> {
-    let name = |field: usize| headers.get(field).unwrap_or("a field without a name").to_owned();
+fn row_error(error: csv::Error, names: &[String], lines: &mut LineCounter<'_>) -> io::Result<RowError> {
     let position = error.position().cloned();
-    let error = match error.kind() {
-        ErrorKind::Utf8 { err, .. } => format!("{}: not UTF-8", name(err.field())),
-        ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            let which = match usize::try_from(*len) {
-                Ok(found) if found < headers.len() => name(found),
-                _ => format!("after {}", name(headers.len().saturating_sub(1))),
-            };
-            format!("{which}: the row has {len} fields, the first line names {expected_len}")
-        }
-        _ => return Err(error.into()),
-    };
-    Ok(RowError { line: lines.of(position.as_ref()), error })
+    let ErrorKind::Utf8 { err, .. } = error.kind() else { return Err(error.into()) };
+    let name = names.get(err.field()).filter(|name| !name.is_empty());
+    let name = name.map_or_else(|| format!("column {}", err.field() + 1), Clone::clone);
+    Ok(RowError { line: lines.of(position.as_ref()), error: format!("{name}: not UTF-8") })
 }
 
 /// Replaces a file atomically, and writes it to the disk.
@@ -170,11 +187,24 @@ mod tests {
             [
                 "line 2: sku: the row has 1 fields, the first line names 2",
                 "line 4: sku: not UTF-8",
-                "line 5: after sku: the row has 3 fields, the first line names 2",
+                "line 5: \"x\": the first line names no column 3",
             ]
         );
         assert_eq!(read_text(b"sku,orderid,sku\nA,o1,B\n").1, ["line 1: two columns sku"]);
         assert_eq!(read_text(b"orderid,qty\no1,1\n").1, ["line 1: no column sku"]);
+        let (_, bad) = read_text(b"orderid,,sku\no1,x,A\n");
+        assert_eq!(bad, ["line 2: \"x\": the first line names no column 2"]);
+    }
+
+    #[test]
+    fn a_file_is_read_as_spreadsheets_write_it() {
+        let (rows, bad) = read_text(
+            b"\xef\xbb\xbfOrderID, SKU ,Qty,,\r\no1,LAMP,2,,\r\n,,,,\r\no2,VASE,3\r\n\"o3\",\"SOFA\",,,\r\n,,,,\r\n,,,,",
+        );
+        assert_eq!(bad, [""; 0]);
+        let found: Vec<_> = rows.iter().map(|row| (row.line, row.fields.len(), &*row.fields[1].1)).collect();
+        assert_eq!(found, [(2, 3, "LAMP"), (4, 3, "VASE"), (5, 2, "SOFA")]);
+        assert_eq!(rows[0].fields[0].0, "orderid");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Csv {
             Err(error) => match error.downcast::<CsvErrors>() {
                 Ok(CsvErrors(rows)) => {
                     for row in &rows {
-                        output::error(&output::sanitize(row));
+                        output::error(row);
                     }
                     output::error("nothing was written");
                     Ok(ExitStatus::Incomplete)
@@ -51,7 +51,7 @@ impl Csv {
 fn print(report: &CsvReport, json: bool) -> anyhow::Result<()> {
     let CsvReport { orders, kept, placed, without_stock, rejected } = report;
     for row in rejected {
-        output::error(&output::sanitize(row));
+        output::error(row);
     }
     if json {
         let waiting = without_stock
@@ -63,7 +63,7 @@ fn print(report: &CsvReport, json: bool) -> anyhow::Result<()> {
         }));
     }
     for (orderid, sku, qty) in without_stock {
-        output::line(&output::sanitize(&format!("Out of stock for {sku}: {qty} for order {orderid}")));
+        output::line(&format!("Out of stock for {sku}: {qty} for order {orderid}"));
     }
     output::line(&format!(
         "{orders} orders: {placed} lines placed, {} without stock, {} rejected; {kept} allocations kept",

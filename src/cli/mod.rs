@@ -2,6 +2,7 @@
 //! error.
 
 mod admin;
+mod arguments;
 #[expect(clippy::module_inception, reason = "the main file of this folder")]
 mod cli;
 mod csv;

@@ -4,7 +4,11 @@ use clap::{Args, Subcommand};
 
 use crate::bootstrap::App;
 
-use super::{exit::ExitStatus, output};
+use super::{
+    arguments::not_blank,
+    exit::ExitStatus,
+    output::{self, Field, Rows},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Orders {
@@ -17,6 +21,7 @@ enum OrdersCommand {
     /// Show the lines of an order, each with its batch or as a backorder.
     Show {
         /// The order.
+        #[arg(value_parser = not_blank)]
         orderid: String,
     },
 }
@@ -26,24 +31,20 @@ impl Orders {
     pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
         let OrdersCommand::Show { orderid } = self.command;
         let Some(order) = app.views().order(&orderid).await? else {
-            output::error(&format!("order {} has no lines", output::sanitize(&orderid)));
+            output::error(&format!("order {orderid} has no lines"));
             return Ok(ExitStatus::Incomplete);
         };
         if json {
             output::json(&order)?;
             return Ok(ExitStatus::Success);
         }
-        let mut table = output::table(&["sku", "qty", "status", "batch"]);
+        let mut rows = Rows::new(&["sku", "qty", "status", "batch"]);
         for line in &order.lines {
             let batch = line.batchref.as_deref().unwrap_or("-");
-            table.add_row([
-                &output::sanitize(&line.sku),
-                &line.qty.to_string(),
-                line.status,
-                &output::sanitize(batch),
-            ]);
+            let fields = [&line.sku, &line.qty.to_string(), line.status, batch];
+            rows.push(fields.map(Field::new));
         }
-        output::line(&table.to_string());
+        rows.print();
         Ok(ExitStatus::Success)
     }
 }

@@ -5,7 +5,10 @@ use serde_json::json;
 
 use crate::{bootstrap::App, ports::outbox::ParkedEvents as _, views::UnpublishedEvent};
 
-use super::{exit::ExitStatus, output};
+use super::{
+    exit::ExitStatus,
+    output::{self, Field, Rows},
+};
 
 /// List unpublished events, and retry those that the broker rejected.
 #[derive(Debug, Args)]
@@ -62,20 +65,21 @@ async fn list(app: &App, all: bool, limit: i64, json: bool) -> anyhow::Result<Ex
     } else if events.is_empty() {
         output::line("none");
     } else {
-        let mut table = output::table(&["id", "type", "sku", "sequence", "behind", "since", "rejected"]);
+        let mut rows = Rows::new(&["id", "type", "sku", "sequence", "behind", "since", "rejected"]);
         for event in &events {
             let UnpublishedEvent { id, name, sku, sequence, behind, committed_at, refused, .. } = event;
-            table.add_row(vec![
-                id.to_string(),
-                name.clone(),
-                output::sanitize(sku),
-                sequence.to_string(),
-                behind.to_string(),
-                output::short_time(*committed_at),
-                output::sanitize(refused.as_deref().unwrap_or("no")),
+            let refused = refused.as_deref().unwrap_or("no");
+            rows.push([
+                Field::new(id),
+                Field::new(name),
+                Field::new(sku),
+                Field::new(sequence),
+                Field::new(behind),
+                Field::new(output::short_time(*committed_at)),
+                Field::new(refused),
             ]);
         }
-        output::line(&table.to_string());
+        rows.print();
     }
     Ok(ExitStatus::Success)
 }
@@ -89,20 +93,15 @@ async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
         output::json(&event)?;
         return Ok(ExitStatus::Success);
     }
-    output::line(&format!(
-        "event      {} {} of {}",
-        event.name,
-        event.sequence,
-        output::sanitize(&event.sku)
-    ));
+    output::line(&format!("event      {} {} of {}", event.name, event.sequence, event.sku));
     output::line(&format!("message id {}", event.message_id));
     output::line(&format!("committed  {}", output::long_time(event.committed_at)));
     if let (Some(reason), Some(at)) = (&event.refused, event.refused_at) {
-        output::line(&format!("rejected   {}: {}", output::long_time(at), output::sanitize(reason)));
+        output::line(&format!("rejected   {}: {}", output::long_time(at), reason));
         output::line(&format!("behind it  {} later events of the SKU", event.behind));
     }
-    output::line(&format!("caused by  {}", output::sanitize(&event.causation_id)));
-    output::line(&format!("body       {}", output::sanitize(event.body.get())));
+    output::line(&format!("caused by  {}", event.causation_id));
+    output::line(&format!("body       {}", event.body.get()));
     Ok(ExitStatus::Success)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::domain::{OperatorAction, SkipReason, StatusKind};
@@ -38,6 +39,26 @@ pub fn rejected_retry_error(reason: &str) -> String {
     format!("the broker rejected the retry: {reason}")
 }
 
+/// The beginning of a period that ends now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// The duration of the period, by the clock of the store.
+    Within(Duration),
+    /// Its first moment.
+    Time(OffsetDateTime),
+}
+
+impl Since {
+    /// The duration in seconds, or else the first moment.
+    #[must_use]
+    pub fn parts(self) -> (Option<f64>, Option<OffsetDateTime>) {
+        match self {
+            Self::Within(duration) => (Some(duration.as_secs_f64()), None),
+            Self::Time(time) => (None, Some(time)),
+        }
+    }
+}
+
 /// Selects failed messages. An empty field matches every message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FailedMessageFilter {
@@ -53,8 +74,8 @@ pub struct FailedMessageFilter {
     pub reason: Option<String>,
     /// With this text in the error or the message id; case is ignored.
     pub grep: Option<String>,
-    /// Last failed within this time.
-    pub since: Option<Duration>,
+    /// Last failed since then.
+    pub since: Option<Since>,
     /// Of this group.
     pub group: Option<String>,
 }

@@ -5,7 +5,7 @@ use crate::{domain::ReadError, ports::routing};
 use super::{decode_error::DecodeError, envelope::Content};
 
 /// The deepest allowed nesting of arrays and objects.
-const MAX_DEPTH: usize = 128;
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// Reads the body of a message of this type.
 ///
@@ -45,7 +45,7 @@ fn with_field(kind: &str, body: &[u8]) -> Option<String> {
 }
 
 /// The deepest nesting of arrays and objects, found without parsing the body.
-fn depth(body: &[u8]) -> usize {
+pub(super) fn depth(body: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
     for byte in body {
         match byte {

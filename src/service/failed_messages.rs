@@ -18,6 +18,7 @@ use super::{
     body::read_body,
     decode::{self, Limits},
     decode_error::DecodeError,
+    json_text::same_value,
 };
 
 /// Messages of one transaction if there is no rate.
@@ -50,17 +51,29 @@ pub struct EditRequest {
     pub queue: String,
     /// The generation that the operator saw.
     pub shown_generation: i64,
-    /// The new type.
+    /// The content that the operator saw.
+    pub shown: Content,
+    /// The content that is to replace it.
+    pub edited: Content,
+}
+
+/// What an operator can edit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The type.
     pub kind: String,
-    /// The new message id.
+    /// The message id; empty if the message has none.
     pub message_id: String,
-    /// The new body.
+    /// The body.
     pub body: Vec<u8>,
 }
 
 /// Why an edit was rejected; the message is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
+    /// The new content is the same as the old one.
+    #[error("nothing changed")]
+    Unchanged,
     /// The new content is not a valid command.
     #[error(transparent)]
     Invalid(#[from] DecodeError),
@@ -135,17 +148,29 @@ fn interval(per_second: u32) -> Duration {
     Duration::from_secs_f64(f64::from(batch_size) / f64::from(per_second.max(1)))
 }
 
+/// The body after an edit: the stored bytes if it is the same, so that an editor's layout of JSON is no change.
+#[must_use]
+pub fn edited_body(stored: &[u8], edited: Vec<u8>) -> Vec<u8> {
+    let added_line_end = edited.strip_suffix(b"\n") == Some(stored);
+    if added_line_end || same_value(stored, &edited) { stored.to_vec() } else { edited }
+}
+
 /// Replaces the content of a dead message by a valid command and retries it.
 ///
 /// # Errors
-/// The content is not a command that the message's queue takes, or the store failed.
+/// Nothing changed, the content is not a command that the message's queue takes, or the store failed.
 pub async fn edit(
     failed_messages: &dyn FailedMessages,
     limits: Limits,
     request: EditRequest,
     by: &Operator,
 ) -> Result<ActionResult, EditError> {
-    let EditRequest { id, queue, shown_generation, kind, message_id, body } = request;
+    let EditRequest { id, queue, shown_generation, shown, edited } = request;
+    let edited = Content { body: edited_body(&shown.body, edited.body), ..edited };
+    if edited == shown {
+        return Err(EditError::Unchanged);
+    }
+    let Content { kind, message_id, body } = edited;
     check(&queue, &kind, &message_id, &body, limits)?;
     let body_hash = decode::body_hash(&body);
     let edit = OperatorAction::Edit(Edit { shown_generation, kind, message_id, body, body_hash });

@@ -1,13 +1,16 @@
-//! Failed messages: lists, groups, details and counts.
+//! Failed messages: lists, groups and counts.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use std::{fmt, str::FromStr};
+
 use serde::Serialize;
-use serde_json::{Value, json};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 use crate::{
     domain::StatusKind,
-    ports::{error::StoreError, failed_messages::FailedMessageFilter},
+    ports::{
+        error::StoreError,
+        failed_messages::{FailedMessageFilter, Since},
+    },
 };
 
 use super::handle::Views;
@@ -33,6 +36,40 @@ pub struct FailedMessageSummary {
     pub due_at: Option<OffsetDateTime>,
 }
 
+impl FailedMessageSummary {
+    /// Its place in a list.
+    #[must_use]
+    pub fn position(&self) -> ListPosition {
+        ListPosition { last_failed_at: self.last_failed_at, id: self.id }
+    }
+}
+
+/// A place in the list of failed messages. It stays the same place when the message that was there fails again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListPosition {
+    last_failed_at: OffsetDateTime,
+    id: i64,
+}
+
+impl fmt::Display for ListPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.last_failed_at.to_offset(UtcOffset::UTC).format(&Rfc3339).map_err(|_| fmt::Error)?;
+        write!(f, "{time},{}", self.id)
+    }
+}
+
+impl FromStr for ListPosition {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once(',').and_then(|(time, id)| {
+            let last_failed_at = OffsetDateTime::parse(time, &Rfc3339).ok()?;
+            Some(Self { last_failed_at, id: id.parse().ok()? })
+        });
+        parts.ok_or("must be TIME,ID as `list` prints it, for example 2026-11-25T02:00:00.123456Z,42")
+    }
+}
+
 /// Dead letters with the same queue, type, reason and error pattern.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
@@ -50,55 +87,6 @@ pub struct FailureGroup {
     pub last_failed_at: OffsetDateTime,
 }
 
-/// A failed message in full.
-#[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the contract's own names, section 6")]
-pub struct FailedMessageDetail {
-    #[serde(flatten)]
-    pub summary: FailedMessageSummary,
-    pub group: String,
-    /// Why its retry was not published yet.
-    pub held_because: Option<String>,
-    pub properties: Value,
-    pub headers: Value,
-    pub body: Value,
-    pub history: Vec<AttemptRow>,
-    pub actions: Vec<ActionRow>,
-    /// The queue without the namespace.
-    #[serde(skip)]
-    pub queue_name: String,
-    /// The body as received.
-    #[serde(skip)]
-    pub bytes: Vec<u8>,
-    /// Increases with every attempt and every retry.
-    #[serde(skip)]
-    pub generation: i64,
-}
-
-/// A failed attempt.
-#[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the contract's own names, section 6")]
-pub struct AttemptRow {
-    pub attempt: i32,
-    #[serde(with = "time::serde::rfc3339")]
-    pub at: OffsetDateTime,
-    pub host: String,
-    pub duration_ms: i64,
-    pub error: String,
-    pub chain: Vec<String>,
-}
-
-/// An action of an operator.
-#[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the contract's own names, section 6")]
-pub struct ActionRow {
-    #[serde(with = "time::serde::rfc3339")]
-    pub at: OffsetDateTime,
-    pub who: String,
-    pub what: String,
-    pub why: Option<String>,
-}
-
 /// The number of failed messages in each status except `resolved`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
@@ -109,7 +97,7 @@ pub struct FailureCounts {
 }
 
 impl Views {
-    /// Matching messages, newest first, after the message `cursor`.
+    /// Matching messages, newest first, after the place `cursor`.
     ///
     /// # Errors
     /// The database is unavailable.
@@ -117,16 +105,17 @@ impl Views {
         &self,
         filter: &FailedMessageFilter,
         limit: i64,
-        cursor: Option<i64>,
+        cursor: Option<ListPosition>,
     ) -> Result<Vec<FailedMessageSummary>, StoreError> {
+        let (within_seconds, since) = filter.since.map(Since::parts).unwrap_or_default();
         let messages = sqlx::query_as!(
             FailedMessageSummary,
             r#"select f.id, concat($11::text, '.', f.queue) as "queue!", f.type as kind, f.message_id, f.status, f.reason,
                       f.error, f.attempts, f.first_failed_at, f.last_failed_at, f.due_at
                from failed_messages f
-               where failed_message_matches(f, $1, $2, $3, $4, $5, $6, $7, $8)
-                 and ($9::bigint is null or (f.last_failed_at, f.id) <
-                      (select c.last_failed_at, c.id from failed_messages c where c.id = $9))
+               where failed_message_matches(f, $1, $2, $3, $4, $5, $6,
+                         coalesce($7, extract(epoch from now() - $12::timestamptz)::double precision), $8)
+                 and ($9::timestamptz is null or (f.last_failed_at, f.id) < ($9, $13::bigint))
                order by f.last_failed_at desc, f.id desc limit $10"#,
             filter.ids.as_deref(),
             filter.status.map(StatusKind::as_str),
@@ -134,11 +123,13 @@ impl Views {
             filter.kind,
             filter.reason,
             filter.grep,
-            filter.since.map(|since| since.as_secs_f64()),
+            within_seconds,
             filter.group,
-            cursor,
+            cursor.map(|cursor| cursor.last_failed_at),
             limit,
             self.namespace,
+            since,
+            cursor.map(|cursor| cursor.id),
         );
         self.query(async |connection| messages.fetch_all(connection).await).await
     }
@@ -161,48 +152,6 @@ impl Views {
         self.query(async |connection| groups.fetch_all(connection).await).await
     }
 
-    /// A failed message in full.
-    ///
-    /// # Errors
-    /// The database is unavailable.
-    pub async fn failed_message(&self, id: i64) -> Result<Option<FailedMessageDetail>, StoreError> {
-        let filter = FailedMessageFilter { ids: Some(vec![id]), ..FailedMessageFilter::default() };
-        let Some(summary) = self.failed_messages(&filter, 1, None).await?.pop() else { return Ok(None) };
-        let row = sqlx::query!(
-            r#"select properties::text as "properties!", body, queue, generation, error_group, held_because
-               from failed_messages where id = $1"#,
-            id
-        );
-        let history = sqlx::query_as!(
-            AttemptRow,
-            "select attempt, at, host, duration_ms, error, chain from failed_attempts
-             where failed_message_id = $1 order by generation",
-            id,
-        );
-        let actions = sqlx::query_as!(
-            ActionRow,
-            "select at, who, what, why from failed_actions where failed_message_id = $1 order by id",
-            id,
-        );
-        let row = self.query(async |connection| row.fetch_one(connection).await).await?;
-        let history = self.query(async |connection| history.fetch_all(connection).await).await?;
-        let actions = self.query(async |connection| actions.fetch_all(connection).await).await?;
-        let mut stored: Value = serde_json::from_str(&row.properties).unwrap_or_default();
-        Ok(Some(FailedMessageDetail {
-            summary,
-            group: row.error_group,
-            held_because: row.held_because,
-            properties: stored["properties"].take(),
-            headers: stored["headers"].take(),
-            body: body_json(&row.body),
-            history,
-            actions,
-            queue_name: row.queue,
-            bytes: row.body,
-            generation: row.generation,
-        }))
-    }
-
     /// The number of failed messages by status.
     ///
     /// # Errors
@@ -216,13 +165,5 @@ impl Views {
                from failed_messages where status <> 'resolved'"#
         );
         self.query(async |connection| counts.fetch_one(connection).await).await
-    }
-}
-
-/// Text if it is UTF-8, otherwise its bytes.
-fn body_json(body: &[u8]) -> Value {
-    match std::str::from_utf8(body) {
-        Ok(text) => json!(text),
-        Err(_) => json!({ "base64": BASE64_STANDARD.encode(body) }),
     }
 }

@@ -1,6 +1,7 @@
 //! The read side: each query returns one struct. Nothing here writes.
 
 mod availability;
+mod failed_message_details;
 mod failed_messages;
 mod handle;
 mod orders;
@@ -8,9 +9,8 @@ mod outbox;
 mod progress;
 
 pub use availability::{Availability, AvailableBatch};
-pub use failed_messages::{
-    ActionRow, AttemptRow, FailedMessageDetail, FailedMessageSummary, FailureCounts, FailureGroup,
-};
+pub use failed_message_details::{ActionRow, AttemptRow, FailedMessageDetail};
+pub use failed_messages::{FailedMessageSummary, FailureCounts, FailureGroup, ListPosition};
 pub use handle::Views;
 pub use orders::{Allocation, Order, OrderLine};
 pub use outbox::{OutboxDepth, UnpublishedEvent};

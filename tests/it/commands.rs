@@ -173,6 +173,26 @@ async fn an_event_has_the_correlation_id_and_the_trace_of_its_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_is_no_traceparent_is_ignored() {
+    let system = TestSystem::new("a_header_that_is_no_traceparent_is_ignored").await;
+    let worker = system.worker();
+    system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
+    system.wait_handled(1).await;
+    let long = "x".repeat(60_000);
+    for trace in [long.as_str(), "", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), AMQPValue::LongString(trace.into()));
+        let line = allocate(&format!("o-{}", trace.len()), "LAMP", 1);
+        let sent = properties(line.kind, &line.message_id).with_headers(headers);
+        system.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
+    }
+    let events = system.settled(4).await;
+    assert_eq!(events.len(), 3);
+    assert!(events.iter().all(|event| event.header("traceparent").is_none()), "{events:?}");
+    system.close_after([worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_routing_key_is_the_type_of_a_message_without_type() {
     let system = TestSystem::new("the_routing_key_is_the_type_of_a_message_without_type").await;
     let worker = system.worker();

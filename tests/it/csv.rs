@@ -81,6 +81,18 @@ fn order_lines_are_allocated_and_written_in_the_order_of_the_file() {
     assert_eq!(output.stderr(), "");
 }
 
+/// Empty columns and rows, a byte order mark, capital letters and blanks, as in a file that was edited by hand.
+#[test]
+fn files_are_read_as_spreadsheets_write_them() {
+    let folder = Folder::with(&[
+        (BATCHES, b"\xef\xbb\xbfRef,SKU, qty ,ETA,,\r\nb-1,LAMP,10,,,\r\n,,,,,\r\nb-2,VASE,3,2031-01-01,,\r\n,,,,,\r\n"),
+        (ORDERS, b"OrderId,Sku,Qty,\r\no-1,LAMP,3,\r\n,,,\r\no-2,VASE,3\r\n,,,\r\n"),
+    ]);
+    let said = folder.run().exits(0);
+    assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,3,b-1", "o-2,VASE,3,b-2"])));
+    assert_eq!(said.errors, "");
+}
+
 /// C2.
 #[test]
 fn earlier_allocations_are_kept_and_reduce_the_available_quantity() {
@@ -130,7 +142,11 @@ const INVALID_ROWS: [(&str, &[u8], &str); 22] = [
     (ORDERS, b"orderid,sku,qty\no-1,LAMP,2147483648\n", "orders.csv, line 2: qty: must be a whole number"),
     (ORDERS, b"orderid,sku,qty\n,LAMP,1\n", "orders.csv, line 2: missing field `orderid`"),
     (ORDERS, b"orderid,sku,qty\no-1,L\xffMP,1\n", "orders.csv, line 2: sku: not UTF-8"),
-    (ORDERS, b"orderid,sku,qty\no-1,LAMP,1,2\n", "orders.csv, line 2: after qty: the row has 4 fields"),
+    (
+        ORDERS,
+        b"orderid,sku,qty\no-1,LAMP,1,2\n",
+        "orders.csv, line 2: \"2\": the first line names no column 4",
+    ),
     (ORDERS, b"order,sku,qty\no-1,LAMP,1\n", "orders.csv, line 1: no column orderid"),
     (ORDERS, b"", "orders.csv, line 1: no column orderid"),
     (

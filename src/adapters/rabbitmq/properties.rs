@@ -1,10 +1,13 @@
 //! The properties and headers of a received message.
 
+use std::fmt::Display;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use crate::ports::queue::RawProperties;
 
@@ -70,19 +73,35 @@ fn to_json(value: &AMQPValue, depth: usize) -> Value {
         AMQPValue::LongInt(value) => json!(value),
         AMQPValue::LongUInt(value) => json!(value),
         AMQPValue::LongLongInt(value) => json!(value),
-        AMQPValue::Float(value) => json!(value),
-        AMQPValue::Double(value) => json!(value),
+        AMQPValue::Float(value) => number(*value),
+        AMQPValue::Double(value) => number(*value),
         AMQPValue::Timestamp(value) => json!(value),
         AMQPValue::ShortString(value) => json!(value.as_str()),
-        AMQPValue::LongString(value) => json!(String::from_utf8_lossy(value.as_bytes())),
-        AMQPValue::ByteArray(value) => json!(String::from_utf8_lossy(value.as_slice())),
+        AMQPValue::LongString(value) => text_or_bytes(value.as_bytes()),
+        AMQPValue::ByteArray(value) => text_or_bytes(value.as_slice()),
         AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth == 0 => json!("…"),
         AMQPValue::FieldArray(values) => {
             values.as_slice().iter().map(|value| to_json(value, depth - 1)).collect()
         }
         AMQPValue::FieldTable(values) => table(values, depth - 1),
-        AMQPValue::DecimalValue(value) => json!(format!("{value:?}")),
+        AMQPValue::DecimalValue(value) if value.scale == 0 => json!(value.value),
+        AMQPValue::DecimalValue(value) => number(format!("{}e-{}", value.value, value.scale)),
         AMQPValue::Void => Value::Null,
+    }
+}
+
+/// The number with the same shortest decimal notation; JSON has no infinity, which is shown as text.
+fn number(number: impl Display) -> Value {
+    let text = number.to_string();
+    let number = text.parse::<f64>().ok().and_then(Number::from_f64);
+    number.map_or(Value::String(text), Value::Number)
+}
+
+/// Text if it is UTF-8, otherwise its bytes, as in a body.
+fn text_or_bytes(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!(text),
+        Err(_) => json!({ "base64": BASE64_STANDARD.encode(bytes) }),
     }
 }
 
@@ -151,6 +170,8 @@ fn lossy_text(value: &AMQPValue) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use lapin::types::DecimalValue;
+
     use super::*;
 
     fn headers(names: &[&str]) -> FieldTable {
@@ -178,25 +199,43 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_every_type_are_readable_and_kept_exactly() {
-        let mut table = headers(&["text"]);
-        for (i, value) in [
-            AMQPValue::Boolean(true),
-            AMQPValue::Double(1.5),
-            AMQPValue::ByteArray(vec![0, 255].into()),
-            AMQPValue::FieldArray(vec![AMQPValue::Void].into()),
-            AMQPValue::FieldTable(headers(&["inner"])),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            table.insert(format!("h{i}").into(), value);
+    fn headers_of_every_type_are_shown_as_json_and_kept_exactly() {
+        let decimal = |value, scale| AMQPValue::DecimalValue(DecimalValue { scale, value });
+        let cases = [
+            (AMQPValue::Boolean(true), json!(true)),
+            (AMQPValue::ShortShortInt(-1), json!(-1)),
+            (AMQPValue::ShortShortUInt(255), json!(255)),
+            (AMQPValue::ShortInt(-300), json!(-300)),
+            (AMQPValue::ShortUInt(65_535), json!(65_535)),
+            (AMQPValue::LongInt(i32::MIN), json!(i32::MIN)),
+            (AMQPValue::LongUInt(u32::MAX), json!(u32::MAX)),
+            (AMQPValue::LongLongInt(i64::MIN), json!(i64::MIN)),
+            (AMQPValue::Float(1.1), json!(1.1)),
+            (AMQPValue::Double(1.5e300), json!(1.5e300)),
+            (decimal(123, 2), json!(1.23)),
+            (decimal(u32::MAX, 0), json!(u32::MAX)),
+            (decimal(0, 255), json!(0.0)),
+            (AMQPValue::Timestamp(1_700_000_000), json!(1_700_000_000)),
+            (AMQPValue::ShortString("short".into()), json!("short")),
+            (AMQPValue::LongString("größe".into()), json!("größe")),
+            (AMQPValue::LongString(vec![0xff].into()), json!({ "base64": "/w==" })),
+            (AMQPValue::ByteArray(vec![0, 255].into()), json!({ "base64": "AP8=" })),
+            (AMQPValue::FieldArray(vec![AMQPValue::Void, decimal(5, 1)].into()), json!([null, 0.5])),
+            (AMQPValue::FieldTable(headers(&["inner"])), json!({ "inner": "x" })),
+            (AMQPValue::Void, Value::Null),
+        ];
+        let mut table = FieldTable::default();
+        for (number, (value, _)) in cases.iter().enumerate() {
+            table.insert(format!("h{number}").into(), value.clone());
         }
         let properties = AmqpProperties(BasicProperties::default().with_headers(table));
         let json: Value = serde_json::from_str(&properties.to_json()).unwrap();
-        assert_eq!(json["headers"]["h4"], json!({ "inner": "x" }));
+        for (number, (value, shown)) in cases.iter().enumerate() {
+            assert_eq!(json["headers"][format!("h{number}")], *shown, "{value:?}");
+        }
         let decoded: BasicProperties = serde_json::from_slice(&properties.to_bytes()).unwrap();
         assert_eq!(decoded, properties.0);
         assert!(size(&properties.0) > 20);
+        assert_eq!(to_json(&AMQPValue::Double(f64::NEG_INFINITY), MAX_DEPTH), json!("-inf"));
     }
 }

@@ -8,10 +8,11 @@ use crate::{
     bootstrap::App,
     domain::{OperatorAction, StatusKind},
     ports::failed_messages::Operator,
+    views::ListPosition,
 };
 
 use super::{
-    super::exit::ExitStatus,
+    super::{arguments::not_blank, exit::ExitStatus},
     bulk, edit, read,
     target::{FilterArgs, TargetArgs},
 };
@@ -37,9 +38,10 @@ enum Command {
         /// The maximum number of messages.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
-        /// Continue after the message with this id, the last one of the previous page.
-        #[arg(long, value_name = "ID")]
-        cursor: Option<i64>,
+        /// Continue after this place in the list: the time of the last failure and the id of the last message of the
+        /// previous page. `list` prints it.
+        #[arg(long, value_name = "TIME,ID")]
+        cursor: Option<ListPosition>,
     },
     /// List the distinct errors of dead letters, with the number of messages. Start here.
     Groups,
@@ -56,24 +58,24 @@ enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         rate: Option<u32>,
         /// The reason, for the record.
-        #[arg(long)]
+        #[arg(long, value_parser = not_blank)]
         why: Option<String>,
     },
-    /// Replace the body of a dead letter by a valid one and retry it. The original body is kept.
+    /// Replace the content of a dead letter by a valid one and retry it. The original body is kept.
     Edit {
         /// The id in the first column of `list`.
         id: i64,
-        /// The new body; - is standard input. Without it, $EDITOR opens.
+        /// The new body; - is standard input. Without --body, --type and --message-id, $EDITOR opens.
         #[arg(long, value_name = "FILE")]
         body: Option<PathBuf>,
         /// The new type, if the message has a wrong one.
-        #[arg(long = "type", value_name = "TYPE")]
+        #[arg(long = "type", value_name = "TYPE", value_parser = not_blank)]
         kind: Option<String>,
         /// The new message id, if the message has none or that of another message.
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = not_blank)]
         message_id: Option<String>,
         /// The reason, for the record.
-        #[arg(long)]
+        #[arg(long, value_parser = not_blank)]
         why: Option<String>,
     },
     /// Discard dead letters that are not to be retried.
@@ -81,7 +83,7 @@ enum Command {
         #[command(flatten)]
         target: TargetArgs,
         /// The reason, for the record.
-        #[arg(long)]
+        #[arg(long, value_parser = not_blank)]
         why: String,
     },
     /// Undo a discard.
@@ -89,7 +91,7 @@ enum Command {
         #[command(flatten)]
         target: TargetArgs,
         /// The reason, for the record.
-        #[arg(long)]
+        #[arg(long, value_parser = not_blank)]
         why: Option<String>,
     },
     /// Print messages in full, as JSON lines; without --status those with status dead.

@@ -16,7 +16,10 @@ use crate::{
         error::StoreError,
         failed_messages::{ActionResult, Operator},
     },
-    service::failed_messages::{self, EditError, EditRequest},
+    service::{
+        failed_messages::{self, Content, EditError, EditRequest, edited_body},
+        json_text::indented,
+    },
     views::FailedMessageDetail,
 };
 
@@ -31,30 +34,47 @@ pub(super) struct EditArgs {
 }
 
 pub(super) async fn edit(app: &App, args: EditArgs, by: &Operator, json: bool) -> anyhow::Result<ExitStatus> {
-    let Some(shown) = app.views().failed_message(args.id).await? else {
+    let Some(detail) = app.views().failed_message(args.id).await? else {
         output::error(&format!("there is no failed message {}", args.id));
         return Ok(ExitStatus::Incomplete);
     };
-    let Some(message_id) = args.message_id.or_else(|| shown.summary.message_id.clone()) else {
+    if detail.summary.message_id.is_none() && args.message_id.is_none() {
         output::error("the message has no message id; set one with --message-id");
         return Ok(ExitStatus::UsageError);
+    }
+    let shown = Content {
+        kind: detail.summary.kind.clone(),
+        message_id: detail.summary.message_id.clone().unwrap_or_default(),
+        body: detail.bytes.clone(),
     };
-    let body = match args.body {
-        Some(file) => read(&file)?,
-        None => in_editor(&shown)?,
-    };
-    output::note(&diff(&shown.bytes, &body));
-    let kind = args.kind.unwrap_or(shown.summary.kind);
-    let request = EditRequest {
-        id: args.id,
-        queue: shown.queue_name,
-        shown_generation: shown.generation,
-        kind: kind.clone(),
-        message_id,
+    let body = edited_body(&shown.body, new_body(&detail, &args)?);
+    if body != shown.body {
+        output::note_lines(&diff(&shown.body, &body));
+    }
+    let edited = Content {
+        kind: args.kind.unwrap_or_else(|| shown.kind.clone()),
+        message_id: args.message_id.unwrap_or_else(|| shown.message_id.clone()),
         body,
     };
-    let edited = failed_messages::edit(&app.failed_messages(), app.limits(), request, by).await;
-    report(edited, &kind, json)
+    let kind = edited.kind.clone();
+    let request = EditRequest {
+        id: args.id,
+        queue: detail.queue_name,
+        shown_generation: detail.generation,
+        shown,
+        edited,
+    };
+    let result = failed_messages::edit(&app.failed_messages(), app.limits(), request, by).await;
+    report(result, &kind, json)
+}
+
+/// The body from the file, from the editor, or the stored one if something else is to be changed.
+fn new_body(detail: &FailedMessageDetail, args: &EditArgs) -> anyhow::Result<Vec<u8>> {
+    match &args.body {
+        Some(file) => read(file),
+        None if args.kind.is_some() || args.message_id.is_some() => Ok(detail.bytes.clone()),
+        None => in_editor(&detail.bytes),
+    }
 }
 
 fn report(edited: Result<ActionResult, EditError>, kind: &str, json: bool) -> anyhow::Result<ExitStatus> {
@@ -62,6 +82,10 @@ fn report(edited: Result<ActionResult, EditError>, kind: &str, json: bool) -> an
         Ok(ActionResult::Applied) => print_report(1, 0, "replaced, retry scheduled", json),
         Ok(ActionResult::Skipped(reason)) => {
             print_report(0, 1, &reason.to_string(), json).map(|_| ExitStatus::Incomplete)
+        }
+        Err(unchanged @ EditError::Unchanged) => {
+            let text = format!("{unchanged}; the message was not retried");
+            print_report(0, 1, &text, json).map(|_| ExitStatus::Incomplete)
         }
         Err(EditError::Store(StoreError::Conflict(_))) => {
             output::error(
@@ -71,7 +95,7 @@ fn report(edited: Result<ActionResult, EditError>, kind: &str, json: bool) -> an
         }
         Err(EditError::Store(error)) => Err(error.into()),
         Err(error) => {
-            output::error(&format!("not a valid {}: {error}; nothing was changed", output::sanitize(kind)));
+            output::error(&format!("not a valid {kind}: {error}; nothing was changed"));
             Ok(ExitStatus::Incomplete)
         }
     }
@@ -96,14 +120,12 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Opens the operator's editor on the body, indented if it is JSON.
-fn in_editor(shown: &FailedMessageDetail) -> anyhow::Result<Vec<u8>> {
+fn in_editor(stored: &[u8]) -> anyhow::Result<Vec<u8>> {
     let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok());
     let editor = editor.context("neither $VISUAL nor $EDITOR is set; set one or use --body FILE")?;
-    let pretty = serde_json::from_slice::<serde_json::Value>(&shown.bytes)
-        .and_then(|json| serde_json::to_vec_pretty(&json));
     // Only the owner can read it, and it is removed at the end.
     let mut file = tempfile::Builder::new().prefix("allocation-").suffix(".json").tempfile()?;
-    file.write_all(pretty.as_deref().unwrap_or(&shown.bytes))?;
+    file.write_all(indented(stored).as_deref().map_or(stored, str::as_bytes))?;
     // The variable may have arguments: "code --wait".
     let run = format!("{editor} \"$1\"");
     let status = Command::new("sh").arg("-c").arg(run).arg("editor").arg(file.path()).status()?;
@@ -111,12 +133,12 @@ fn in_editor(shown: &FailedMessageDetail) -> anyhow::Result<Vec<u8>> {
     Ok(fs::read(file.path())?)
 }
 
+/// The changed lines, with one field of JSON in each.
 fn diff(old: &[u8], new: &[u8]) -> String {
-    let (old, new) = (String::from_utf8_lossy(old), String::from_utf8_lossy(new));
-    let diff = TextDiff::from_lines(&*old, &*new)
+    let lines = |body: &[u8]| indented(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    TextDiff::from_lines(lines(old).as_str(), lines(new).as_str())
         .unified_diff()
         .header("before", "after")
         .missing_newline_hint(false)
-        .to_string();
-    output::printable_lines(&diff)
+        .to_string()
 }

@@ -1,22 +1,25 @@
 //! `list`, `groups`, `show` and `export`: queries only.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use serde_json::Value;
 
 use crate::{
     bootstrap::App,
     domain::StatusKind,
-    ports::failed_messages::{FailedMessageFilter, FailedMessages as _},
-    views::{AttemptRow, FailedMessageDetail, FailedMessageSummary},
+    ports::{failed_messages::FailedMessageFilter, text::escape_json},
+    views::{AttemptRow, FailedMessageDetail, FailedMessageSummary, ListPosition},
 };
 
-use super::super::{exit::ExitStatus, output};
+use super::super::{
+    exit::ExitStatus,
+    output::{self, Field, JsonLines, Rows},
+};
 
 pub(super) async fn list(
     app: &App,
     filter: &FailedMessageFilter,
     limit: i64,
-    cursor: Option<i64>,
+    cursor: Option<ListPosition>,
     json: bool,
 ) -> anyhow::Result<ExitStatus> {
     let messages = app.views().failed_messages(filter, limit, cursor).await?;
@@ -25,20 +28,20 @@ pub(super) async fn list(
     } else if messages.is_empty() {
         output::line("none");
     } else {
-        let mut table =
-            output::table(&["id", "failed", "queue", "type", "message id", "status", "attempts", "error"]);
+        let columns = ["id", "failed", "queue", "type", "message id", "status", "attempts", "error"];
+        let mut rows = Rows::new(&columns);
         for message in &messages {
-            table.add_row(row(message));
+            rows.push(row(message));
         }
-        output::line(&table.to_string());
+        rows.print();
     }
     if let Some(last) = messages.last().filter(|_| i64::try_from(messages.len()) == Ok(limit)) {
-        output::note(&format!("there may be more messages: --cursor {}", last.id));
+        output::note(&format!("there may be more messages: --cursor {}", last.position()));
     }
     Ok(ExitStatus::Success)
 }
 
-fn row(message: &FailedMessageSummary) -> Vec<Cell> {
+fn row(message: &FailedMessageSummary) -> [Field; 8] {
     let FailedMessageSummary { status, reason, .. } = message;
     let kind = StatusKind::from_name(status);
     let colour = match kind {
@@ -51,15 +54,15 @@ fn row(message: &FailedMessageSummary) -> Vec<Cell> {
         Some(reason) if kind == Some(StatusKind::Dead) => format!("{status}: {reason}"),
         _ => status.clone(),
     };
-    vec![
-        Cell::new(message.id),
-        Cell::new(output::short_time(message.last_failed_at)),
-        Cell::new(&message.queue),
-        Cell::new(output::sanitize(&message.kind)),
-        Cell::new(output::sanitize(message.message_id.as_deref().unwrap_or("—"))),
-        Cell::new(state).fg(colour),
-        Cell::new(message.attempts),
-        Cell::new(output::sanitize(&message.error)),
+    [
+        Field::new(message.id),
+        Field::new(output::short_time(message.last_failed_at)),
+        Field::new(&message.queue),
+        Field::new(&message.kind),
+        Field::new(message.message_id.as_deref().unwrap_or("—")),
+        Field::coloured(state, colour),
+        Field::new(message.attempts),
+        Field::new(&message.error),
     ]
 }
 
@@ -73,19 +76,19 @@ pub(super) async fn groups(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
         output::line("no dead letters");
         return Ok(ExitStatus::Success);
     }
-    let mut table = output::table(&["group", "count", "queue", "type", "reason", "error", "last"]);
+    let mut rows = Rows::new(&["group", "count", "queue", "type", "reason", "error", "last"]);
     for group in groups {
-        table.add_row(vec![
-            Cell::new(group.group).fg(Color::Cyan),
-            Cell::new(group.count).fg(Color::Red),
-            Cell::new(group.queue),
-            Cell::new(output::sanitize(&group.kind)),
-            Cell::new(group.reason.unwrap_or_default()),
-            Cell::new(output::sanitize(&group.error)),
-            Cell::new(output::short_time(group.last_failed_at)),
+        rows.push([
+            Field::coloured(group.group, Color::Cyan),
+            Field::coloured(group.count, Color::Red),
+            Field::new(group.queue),
+            Field::new(group.kind),
+            Field::new(group.reason.unwrap_or_default()),
+            Field::new(group.error),
+            Field::new(output::short_time(group.last_failed_at)),
         ]);
     }
-    output::line(&table.to_string());
+    rows.print();
     output::note(
         "next: `allocation dead-letters list --group G`, then `show ID`; after a fix, `retry --group G`",
     );
@@ -105,14 +108,18 @@ pub(super) async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitS
     Ok(ExitStatus::Success)
 }
 
-/// Prints the messages that match at the beginning, one at a time, so that memory does not limit their number.
+/// Prints the messages that match at the beginning, page by page, so that memory does not limit their number.
 pub(super) async fn export(app: &App, filter: &FailedMessageFilter) -> anyhow::Result<ExitStatus> {
     let views = app.views();
-    for id in app.failed_messages().matching(filter).await? {
-        if let Some(detail) = views.failed_message(id).await? {
-            output::line(&serde_json::to_string(&detail)?);
+    let mut lines = JsonLines::new();
+    'export: for page in views.failed_message_pages(filter).await? {
+        for detail in views.failed_message_details(&page).await? {
+            if lines.write(&detail)?.is_break() {
+                break 'export;
+            }
         }
     }
+    lines.finish()?;
     Ok(ExitStatus::Success)
 }
 
@@ -120,19 +127,19 @@ fn print(detail: &FailedMessageDetail) {
     let FailedMessageDetail { summary, group, properties, headers, body, history, actions, .. } = detail;
     print_summary(summary, group);
     if let Some(error) = &detail.held_because {
-        output::line(&format!("waits      {}", output::sanitize(error)));
+        output::line(&format!("waits      {error}"));
     }
     print_values("properties", properties);
     print_values("headers", headers);
     output::line("body");
     match body {
-        Value::String(text) => output::line(&output::printable_lines(text)),
+        Value::String(text) => output::lines(text),
         bytes => output::line(&format!("  {bytes}")),
     }
     output::line("history");
     history.iter().for_each(print_attempt);
     for action in actions {
-        let why = action.why.as_deref().map(|why| format!(": {}", output::sanitize(why))).unwrap_or_default();
+        let why = action.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         output::line(&format!("  {}  {} by {}{why}", output::long_time(action.at), action.what, action.who));
     }
 }
@@ -142,10 +149,10 @@ fn print_summary(summary: &FailedMessageSummary, group: &str) {
     let reason = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     output::line(&format!("message    {id} in {queue}"));
     output::line(&format!("status     {status}{reason}"));
-    output::line(&format!("error      {}", output::sanitize(error)));
+    output::line(&format!("error      {error}"));
     output::line(&format!("group      {group}"));
-    output::line(&format!("type       {}", output::sanitize(kind)));
-    output::line(&format!("message id {}", output::sanitize(message_id.as_deref().unwrap_or("none"))));
+    output::line(&format!("type       {kind}"));
+    output::line(&format!("message id {}", message_id.as_deref().unwrap_or("none")));
     output::line(&format!("attempts   {}", summary.attempts));
     if let Some(due) = summary.due_at {
         output::line(&format!("due        {}", output::long_time(due)));
@@ -156,15 +163,15 @@ fn print_values(title: &str, values: &Value) {
     let Value::Object(values) = values else { return };
     output::line(title);
     for (name, value) in values {
-        output::line(&format!("  {} = {}", output::sanitize(name), output::sanitize(&value.to_string())));
+        output::line(&format!("  {name} = {}", escape_json(&value.to_string())));
     }
 }
 
 fn print_attempt(attempt: &AttemptRow) {
     let AttemptRow { attempt, at, host, duration_ms, error, chain } = attempt;
-    let (at, error) = (output::long_time(*at), output::sanitize(error));
+    let at = output::long_time(*at);
     output::line(&format!("  {at}  attempt {attempt} on {host}, {duration_ms} ms: {error}"));
     for cause in chain {
-        output::line(&format!("    because {}", output::sanitize(cause)));
+        output::line(&format!("    because {cause}"));
     }
 }

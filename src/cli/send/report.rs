@@ -6,7 +6,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{exit::ExitStatus, output},
+    cli::{
+        exit::ExitStatus,
+        output::{self, Field, Rows},
+    },
     domain::PublishOutcome,
     ports::{
         admin::{CommandSender, OutboundCommand},
@@ -116,17 +119,21 @@ impl SendReport {
         let FollowReport { progress, events, notifications, unpublished, took } = followed;
         let SendProgress { handled, allocated, backordered, failed_attempts } = progress;
         let commands = self.commands();
-        let mut table = output::table(&["result", ""]);
-        table.add_row(["commands handled", &format!("{handled} of {commands}")]);
-        table.add_row(["duplicates ignored", &(self.confirmed - self.message_ids.len()).to_string()]);
-        table.add_row(["failed attempts", &failed_attempts.to_string()]);
-        table.add_row(["lines allocated", &allocated.to_string()]);
-        table.add_row(["lines backordered", &backordered.to_string()]);
-        table.add_row(["events published", &(events - unpublished).to_string()]);
-        table.add_row(["notifications", &notifications.to_string()]);
         let per_second = f64::from(u32::try_from(*handled).unwrap_or(u32::MAX)) / took.as_secs_f64();
-        table.add_row(["commands per second", &format!("{per_second:.0}")]);
-        output::line(&table.to_string());
+        let mut rows = Rows::new(&["result", ""]);
+        for (result, value) in [
+            ("commands handled", format!("{handled} of {commands}")),
+            ("duplicates ignored", (self.confirmed - self.message_ids.len()).to_string()),
+            ("failed attempts", failed_attempts.to_string()),
+            ("lines allocated", allocated.to_string()),
+            ("lines backordered", backordered.to_string()),
+            ("events published", (events - unpublished).to_string()),
+            ("notifications", notifications.to_string()),
+            ("commands per second", format!("{per_second:.0}")),
+        ] {
+            rows.push([Field::new(result), Field::new(value)]);
+        }
+        rows.print();
         if *handled < commands || *unpublished > 0 {
             output::error("not everything was handled and published; see `allocation status`");
         }

@@ -116,7 +116,12 @@ const LAYERS: &[Layer] = &[
         never_sql: WRITES,
     },
     Layer { name: "config", may_import: &[], crates: Crates::Except(SERVERS), never_sql: ANY_SQL },
-    Layer { name: "telemetry", may_import: &["config"], crates: Crates::Except(SERVERS), never_sql: ANY_SQL },
+    Layer {
+        name: "telemetry",
+        may_import: &["config", "ports"],
+        crates: Crates::Except(SERVERS),
+        never_sql: ANY_SQL,
+    },
     Layer { name: "reexec", may_import: &[], crates: Crates::Only(&[]), never_sql: ANY_SQL },
     Layer {
         name: "faults",

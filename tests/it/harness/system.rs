@@ -15,6 +15,7 @@ use allocation::{adapters::postgres::PgStore, pg::PgConfig, ports::store::Store,
 use lapin::{Channel, Connection, options::QueueDeleteOptions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use super::{
     broker::{Event, Observer, Sender, distinct},
@@ -115,6 +116,29 @@ impl TestSystem {
         let mut command = program(&self.namespace, &self.database_url(), arguments);
         command.envs(environment.iter().copied());
         call(&mut command).await
+    }
+
+    /// A call of the command line that the test runs itself.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        program(&self.namespace, &self.database_url(), arguments)
+    }
+
+    /// Inserts dead letters of the queue `orders`; the last one failed last.
+    pub(crate) async fn insert_dead_letters(&self, count: i64) {
+        let insert = sqlx::query(
+            "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original, status,
+                 reason, error, error_pattern, error_group, attempts, first_failed_at, last_failed_at)
+             select 'orders', 'm-' || n, sha256(n::text::bytea), 'allocate',
+                 convert_to(format('{\"orderid\": \"o-%s\", \"sku\": \"LAMP\", \"qty\": 1}', n), 'UTF8'),
+                 '{\"properties\": {\"type\": \"allocate\"}, \"headers\": null}', '{}', 'dead', 'rejected',
+                 'Invalid sku LAMP', 'Invalid sku', 'group-1', 1, now(), now() + n * interval '1 microsecond'
+             from generate_series(1, $1) as n",
+        );
+        insert.bind(count).execute(&self.pool).await.expect("the rows are valid");
+        let attempts = "insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
+                        select id, 1, 1, 'a host', 1, error, '{}' from failed_messages";
+        sqlx::query(attempts).execute(&self.pool).await.expect("the rows are valid");
+        self.expect_dead(count);
     }
 
     /// Starts a process with further variables in its environment.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use allocation::{
     domain::{OperatorAction, SkipReason, StatusKind},
     pg::PLANNER,
-    ports::failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _},
+    ports::failed_messages::{ActionResult, FailedMessageFilter, FailedMessages as _, Since},
     service::failed_messages::{BulkReport, apply_to_matching},
     views::Views,
 };
+use time::macros::datetime;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::Database;
@@ -25,7 +26,7 @@ struct Filter {
     other: &'static str,
 }
 
-const FILTERS: [Filter; 8] = [
+const FILTERS: [Filter; 9] = [
     Filter { name: "ids", set: |filter, id| filter.ids = Some(vec![id]), matching: "", other: "" },
     Filter {
         name: "queue",
@@ -59,9 +60,15 @@ const FILTERS: [Filter; 8] = [
     },
     Filter {
         name: "since",
-        set: |filter, _| filter.since = Some(Duration::from_mins(10)),
+        set: |filter, _| filter.since = Some(Since::Within(Duration::from_mins(10))),
         matching: "last_failed_at = now() - interval '9 minutes'",
         other: "last_failed_at = now() - interval '11 minutes'",
+    },
+    Filter {
+        name: "since a time",
+        set: |filter, _| filter.since = Some(Since::Time(datetime!(2026-11-25 3:00:00 +1))),
+        matching: "last_failed_at = '2026-11-25T02:00:00.000001Z'",
+        other: "last_failed_at = '2026-11-25T01:59:59.999999Z'",
     },
     Filter {
         name: "group",
@@ -118,7 +125,7 @@ async fn every_action_changes_only_messages_that_match_the_filter() {
 async fn an_action_skips_messages_that_no_longer_match_its_filter() {
     let db = Database::new().await;
     let failed_messages = db.failed_messages();
-    for filter in FILTERS.iter().filter(|filter| !["ids", "since"].contains(&filter.name)) {
+    for filter in FILTERS.iter().filter(|filter| !["ids", "since", "since a time"].contains(&filter.name)) {
         for (action, status) in ACTIONS {
             let case = format!("{action:?} by {}", filter.name);
             let (matching, other, filter) = two_rows(&db, filter, status).await;
@@ -188,6 +195,7 @@ async fn a_list_has_the_messages_that_an_action_selects() {
         let ids: Vec<_> = listed.iter().map(|message| message.id).collect();
         assert_eq!(ids, [matching], "{filter:?}");
         assert_eq!(db.failed_messages().matching(&filter).await.unwrap(), ids, "{filter:?}");
+        assert_eq!(views.failed_message_pages(&filter).await.unwrap(), [ids], "{filter:?}");
     }
     let retrying = db.failed("retrying", RETRYING).await;
     let filter = FailedMessageFilter { status: Some(StatusKind::Retrying), ..FailedMessageFilter::default() };
@@ -218,7 +226,11 @@ async fn a_filter_uses_the_indexes_of_the_table() {
             "order by last_failed_at desc, id desc limit 9",
             "newest",
         ),
-        ("null, 'dead', 'orders', null, null, 'x', 60, 'group-1'", "order by last_failed_at, id", "group"),
+        (
+            "null, 'dead', 'orders', null, null, 'x', coalesce(60, extract(epoch from now() - now())::double precision), 'group-1'",
+            "order by last_failed_at, id",
+            "group",
+        ),
         ("null, 'dead', null, null, null, null, null, null", "and id = any('{1}') for update", "pkey"),
     ];
     for (arguments, rest, index) in cases {

@@ -10,7 +10,7 @@ use allocation::{
     },
     service::{
         decode_error::DecodeError,
-        failed_messages::{self, BulkReport, EditError, EditRequest, apply_to_matching},
+        failed_messages::{self, BulkReport, Content, EditError, EditRequest, apply_to_matching},
     },
 };
 use async_trait::async_trait;
@@ -142,14 +142,9 @@ async fn edit(
     message_id: &str,
     body: &str,
 ) -> Result<ActionResult, EditError> {
-    let request = EditRequest {
-        id: 1,
-        queue: "orders".into(),
-        shown_generation: 3,
-        kind: kind.into(),
-        message_id: message_id.into(),
-        body: body.into(),
-    };
+    let shown = Content { kind: "alocate".into(), message_id: "m1".into(), body: LINE.into() };
+    let edited = Content { kind: kind.into(), message_id: message_id.into(), body: body.into() };
+    let request = EditRequest { id: 1, queue: "orders".into(), shown_generation: 3, shown, edited };
     failed_messages::edit(failed_messages, LIMITS, request, &operator()).await
 }
 
@@ -173,6 +168,21 @@ async fn an_edit_that_is_not_a_valid_command_is_rejected_before_the_store_is_ask
     assert_eq!(failed_messages.edits(), []);
 }
 
+/// An editor may lay out JSON in another way: the stored bytes stay.
+#[tokio::test]
+async fn an_edit_that_changes_nothing_is_not_applied() {
+    let failed_messages = ScriptedFailedMessages::new(1, Vec::new());
+    for body in [LINE, "{\n  \"orderid\": \"o-1\",\n  \"qty\": 1, \"sku\": \"LAMP\"\n}\n"] {
+        let unchanged = edit(&failed_messages, "alocate", "m1", body).await;
+        assert!(matches!(unchanged, Err(EditError::Unchanged)), "{unchanged:?}");
+    }
+    assert_eq!(failed_messages.edits(), []);
+    let indented = LINE.replace(", ", ",\n  ");
+    assert_eq!(edit(&failed_messages, "allocate", "m1", &indented).await.unwrap(), ActionResult::Applied);
+    let edits = failed_messages.edits();
+    assert_eq!((&*edits[0].kind, &edits[0].body[..]), ("allocate", LINE.as_bytes()));
+}
+
 /// Otherwise the consumer of the queue would record the edited message as a dead letter again.
 #[tokio::test]
 async fn an_edit_to_a_type_of_another_queue_is_rejected() {
@@ -192,7 +202,7 @@ async fn an_edit_to_a_type_of_another_queue_is_rejected() {
 #[tokio::test]
 async fn an_edit_to_a_body_above_the_limit_is_rejected() {
     let failed_messages = ScriptedFailedMessages::new(1, Vec::new());
-    let padded = |size: usize| format!("{LINE}{}", " ".repeat(size - LINE.len()));
+    let padded = |size: usize| format!("{}{}", LINE.replace('1', "2"), " ".repeat(size - LINE.len()));
     let limit = LIMITS.body_bytes;
     let rejected = edit(&failed_messages, "allocate", "m1", &padded(limit + 1)).await;
     let is_too_large = |error: &EditError| matches!(error, EditError::Invalid(DecodeError::TooLarge { size, .. }) if *size == limit + 1);

@@ -6,7 +6,11 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{FailedMessage, FailedMessageKey, Reason, Status, StatusKind},
-    ports::{failed_messages::FailedMessageFilter, queue::RetryMark, store::RetryCheck},
+    ports::{
+        failed_messages::{FailedMessageFilter, Since},
+        queue::RetryMark,
+        store::RetryCheck,
+    },
 };
 
 /// The counted attempts of messages that are retrying, in the order of `keys`. The rows are locked. Each is looked up
@@ -86,8 +90,11 @@ pub(super) async fn matching(
     connection: &mut PgConnection,
     filter: &FailedMessageFilter,
 ) -> Result<Vec<i64>, sqlx::Error> {
+    let (within_seconds, since) = filter.since.map(Since::parts).unwrap_or_default();
     sqlx::query_scalar!(
-        "select f.id from failed_messages f where failed_message_matches(f, $1, $2, $3, $4, $5, $6, $7, $8)
+        "select f.id from failed_messages f
+         where failed_message_matches(f, $1, $2, $3, $4, $5, $6,
+             coalesce($7, extract(epoch from now() - $9::timestamptz)::double precision), $8)
          order by f.last_failed_at, f.id",
         filter.ids.as_deref(),
         filter.status.map(StatusKind::as_str),
@@ -95,8 +102,9 @@ pub(super) async fn matching(
         filter.kind,
         filter.reason,
         filter.grep,
-        filter.since.map(|since| since.as_secs_f64()),
+        within_seconds,
         filter.group,
+        since,
     )
     .fetch_all(connection)
     .await
