@@ -1,7 +1,8 @@
 //! `allocation run`: runs roles until a signal stops it.
 
-use std::process;
+use std::{fs, process};
 
+use futures_util::future::select_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,24 +18,33 @@ pub(super) async fn run(app: &App, mut roles: Vec<Role>) -> anyhow::Result<ExitS
     roles.sort_unstable();
     roles.dedup();
     let stop = CancellationToken::new();
-    let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(stop_on_signal(stop.clone(), terminate, interrupt));
+    let mut signals = vec![signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    if !is_hangup_ignored() {
+        signals.push(signal(SignalKind::hangup())?);
+    }
+    tokio::spawn(stop_on_signal(stop.clone(), signals));
     app.run(&roles, &stop).await.map(|()| ExitStatus::Success)
 }
 
+/// Whether the process was started to outlive its terminal, for example by `nohup`.
+fn is_hangup_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0
+}
+
 /// The first signal stops the roles, the second one terminates the process.
-async fn stop_on_signal(stop: CancellationToken, mut terminate: Signal, mut interrupt: Signal) {
-    either(&mut terminate, &mut interrupt).await;
+async fn stop_on_signal(stop: CancellationToken, mut signals: Vec<Signal>) {
+    any(&mut signals).await;
     info!("shutting down; send the signal again to exit immediately");
     stop.cancel();
-    either(&mut terminate, &mut interrupt).await;
+    any(&mut signals).await;
     warn!("exiting immediately; unacknowledged messages will be redelivered");
     process::exit(INTERRUPTED);
 }
 
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
+async fn any(signals: &mut [Signal]) {
+    let received = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+    select_all(received).await;
 }

@@ -1,6 +1,6 @@
 //! The arguments of `allocation send`, and the command that they describe.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -25,8 +25,16 @@ pub(in crate::cli) struct Send {
     /// Do not check the commands as the worker would before they are published.
     #[arg(long)]
     pub(super) unchecked: bool,
+    /// How long commands that a lost connection left unconfirmed are sent again, after the last one that was confirmed.
+    #[arg(long, global = true, value_name = "DURATION", default_value = "1m", value_parser = up_to_a_day)]
+    pub(super) give_up_after: Duration,
     #[command(subcommand)]
     pub(super) single: Option<SingleCommand>,
+}
+
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration <= Duration::from_hours(24) { Ok(duration) } else { Err("must be at most 1day".into()) }
 }
 
 /// One command, given by its fields.

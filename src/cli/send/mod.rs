@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod confirm;
 mod file;
 mod follow;
 mod report;

@@ -11,15 +11,17 @@ use crate::{
         output::{self, Field, Rows},
     },
     domain::PublishOutcome,
-    ports::{
-        admin::{CommandSender, OutboundCommand},
-        answered::Answered,
-    },
+    ports::admin::{CommandSender, OutboundCommand},
     views::SendProgress,
 };
 
-#[derive(Default)]
+use super::confirm::publish_until_confirmed;
+
 pub(super) struct SendReport {
+    /// How long commands are sent again after none was confirmed.
+    give_up_after: Duration,
+    /// Whether a note says that commands are sent again.
+    is_noted: bool,
     confirmed: usize,
     failed: usize,
     /// The distinct commands that were confirmed, and their orders: `--follow` waits for them.
@@ -38,28 +40,32 @@ pub(super) struct FollowReport {
 }
 
 impl SendReport {
-    /// Publishes the commands. One that is not confirmed is reported and counted as failed. If an outcome is missing, none can
-    /// be attributed: no command counts as confirmed.
-    pub(super) async fn send(&mut self, sender: &impl CommandSender, commands: Vec<OutboundCommand>) {
-        if commands.is_empty() {
-            return;
-        }
-        let outcomes = sender.send(&commands).await;
-        let message_ids: Vec<_> = commands.iter().map(|command| command.message_id.clone()).collect();
-        match Answered::new(commands, outcomes) {
-            Ok(answered) => answered.into_iter().for_each(|(command, outcome)| self.add(command, outcome)),
-            Err(missing) => {
-                for message_id in message_ids {
-                    self.fail(&format!("{message_id}: not confirmed, send it again: a defect, {missing}"));
-                }
-            }
+    pub(super) fn new(give_up_after: Duration) -> Self {
+        Self {
+            give_up_after,
+            is_noted: false,
+            confirmed: 0,
+            failed: 0,
+            message_ids: BTreeSet::new(),
+            orderids: BTreeSet::new(),
+            took: Duration::ZERO,
         }
     }
 
-    fn add(&mut self, command: OutboundCommand, outcome: PublishOutcome) {
-        match refusal(&command.kind, outcome) {
-            None => self.confirm(command),
-            Some(reason) => self.fail(&format!("{}: {reason}", command.message_id)),
+    /// Publishes the commands until they are confirmed. One that is not is reported and counted as failed.
+    pub(super) async fn send(&mut self, sender: &impl CommandSender, commands: Vec<OutboundCommand>) {
+        let (give_up_after, is_noted) = (self.give_up_after, &mut self.is_noted);
+        let outcomes = publish_until_confirmed(sender, commands, give_up_after, |reason| {
+            if !std::mem::replace(is_noted, true) {
+                let limit = humantime::format_duration(give_up_after);
+                output::note(&format!("not confirmed ({reason}); sending again for up to {limit}"));
+            }
+        });
+        for (command, outcome) in outcomes.await {
+            match refusal(&command.kind, outcome) {
+                None => self.confirm(command),
+                Some(reason) => self.fail(&format!("{}: {reason}", command.message_id)),
+            }
         }
     }
 
@@ -187,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn without_an_outcome_for_each_command_none_is_confirmed_and_send_fails() {
         for commands in [vec![command("m1")], vec![command("m1"), command("m2"), command("m3")]] {
-            let (mut report, count) = (SendReport::default(), commands.len());
+            let (mut report, count) = (SendReport::new(Duration::from_mins(1)), commands.len());
             report.send(&LosesOutcomes, commands).await;
             assert_eq!(report.to_json(None), json!({ "confirmed": 0, "failed": count }));
             assert_eq!(report.exit_status(None), ExitStatus::Incomplete);

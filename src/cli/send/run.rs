@@ -24,7 +24,7 @@ impl Send {
         let views = app.views();
         let before = if self.follow { views.recorded_totals().await? } else { RecordedTotals::default() };
         let begin = Instant::now();
-        let (mut report, sender) = (SendReport::default(), app.sender());
+        let (mut report, sender) = (SendReport::new(self.give_up_after), app.sender());
         let check = if self.unchecked { Check::Nothing } else { Check::AsWorker(app.limits()) };
         match (self.single, self.file) {
             (Some(_), Some(_)) => return Ok(usage_error("give one command or --file, not both")),
