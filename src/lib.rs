@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod adapters;
+pub mod address;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

@@ -36,7 +36,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run until SIGTERM or Ctrl-C; a second signal exits immediately.
+    /// Run until SIGTERM, SIGHUP or Ctrl-C; a second signal exits immediately.
     Run {
         /// Run only these roles.
         #[arg(
@@ -83,7 +83,13 @@ impl Cli {
     }
 
     fn try_execute(self) -> anyhow::Result<ExitStatus> {
-        let settings = Settings::load(self.config.as_deref())?;
+        let settings = match Settings::load(self.config.as_deref()) {
+            Ok(settings) => settings,
+            Err(invalid) => {
+                invalid.mistakes.iter().for_each(|mistake| output::error(mistake));
+                return Ok(ExitStatus::UsageError);
+            }
+        };
         match self.command {
             Command::Run { .. } => reexec_with_large_stacks(),
             Command::Config => return admin::config(&settings, self.json),

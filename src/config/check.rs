@@ -1,63 +1,126 @@
 //! Rules that the type of a setting cannot express.
 
-use std::time::Duration;
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
-use config::ConfigError;
+use bytesize::ByteSize;
+
+use crate::address::{AMQP, POSTGRES, SMTP, ServerUrl, UrlForm};
 
 use super::settings::Settings;
 
 /// A queue name is limited to 255 bytes and begins with the namespace.
 const MAX_NAMESPACE: usize = 100;
-
+const DAY: Duration = Duration::from_hours(24);
+const HOUR: Duration = Duration::from_hours(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// The longest time that old rows may be kept: ten years.
+const MAX_RETENTION: Duration = Duration::from_hours(3650 * 24);
+/// The most that a broker accepts.
+const MAX_BODY_BYTES: u64 = 128 * 1024 * 1024;
+const MAX_HEADER_BYTES: u64 = 1024 * 1024;
 /// Half of the broker's default timeout for acknowledgements.
 const MAX_DIGEST: Duration = Duration::from_mins(15);
+const MAX_CONNECTIONS: u64 = 10_000;
 
-/// Checks every rule.
-///
-/// # Errors
-/// The name of a setting and the rule that its value breaks.
-pub(super) fn check(settings: Settings) -> Result<Settings, ConfigError> {
-    let Settings { retry, api, .. } = &settings;
-    let token = api.token.expose();
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let namespace = settings.namespace.as_bytes();
-    let connections = required_connections(&settings);
-    let rules = [
-        (
-            (1..=MAX_NAMESPACE).contains(&namespace.len()) && namespace.iter().all(|byte| is_name(*byte)),
-            format!("namespace: must be 1 to {MAX_NAMESPACE} letters, digits, '-', '_' or '.'"),
-        ),
-        (
-            connections <= settings.database.max_connections.get() as usize,
-            format!(
-                "database.max_connections: must be at least {connections} for worker.partitions = {}",
-                settings.worker.partitions
-            ),
-        ),
-        ((1.0..=100.0).contains(&retry.multiplier), "retry.multiplier: must be from 1 to 100".into()),
-        ((0.0..1.0).contains(&retry.jitter), "retry.jitter: must be from 0 to less than 1".into()),
-        (
-            settings.notifications.digest <= MAX_DIGEST,
-            format!("notifications.digest: must be at most {}", humantime::format_duration(MAX_DIGEST)),
-        ),
-        (!api.timeout.is_zero(), "api.timeout: must be longer than 0s".into()),
-        (!api.keep_alive.is_zero(), "api.keep_alive: must be longer than 0s".into()),
-        (
-            token.is_none_or(|token| token.bytes().all(|byte| byte.is_ascii_graphic())),
-            "api.token: must be visible ASCII characters without blanks".into(),
-        ),
-        (
-            token.is_some() || api.listen.ip().is_loopback(),
-            format!("api.token: must be set, since api.listen = {} is not a loopback address", api.listen),
-        ),
-    ];
-    match rules.into_iter().find(|(holds, _)| !holds) {
-        Some((_, rule)) => Err(ConfigError::Message(rule)),
-        None => Ok(settings),
-    }
+/// Checks every rule. Returns one line for each setting that breaks one, which begins with its name.
+pub(super) fn check(settings: &Settings) -> Vec<String> {
+    let mut mistakes = Mistakes::default();
+    mistakes.check_namespace(&settings.namespace);
+    mistakes.check_addresses(settings);
+    mistakes.check_numbers(settings);
+    mistakes.check_durations(settings);
+    mistakes.check_access(settings);
+    mistakes.0
 }
 
-/// One connection for each partition of the three main queues, and six for the other roles.
-fn required_connections(settings: &Settings) -> usize {
-    settings.worker.partitions.get().saturating_mul(3).saturating_add(6)
+#[derive(Default)]
+struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    fn rule(&mut self, key: &str, holds: bool, rule: impl Display) {
+        if !holds {
+            self.0.push(format!("{key}: {rule}"));
+        }
+    }
+
+    fn number(&mut self, key: &str, value: impl TryInto<u64>, range: RangeInclusive<u64>) {
+        let holds = value.try_into().is_ok_and(|value| range.contains(&value));
+        self.rule(key, holds, format_args!("must be from {} to {}", range.start(), range.end()));
+    }
+
+    fn duration(&mut self, key: &str, value: Duration, range: RangeInclusive<Duration>) {
+        let [least, most] = [range.start(), range.end()].map(|bound| humantime::format_duration(*bound));
+        self.rule(key, range.contains(&value), format_args!("must be from {least} to {most}"));
+    }
+
+    fn url(&mut self, key: &str, url: &str, form: &'static UrlForm) {
+        if let Err(error) = ServerUrl::parse_all(url, form) {
+            self.0.push(format!("{key}: {error}"));
+        }
+    }
+
+    fn check_namespace(&mut self, namespace: &str) {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let holds = (1..=MAX_NAMESPACE).contains(&namespace.len()) && namespace.bytes().all(is_name);
+        let rule = format!("must be 1 to {MAX_NAMESPACE} letters, digits, '-', '_' or '.'");
+        self.rule("namespace", holds, rule);
+    }
+
+    fn check_addresses(&mut self, settings: &Settings) {
+        let Settings { database, broker, smtp, .. } = settings;
+        self.url("database.url (DATABASE_URL)", database.url.expose(), &POSTGRES);
+        self.url("broker.url (AMQP_URL)", broker.url.expose(), &AMQP);
+        let smtp = smtp.url.expose();
+        if !smtp.is_empty() && !smtp.starts_with("file:") {
+            self.url("smtp.url", smtp, &SMTP);
+        }
+    }
+
+    fn check_numbers(&mut self, settings: &Settings) {
+        let Settings { database, worker, relay, retry, limits, .. } = settings;
+        self.number("worker.max_batch", worker.max_batch.get(), 1..=10_000);
+        self.number("worker.partitions", worker.partitions.get(), 1..=256);
+        // One connection for each partition of the three main queues, and six for the other roles.
+        let required = (worker.partitions.get() as u64).saturating_mul(3).saturating_add(6);
+        let connections = u64::from(database.max_connections.get());
+        let rule = format!(
+            "must be from {required} to {MAX_CONNECTIONS}, for worker.partitions = {}",
+            worker.partitions
+        );
+        self.rule("database.max_connections", (required..=MAX_CONNECTIONS).contains(&connections), rule);
+        self.number("relay.max_in_flight", relay.max_in_flight.get(), 1..=1_000_000);
+        self.number("retry.max_attempts", retry.max_attempts.get(), 1..=1_000);
+        self.rule("retry.multiplier", (1.0..=100.0).contains(&retry.multiplier), "must be from 1 to 100");
+        self.rule("retry.jitter", (0.0..1.0).contains(&retry.jitter), "must be from 0 to less than 1");
+        self.number("limits.body_bytes", limits.body_bytes.get(), 1..=MAX_BODY_BYTES);
+        self.number("limits.header_bytes", limits.header_bytes.get(), 1..=MAX_HEADER_BYTES);
+        let is_memory = (ByteSize::kb(1)..=ByteSize::tb(1)).contains(&limits.memory);
+        self.rule("limits.memory", is_memory, "must be from 1 kB to 1 TB");
+    }
+
+    fn check_durations(&mut self, settings: &Settings) {
+        let Settings { database, worker, api, notifications, retry, retention, .. } = settings;
+        self.duration("database.timeout", database.timeout, Duration::from_millis(100)..=HOUR);
+        self.duration("worker.handler_timeout", worker.handler_timeout, Duration::ZERO..=DAY);
+        self.duration("worker.requeue_after", worker.requeue_after, Duration::ZERO..=DAY);
+        self.duration("worker.shutdown_timeout", worker.shutdown_timeout, Duration::ZERO..=HOUR);
+        self.duration("api.timeout", api.timeout, MILLISECOND..=HOUR);
+        self.duration("api.keep_alive", api.keep_alive, MILLISECOND..=DAY);
+        self.duration("notifications.digest", notifications.digest, Duration::ZERO..=MAX_DIGEST);
+        self.duration("notifications.retry_for", notifications.retry_for, Duration::ZERO..=30 * DAY);
+        self.duration("retry.initial_interval", retry.initial_interval, Duration::ZERO..=DAY);
+        self.duration("retry.max_interval", retry.max_interval, Duration::ZERO..=30 * DAY);
+        self.duration("retention.inbox", retention.inbox, Duration::ZERO..=MAX_RETENTION);
+        self.duration("retention.failures", retention.failures, Duration::ZERO..=MAX_RETENTION);
+    }
+
+    fn check_access(&mut self, settings: &Settings) {
+        let api = &settings.api;
+        let token = api.token.expose();
+        let is_visible = token.is_none_or(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
+        self.rule("api.token", is_visible, "must be visible ASCII characters without blanks");
+        let is_guarded = token.is_some() || api.listen.ip().is_loopback();
+        let rule = format!("must be set, since api.listen = {} is not a loopback address", api.listen);
+        self.rule("api.token", is_guarded, rule);
+    }
 }

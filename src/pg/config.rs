@@ -7,6 +7,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 
+use crate::address::{POSTGRES, ServerUrl};
+
 /// A connection that was idle for longer is tested before it is used: it may be broken.
 const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// Time to wait for a connection of the pool.
@@ -33,15 +35,26 @@ pub struct PgConfig {
     pub(crate) timeout: Duration,
 }
 
+/// What a URL says about the server.
+pub(crate) fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    let address =
+        ServerUrl::parse(url, &POSTGRES).map_err(|error| sqlx::Error::Configuration(error.into()))?;
+    let options = PgConnectOptions::from_str(url.trim())?;
+    // The driver keeps the brackets of an IPv6 address, which are no part of the name in a certificate.
+    let host = address.hosts.first().filter(|host| host.name.contains(':'));
+    Ok(host.map_or(options.clone(), |host| options.host(&host.name)))
+}
+
 impl PgConfig {
     /// Parses a `postgres://` URL. The server cancels statements that exceed the timeout, and plans as [`PLANNER`] says.
     ///
     /// # Errors
     /// The URL is invalid. The message does not contain it, since it may contain a password.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, sqlx::Error> {
+        let options = connect_options(url)?;
         // Later than the client gives up: a statement that takes so long is an outage, and no failure of its message.
         let statement_timeout = format!("{}ms", (timeout + SERVER_MARGIN).as_millis());
-        let options = PgConnectOptions::from_str(url)?.application_name("allocation").options([
+        let options = options.application_name("allocation").options([
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),

@@ -90,7 +90,7 @@ fn files_are_read_as_spreadsheets_write_them() {
     ]);
     let said = folder.run().exits(0);
     assert_eq!(folder.allocations(), Some(file(&["o-1,LAMP,3,b-1", "o-2,VASE,3,b-2"])));
-    assert_eq!(said.errors, "");
+    assert_eq!(said.stderr(), "");
 }
 
 /// C2.

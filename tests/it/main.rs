@@ -1,6 +1,7 @@
 //! Integration tests: the whole program on real servers, the adapters, and the service layer with fake ports.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap in a test is a clear failure")]
 
+mod addresses;
 mod architecture;
 mod book;
 mod command_order;
@@ -33,7 +34,10 @@ mod read_model;
 mod recovery;
 mod redelivery_order;
 mod relay;
+mod sending;
 mod service;
+mod settings;
+mod signals;
 mod slow_commits;
 mod store_contract;
 mod subscriptions;

@@ -6,9 +6,12 @@ use lettre::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::ports::{
-    error::{Cause, NotifierError},
-    notifier::Notification,
+use crate::{
+    address::InvalidUrl,
+    ports::{
+        error::{Cause, NotifierError},
+        notifier::Notification,
+    },
 };
 
 /// An error in the mail settings.
@@ -19,7 +22,7 @@ pub enum MailConfigError {
         "smtp.url must be empty, file:DIR, smtp://host:25, smtp://host:587?tls=required or \
          smtps://user:password@host"
     )]
-    Url,
+    Url(#[source] InvalidUrl),
     /// An address is invalid.
     #[error("{key}: {value:?} is not {expected}: {error}")]
     Address {

@@ -5,12 +5,22 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Tokio1Executor,
-    transport::smtp::{self, response::Code},
+    transport::smtp::{
+        self, AsyncSmtpTransportBuilder, SMTP_PORT, SUBMISSION_PORT, SUBMISSIONS_PORT,
+        authentication::Credentials,
+        client::{Tls, TlsParameters},
+        extension::ClientId,
+        response::Code,
+    },
 };
+use secrecy::ExposeSecret as _;
 
-use crate::ports::{
-    error::{Cause, NotifierError},
-    notifier::{Notification, Notifier},
+use crate::{
+    address::{InvalidUrl, SMTP, ServerUrl},
+    ports::{
+        error::{Cause, NotifierError},
+        notifier::{Notification, Notifier},
+    },
 };
 
 use super::message::{MailAddresses, MailConfigError};
@@ -35,7 +45,7 @@ impl SmtpNotifier {
     /// # Errors
     /// [`MailConfigError::Url`] if the URL is not one of the forms that `smtp.url` takes.
     pub fn new(url: &str, addresses: MailAddresses) -> Result<Self, MailConfigError> {
-        let server = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| MailConfigError::Url)?;
+        let server = server(url).map_err(MailConfigError::Url)?;
         Ok(Self { transport: server.timeout(Some(RESPONSE_TIMEOUT)).build(), addresses })
     }
 
@@ -51,6 +61,31 @@ impl SmtpNotifier {
             NotifierError::Deferred(Cause::new(error))
         }
     }
+}
+
+/// The server of a URL. The path is the name by which this program introduces itself.
+fn server(url: &str) -> Result<AsyncSmtpTransportBuilder, InvalidUrl> {
+    let ServerUrl { scheme, user, password, hosts, path, parameters, .. } = ServerUrl::parse(url, &SMTP)?;
+    let host = hosts.into_iter().next().filter(|host| !host.name.is_empty()).ok_or(InvalidUrl::Host)?;
+    let tls = || TlsParameters::new(host.name.clone()).map_err(|_| InvalidUrl::Host);
+    let (port, tls) = match (scheme, parameters.first().map(|(_, value)| value.as_str())) {
+        ("smtps", None | Some("required")) => (SUBMISSIONS_PORT, Tls::Wrapper(tls()?)),
+        ("smtp", None) => (SMTP_PORT, Tls::None),
+        ("smtp", Some("required")) => (SUBMISSION_PORT, Tls::Required(tls()?)),
+        ("smtp", Some("opportunistic")) => (SUBMISSION_PORT, Tls::Opportunistic(tls()?)),
+        _ => return Err(InvalidUrl::Value("tls")),
+    };
+    let mut server = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&host.name)
+        .port(host.port.unwrap_or(port))
+        .tls(tls);
+    if let Some(name) = path.filter(|name| !name.is_empty()) {
+        server = server.hello_name(ClientId::Domain(name));
+    }
+    if let Some(password) = password {
+        let password = password.expose_secret().to_owned();
+        server = server.credentials(Credentials::new(user.unwrap_or_default(), password));
+    }
+    Ok(server)
 }
 
 #[async_trait]
@@ -86,8 +121,32 @@ mod tests {
 
     #[test]
     fn an_invalid_url_is_reported_without_its_password() {
-        let addresses = MailAddresses::new("a@b.c", "a@b.c").unwrap();
-        let error = SmtpNotifier::new("mailhog:s3cret@h:1025", addresses).err().unwrap().to_string();
-        assert!(error.contains("smtp.url") && !error.contains("s3cret"), "{error}");
+        for url in [
+            "mailhog:s3cret@h:1025",
+            "smtp://u:s3cret@",
+            "smtp://u:s3cret@h?tls=s3cret",
+            "smtps://u:s3cret@h?tls=opportunistic",
+            "smtp://u:s3cret@h?TLS=required",
+        ] {
+            let addresses = MailAddresses::new("a@b.c", "a@b.c").unwrap();
+            let error = SmtpNotifier::new(url, addresses).err().unwrap();
+            let text = format!("{:#}", anyhow::Error::new(error));
+            assert!(text.contains("smtp.url") && !text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_forms_of_the_url_have_the_ports_of_their_protocols() {
+        for (url, port) in [
+            ("smtp://mail", "25"),
+            ("smtp://mail?tls=required", "587"),
+            ("smtp://mail?tls=opportunistic", "587"),
+            ("smtps://u:p@mail/my.name", "465"),
+            ("smtp://[::1]:2525", "2525"),
+            ("smtps://[::1]", "465"),
+        ] {
+            let server = format!("{:?}", server(url).unwrap());
+            assert!(server.contains(&format!("port: {port}")), "{url}: {server}");
+        }
     }
 }

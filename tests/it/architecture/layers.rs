@@ -52,13 +52,13 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "adapters::rabbitmq",
-        may_import: &["ports", "domain"],
+        may_import: &["ports", "domain", "address"],
         crates: Crates::Except(&["sqlx", "lettre", "axum", "hyper", "csv"]),
         never_sql: ANY_SQL,
     },
     Layer {
         name: "adapters::mail",
-        may_import: &["ports", "domain"],
+        may_import: &["ports", "domain", "address"],
         crates: Crates::Except(&["sqlx", "lapin", "axum", "hyper", "csv"]),
         never_sql: ANY_SQL,
     },
@@ -111,11 +111,17 @@ const LAYERS: &[Layer] = &[
     Layer { name: "main", may_import: &["cli"], crates: Crates::Only(&["clap"]), never_sql: ANY_SQL },
     Layer {
         name: "pg",
-        may_import: &["ports"],
+        may_import: &["ports", "address"],
         crates: Crates::Except(&["lapin", "lettre", "axum", "hyper"]),
         never_sql: WRITES,
     },
-    Layer { name: "config", may_import: &[], crates: Crates::Except(SERVERS), never_sql: ANY_SQL },
+    Layer {
+        name: "address",
+        may_import: &[],
+        crates: Crates::Only(&["percent_encoding", "secrecy", "thiserror"]),
+        never_sql: ANY_SQL,
+    },
+    Layer { name: "config", may_import: &["address"], crates: Crates::Except(SERVERS), never_sql: ANY_SQL },
     Layer {
         name: "telemetry",
         may_import: &["config", "ports"],

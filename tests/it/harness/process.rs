@@ -77,16 +77,21 @@ impl Running {
         digits.parse().expect("the peak is a number")
     }
 
-    /// Sends SIGTERM and returns the exit status. Waits for the first log line, because the process handles signals only
-    /// after that.
-    pub(crate) async fn terminate(mut self) -> ExitStatus {
+    /// Sends SIGTERM and returns the exit status.
+    pub(crate) async fn terminate(self) -> ExitStatus {
+        self.stop_with("TERM").await.0
+    }
+
+    /// Sends a signal, named without `SIG`, and returns the exit status and the log. Waits for the first log line, because
+    /// the process handles signals only after that.
+    pub(crate) async fn stop_with(mut self, signal: &str) -> (ExitStatus, String) {
         wait_until("the process logs", STOPS_WITHIN, async || !self.log().is_empty() || !self.is_alive())
             .await;
-        self.signal("TERM").await;
+        self.signal(signal).await;
         let Ok(ended) = timeout(STOPS_WITHIN, self.child.wait()).await else {
             panic!("process {} did not stop within {STOPS_WITHIN:?}:\n{}", self.pid, self.log());
         };
-        ended.expect("a child can be waited for")
+        (ended.expect("a child can be waited for"), self.log())
     }
 
     /// Sends SIGKILL.
@@ -104,7 +109,8 @@ impl Running {
         self.signal("CONT").await;
     }
 
-    async fn signal(&self, name: &str) {
+    /// Sends a signal, named without `SIG`.
+    pub(crate) async fn signal(&self, name: &str) {
         let status = Command::new("sh")
             .arg("-c")
             .arg(format!("kill -s {name} {}", self.pid))

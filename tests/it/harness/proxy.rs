@@ -43,12 +43,21 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A proxy to the server of a URL; `default_port` is for a URL without a port.
     pub(crate) async fn to(url: &str, default_port: u16) -> Self {
+        Self::listen("127.0.0.1", url, default_port).await
+    }
+
+    /// The same with an IPv6 address.
+    pub(crate) async fn on_ipv6_to(url: &str, default_port: u16) -> Self {
+        Self::listen("[::1]", url, default_port).await
+    }
+
+    async fn listen(host: &str, url: &str, default_port: u16) -> Self {
         let mut url = Url::parse(url).expect("the URL is valid");
-        let host = url.host_str().expect("the URL has a host").to_owned();
-        let upstream = (host, url.port().unwrap_or(default_port));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+        let server = url.host_str().expect("the URL has a host").to_owned();
+        let upstream = (server, url.port().unwrap_or(default_port));
+        let listener = TcpListener::bind(format!("{host}:0")).await.expect("there is a free port");
         let address: SocketAddr = listener.local_addr().expect("a listener has an address");
-        url.set_host(Some("127.0.0.1")).expect("the URL can name another host");
+        url.set_host(Some(host)).expect("the URL can name another host");
         url.set_port(Some(address.port())).expect("the URL can name another port");
         let (mode, watched) = watch::channel(Mode::default());
         let connection_attempts = Arc::<AtomicUsize>::default();

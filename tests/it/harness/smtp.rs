@@ -78,7 +78,7 @@ impl SmtpScript {
 
 /// The server, on a free port.
 pub(crate) struct MailServer {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     script: Arc<Mutex<SmtpScript>>,
     serving: JoinHandle<()>,
 }

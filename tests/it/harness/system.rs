@@ -19,7 +19,7 @@ use tokio::process::Command;
 
 use super::{
     broker::{Event, Observer, Sender, distinct},
-    namespace::{TestNamespace, connect_to_broker, database_url},
+    namespace::{TestNamespace, amqp_url, connect_to_broker, database_url},
     process::{CliOutput, Running, call, program},
     wait::{DRAINS_WITHIN, wait_for},
 };
@@ -116,6 +116,15 @@ impl TestSystem {
         let mut command = program(&self.namespace, &self.database_url(), arguments);
         command.envs(environment.iter().copied());
         call(&mut command).await
+    }
+
+    /// The variables of the environment that name the servers and the namespace.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("DATABASE_URL", self.database_url()),
+            ("AMQP_URL", amqp_url()),
+            ("ALLOCATION__NAMESPACE", self.namespace.clone()),
+        ]
     }
 
     /// A call of the command line that the test runs itself.

@@ -71,7 +71,7 @@ fn an_address_other_than_loopback_requires_a_token() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080"] {
         let ended = run_with(&[("ALLOCATION__API__LISTEN", address)]);
         let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert_eq!(ended.status.code(), Some(1), "{stderr}");
+        assert_eq!(ended.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains("api.token") && stderr.contains(address), "{stderr}");
     }
 }

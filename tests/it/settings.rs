@@ -1,0 +1,78 @@
+//! Settings from the environment and from a file, and what the command line says about mistakes in them.
+
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, process::Command};
+
+use crate::harness::CliOutput;
+
+/// Prints the settings with further variables in the environment.
+fn config(variables: &[(&str, &OsStr)]) -> CliOutput {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_allocation"));
+    program.args(["--json", "config"]).env_clear().envs(variables.iter().copied());
+    CliOutput::of(program.output().unwrap())
+}
+
+fn with(name: &str, value: &str) -> CliOutput {
+    config(&[(name, OsStr::new(value))])
+}
+
+#[test]
+fn a_value_out_of_bounds_is_a_usage_error_that_names_the_bounds() {
+    for (variable, value, error) in [
+        ("WORKER__HANDLER_TIMEOUT", "300000000000y", "worker.handler_timeout: must be from 0s to 1day"),
+        ("DATABASE__MAX_CONNECTIONS", "4294967295", "database.max_connections: must be from 12 to 10000"),
+        ("WORKER__MAX_BATCH", "100000000", "worker.max_batch: must be from 1 to 10000"),
+        ("RETENTION__INBOX", "3000y", "retention.inbox: must be from 0s to"),
+        ("DATABASE__TIMEOUT", "0s", "database.timeout: must be from 100ms to 1h"),
+    ] {
+        let output = with(&format!("ALLOCATION__{variable}"), value).exits(2);
+        output.assert_error(error);
+        assert!(!output.text().contains("panicked"), "{}", output.text());
+    }
+}
+
+#[test]
+fn every_mistake_has_a_line() {
+    let output = config(&[
+        ("ALLOCATION__WORKER__MAX_BATCH", OsStr::new("0")),
+        ("ALLOCATION__WROKER__PREFETCH", OsStr::new("1")),
+        ("ALLOCATION__API__LISTEN", OsStr::new("here")),
+        ("ALLOCATION__LOG__FORMAT", OsStr::new("xml")),
+    ]);
+    let output = output.exits(2);
+    let named: Vec<_> =
+        output.stderr().lines().map(|line| line.split([':', ';']).nth(1).unwrap().trim()).collect();
+    assert_eq!(named, ["unknown setting wroker.prefetch", "api.listen", "log.format", "worker.max_batch"]);
+}
+
+/// A variable that is made from a file ends with a line end.
+#[test]
+fn white_space_around_a_value_is_ignored() {
+    for (variable, value, key, expected) in [
+        ("DATABASE_URL", "postgres://u@h/d\n", "/database/url", "postgres://u@h/d"),
+        ("AMQP_URL", " amqp://h/v\r\n", "/broker/url", "amqp://h/v"),
+        ("ALLOCATION__SMTP__URL", "\tsmtp://h\n", "/smtp/url", "smtp://h"),
+        ("ALLOCATION__NAMESPACE", "shop\n", "/namespace", "shop"),
+        ("ALLOCATION__WORKER__HANDLER_TIMEOUT", "5s\n", "/worker/handler_timeout", "5s"),
+        ("ALLOCATION__API__LISTEN", "[::1]:80\n", "/api/listen", "[::1]:80"),
+    ] {
+        let settings = with(variable, value).exits(0).json();
+        assert_eq!(settings.pointer(key).unwrap(), expected, "{variable}");
+    }
+    let settings = with("ALLOCATION__WORKER__MAX_BATCH", " 7\n").exits(0).json();
+    assert_eq!(settings["worker"]["max_batch"], 7);
+}
+
+#[test]
+fn a_variable_that_is_not_utf8_is_an_error_that_does_not_repeat_it() {
+    for variable in ["DATABASE_URL", "AMQP_URL", "ALLOCATION__API__TOKEN"] {
+        let output = config(&[(variable, OsStr::from_bytes(b"hunter2\xff"))]).exits(2);
+        output.assert_error(&format!("the variable {variable} is not UTF-8"));
+        assert!(!output.text().contains("hunter2"), "{}", output.text());
+    }
+}
+
+#[test]
+fn an_empty_address_is_an_error() {
+    with("DATABASE_URL", "").exits(2).assert_error("database.url (DATABASE_URL): it is empty");
+    with("AMQP_URL", " \n").exits(2).assert_error("broker.url (AMQP_URL): it is empty");
+}
