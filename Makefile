@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos soak bench bench-relay lint fmt sqlx-metadata sqlx-check deny
+.PHONY: help run test chaos soak bench bench-relay fuzz lint fmt sqlx-metadata sqlx-check deny
 # One cargo process uses all cores; a second one would wait for its lock.
 .NOTPARALLEL:
 
@@ -29,6 +29,9 @@ bench: ## Measure throughput, latency and cost end to end: PARTS="a b" ROUNDS=3 
 
 bench-relay: ## Measure the relay alone
 	@urls=$$(config/servers.sh); eval "$$urls"; cargo bench --bench relay
+
+fuzz: ## Parse generated inputs: MINUTES=10 for each target; TARGETS="body csv"
+	@MINUTES="$(MINUTES)" TARGETS="$(TARGETS)" config/run.sh fuzz
 
 lint: ## Check formatting, SQL metadata and clippy; a warning is an error
 	cargo fmt --check

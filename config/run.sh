@@ -102,9 +102,21 @@ sqlx_check() {
     return 1
 }
 
+# Needs a nightly compiler: the sanitizers are not in stable ones.
+fuzz() {
+    local target
+    cargo fuzz --version &>/dev/null || { say "cargo-fuzz is not installed; run: cargo install --locked cargo-fuzz"; exit 1; }
+    for target in ${TARGETS:-$(cargo +nightly fuzz list)}; do
+        say "fuzzing $target"
+        cargo +nightly fuzz run "$target" -- -max_total_time=$((${MINUTES:-10} * 60)) -timeout=10 -rss_limit_mb=2048 \
+            -max_len=65536 -print_final_stats=1
+    done
+}
+
 case ${1:-} in
     run) run ;;
     sqlx-metadata) sqlx_metadata ;;
     sqlx-check) sqlx_check ;;
-    *) say "usage: config/run.sh run | sqlx-metadata | sqlx-check"; exit 2 ;;
+    fuzz) fuzz ;;
+    *) say "usage: config/run.sh run | sqlx-metadata | sqlx-check | fuzz"; exit 2 ;;
 esac

@@ -8,6 +8,8 @@ pub mod config;
 pub mod domain;
 pub mod entrypoints;
 pub mod faults;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod pg;
 pub mod ports;
 mod reexec;

@@ -12,8 +12,8 @@ use crate::{
     ports::text::{escape_json, is_printable},
 };
 
-/// What others log and must not: the client repeats whole messages when one is returned, and cries over connections
-/// that we rebuild and speak of ourselves.
+/// Libraries that must not log: the broker client logs whole messages that are returned, and errors of connections that this
+/// program logs itself.
 const QUIET: [&str; 3] = ["lapin=off", "amq_protocol=off", "sqlx=error"];
 
 /// Starts logging, once per process.

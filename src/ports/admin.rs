@@ -119,7 +119,7 @@ impl std::fmt::Display for SchemaVersion {
             Some(found) if found > self.expected => {
                 write!(
                     f,
-                    "the schema is at version {found}, this program knows {}: use a newer one",
+                    "the schema is at version {found}, this program requires {}: use a newer program",
                     self.expected
                 )
             }

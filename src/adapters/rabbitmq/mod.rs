@@ -8,11 +8,16 @@ mod confirm_channel;
 mod connection;
 mod consumer;
 mod properties;
+#[cfg(any(test, fuzzing))]
+mod properties_check;
 mod publisher;
 mod retry_properties;
+mod stored_properties;
 mod topology;
 
 pub use connection::RabbitConfig;
 pub use consumer::RabbitQueues;
+#[cfg(any(test, fuzzing))]
+pub(crate) use properties_check::check_properties;
 pub use publisher::{RabbitCommandSender, RabbitPublisher};
 pub use topology::RabbitTopology;

@@ -11,6 +11,8 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::ports::queue::RawProperties;
 
+use super::stored_properties;
+
 /// The delivery mode of messages that survive a restart of the broker.
 pub(super) const PERSISTENT: u8 = 2;
 /// The header of the W3C trace context.
@@ -53,7 +55,7 @@ impl RawProperties for AmqpProperties {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.0).unwrap_or_default()
+        stored_properties::encode(&self.0)
     }
 }
 
@@ -233,7 +235,7 @@ mod tests {
         for (number, (value, shown)) in cases.iter().enumerate() {
             assert_eq!(json["headers"][format!("h{number}")], *shown, "{value:?}");
         }
-        let decoded: BasicProperties = serde_json::from_slice(&properties.to_bytes()).unwrap();
+        let decoded = stored_properties::decode(&properties.to_bytes());
         assert_eq!(decoded, properties.0);
         assert!(size(&properties.0) > 20);
         assert_eq!(to_json(&AMQPValue::Double(f64::NEG_INFINITY), MAX_DEPTH), json!("-inf"));

@@ -7,7 +7,10 @@ use lapin::{
 
 use crate::ports::{failed_messages::DueRetry, queue::RetryMark};
 
-use super::properties::{PERSISTENT, short, text_header};
+use super::{
+    properties::{PERSISTENT, short, text_header},
+    stored_properties,
+};
 
 /// The header of the retry mark: id of the failed message, generation and secret, separated by dots.
 const RETRY_MARK: &str = "x-allocation-retry";
@@ -30,7 +33,7 @@ pub(super) fn retry_mark(properties: &BasicProperties) -> Option<RetryMark> {
 }
 
 pub(super) fn retry_properties(retry: &DueRetry) -> BasicProperties {
-    let original: BasicProperties = serde_json::from_slice(&retry.original).unwrap_or_default();
+    let original = stored_properties::decode(&retry.original);
     let mut properties = content_properties(retry, &original)
         .with_headers(headers(retry, &original))
         .with_delivery_mode(PERSISTENT);

@@ -1,0 +1,96 @@
+//! Entry points for fuzzing: each parses foreign bytes and checks what must hold for any input.
+//!
+//! `make fuzz` runs them with generated inputs; the tests replay the inputs in `fuzz/corpus`.
+
+use crate::{
+    adapters::rabbitmq::check_properties,
+    ports::queue::{Message, QueueName},
+    service::{
+        decode::{Limits, checked_id, decode},
+        failure::Failure,
+    },
+};
+
+/// The targets, by name.
+pub const TARGETS: [(&str, fn(&[u8])); 4] = [
+    ("body", body),
+    ("properties", properties),
+    ("message_id", message_id),
+    ("error_pattern", error_pattern),
+];
+
+const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
+const KINDS: [(QueueName, &str); 5] = [
+    (QueueName::Orders, "allocate"),
+    (QueueName::Orders, "deallocate"),
+    (QueueName::Stock, "create_batch"),
+    (QueueName::Stock, "change_batch_quantity"),
+    (QueueName::Notifications, "out_of_stock"),
+];
+
+/// The body of a message, from a queue or from an HTTP request.
+pub fn body(data: &[u8]) {
+    for (queue, kind) in KINDS {
+        let message = Message {
+            kind: kind.to_owned(),
+            message_id: Some("m-1".to_owned()),
+            body: data.into(),
+            ..Message::default()
+        };
+        match decode(queue, &message, LIMITS) {
+            Ok(envelope) => assert_eq!(envelope.content.kind(), kind),
+            Err(error) => assert_printable(&error.to_string()),
+        }
+    }
+}
+
+/// The properties and headers of a message, in AMQP's encoding.
+pub fn properties(data: &[u8]) {
+    check_properties(data);
+}
+
+/// A message id or an idempotency key.
+pub fn message_id(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(id) = checked_id(&text) {
+        assert!(!id.is_empty() && id.chars().count() <= 200 && !id.chars().any(char::is_control), "{id:?}");
+    }
+}
+
+/// The text of an error, which is grouped by its pattern.
+pub fn error_pattern(data: &[u8]) {
+    let text = String::from_utf8_lossy(data).into_owned();
+    let pattern = Failure::Panicked(text.clone()).error_pattern();
+    assert!(
+        pattern.chars().count() <= text.chars().count() + 100,
+        "the pattern is not longer than the error"
+    );
+    assert!(!pattern.chars().any(|character| character.is_ascii_digit()), "{pattern}");
+}
+
+/// Errors are stored, logged and shown on terminals.
+fn assert_printable(text: &str) {
+    assert!(text.chars().count() <= 2000, "an error is short");
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn the_corpus_is_accepted() {
+        for (name, target) in TARGETS {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let mut inputs = 0;
+            for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+            {
+                target(&fs::read(entry.unwrap().path()).unwrap());
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{name} has inputs");
+        }
+    }
+}
