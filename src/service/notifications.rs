@@ -101,15 +101,17 @@ impl NotificationHandler {
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
-        let messages: Vec<_> = checked.into_iter().map(|checked| (checked.begin(uow), checked)).collect();
+        let messages: Vec<_> = checked.into_iter().map(|checked| self.begin(uow, checked)).collect();
         let begin = Instant::now();
-        self.send(&self.unsent(&messages)).await?;
+        let sent = self.send(&unsent(&messages)).await?;
         let mut processed = Vec::with_capacity(batch.len());
-        for (remaining, CheckedMessage { received, generation, .. }) in messages {
+        for BegunMessage { remaining, sent_before, checked: CheckedMessage { received, generation, .. } } in
+            messages
+        {
             let step = match remaining {
                 Remaining::Nothing(step) => step,
                 Remaining::Handle(envelope) => {
-                    let step = self.step(envelope, begin);
+                    let step = step(envelope, sent_before.or_else(|| sent.clone()), begin);
                     message_check::end(uow, envelope, &step);
                     step
                 }
@@ -119,24 +121,22 @@ impl NotificationHandler {
         Ok(recording::record_failures(uow, &self.policy, processed).await?)
     }
 
-    /// The events that must be handled and that this process has not sent yet.
-    fn unsent<'a>(&self, begun: &[(Remaining<'a>, CheckedMessage<'a>)]) -> Vec<NotifiedEvent<'a>> {
-        let event = |(remaining, _): &(Remaining<'a>, _)| match remaining {
-            Remaining::Handle(envelope) if self.sent.result_of(&envelope.key).is_none() => {
-                let envelope: &'a Envelope = envelope;
-                match &envelope.content {
-                    Content::OutOfStock(event) => Some((envelope, event)),
-                    Content::Command(_) => None,
-                }
-            }
-            _ => None,
+    /// Begins a message. The earlier result of its mail is read now: another message of the batch may displace it.
+    fn begin<'a>(&self, uow: &mut UnitOfWork, checked: CheckedMessage<'a>) -> BegunMessage<'a> {
+        let remaining = checked.begin(uow);
+        let sent_before = match &remaining {
+            Remaining::Handle(envelope) => self.sent.result_of(&envelope.key),
+            Remaining::Nothing(_) => None,
         };
-        begun.iter().filter_map(event).collect()
+        BegunMessage { remaining, sent_before, checked }
     }
 
-    /// Sends one mail about all events, and remembers the result for each of them.
-    async fn send(&self, events: &[NotifiedEvent<'_>]) -> Result<(), HandlingFailure> {
-        let Some(notification) = notification(events) else { return Ok(()) };
+    /// Sends one mail about all events, and remembers its result for each of them; `None` without events.
+    async fn send(
+        &self,
+        events: &[NotifiedEvent<'_>],
+    ) -> Result<Option<Result<(), NotifierError>>, HandlingFailure> {
+        let Some(notification) = notification(events) else { return Ok(None) };
         let result = self.notifier.notify(&notification).await;
         match &result {
             Err(error @ NotifierError::Unavailable(_)) => Err(Failure::from(error.clone()).into()),
@@ -148,17 +148,8 @@ impl NotificationHandler {
                 for (envelope, _) in events {
                     self.sent.remember(&envelope.key, result.clone());
                 }
-                Ok(())
+                Ok(Some(result))
             }
-        }
-    }
-
-    /// The result of an event after its mail was sent.
-    fn step(&self, envelope: &Envelope, begin: Instant) -> Step {
-        match self.sent.result_of(&envelope.key) {
-            Some(Ok(())) => Step::Done(CommandOutcome::Handled),
-            Some(Err(error)) => Step::Failed(error.into(), begin.elapsed()),
-            None => Step::failed(DecodeError::unexpected(envelope.key.kind)),
         }
     }
 
@@ -181,6 +172,38 @@ impl NotificationHandler {
             received.finish(outcome);
         }
         Ok(true)
+    }
+}
+
+/// A message of a unit of work.
+struct BegunMessage<'a> {
+    remaining: Remaining<'a>,
+    /// The result of its mail, if this process has sent it before.
+    sent_before: Option<Result<(), NotifierError>>,
+    checked: CheckedMessage<'a>,
+}
+
+/// The events that must be handled and that this process has not sent yet.
+fn unsent<'a>(messages: &[BegunMessage<'a>]) -> Vec<NotifiedEvent<'a>> {
+    let event = |message: &BegunMessage<'a>| match message {
+        BegunMessage { remaining: Remaining::Handle(envelope), sent_before: None, .. } => {
+            let envelope: &'a Envelope = envelope;
+            match &envelope.content {
+                Content::OutOfStock(event) => Some((envelope, event)),
+                Content::Command(_) => None,
+            }
+        }
+        _ => None,
+    };
+    messages.iter().filter_map(event).collect()
+}
+
+/// The result of an event whose mail was sent.
+fn step(envelope: &Envelope, sent: Option<Result<(), NotifierError>>, begin: Instant) -> Step {
+    match (&envelope.content, sent) {
+        (Content::OutOfStock(_), Some(Ok(()))) => Step::Done(CommandOutcome::Handled),
+        (Content::OutOfStock(_), Some(Err(error))) => Step::Failed(error.into(), begin.elapsed()),
+        _ => Step::failed(DecodeError::unexpected(envelope.key.kind)),
     }
 }
 

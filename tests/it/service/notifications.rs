@@ -100,11 +100,31 @@ async fn a_process_remembers_at_most_a_thousand_mails_without_a_commit() {
     }
     assert_eq!(notifier.notified().len(), 1500);
     store.set_reply(Call::Commit, Reply::Does);
-    handler.handle_all(NOTIFICATIONS, &mut messages).await.unwrap();
+    for message in &mut messages {
+        handler.handle_all(NOTIFICATIONS, std::slice::from_mut(message)).await.unwrap();
+    }
     let mails = notifier.notified();
     let sent_again = mails.len() - 1500;
     assert!((500..1500).contains(&sent_again), "{sent_again} mails were sent again");
     assert_eq!(mails.iter().filter(|id| *id == "e1499").count(), 1, "the last mail is remembered");
+}
+
+/// Neither the events of a mail nor those that were sent before are forgotten before they have their outcomes.
+#[tokio::test]
+async fn every_event_of_a_batch_is_handled_although_the_memory_of_sent_mails_is_full() {
+    let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
+    let handler = notifications(&store, &notifier);
+    store.set_reply(Call::Commit, Reply::Fails(unavailable()));
+    for number in 0..995 {
+        let mut message = [out_of_stock(&format!("e{number}"))];
+        handler.handle_all(NOTIFICATIONS, &mut message).await.unwrap_err();
+    }
+    store.set_reply(Call::Commit, Reply::Does);
+    let mut batch: Vec<_> = (990..1010).map(|number| out_of_stock(&format!("e{number}"))).collect();
+    let outcomes = handler.handle_all(NOTIFICATIONS, &mut batch).await.unwrap();
+    assert_eq!(names(&outcomes), ["handled"; 20]);
+    assert_eq!(notifier.notified().len(), 996, "one more mail");
+    assert!(notifier.notified()[995].starts_with("e995,e996,"), "{:?}", notifier.notified()[995]);
 }
 
 /// Its failure is recorded once.
