@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use gethostname::gethostname;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::{
         mail::{DirectoryNotifier, LogNotifier, MailAddresses, SmtpNotifier},
         postgres::{
-            self, CommitSignal, PgFailedMessages, PgOutbox, PgParkedEvents, PgReadModel, PgSchema, PgStore,
+            self, CommitSignal, Migration, PgFailedMessages, PgInstallation, PgOutbox, PgParkedEvents,
+            PgReadModel, PgStore,
         },
         rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
     },
@@ -19,11 +21,13 @@ use crate::{
     faults,
     pg::PgConfig,
     ports::{
-        admin::{CommandSender, ReadModel, Schema as _, SchemaVersion, Topology},
+        admin::{CommandSender, ReadModel, Topology},
         failed_messages::FailedMessages,
+        installation::{DatabaseState, Installation as _, SchemaVersion},
         notifier::Notifier,
         outbox::{ParkedEvents, Retention},
         queue::{QueueKind, QueueName},
+        store::Store,
     },
     service::{
         archive::Archive,
@@ -57,6 +61,9 @@ pub struct App {
     pub(super) settings: Settings,
     pg: PgConfig,
     pub(super) pool: PgPool,
+    store: Arc<dyn Store>,
+    /// Cancelled once the database was checked: before that, nothing is written.
+    pub(super) checked: CancellationToken,
     broker: RabbitConfig,
     pub(super) commit_signal: Arc<CommitSignal>,
     pub(super) database_log: Arc<AvailabilityLog>,
@@ -87,8 +94,10 @@ impl App {
         Ok(Self {
             commands: Arc::new(MessageBus::new(store.clone(), policy.clone())),
             archive: Arc::new(Archive::new(store.clone(), policy.clone())),
-            notifications: Arc::new(NotificationHandler::new(store, notifier, policy)),
+            notifications: Arc::new(NotificationHandler::new(store.clone(), notifier, policy)),
             pool,
+            store,
+            checked: CancellationToken::new(),
             pg,
             broker,
             commit_signal,
@@ -142,20 +151,46 @@ impl App {
         &self.settings.namespace
     }
 
-    /// Creates the database if it is missing, and migrates its schema.
+    /// Creates the database if it is missing, migrates its schema and records the namespace; `rename` replaces another one.
+    /// `on_delay` receives a text each time another session delays the migration.
     ///
     /// # Errors
-    /// The database is unavailable, or a migration failed.
-    pub async fn migrate(&self) -> anyhow::Result<SchemaVersion> {
-        postgres::migrate(self.settings.database.url.expose()).await.context("the schema was not migrated")
+    /// The database is unavailable or cannot be used, or a migration failed.
+    pub async fn migrate(
+        &self,
+        rename: bool,
+        on_delay: &(dyn Fn(&str) + Send + Sync),
+    ) -> anyhow::Result<SchemaVersion> {
+        let migration = Migration { namespace: &self.settings.namespace, rename, on_delay };
+        postgres::migrate(&self.pg, &migration).await.context("the schema was not migrated")
     }
 
-    /// The version of the schema, and the version that this program requires.
+    /// The state of the database.
     ///
     /// # Errors
     /// The database is unavailable.
-    pub async fn schema_version(&self) -> anyhow::Result<SchemaVersion> {
-        Ok(PgSchema::new(self.pool.clone(), &self.pg).version().await?)
+    pub async fn database_state(&self) -> anyhow::Result<DatabaseState> {
+        Ok(self.installation().state().await?)
+    }
+
+    /// Whether this program may write to the database.
+    ///
+    /// # Errors
+    /// The database is unavailable, has another encoding or schema version than required, or belongs to another namespace.
+    pub async fn check_database(&self) -> anyhow::Result<()> {
+        Ok(self.database_state().await?.check(&self.settings.namespace)?)
+    }
+
+    /// Writes to the database and removes what was written.
+    ///
+    /// # Errors
+    /// The database is unavailable, or accepts no writes.
+    pub async fn probe_database(&self) -> anyhow::Result<()> {
+        Ok(self.store.probe().await?)
+    }
+
+    pub(super) fn installation(&self) -> PgInstallation {
+        PgInstallation::new(self.pool.clone(), &self.pg, &self.settings.namespace)
     }
 
     pub(super) fn consumer(&self, queue: QueueName, queue_kind: QueueKind) -> Consumer {
@@ -222,7 +257,9 @@ impl App {
             commands: self.commands.clone(),
             views: self.views(),
             topology: Arc::new(self.topology()),
-            schema: Arc::new(PgSchema::new(self.pool.clone(), &self.pg)),
+            installation: Arc::new(self.installation()),
+            namespace: self.settings.namespace.clone(),
+            checked: self.checked.clone(),
             watchdog: self.watchdog.clone(),
             database: self.database_log.clone(),
         }
@@ -247,7 +284,7 @@ impl App {
     }
 
     pub(super) fn outbox(&self) -> PgOutbox {
-        PgOutbox::new(self.pg.clone(), self.commit_signal.clone())
+        PgOutbox::new(self.pg.clone(), &self.settings.namespace, self.commit_signal.clone())
     }
 
     pub(super) fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {

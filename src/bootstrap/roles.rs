@@ -12,6 +12,7 @@ use crate::{
     adapters::postgres,
     ports::{
         admin::{DeclareResult, Topology as _},
+        installation::{Installation as _, UnusableDatabase},
         queue::{QueueKind, QueueName},
     },
 };
@@ -39,7 +40,8 @@ impl App {
     /// An unavailable server is not an error: the process waits for it.
     ///
     /// # Errors
-    /// The schema has another version than this program requires, the address of the API is in use, or a role panicked.
+    /// The database has another encoding or schema version than required or belongs to another namespace, the address of
+    /// the API cannot be used, or a role panicked.
     pub async fn run(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
         let (mut tasks, mut background) = (JoinSet::new(), JoinSet::new());
         if roles.contains(&Role::Api) {
@@ -48,7 +50,7 @@ impl App {
             let listener = api.bind().await?;
             tasks.spawn(async move { api.run(listener, &stop).await });
         }
-        if !self.wait_for_schema(stop).await? || !self.wait_for_topology(stop).await {
+        if !self.wait_for_database(stop).await? || !self.wait_for_topology(stop).await {
             return self.finish(tasks, stop).await; // The API may still have requests to answer.
         }
         background.spawn(postgres::forward_commits(
@@ -130,14 +132,27 @@ impl App {
         }
     }
 
-    /// Waits for the database. False if `stop` was cancelled first.
-    async fn wait_for_schema(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
-        let version = || async { self.schema_version().await };
-        match retry_until_available(&self.database_log, stop, version).await {
-            Some(version) if version.fits() => Ok(true),
-            Some(version) => anyhow::bail!("{version}"),
-            None => Ok(false),
+    /// Waits until the database accepts writes. False if `stop` was cancelled first.
+    async fn wait_for_database(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
+        let check = || async { self.claim_database().await };
+        let Some(usable) = retry_until_available(&self.database_log, stop, check).await else {
+            return Ok(false);
+        };
+        usable?;
+        self.checked.cancel();
+        Ok(true)
+    }
+
+    /// Records the namespace unless one is recorded. The outer error is an outage, the inner one a refusal.
+    async fn claim_database(&self) -> anyhow::Result<Result<(), UnusableDatabase>> {
+        let installation = self.installation();
+        let mut state = installation.state().await?;
+        if let Err(unusable) = state.check(self.namespace()) {
+            return Ok(Err(unusable));
         }
+        self.probe_database().await?;
+        state.namespace = Some(installation.claim().await?);
+        Ok(state.check(self.namespace()))
     }
 
     /// Waits for the broker. False if `stop` was cancelled first.

@@ -10,8 +10,8 @@ use crate::{
 
 use super::{exit::ExitStatus, output};
 
-pub(super) async fn migrate(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
-    let version = app.migrate().await?;
+pub(super) async fn migrate(app: &App, rename_namespace: bool, json: bool) -> anyhow::Result<ExitStatus> {
+    let version = app.migrate(rename_namespace, &output::note).await?;
     if json {
         output::json(&json!({ "schema_version": version.found }))?;
     } else {

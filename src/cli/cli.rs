@@ -63,8 +63,12 @@ enum Command {
     Csv(csv::Csv),
     /// Run the example day in memory, without servers. Nothing is stored.
     Demo,
-    /// Create the database if it is missing, and migrate its schema.
-    Migrate,
+    /// Create the database if it is missing, migrate its schema, and record its namespace.
+    Migrate {
+        /// Change the namespace that the database belongs to. Stop all processes before.
+        #[arg(long)]
+        rename_namespace: bool,
+    },
     /// Declare exchanges and queues, and report those that exist with other arguments.
     Topology,
     /// Print the effective settings, without secrets.
@@ -125,7 +129,7 @@ impl Command {
             Self::Outbox(outbox) => outbox.execute(app, json).await,
             Self::Orders(orders) => orders.execute(app, json).await,
             Self::View(view) => view.execute(app, json).await,
-            Self::Migrate => admin::migrate(app, json).await,
+            Self::Migrate { rename_namespace } => admin::migrate(app, rename_namespace, json).await,
             Self::Topology => admin::topology(app, json).await,
             Self::Config | Self::Csv(_) | Self::Demo => unreachable!("these subcommands use no servers"),
         }

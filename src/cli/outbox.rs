@@ -106,6 +106,7 @@ async fn show(app: &App, id: i64, json: bool) -> anyhow::Result<ExitStatus> {
 }
 
 async fn retry(app: &App, ids: Vec<i64>, json: bool) -> anyhow::Result<ExitStatus> {
+    app.check_database().await?;
     let asked = ids.len();
     let which = (asked > 0).then_some(ids);
     let done = app.parked_events().unpark(which.as_deref()).await?;

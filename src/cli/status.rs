@@ -7,6 +7,7 @@ use crate::{
     ports::{
         admin::{QueueDepth, Topology as _},
         error::error_text,
+        installation::DatabaseState,
     },
     views::{FailureCounts, OutboxDepth},
 };
@@ -23,25 +24,24 @@ struct Status {
     failures: Option<FailureCounts>,
 }
 
-/// Exits 1 when a server does not respond, the schema has another version than required, or messages wait in a queue
+/// Exits 1 when a server does not respond, the database accepts no writes or cannot be used, or messages wait in a queue
 /// without a consumer.
 pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
     let topology = app.topology();
-    let (schema, queues) = tokio::join!(app.schema_version(), topology.queue_depths());
-    let fits = schema.as_ref().is_ok_and(|version| version.fits());
+    let (state, queues) = tokio::join!(app.database_state(), topology.queue_depths());
+    let fits = state.as_ref().is_ok_and(|state| state.schema.fits());
     let (outbox, failures) = if fits {
         (Some(app.views().outbox_depth().await?), Some(app.views().failure_counts().await?))
     } else {
         (None, None)
     };
     let status = Status {
-        database: match &schema {
-            Ok(version) if version.fits() => "ok".into(),
-            Ok(version) => version.to_string(),
+        database: match &state {
+            Ok(state) => database(app, state).await,
             Err(error) => format!("{error:#}"),
         },
         broker: queues.as_ref().map_or_else(|error| error_text(error), |_| "ok".into()),
-        schema_version: schema.ok().and_then(|version| version.found),
+        schema_version: state.ok().and_then(|state| state.schema.found),
         queues: queues.unwrap_or_default(),
         outbox,
         failures,
@@ -61,6 +61,17 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
 
 fn is_not_consumed(queue: &QueueDepth) -> bool {
     queue.ready > 0 && queue.consumers == 0
+}
+
+/// "ok", or why the program cannot work on the database.
+async fn database(app: &App, state: &DatabaseState) -> String {
+    if let Err(unusable) = state.check(app.namespace()) {
+        return unusable.to_string();
+    }
+    match app.probe_database().await {
+        Ok(()) => "ok".into(),
+        Err(error) => format!("{error:#}"),
+    }
 }
 
 fn print(status: &Status) {

@@ -23,6 +23,7 @@ enum ViewCommand {
 impl View {
     pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
         let ViewCommand::Rebuild = self.command;
+        app.check_database().await?;
         let progress = ProgressBar::no_length()
             .with_style(ProgressStyle::with_template("{spinner} {human_pos} lines compared")?);
         let rebuilt = app.read_model().rebuild(&|rebuilt| progress.set_position(rebuilt.lines)).await?;

@@ -199,7 +199,10 @@ impl Consumer {
                     break;
                 }
                 Some(Ok(())) | None => break,
-                Some(Err(_)) => stop.run_until_cancelled(tokio::time::sleep(delay)).await,
+                Some(Err(error)) => {
+                    self.dependencies.down(&error);
+                    stop.run_until_cancelled(tokio::time::sleep(delay)).await
+                }
             };
             waited = true;
         }

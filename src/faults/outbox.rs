@@ -27,6 +27,10 @@ impl Outbox for FaultyOutbox {
         Ok(session.map(|inner| Box::new(FaultyLeaderSession(inner)) as Box<dyn LeaderSession>))
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.0.probe().await
+    }
+
     async fn wait_for_wakeup(&self) {
         self.0.wait_for_wakeup().await;
     }

@@ -16,6 +16,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time after `database.timeout` at which the server cancels a statement itself.
 const SERVER_MARGIN: Duration = Duration::from_secs(5);
 
+/// How long a migration waits for a lock: everything that uses the table waits behind it.
+const MIGRATION_LOCK_TIMEOUT: &str = "2s";
+
 /// Planner settings of every connection: always use an index. Cached plans stay in use until the tables are analyzed; a plan
 /// that was made while a table was small would read the whole table after it has grown.
 pub const PLANNER: [(&str, &str); 5] = [
@@ -29,6 +32,8 @@ pub const PLANNER: [(&str, &str); 5] = [
 /// The database and its time limits.
 #[derive(Clone, Debug)]
 pub struct PgConfig {
+    /// The URL, without settings of the session.
+    url: PgConnectOptions,
     pub(crate) options: PgConnectOptions,
     max_connections: u32,
     /// Time to wait for a connection or a reply before the database is considered unavailable.
@@ -51,15 +56,23 @@ impl PgConfig {
     /// # Errors
     /// The URL is invalid. The message does not contain it, since it may contain a password.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, sqlx::Error> {
-        let options = connect_options(url)?;
+        let url = connect_options(url)?;
         // Later than the client gives up: a statement that takes so long is an outage, and no failure of its message.
         let statement_timeout = format!("{}ms", (timeout + SERVER_MARGIN).as_millis());
-        let options = options.application_name("allocation").options([
+        let options = url.clone().application_name("allocation").options([
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "60s"),
         ]);
-        Ok(Self { options: options.options(PLANNER), max_connections, timeout })
+        Ok(Self { url, options: options.options(PLANNER), max_connections, timeout })
+    }
+
+    /// The options of a session that migrates: its statements may take long, but do not wait long for a lock.
+    pub(crate) fn migration_options(&self) -> PgConnectOptions {
+        self.url
+            .clone()
+            .application_name("allocation migrate")
+            .options([("lock_timeout", MIGRATION_LOCK_TIMEOUT), ("statement_timeout", "0")])
     }
 
     /// A pool that connects when it is first used.

@@ -1,8 +1,15 @@
 //! The class of a database error: what the caller may do next.
 
+use std::borrow::Cow;
+
 use crate::ports::error::{Cause, StoreError};
 
 use super::sql_error::SqlError;
+
+/// The SQLSTATE of an error, if the server reported it.
+pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(Cow::into_owned)
+}
 
 /// The class of an error, with its cause. The SQLSTATE of the server's errors decides.
 pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
@@ -25,14 +32,14 @@ fn by_sqlstate(code: &str) -> fn(Cause) -> StoreError {
     match code {
         // Serialization failure, deadlock, lock not available, and two transactions that create the same row.
         "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict,
-        // Shutting down, starting up, read-only after a failover, a full disk, a transaction that was cut off, a
-        // missing database.
-        "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "25P03" | "58030" | "3D000" => {
+        // Read-only after a failover, a transaction that was cut off, a missing database; shutting down, starting up, a
+        // session that was idle for too long; but not a cancelled statement.
+        "25006" | "25P03" | "25P04" | "3D000" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => {
             StoreError::Unavailable
         }
         _ => match code.get(..2) {
-            // Connection, resources, authorization; and deployment mistakes such as a missing column.
-            Some("08" | "53" | "28" | "42" | "0A" | "55") => StoreError::Unavailable,
+            // Connection, resources, the server's files, authorization; and deployment mistakes such as a missing column.
+            Some("08" | "53" | "58" | "28" | "42" | "0A" | "55") => StoreError::Unavailable,
             // Data, constraints, limits.
             Some("22" | "23" | "54") => StoreError::InvalidData,
             _ => StoreError::Failed,
@@ -59,8 +66,9 @@ mod tests {
             (
                 "unavailable",
                 vec![
-                    "57P01", "57P02", "57P03", "57P04", "25006", "25P03", "3D000", "58030", "08006", "53100",
-                    "53300", "28P01", "42P01", "42703", "42501", "0A000", "55000", "55006",
+                    "57P01", "57P02", "57P03", "57P04", "57P05", "25006", "25P03", "25P04", "3D000", "58030",
+                    "58P01", "08006", "53100", "53300", "28P01", "42P01", "42703", "42501", "0A000", "55000",
+                    "55006",
                 ],
             ),
             ("invalid data", vec!["22P05", "22003", "22021", "23502", "23503", "23514", "54001", "54000"]),

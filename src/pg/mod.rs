@@ -6,4 +6,5 @@ mod session;
 mod sql_error;
 
 pub use config::{PLANNER, PgConfig};
+pub(crate) use error::sqlstate;
 pub(crate) use session::{PooledSession, with_timeout};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{TryStreamExt as _, stream::BoxStream};
-use sqlx::{Executor as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
+use sqlx::{ConnectOptions as _, Executor as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 use crate::ports::error::StoreError;
 
@@ -30,7 +30,10 @@ pub(crate) struct PooledSession {
 impl PooledSession {
     /// Acquires a connection.
     pub(crate) async fn open(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
-        let connection = pool.acquire().await.map_err(store_error)?;
+        let connection = match pool.acquire().await {
+            Err(sqlx::Error::PoolTimedOut) => return Err(no_connection(pool, timeout).await),
+            acquired => acquired.map_err(store_error)?,
+        };
         Ok(Self { connection: Some(connection), timeout })
     }
 
@@ -94,6 +97,20 @@ impl PooledSession {
     /// Returns the connection to the pool. No transaction may be open.
     pub(crate) fn release(mut self) {
         self.connection = None;
+    }
+}
+
+/// The pool does not say why it could not connect in time: the server is asked once more.
+async fn no_connection(pool: &PgPool, timeout: Duration) -> StoreError {
+    match with_timeout(timeout, pool.connect_options().connect()).await {
+        Ok(_) => {
+            let limit = pool.options().get_max_connections();
+            let text =
+                format!("all connections of this process are in use (database.max_connections = {limit})");
+            StoreError::Unavailable(text.into())
+        }
+        Err(StoreError::Timeout(cause)) => StoreError::Unavailable(cause),
+        Err(error) => error,
     }
 }
 

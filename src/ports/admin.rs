@@ -1,4 +1,4 @@
-//! Administration of the servers: exchanges and queues, schema, read model, and sending commands.
+//! Administration of the servers: exchanges and queues, read model, and sending commands.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -63,25 +63,6 @@ pub trait CommandSender: Send + Sync {
     async fn send(&self, commands: &[OutboundCommand]) -> Vec<PublishOutcome>;
 }
 
-/// The version of the schema, and the version that this program requires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchemaVersion {
-    /// The last migration of the database, if there was one.
-    pub found: Option<i64>,
-    /// The last migration of this program.
-    pub expected: i64,
-}
-
-/// The schema of the database.
-#[async_trait]
-pub trait Schema: Send + Sync {
-    /// Reads its version.
-    ///
-    /// # Errors
-    /// The database is unavailable.
-    async fn version(&self) -> Result<SchemaVersion, StoreError>;
-}
-
 /// The progress or the result of a rebuild.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RebuildReport {
@@ -103,31 +84,4 @@ pub trait ReadModel: Send + Sync {
         &self,
         progress: &(dyn Fn(RebuildReport) + Send + Sync),
     ) -> Result<RebuildReport, StoreError>;
-}
-
-impl SchemaVersion {
-    /// Whether this program can use this schema.
-    #[must_use]
-    pub fn fits(self) -> bool {
-        self.found == Some(self.expected)
-    }
-}
-
-impl std::fmt::Display for SchemaVersion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.found {
-            Some(found) if found > self.expected => {
-                write!(
-                    f,
-                    "the schema is at version {found}, this program requires {}: use a newer program",
-                    self.expected
-                )
-            }
-            Some(found) if found == self.expected => write!(f, "the schema is at version {found}"),
-            Some(found) => {
-                write!(f, "the schema is at version {found}, not {}: run `allocation migrate`", self.expected)
-            }
-            None => f.write_str("the database has no schema: run `allocation migrate`"),
-        }
-    }
 }

@@ -1,13 +1,14 @@
 //! The interfaces of the service to the outside, in terms of the domain.
 //!
 //! [`store`] and [`failed_messages`] keep the state, [`queue`] delivers messages, [`outbox`] publishes events, [`notifier`]
-//! sends mail, [`admin`] is for operators. What commands need has two adapters, a real one and one in memory, and both
+//! sends mail, [`admin`] is for operators, [`installation`] is checked first. What commands need has two adapters, a real one and one in memory, and both
 //! stores pass the same contract tests.
 
 pub mod admin;
 pub mod answered;
 pub mod error;
 pub mod failed_messages;
+pub mod installation;
 pub mod notifier;
 pub mod outbox;
 pub mod queue;

@@ -11,11 +11,18 @@ use super::{error::StoreError, failed_messages::DueRetry};
 /// The committed, unpublished events.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Tries to become the leader, the one relay that publishes; `None` if there is another leader.
+    /// Tries to become the leader, the one relay that publishes; `None` if there is another leader. A store that accepts no
+    /// writes has no leader: what is published could not be removed.
     ///
     /// # Errors
-    /// [`StoreError`] if the store does not answer.
+    /// [`StoreError`] if the store does not answer or accepts no writes.
     async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError>;
+
+    /// Whether the store is available, writes included.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is not.
+    async fn probe(&self) -> Result<(), StoreError>;
 
     /// Waits until there may be something to publish, or until leadership may be free. This is a hint: it may return
     /// without a cause, and another process's hint may get lost, so the caller polls as well.

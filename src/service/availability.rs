@@ -1,6 +1,8 @@
-//! Unavailable servers: the error, and a log that reports each outage once, however many tasks detect it.
+//! Unavailable servers: the error, and a log that reports each outage and each of its causes once, however many tasks
+//! detect it.
 
 use std::{
+    collections::HashSet,
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -13,7 +15,10 @@ use crate::ports::{
     error::{NotifierError, StoreError, error_text},
 };
 
-use super::{failure::Failure, outcome::CommandOutcome};
+use super::{
+    failure::{Failure, without_values},
+    outcome::CommandOutcome,
+};
 
 /// A server is unavailable: the outcome of the messages is unknown, and no attempt is counted.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +41,24 @@ pub struct AvailabilityLog {
 #[derive(Debug)]
 struct Outage {
     begin: Instant,
+    /// The causes that were logged, without their variable values.
+    causes: HashSet<String>,
     /// The last error in the log, and when it was logged.
     logged: String,
     logged_at: Instant,
 }
 
-/// Another error is logged no sooner: tasks may report several errors in turn.
+/// An error with a known cause is logged no sooner: tasks may report several errors in turn.
 const NEXT_ERROR_AFTER: Duration = Duration::from_secs(10);
+/// The number of causes of one outage that are logged at once.
+const MAX_CAUSES: usize = 10;
+
+impl Outage {
+    fn must_log(&mut self, error: &str, now: Instant) -> bool {
+        let is_new = self.causes.len() < MAX_CAUSES && self.causes.insert(without_values(error));
+        is_new || self.logged != error && now - self.logged_at >= NEXT_ERROR_AFTER
+    }
+}
 
 impl AvailabilityLog {
     /// `dependency` names the server in the log: "database", "broker", "mail server".
@@ -51,24 +67,27 @@ impl AvailabilityLog {
         Self { dependency, outage: Mutex::new(None) }
     }
 
-    /// It did not answer. The first error is logged with its whole chain, and later another one: the cause may change.
+    /// It did not answer. Each cause is logged with its whole chain: a connection that was lost often hides why no other one
+    /// can be used.
     pub fn down(&self, error: &dyn Error) {
         let (mut outage, dependency, now) = (self.outage(), self.dependency, Instant::now());
         let error = error_text(error);
         match &mut *outage {
             None => {
                 warn!(dependency, error, "{dependency} unavailable, retrying");
-                *outage = Some(Outage { begin: now, logged: error, logged_at: now });
+                let causes = HashSet::from([without_values(&error)]);
+                *outage = Some(Outage { begin: now, causes, logged: error, logged_at: now });
             }
-            Some(outage) if outage.logged != error && now - outage.logged_at >= NEXT_ERROR_AFTER => {
-                warn!(dependency, error, "{dependency} still unavailable, with another error");
-                (outage.logged, outage.logged_at) = (error, now);
+            Some(outage) => {
+                if outage.must_log(&error, now) {
+                    warn!(dependency, error, "{dependency} still unavailable, with another error");
+                    (outage.logged, outage.logged_at) = (error, now);
+                }
             }
-            Some(_) => {}
         }
     }
 
-    /// It answered. Logged if it was down.
+    /// It answered; a database also accepted a write. Logged if it was down.
     pub fn up(&self) {
         if let Some(outage) = self.outage().take() {
             let outage_ms = u64::try_from(outage.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -114,7 +133,9 @@ impl Dependencies {
 
     /// Messages were handled: the servers that were needed for this have answered.
     pub fn handled<M>(&self, handled: &Answered<M, CommandOutcome>) {
-        self.database.up();
+        if handled.iter().any(|(_, outcome)| outcome.is_committed()) {
+            self.database.up();
+        }
         if handled.iter().any(|(_, outcome)| used_notifier(outcome)) {
             self.notifier.iter().for_each(|notifier| notifier.up());
         }
@@ -123,4 +144,26 @@ impl Dependencies {
 
 fn used_notifier(outcome: &CommandOutcome) -> bool {
     matches!(outcome, CommandOutcome::Handled | CommandOutcome::Recorded(Failure::Notification(_), _))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::error::Cause;
+
+    #[test]
+    fn each_cause_of_an_outage_is_logged_immediately_and_once() {
+        let log = AvailabilityLog::of("database");
+        let logged = || log.outage().as_ref().map_or(0, |outage| outage.causes.len());
+        for (cause, expected) in
+            [("lost 1", 1), ("lost 2", 1), ("read-only", 2), ("lost 3", 2), ("read-only", 2)]
+        {
+            log.down(&Cause::from(cause));
+            assert_eq!(logged(), expected, "{cause}");
+        }
+        log.up();
+        assert_eq!(logged(), 0);
+        log.down(&Cause::from("read-only"));
+        assert_eq!(logged(), 1);
+    }
 }

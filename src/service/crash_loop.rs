@@ -91,7 +91,11 @@ async fn look_up_starts(
     if unknown.is_empty() {
         return Ok(());
     }
-    let starts = store.unfinished_starts(queue, &ids).await?;
+    let starts = match store.unfinished_starts(queue, &ids).await {
+        // An id that cannot be stored has no starts. It is recorded as a failure when the message is handled.
+        Err(StoreError::InvalidData(_)) => vec![0; ids.len()],
+        starts => starts?,
+    };
     for (received, starts) in Answered::new(unknown, starts)? {
         received.starts = Some(starts);
     }
@@ -112,7 +116,10 @@ pub(super) async fn record_starts(
         }
     }
     if !ids.is_empty() {
-        store.record_starts(queue, &ids).await?;
+        match store.record_starts(queue, &ids).await {
+            Err(StoreError::InvalidData(_)) => return Ok(()),
+            recorded => recorded?,
+        }
     }
     for suspect in suspects {
         suspect.start_recorded = true;

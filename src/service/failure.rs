@@ -121,7 +121,7 @@ impl Failure {
 }
 
 /// Replaces numbers and quoted text by "…".
-fn without_values(text: &str) -> String {
+pub(super) fn without_values(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
     while let Some(character) = rest.next() {

@@ -1,6 +1,7 @@
 //! The use cases: decode, handle, react, commit, publish.
 
 pub mod archive;
+mod attempt;
 pub mod availability;
 pub mod backoff;
 pub mod batch_handler;

@@ -22,6 +22,12 @@ pub enum CommandOutcome {
 }
 
 impl CommandOutcome {
+    /// Whether a commit was needed for it: the store accepts writes.
+    #[must_use]
+    pub fn is_committed(&self) -> bool {
+        matches!(self, Self::Handled | Self::Duplicate | Self::Recorded(..))
+    }
+
     /// The outcome of a copy of the message in the same unit of work.
     pub(super) fn of_copy(&self) -> Self {
         match self {

@@ -10,6 +10,7 @@ use crate::ports::{
 };
 
 use super::{
+    attempt::FailureRecord,
     backoff::Backoff,
     batch_handler::HandleError,
     failure::Failure,
@@ -17,7 +18,7 @@ use super::{
     outcome::{CommandOutcome, Step},
     policy::FailurePolicy,
     received::ReceivedMessage,
-    unit_of_work::{FailureRecord, HandlingFailure, QueryError, UnitOfWork, UnitOfWorkError},
+    unit_of_work::{HandlingFailure, QueryError, UnitOfWork, UnitOfWorkError},
 };
 
 /// A message with its result in a unit of work.
@@ -135,6 +136,10 @@ impl FailureRecorder {
             match self.try_to_record(queue, received, &failed).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(QueryError::Missing(missing)) => return Err(missing.into()),
+                // Its failure contains a value that the store rejects, and would be rejected each time.
+                Err(QueryError::Store(error @ StoreError::InvalidData(_))) => {
+                    return Ok(self.record_in_ascii(queue, received, error).await?);
+                }
                 Err(QueryError::Store(error)) => match delays.next() {
                     Some(delay) if !error.is_outage() => tokio::time::sleep(delay).await,
                     // A failure that cannot be recorded keeps its message in the queue.
@@ -142,6 +147,21 @@ impl FailureRecorder {
                 },
             }
         }
+    }
+
+    /// Records a message that the store cannot store as it is. Whether it was handled in the meantime is not looked up; if
+    /// it was, a retry does nothing.
+    async fn record_in_ascii(
+        &self,
+        queue: QueueName,
+        received: &ReceivedMessage,
+        error: StoreError,
+    ) -> Result<CommandOutcome, StoreError> {
+        let record = failure_record(0, received, 0, error.into());
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        let decision = uow.record_in_ascii(&record, &self.policy);
+        uow.commit().await?;
+        Ok(CommandOutcome::Recorded(record.failure, decision))
     }
 
     async fn try_to_record(

@@ -5,29 +5,26 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sha2::{Digest, Sha256};
-
 use crate::{
     domain::{
-        BatchRef, FailedMessageKey, MessageKey, NewAttempt, OrderId, Product, RecordedEvent, Rejection,
-        RetryDecision, Sku,
+        BatchRef, MessageKey, NewAttempt, OrderId, Product, RecordedEvent, Rejection, RetryDecision, Sku,
     },
     ports::{
         answered::{Answered, MissingAnswers},
-        error::{StoreError, error_chain, error_text},
-        queue::{Message, QueueName, RetryMark},
+        error::StoreError,
+        queue::{QueueName, RetryMark},
         store::{
             ChangeSet, InboxCheck, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store, Tx,
             WorkingSet,
         },
-        text::sanitize,
     },
 };
 
 use super::{
+    attempt::{FailureRecord, in_ascii, new_attempt},
     batch_handler::HandleError,
     envelope::Envelope,
-    failure::{Failure, decide},
+    failure::Failure,
     policy::FailurePolicy,
 };
 
@@ -101,18 +98,6 @@ impl From<QueryError> for UnitOfWorkError {
             QueryError::Missing(missing) => Self::Missing(missing),
         }
     }
-}
-
-/// A failed message of a unit of work.
-pub(super) struct FailureRecord<'a> {
-    /// Its index in the unit of work.
-    pub(super) index: usize,
-    pub(super) key: FailedMessageKey,
-    pub(super) message: &'a Message,
-    /// 0 for a message from a sender.
-    pub(super) generation: i64,
-    pub(super) failure: Failure,
-    pub(super) took: Duration,
 }
 
 /// Loaded products, and everything that the commit will write.
@@ -268,6 +253,19 @@ impl UnitOfWork {
         Ok(Answered::new(failed, decisions)?)
     }
 
+    /// Adds the failed attempt of a message with a value that the store rejects, with every text in ASCII. The caller has
+    /// not looked the message up: its id may be such a value.
+    pub(super) fn record_in_ascii(
+        &mut self,
+        failed: &FailureRecord<'_>,
+        policy: &FailurePolicy,
+    ) -> RetryDecision {
+        let attempt = in_ascii(new_attempt(self.queue, failed, 1, policy));
+        let decision = attempt.next;
+        self.failures.push(attempt);
+        decision
+    }
+
     /// Commits if the work succeeded, and rolls back otherwise.
     pub(super) async fn finish<T>(self, worked: Result<T, UnitOfWorkError>) -> Result<T, UnitOfWorkError> {
         match worked {
@@ -310,40 +308,4 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
         correlation_id: cause.correlation_id.clone(),
         traceparent: cause.traceparent.clone(),
     })
-}
-
-fn new_attempt(
-    queue: QueueName,
-    failed: &FailureRecord<'_>,
-    attempts: u32,
-    policy: &FailurePolicy,
-) -> NewAttempt {
-    let FailureRecord { key, message, generation, failure, took, .. } = failed;
-    let next = decide(failure, attempts, &policy.retry);
-    let reason = match next {
-        RetryDecision::Dead(reason) => reason.as_str(),
-        RetryDecision::Retry(_) => "",
-    };
-    let error_pattern = sanitize(&failure.error_pattern());
-    NewAttempt {
-        key: key.clone(),
-        generation: *generation,
-        error_group: group(&[queue.as_str(), &key.kind, reason, &error_pattern]),
-        body: message.body.clone(),
-        properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.to_json()),
-        original: message.original.as_ref().map(|original| original.to_bytes()).unwrap_or_default(),
-        error: error_text(failure),
-        error_pattern,
-        chain: error_chain(failure),
-        attempts,
-        duration: *took,
-        host: policy.host.clone(),
-        next,
-    }
-}
-
-/// The id of a group: a hash of what its failures have in common.
-fn group(parts: &[&str]) -> String {
-    let digest = Sha256::digest(parts.join("\n"));
-    format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
 }

@@ -5,6 +5,7 @@ mod database;
 mod http;
 mod in_process;
 mod namespace;
+mod private_server;
 mod process;
 mod progress;
 mod proxy;
@@ -14,12 +15,13 @@ mod wait;
 mod workload;
 
 pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
-pub(crate) use database::{Database, Row};
+pub(crate) use database::{Database, NAMESPACE, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{
-    HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, notification_handler, queue_of, received,
+    HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, notification_handler, policy, queue_of, received,
 };
 pub(crate) use namespace::{amqp_url, processes_of, unique};
+pub(crate) use private_server::PrivatePostgres;
 pub(crate) use process::{CliOutput, Running};
 pub(crate) use proxy::Proxy;
 pub(crate) use smtp::{Mail, MailServer};

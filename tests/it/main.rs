@@ -9,6 +9,7 @@ mod commands;
 #[path = "../consistency.rs"]
 mod consistency;
 mod csv;
+mod database;
 mod documents;
 mod duplicates;
 mod edits;

@@ -35,6 +35,10 @@ impl Outbox for MemoryStore {
         Ok(Some(Box::new(MemoryLeaderSession { store: self.clone(), _leadership: leadership })))
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn wait_for_wakeup(&self) {
         self.committed.notified().await;
     }

@@ -11,7 +11,7 @@ use crate::{
     domain::OutboxRow,
     pg::{PgConfig, with_timeout},
     ports::{
-        error::{StoreError, error_text},
+        error::{Cause, StoreError, error_text},
         failed_messages::DueRetry,
         outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
     },
@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     commit_signal::{self, CHANNEL, CommitSignal},
-    failed_messages,
+    failed_messages, installation,
     low_water_mark::LowWaterMark,
     outbox, purge,
 };
@@ -32,16 +32,24 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(3);
 /// The outbox of a database, as one relay uses it.
 pub struct PgOutbox {
     config: PgConfig,
+    namespace: String,
     /// Kept between two tries, so that a standby does not connect each time.
     standby: Mutex<Option<PgConnection>>,
     commit_signal: Arc<CommitSignal>,
 }
 
 impl PgOutbox {
-    /// An outbox that connects when it is first used.
+    /// An outbox that connects when it is first used. Its database must belong to `namespace`.
     #[must_use]
-    pub fn new(config: PgConfig, commit_signal: Arc<CommitSignal>) -> Self {
-        Self { config, standby: Mutex::new(None), commit_signal }
+    pub fn new(config: PgConfig, namespace: &str, commit_signal: Arc<CommitSignal>) -> Self {
+        Self { config, namespace: namespace.to_owned(), standby: Mutex::new(None), commit_signal }
+    }
+
+    async fn connection(&self, standby: &mut Option<PgConnection>) -> Result<PgConnection, StoreError> {
+        match standby.take() {
+            Some(connection) => Ok(connection),
+            None => with_timeout(self.config.timeout, self.config.options.connect()).await,
+        }
     }
 
     /// Receives the announcements of other processes while it is polled: they wake the relay up.
@@ -55,12 +63,15 @@ impl Outbox for PgOutbox {
     async fn try_lead(&self) -> Result<Option<Box<dyn LeaderSession>>, StoreError> {
         let timeout = self.config.timeout;
         let mut standby = self.standby.lock().await;
-        let mut connection = match standby.take() {
-            Some(connection) => connection,
-            None => with_timeout(timeout, self.config.options.connect()).await?,
-        };
-        let locked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LEADER_LOCK);
-        if with_timeout(timeout, locked.fetch_one(&mut connection)).await? {
+        let mut connection = self.connection(&mut standby).await?;
+        if with_timeout(timeout, try_lock(&mut connection)).await? {
+            // Events that are published and cannot be removed would be published again and again.
+            with_timeout(timeout, write(&mut connection)).await?;
+            let state = with_timeout(timeout, installation::state(&mut connection)).await?;
+            // The namespace may have been renamed while this process was running.
+            state
+                .check_namespace(&self.namespace)
+                .map_err(|error| StoreError::Unavailable(Cause::new(error)))?;
             let low_water_mark = LowWaterMark::default();
             return Ok(Some(Box::new(PgLeaderSession { connection, timeout, low_water_mark })));
         }
@@ -71,9 +82,31 @@ impl Outbox for PgOutbox {
         Ok(None)
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        let timeout = self.config.timeout;
+        let mut standby = self.standby.lock().await;
+        let mut connection = self.connection(&mut standby).await?;
+        with_timeout(timeout, write(&mut connection)).await?;
+        *standby = Some(connection);
+        Ok(())
+    }
+
     async fn wait_for_wakeup(&self) {
         self.commit_signal.notified().await;
     }
+}
+
+/// Tries to take the lock of the leader, which the session then holds until it ends.
+pub(super) async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LEADER_LOCK)
+        .fetch_one(connection)
+        .await
+}
+
+/// Writes a row: only a server that takes writes can do it.
+async fn write(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("update relay_state set unroutable = unroutable").execute(connection).await?;
+    Ok(())
 }
 
 /// Terminates the leader's session if its process no longer uses it, because it is stopped or its machine is

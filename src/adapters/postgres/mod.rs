@@ -1,10 +1,13 @@
 //! PostgreSQL: the store, the outbox, the failed messages and the read model.
 
+mod blockers;
 mod commit_signal;
 mod failed_messages;
 mod inbox;
+mod installation;
 mod leader;
 mod low_water_mark;
+mod migrate;
 mod outbox;
 mod parked_events;
 mod products;
@@ -17,8 +20,9 @@ mod store;
 
 pub use commit_signal::{CommitSignal, forward_commits};
 pub use failed_messages::PgFailedMessages;
+pub use installation::PgInstallation;
 pub use leader::PgOutbox;
+pub use migrate::{Migration, MigrationError, migrate};
 pub use parked_events::PgParkedEvents;
 pub use rebuild::PgReadModel;
-pub use schema::{PgSchema, migrate};
 pub use store::PgStore;

@@ -34,6 +34,7 @@ pub(super) async fn apply(
         output::error("no messages selected: give ids, filters, --group G, or --all");
         return Ok(ExitStatus::UsageError);
     };
+    app.check_database().await?;
     let failed_messages = app.failed_messages();
     if dry_run {
         let matched = failed_messages.matching(&filter).await?.len();

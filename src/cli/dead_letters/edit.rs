@@ -34,6 +34,7 @@ pub(super) struct EditArgs {
 }
 
 pub(super) async fn edit(app: &App, args: EditArgs, by: &Operator, json: bool) -> anyhow::Result<ExitStatus> {
+    app.check_database().await?;
     let Some(detail) = app.views().failed_message(args.id).await? else {
         output::error(&format!("there is no failed message {}", args.id));
         return Ok(ExitStatus::Incomplete);

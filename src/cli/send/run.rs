@@ -21,6 +21,9 @@ use super::{
 impl Send {
     /// Exits 0 only if every command was valid, confirmed and, with `--follow`, handled.
     pub(in crate::cli) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
+        if self.follow || self.in_order {
+            app.check_database().await?; // Otherwise the results would be looked for in another installation.
+        }
         let views = app.views();
         let before = if self.follow { views.recorded_totals().await? } else { RecordedTotals::default() };
         let begin = Instant::now();

@@ -126,6 +126,9 @@ impl BatchTask {
         let handled = self.handler.handle(self.queue, &mut received).await;
         let (answered, unanswered) =
             Answered::split(batch, |request: &mut PendingRequest| request.received.take_outcome());
+        if answered.iter().any(|(_, outcome)| outcome.is_committed()) {
+            self.database.up();
+        }
         let missing = self.report(handled, unanswered.len());
         for (request, outcome) in answered {
             let _ = request.answer.send(Ok(outcome));
@@ -151,7 +154,7 @@ impl BatchTask {
                     unanswered, "a defect of this program: commands have no outcome"
                 );
             }
-            Ok(()) => self.database.up(),
+            Ok(()) => {}
         }
         BatcherError::MissingOutcome
     }

@@ -68,6 +68,9 @@ async fn command(
         Ok(message) => message,
         Err(response) => return *response,
     };
+    if !state.api.checked.is_cancelled() {
+        return responses::unavailable();
+    }
     let received = ReceivedMessage::read_awaited(queue, message, state.api.limits);
     match timeout_at(deadline, state.batcher.handle(queue, received)).await {
         Ok(outcome) => responses::command(outcome, success),

@@ -7,8 +7,15 @@ use std::{
 
 use serde::Serialize;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use crate::ports::admin::{Schema, Topology};
+use crate::{
+    ports::{
+        admin::Topology,
+        installation::{DatabaseState, Installation},
+    },
+    service::{availability::AvailabilityLog, batch_handler::BatchHandler},
+};
 
 use super::super::watchdog::Watchdog;
 
@@ -31,38 +38,70 @@ pub(super) struct ReadinessReport {
 
 /// Checks the servers.
 pub(super) struct Readiness {
-    schema: Arc<dyn Schema>,
-    topology: Arc<dyn Topology>,
-    watchdog: Watchdog,
-    last: Mutex<Option<(Instant, ReadinessReport)>>,
+    /// Cancelled once the database was checked at the start.
+    pub(super) checked: CancellationToken,
+    pub(super) installation: Arc<dyn Installation>,
+    /// The namespace that the database must belong to.
+    pub(super) namespace: String,
+    pub(super) database: Arc<AvailabilityLog>,
+    /// Probes the database.
+    pub(super) commands: Arc<dyn BatchHandler>,
+    pub(super) topology: Arc<dyn Topology>,
+    pub(super) watchdog: Watchdog,
+    pub(super) last: LastReport,
 }
 
-impl Readiness {
-    pub(super) fn new(schema: Arc<dyn Schema>, topology: Arc<dyn Topology>, watchdog: Watchdog) -> Self {
-        Self { schema, topology, watchdog, last: Mutex::new(None) }
-    }
+/// The last report, for a short time.
+#[derive(Default)]
+pub(super) struct LastReport(Mutex<Option<(Instant, ReadinessReport)>>);
 
+impl Readiness {
     pub(super) async fn check(&self) -> ReadinessReport {
-        let mut last = self.last.lock().await;
+        let mut last = self.last.0.lock().await;
         if let Some((at, report)) = &*last
             && at.elapsed() < CHECK_INTERVAL
         {
             return report.clone();
         }
-        let (version, queues) = tokio::join!(
-            tokio::time::timeout(CHECK_TIMEOUT, self.schema.version()),
+        let (state, queues) = tokio::join!(
+            tokio::time::timeout(CHECK_TIMEOUT, self.database_state()),
             tokio::time::timeout(CHECK_TIMEOUT, self.topology.queue_depths()),
         );
-        let (database, schema) = match version {
-            Ok(Ok(version)) if version.fits() => ("ok", "ok"),
-            Ok(Ok(_)) => ("ok", "mismatch"),
-            Ok(Err(_)) | Err(_) => ("unavailable", "unknown"),
+        let (database, schema) = match state.ok().flatten() {
+            None => ("unavailable", "unknown"),
+            Some(state) => (self.database(&state), if state.schema.fits() { "ok" } else { "mismatch" }),
         };
         let broker = if matches!(queues, Ok(Ok(_))) { "ok" } else { "unavailable, or a queue is missing" };
         let not_consuming = self.watchdog.not_consuming();
-        let ready = schema == "ok" && broker == "ok" && not_consuming.is_empty();
+        let servers = [database, schema, broker];
+        let ready = servers.iter().all(|part| *part == "ok") && not_consuming.is_empty();
         let report = ReadinessReport { ready, database, schema, broker, not_consuming };
         *last = Some((Instant::now(), report.clone()));
         report
+    }
+
+    /// `None` before the database was checked and during an outage. It ends when a write succeeds; a process without commands writes nothing by itself.
+    async fn database_state(&self) -> Option<DatabaseState> {
+        if !self.checked.is_cancelled() {
+            return None;
+        }
+        if self.database.is_down() {
+            if let Err(error) = self.commands.probe().await {
+                self.database.down(&error);
+                return None;
+            }
+            self.database.up();
+        }
+        self.installation.state().await.ok()
+    }
+
+    fn database(&self, state: &DatabaseState) -> &'static str {
+        if state.read_only {
+            "read-only"
+        } else if state.check_encoding().is_err() || state.check_namespace(&self.namespace).is_err() {
+            "not usable"
+        } else {
+            "ok"
+        }
     }
 }

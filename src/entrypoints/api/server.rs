@@ -21,7 +21,7 @@ use crate::{
 use super::{
     batcher::{BatcherOptions, CommandBatcher},
     connections::{Connections, OnConnection},
-    readiness::Readiness,
+    readiness::{LastReport, Readiness},
     request_body::BodyMemory,
     routes,
     state::{Api, ApiState},
@@ -59,7 +59,7 @@ impl Api {
         info!(listen = %self.listen, "serving HTTP");
         let keep_alive = self.keep_alive;
         let (batcher, mut tasks) = CommandBatcher::start(&self.batcher_options());
-        let readiness = Readiness::new(self.schema.clone(), self.topology.clone(), self.watchdog.clone());
+        let readiness = self.readiness();
         let body_memory = BodyMemory::new(self.body_memory);
         let state = ApiState { api: self, batcher, body_memory, readiness };
         let service = TowerToHyperService::new(routes::router(state));
@@ -72,6 +72,19 @@ impl Api {
         drop((listener, service));
         connections.shutdown().await;
         tasks.join_all().await;
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness {
+            checked: self.checked.clone(),
+            installation: self.installation.clone(),
+            namespace: self.namespace.clone(),
+            database: self.database.clone(),
+            commands: self.commands.clone(),
+            topology: self.topology.clone(),
+            watchdog: self.watchdog.clone(),
+            last: LastReport::default(),
+        }
     }
 
     fn batcher_options(&self) -> BatcherOptions {

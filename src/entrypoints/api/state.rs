@@ -2,8 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
-    ports::admin::{Schema, Topology},
+    ports::{admin::Topology, installation::Installation},
     service::{availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits},
     views::Views,
 };
@@ -39,7 +41,11 @@ pub struct Api {
     /// Whether the broker is ready.
     pub topology: Arc<dyn Topology>,
     /// Whether the database is ready.
-    pub schema: Arc<dyn Schema>,
+    pub installation: Arc<dyn Installation>,
+    /// The namespace that the database must belong to.
+    pub namespace: String,
+    /// Cancelled once the database was checked: no command is handled before that.
+    pub checked: CancellationToken,
     /// Observes the partitions of this process.
     pub watchdog: Watchdog,
     /// The availability of the database.

@@ -68,7 +68,7 @@ impl Relay {
                     pause(delays.next(), stop).await;
                 }
                 Ok(None) => {
-                    self.database.up();
+                    self.end_outage().await;
                     self.wait(POLL_INTERVAL, stop).await;
                 }
                 Err(error) => {
@@ -76,6 +76,13 @@ impl Relay {
                     pause(delays.next(), stop).await;
                 }
             }
+        }
+    }
+
+    /// A standby only reads: a write must show that the database is available again.
+    async fn end_outage(&self) {
+        if self.database.is_down() && self.outbox.probe().await.is_ok() {
+            self.database.up();
         }
     }
 

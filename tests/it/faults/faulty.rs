@@ -234,6 +234,10 @@ impl Outbox for FaultyPort<PgOutbox> {
         Ok(inner.map(|inner| Box::new(FaultyPort::around(inner, self.fault)) as Box<dyn LeaderSession>))
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.inner.probe().await
+    }
+
     async fn wait_for_wakeup(&self) {
         self.inner.wait_for_wakeup().await;
     }
@@ -300,7 +304,8 @@ async fn a_worker_with_a_fault() {
     let fault = FAULTS.into_iter().find(|fault| format!("{fault:?}") == name).unwrap();
     let variable = |name: &str| std::env::var(name).unwrap();
     let access = PgConfig::new(&variable("DATABASE_URL"), 10, Duration::from_secs(5)).unwrap();
-    let broker = RabbitConfig::new(&amqp_url(), &variable("ALLOCATION__NAMESPACE")).unwrap();
+    let namespace = variable("ALLOCATION__NAMESPACE");
+    let broker = RabbitConfig::new(&amqp_url(), &namespace).unwrap();
     let commit_signal = Arc::<CommitSignal>::default();
     let store = FaultyPort::around(PgStore::new(access.pool(), &access, commit_signal.clone()), fault);
     let retry = RetryPolicy {
@@ -331,7 +336,7 @@ async fn a_worker_with_a_fault() {
         broker: broker_outage.clone(),
     };
     let relay = Relay {
-        outbox: Arc::new(FaultyPort::around(PgOutbox::new(access, commit_signal), fault)),
+        outbox: Arc::new(FaultyPort::around(PgOutbox::new(access, &namespace, commit_signal), fault)),
         publisher: Arc::new(RabbitPublisher::new(broker.clone())),
         max_in_flight: 100,
         max_retry_bytes: usize::MAX,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use allocation::{
-    adapters::postgres::{PgFailedMessages, PgOutbox, PgParkedEvents, PgStore, migrate},
+    adapters::postgres::{Migration, PgFailedMessages, PgOutbox, PgParkedEvents, PgStore, migrate},
     domain::MessageKey,
     pg::PgConfig,
     ports::{
@@ -30,6 +30,9 @@ use super::{
 /// The deadline for a session to be blocked by another one.
 const BLOCKS_WITHIN: Duration = Duration::from_secs(5);
 
+/// The namespace that the database belongs to.
+pub(crate) const NAMESPACE: &str = "it";
+
 /// A migrated database. It is removed at the end of the test, also after a failure.
 pub(crate) struct Database {
     /// For queries of the test.
@@ -46,7 +49,15 @@ impl Database {
     pub(crate) async fn new() -> Self {
         let name = format!("it_{}", unique());
         let url = database_url(&name);
-        migrate(&url).await.expect("PostgreSQL is available, and databases can be created");
+        let config = pg_config(&url);
+        let migration = Migration { namespace: NAMESPACE, rename: false, on_delay: &|_| () };
+        let migrated = migrate(&config, &migration).await;
+        migrated.expect("PostgreSQL is available, and databases can be created");
+        Self::existing(name).await
+    }
+
+    async fn existing(name: String) -> Self {
+        let url = database_url(&name);
         let pool = PgPoolOptions::new().max_connections(3).connect(&url).await;
         let config = pg_config(&url);
         Self {
@@ -56,6 +67,14 @@ impl Database {
             name,
             roles: Mutex::default(),
         }
+    }
+
+    /// An empty database of this encoding.
+    pub(crate) async fn empty(encoding: &str) -> Self {
+        let name = format!("it_{}", unique());
+        let statement = format!("create database {name} encoding '{encoding}' locale 'C' template template0");
+        execute_on_server(statement).await;
+        Self::existing(name).await
     }
 
     /// The URL of the database.
@@ -108,7 +127,7 @@ impl Database {
 
     /// An outbox, as a relay uses it.
     pub(crate) fn outbox(&self) -> PgOutbox {
-        PgOutbox::new(self.config(), Arc::default())
+        PgOutbox::new(self.config(), NAMESPACE, Arc::default())
     }
 
     /// Becomes leader and returns the session.

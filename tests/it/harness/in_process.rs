@@ -30,7 +30,8 @@ pub(crate) const PREFETCH: PrefetchLimits = PrefetchLimits { initial: 100, max: 
 /// The limits of the size of a message.
 pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 
-fn policy() -> FailurePolicy {
+/// How failures are treated.
+pub(crate) fn policy() -> FailurePolicy {
     FailurePolicy {
         handler_timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),

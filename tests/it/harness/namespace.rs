@@ -166,8 +166,14 @@ async fn remove(connection: &mut PgConnection, unique: &str) -> Removed {
         channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await?;
     }
     let _ = broker.close(200, "done".into()).await;
-    let statement = format!("drop database if exists {} with (force)", database(unique));
-    sqlx::raw_sql(&statement).execute(connection).await?;
+    let database = database(unique);
+    // A role of the same name, if the test has made one.
+    for statement in [
+        format!("drop database if exists {database} with (force)"),
+        format!("drop role if exists {database}"),
+    ] {
+        sqlx::raw_sql(&statement).execute(&mut *connection).await?;
+    }
     Ok(())
 }
 

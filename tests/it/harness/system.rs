@@ -16,6 +16,7 @@ use lapin::{Channel, Connection, options::QueueDeleteOptions};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
+use url::Url;
 
 use super::{
     broker::{Event, Observer, Sender, distinct},
@@ -109,6 +110,40 @@ impl TestSystem {
     /// Calls the command line.
     pub(crate) async fn cli(&self, arguments: &[&str]) -> CliOutput {
         call(&mut program(&self.namespace, &self.database_url(), arguments)).await
+    }
+
+    /// Calls the command line on another database.
+    pub(crate) async fn cli_on(&self, database_url: &str, arguments: &[&str]) -> CliOutput {
+        self.cli_with(arguments, &[("DATABASE_URL", database_url)]).await
+    }
+
+    /// Runs statements in the database.
+    pub(crate) async fn execute(&self, statements: &str) {
+        let done = sqlx::raw_sql(statements).execute(&self.pool).await;
+        done.unwrap_or_else(|error| panic!("{error}: {statements}"));
+    }
+
+    /// The URL of the database for a role that may log in and do what the program does. `options` are those of `create role`.
+    pub(crate) async fn url_of_role(&self, options: &str) -> String {
+        let role = self.test_namespace.database();
+        self.execute(&format!(
+            "create role {role} login {options};
+             grant all on all tables in schema public to {role};
+             grant all on all sequences in schema public to {role}"
+        ))
+        .await;
+        let mut url = Url::parse(&self.database_url()).expect("it is a URL");
+        url.set_username(&role).expect("the URL has a host");
+        url.into()
+    }
+
+    /// Ends the sessions of the program.
+    pub(crate) async fn end_sessions(&self) {
+        self.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name = 'allocation'",
+        )
+        .await;
     }
 
     /// Calls the command line with further variables in its environment.

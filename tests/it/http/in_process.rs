@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use allocation::{
     entrypoints::{api::Api, watchdog::Watchdog},
     ports::{
-        admin::{DeclareResult, QueueDepth, Schema, SchemaVersion, Topology},
+        admin::{DeclareResult, QueueDepth, Topology},
         error::{BrokerError, StoreError},
+        installation::{DatabaseState, Installation, SchemaVersion},
     },
     service::{
         availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits, message_bus::MessageBus,
@@ -30,9 +31,19 @@ use super::{add_batch, batch, line, post_with_key};
 struct Ready;
 
 #[async_trait]
-impl Schema for Ready {
-    async fn version(&self) -> Result<SchemaVersion, StoreError> {
-        Ok(SchemaVersion { found: Some(1), expected: 1 })
+impl Installation for Ready {
+    async fn state(&self) -> Result<DatabaseState, StoreError> {
+        Ok(DatabaseState {
+            database: "none".into(),
+            encoding: "UTF8".into(),
+            read_only: false,
+            schema: SchemaVersion { found: Some(1), expected: 1 },
+            namespace: self.claim().await.ok(),
+        })
+    }
+
+    async fn claim(&self) -> Result<String, StoreError> {
+        Ok("test".into())
     }
 }
 
@@ -86,6 +97,8 @@ impl Served {
 
 async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -> Served {
     let store = ScriptedStore::default();
+    let checked = CancellationToken::new();
+    checked.cancel();
     let unused = PgPool::connect_lazy("postgres://127.0.0.1:1/none").unwrap();
     let api = Api {
         body_memory: usize::MAX,
@@ -100,7 +113,9 @@ async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -
         commands: handler(bus(Arc::new(store.clone()))),
         views: Views::new(unused, "test".into(), Duration::from_secs(1)),
         topology: Arc::new(Ready),
-        schema: Arc::new(Ready),
+        installation: Arc::new(Ready),
+        namespace: "test".into(),
+        checked,
         watchdog: Watchdog::default(),
         database: Arc::new(AvailabilityLog::of("database")),
     };

@@ -7,7 +7,7 @@ use allocation::{
     ports::{error::StoreError, outbox::Outbox as _},
 };
 
-use crate::harness::{Database, wait_until};
+use crate::harness::{Database, NAMESPACE, wait_until};
 
 /// The leader is unresponsive: its session has been idle for more than 3 s.
 const UNRESPONSIVE: &str = "select count(*) from pg_locks held join pg_stat_activity session using (pid)
@@ -54,7 +54,7 @@ async fn a_leader_that_waits_for_the_server_is_not_replaced() {
 async fn an_unresponsive_leader_of_another_role_is_replaced_only_by_a_member_of_its_role() {
     let db = Database::new().await;
     let old = db.create_role("").await;
-    let role = |name: &str| PgOutbox::new(db.config_as(name), Arc::default());
+    let role = |name: &str| PgOutbox::new(db.config_as(name), NAMESPACE, Arc::default());
     let other_role = role(&db.create_role("").await);
     let observer = role(&db.create_role("grant pg_read_all_stats to ROLE").await);
     let member = role(&db.create_role(&format!("grant {old} to ROLE")).await);

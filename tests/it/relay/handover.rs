@@ -38,7 +38,7 @@ async fn a_standby_wakes_up_when_leadership_is_free() {
     let system = TestSystem::new("a_standby_wakes_up_when_leadership_is_free").await;
     let outbox = || {
         let config = PgConfig::new(&system.database_url(), 2, SOON).unwrap();
-        Arc::new(PgOutbox::new(config, Arc::default()))
+        Arc::new(PgOutbox::new(config, &system.namespace, Arc::default()))
     };
     let (first, standby) = (outbox(), outbox());
     let session = first.try_lead().await.unwrap().expect("leadership is free");

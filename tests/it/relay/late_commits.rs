@@ -25,7 +25,11 @@ async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
     .execute(&mut *late)
     .await
     .unwrap();
-    let outbox = PgOutbox::new(PgConfig::new(&system.database_url(), 2, SOON).unwrap(), Arc::default());
+    let outbox = PgOutbox::new(
+        PgConfig::new(&system.database_url(), 2, SOON).unwrap(),
+        &system.namespace,
+        Arc::default(),
+    );
     let mut session = outbox.try_lead().await.unwrap().expect("there is no other leader");
     let begin = Instant::now();
     let mut sequence = 0;

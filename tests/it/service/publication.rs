@@ -65,6 +65,35 @@ async fn an_unavailable_broker_is_tried_after_growing_pauses() {
     assert!(!relay.broker.is_down());
 }
 
+/// What is published and cannot be removed would be published again.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_published_while_the_outbox_accepts_no_writes() {
+    let (outbox, publisher) = (ScriptedOutbox::of_events(&THREE), ScriptedPublisher::confirms());
+    let relay = relay(&outbox, &publisher);
+    outbox.set_unwritable(Some(unavailable()));
+    run_for(&relay, seconds(30.0)).await;
+    assert!(relay.database.is_down() && publisher.published().is_empty());
+    outbox.set_unwritable(None);
+    run_for(&relay, seconds(3.0)).await;
+    assert!(!relay.database.is_down());
+    assert_eq!(publisher.published(), [vec![1, 2, 3]]);
+}
+
+/// A standby only reads.
+#[tokio::test(start_paused = true)]
+async fn a_standby_ends_an_outage_only_after_a_write() {
+    let (outbox, publisher) = (ScriptedOutbox::default(), ScriptedPublisher::confirms());
+    let relay = relay(&outbox, &publisher);
+    outbox.set_unwritable(Some(unavailable()));
+    run_for(&relay, seconds(3.0)).await;
+    outbox.set_other_leader(true);
+    run_for(&relay, seconds(10.0)).await;
+    assert!(relay.database.is_down(), "the standby was answered, and has written nothing");
+    outbox.set_unwritable(None);
+    run_for(&relay, seconds(3.0)).await;
+    assert!(!relay.database.is_down());
+}
+
 /// Without an outcome for each message none can be attributed: no event is removed, no retry is marked.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_removed_or_marked_when_outcomes_are_missing() {

@@ -17,7 +17,7 @@ use allocation::{
 
 use sqlx::PgPool;
 
-use crate::harness::Database;
+use crate::harness::{Database, NAMESPACE};
 
 /// A store, its outbox as two processes use it, and its parked events.
 pub(super) struct Adapters {
@@ -46,9 +46,9 @@ impl Adapters {
         let (config, commit_signal) = (db.config(), Arc::<CommitSignal>::default());
         Self {
             store: Arc::new(PgStore::new(db.pool.clone(), &config, commit_signal.clone())),
-            outbox: Arc::new(PgOutbox::new(config.clone(), commit_signal)),
+            outbox: Arc::new(PgOutbox::new(config.clone(), NAMESPACE, commit_signal)),
             parked: Arc::new(PgParkedEvents::new(db.pool.clone(), &config)),
-            other: Arc::new(PgOutbox::new(config, Arc::default())),
+            other: Arc::new(PgOutbox::new(config, NAMESPACE, Arc::default())),
             state: State::Postgres(db.pool.clone()),
         }
     }

@@ -44,6 +44,8 @@ struct State {
     retries: Vec<(Instant, DueRetry)>,
     committed: i64,
     other_leader: bool,
+    /// Why it accepts no writes.
+    unwritable: Option<StoreError>,
     poll_answers: VecDeque<Result<(), StoreError>>,
     purge_answers: VecDeque<Result<bool, StoreError>>,
     calls: Vec<(Instant, OutboxCall)>,
@@ -103,6 +105,11 @@ impl ScriptedOutbox {
     /// Whether another relay is the leader.
     pub(crate) fn set_other_leader(&self, other_leader: bool) {
         self.state().other_leader = other_leader;
+    }
+
+    /// Whether it accepts writes, and why not.
+    pub(crate) fn set_unwritable(&self, error: Option<StoreError>) {
+        self.state().unwritable = error;
     }
 
     /// The answers to the next polls; later ones succeed.
@@ -184,8 +191,13 @@ impl Outbox for ScriptedOutbox {
         if self.state().other_leader {
             return Ok(None);
         }
+        self.probe().await?;
         self.record(OutboxCall::BecameLeader);
         Ok(Some(Box::new(self.clone())))
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.state().unwritable.clone().map_or(Ok(()), Err)
     }
 
     async fn wait_for_wakeup(&self) {

@@ -1,0 +1,85 @@
+//! The state of the database: encoding, schema version, and the namespace that it belongs to.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{PgConnection, PgPool};
+
+use crate::{
+    pg::{PgConfig, PooledSession},
+    ports::{
+        error::StoreError,
+        installation::{DatabaseState, Installation, SchemaVersion},
+    },
+};
+
+use super::schema;
+
+/// The installation in one database, for one namespace.
+pub struct PgInstallation {
+    pool: PgPool,
+    timeout: Duration,
+    namespace: String,
+}
+
+impl PgInstallation {
+    /// On a pool, with the time limit of its configuration.
+    #[must_use]
+    pub fn new(pool: PgPool, config: &PgConfig, namespace: &str) -> Self {
+        Self { pool, timeout: config.timeout, namespace: namespace.to_owned() }
+    }
+}
+
+#[async_trait]
+impl Installation for PgInstallation {
+    async fn state(&self) -> Result<DatabaseState, StoreError> {
+        let mut session = PooledSession::open(&self.pool, self.timeout).await?;
+        let state = session.run(async |connection| state(connection).await).await?;
+        session.release();
+        Ok(state)
+    }
+
+    async fn claim(&self) -> Result<String, StoreError> {
+        let mut session = PooledSession::open(&self.pool, self.timeout).await?;
+        let recorded = session.run(async |connection| claim(connection, &self.namespace).await).await?;
+        session.release();
+        Ok(recorded)
+    }
+}
+
+/// Reads the state of a database that may have no schema.
+pub(super) async fn state(connection: &mut PgConnection) -> Result<DatabaseState, sqlx::Error> {
+    let (database, encoding, read_only, migrated, installed): (String, String, bool, bool, bool) =
+        sqlx::query_as(
+            "select current_database()::text, current_setting('server_encoding'),
+                    current_setting('transaction_read_only')::boolean,
+                    to_regclass('_sqlx_migrations') is not null, to_regclass('installation') is not null",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+    let found = if migrated {
+        let version = sqlx::query_scalar("select max(version) from _sqlx_migrations where success");
+        version.fetch_one(&mut *connection).await?
+    } else {
+        None
+    };
+    let namespace = if installed { namespace(connection).await? } else { None };
+    let schema = SchemaVersion { found, expected: schema::expected_version() };
+    Ok(DatabaseState { database, encoding, read_only, schema, namespace })
+}
+
+/// The recorded namespace.
+pub(super) async fn namespace(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!("select namespace from installation").fetch_optional(connection).await
+}
+
+/// Records a namespace unless one is recorded, and returns the recorded one.
+pub(super) async fn claim(connection: &mut PgConnection, namespace: &str) -> Result<String, sqlx::Error> {
+    if let Some(recorded) = self::namespace(connection).await? {
+        return Ok(recorded);
+    }
+    sqlx::query!("insert into installation (namespace) values ($1) on conflict do nothing", namespace)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query_scalar!("select namespace from installation").fetch_one(connection).await
+}

@@ -1,0 +1,185 @@
+//! `allocation migrate`: creates the database if it is missing, updates its schema, and records its namespace.
+//!
+//! A migration waits for a lock for a few seconds only: everything that uses the table queues behind it. Then it pauses and
+//! tries again.
+
+use std::time::Duration;
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, migrate::MigrateError, postgres::PgConnectOptions,
+};
+
+use crate::{
+    pg::{PgConfig, sqlstate},
+    ports::installation::{DatabaseState, SchemaVersion, UnusableDatabase},
+};
+
+use super::{
+    blockers, installation, leader,
+    schema::{MIGRATIONS, expected_version},
+};
+
+/// The number of tries: with their pauses they take five minutes.
+const TRIES: usize = 60;
+/// The pause between two tries, in which the statements that waited behind the migration are executed.
+const PAUSE: Duration = Duration::from_secs(3);
+/// The databases that `create database` may be executed from.
+const MAINTENANCE_DATABASES: [&str; 2] = ["postgres", "template1"];
+
+/// What `migrate` is asked to do.
+pub struct Migration<'a> {
+    /// The namespace that is recorded.
+    pub namespace: &'a str,
+    /// Whether another recorded namespace is replaced.
+    pub rename: bool,
+    /// Receives a text each time another session delays the migration.
+    pub on_delay: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+/// Why the schema was not migrated.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The program cannot use the database.
+    #[error(transparent)]
+    Unusable(#[from] UnusableDatabase),
+    /// The namespace was to be renamed under a running relay.
+    #[error(
+        "a relay of the namespace {0:?} is running on this database; stop all processes before the namespace is renamed"
+    )]
+    RelayRunning(String),
+    /// Another session held a lock all the time.
+    #[error(
+        "{0}; end that session with `select pg_terminate_backend(PID)`, or wait until it ends, and run it again"
+    )]
+    Blocked(String),
+    /// A statement failed.
+    #[error(transparent)]
+    Statement(#[from] sqlx::Error),
+    /// A migration failed.
+    #[error(transparent)]
+    Migration(#[from] MigrateError),
+}
+
+/// Creates the database if it is missing, migrates its schema and records the namespace. Of several concurrent calls one
+/// migrates and the others wait.
+///
+/// # Errors
+/// The database is unavailable or cannot be used, or a migration failed. Each migration is one transaction.
+pub async fn migrate(config: &PgConfig, migration: &Migration<'_>) -> Result<SchemaVersion, MigrationError> {
+    let options = config.migration_options();
+    let mut connection = connect_or_create(&options).await?;
+    let before = installation::state(&mut connection).await?;
+    check(&before, migration)?;
+    drop(connection);
+    let mut tries = 0;
+    let blocked = loop {
+        tries += 1;
+        match attempt(&options, migration).await? {
+            Ok(version) => return Ok(version),
+            Err(blocked) if tries == TRIES => break blocked,
+            Err(blocked) => (migration.on_delay)(&format!("{blocked}; trying again in {PAUSE:?}")),
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    Err(MigrationError::Blocked(blocked))
+}
+
+fn check(state: &DatabaseState, migration: &Migration<'_>) -> Result<(), UnusableDatabase> {
+    state.check_encoding()?;
+    if state.schema.found > Some(state.schema.expected) {
+        return Err(UnusableDatabase::Schema(state.schema));
+    }
+    if migration.rename { Ok(()) } else { state.check_namespace(migration.namespace) }
+}
+
+/// Migrates, or returns which session holds a lock.
+async fn attempt(
+    options: &PgConnectOptions,
+    migration: &Migration<'_>,
+) -> Result<Result<SchemaVersion, String>, MigrationError> {
+    let mut connection = options.connect().await?;
+    let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
+    let (migrated, blockers) = blockers::observe(options, pid, run(&mut connection, migration)).await;
+    // Also after an error: the connection has locks.
+    let _ = connection.close().await;
+    match migrated {
+        Ok(()) => {
+            let expected = expected_version();
+            Ok(Ok(SchemaVersion { found: Some(expected), expected }))
+        }
+        Err(error) if is_lock_conflict(&error) => Ok(Err(blockers::describe(&blockers))),
+        Err(error) => Err(error),
+    }
+}
+
+async fn run(connection: &mut PgConnection, migration: &Migration<'_>) -> Result<(), MigrationError> {
+    MIGRATIONS.run_direct(connection).await?;
+    if migration.rename {
+        return rename(connection, migration.namespace).await;
+    }
+    installation::claim(connection, migration.namespace).await?;
+    Ok(installation::state(connection).await?.check_namespace(migration.namespace)?)
+}
+
+/// Records another namespace, unless a relay of the former one would go on publishing.
+async fn rename(connection: &mut PgConnection, namespace: &str) -> Result<(), MigrationError> {
+    let recorded = installation::claim(connection, namespace).await?;
+    if recorded == namespace {
+        return Ok(());
+    }
+    if !leader::try_lock(connection).await? {
+        return Err(MigrationError::RelayRunning(recorded));
+    }
+    sqlx::query!("update installation set namespace = $1", namespace).execute(connection).await?;
+    Ok(())
+}
+
+fn is_lock_conflict(error: &MigrationError) -> bool {
+    use MigrateError::{Execute, ExecuteMigration};
+    match error {
+        MigrationError::Statement(error)
+        | MigrationError::Migration(Execute(error) | ExecuteMigration(error, _)) => {
+            matches!(sqlstate(error).as_deref(), Some("55P03" | "40P01"))
+        }
+        _ => false,
+    }
+}
+
+/// Connects to the database. Only one that is missing needs another one to connect to.
+async fn connect_or_create(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    match options.connect().await {
+        Err(error) if sqlstate(&error).as_deref() == Some("3D000") => {
+            create_database(options).await?;
+            options.connect().await
+        }
+        connected => connected,
+    }
+}
+
+async fn create_database(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let name = options.get_database().unwrap_or_else(|| options.get_username()).replace('"', "\"\"");
+    let mut connection = connect_for_maintenance(options).await?;
+    let encoding: String = sqlx::query_scalar(
+        "select pg_encoding_to_char(encoding)::text from pg_database where datname = 'template1'",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    // The locale of a cluster with another encoding may not fit UTF8; the locale C fits every encoding.
+    let template = if encoding == "UTF8" { "" } else { " template template0 encoding 'UTF8' locale 'C'" };
+    let created =
+        sqlx::raw_sql(&format!("create database \"{name}\"{template}")).execute(&mut connection).await;
+    match created {
+        // A concurrent call has created it; the unique index of the catalog may report it first.
+        Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => Ok(()),
+        created => created.map(drop),
+    }
+}
+
+/// Connects to the first maintenance database that this role may connect to.
+async fn connect_for_maintenance(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let [first, second] = MAINTENANCE_DATABASES.map(|database| options.clone().database(database));
+    match first.connect().await {
+        Err(sqlx::Error::Database(_)) => second.connect().await,
+        connected => connected,
+    }
+}

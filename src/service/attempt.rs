@@ -1,0 +1,105 @@
+//! The record of a failed attempt.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    domain::{FailedMessageKey, NewAttempt, RetryDecision},
+    ports::{
+        error::{error_chain, error_text},
+        queue::{Message, QueueName},
+        text::sanitize,
+    },
+};
+
+use super::{
+    failure::{Failure, decide},
+    policy::FailurePolicy,
+};
+
+/// A failed message of a unit of work.
+pub(super) struct FailureRecord<'a> {
+    /// Its index in the unit of work.
+    pub(super) index: usize,
+    pub(super) key: FailedMessageKey,
+    pub(super) message: &'a Message,
+    /// 0 for a message from a sender.
+    pub(super) generation: i64,
+    pub(super) failure: Failure,
+    pub(super) took: Duration,
+}
+
+pub(super) fn new_attempt(
+    queue: QueueName,
+    failed: &FailureRecord<'_>,
+    attempts: u32,
+    policy: &FailurePolicy,
+) -> NewAttempt {
+    let FailureRecord { key, message, generation, failure, took, .. } = failed;
+    let next = decide(failure, attempts, &policy.retry);
+    let reason = match next {
+        RetryDecision::Dead(reason) => reason.as_str(),
+        RetryDecision::Retry(_) => "",
+    };
+    let error_pattern = sanitize(&failure.error_pattern());
+    NewAttempt {
+        key: key.clone(),
+        generation: *generation,
+        error_group: group(&[queue.as_str(), &key.kind, reason, &error_pattern]),
+        body: message.body.clone(),
+        properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.to_json()),
+        original: message.original.as_ref().map(|original| original.to_bytes()).unwrap_or_default(),
+        error: error_text(failure),
+        error_pattern,
+        chain: error_chain(failure),
+        attempts,
+        duration: *took,
+        host: policy.host.clone(),
+        next,
+    }
+}
+
+/// The id of a group: a hash of what its failures have in common.
+fn group(parts: &[&str]) -> String {
+    let digest = Sha256::digest(parts.join("\n"));
+    format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
+}
+
+/// The same with every text in ASCII, which each database can store. Body and original properties are bytes.
+pub(super) fn in_ascii(attempt: NewAttempt) -> NewAttempt {
+    let FailedMessageKey { message_id, kind, body_hash } = attempt.key;
+    let message_id = message_id.map(|id| ascii(&id).into());
+    NewAttempt {
+        key: FailedMessageKey { message_id, kind: ascii(&kind), body_hash },
+        properties: ascii(&attempt.properties),
+        error: ascii(&attempt.error),
+        error_pattern: ascii(&attempt.error_pattern),
+        chain: attempt.chain.iter().map(|link| ascii(link)).collect(),
+        ..attempt
+    }
+}
+
+/// Writes other characters as JSON does, so that a JSON text keeps its meaning.
+fn ascii(text: &str) -> String {
+    text.encode_utf16()
+        .map(|unit| match u8::try_from(unit) {
+            Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+            _ => format!("\\u{unit:04x}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_in_ascii_keeps_its_meaning() {
+        let json = serde_json::json!({ "名": "日本 \u{1f4a1} \n", "b": 1 }).to_string();
+        let ascii = ascii(&json);
+        assert!(ascii.is_ascii(), "{ascii}");
+        let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(read(&ascii), read(&json));
+    }
+}

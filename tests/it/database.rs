@@ -1,0 +1,8 @@
+//! The database as an installation: its namespace, encoding, rights and locks, and what happens while it cannot be written.
+
+mod connections;
+mod encoding;
+mod maintenance;
+mod migration_locks;
+mod namespaces;
+mod unwritable;
