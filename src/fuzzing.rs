@@ -11,8 +11,11 @@ use crate::{
     },
 };
 
-/// The targets, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] = [
+/// A name, and a function that parses an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// The targets.
+pub const TARGETS: [Target; 4] = [
     ("body", body),
     ("properties", properties),
     ("message_id", message_id),
@@ -29,6 +32,9 @@ const KINDS: [(QueueName, &str); 5] = [
 ];
 
 /// The body of a message, from a queue or from an HTTP request.
+///
+/// # Panics
+/// The decoder has a defect.
 pub fn body(data: &[u8]) {
     for (queue, kind) in KINDS {
         let message = Message {
@@ -45,11 +51,17 @@ pub fn body(data: &[u8]) {
 }
 
 /// The properties and headers of a message, in AMQP's encoding.
+///
+/// # Panics
+/// They are not kept.
 pub fn properties(data: &[u8]) {
     check_properties(data);
 }
 
 /// A message id or an idempotency key.
+///
+/// # Panics
+/// An invalid one is accepted.
 pub fn message_id(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(id) = checked_id(&text) {
@@ -58,6 +70,9 @@ pub fn message_id(data: &[u8]) {
 }
 
 /// The text of an error, which is grouped by its pattern.
+///
+/// # Panics
+/// The pattern has variable values.
 pub fn error_pattern(data: &[u8]) {
     let text = String::from_utf8_lossy(data).into_owned();
     let pattern = Failure::Panicked(text.clone()).error_pattern();
