@@ -135,6 +135,12 @@ const LAYERS: &[Layer] = &[
         crates: Crates::Except(SERVERS),
         never_sql: ANY_SQL,
     },
+    Layer {
+        name: "fuzzing",
+        may_import: &["adapters", "service", "ports", "domain"],
+        crates: Crates::Except(SERVERS),
+        never_sql: ANY_SQL,
+    },
 ];
 
 /// Injected faults: only the composition root and the hook between a handler and its reactions name them.
