@@ -53,7 +53,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         queue_kind: QueueKind::Main,
         has_delivery_limit: false,
         limits: Limits { body_bytes: usize::MAX, header_bytes: usize::MAX },
-        prefetch: PrefetchLimits { initial: 100, max: 100, bytes: usize::MAX },
+        prefetch: PrefetchLimits { messages: 100, bytes: usize::MAX },
         queues: Arc::new(queues.clone()),
         handler: bus.clone(),
         partitions: 1,

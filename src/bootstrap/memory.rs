@@ -5,9 +5,6 @@
 
 use crate::{entrypoints::prefetch::PrefetchLimits, ports::queue::QueueKind};
 
-/// Deliveries while the size of the messages is unknown.
-const INITIAL_PREFETCH: u16 = 16;
-
 /// The shares of `limits.memory`, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MemoryShares {
@@ -29,11 +26,11 @@ impl MemoryShares {
         self.limit / 16
     }
 
-    /// Unacknowledged deliveries of a queue, of which small ones may be `max`. Dead letters may be of any size.
-    pub(super) fn deliveries(self, queue_kind: QueueKind, max: u16) -> PrefetchLimits {
+    /// At most `messages` unacknowledged deliveries of a queue.
+    pub(super) fn deliveries(self, queue_kind: QueueKind, messages: u16) -> PrefetchLimits {
         match queue_kind {
-            QueueKind::Main => PrefetchLimits { initial: INITIAL_PREFETCH, max, bytes: self.limit / 8 },
-            QueueKind::DeadLetter => PrefetchLimits { initial: 1, max, bytes: self.limit / 32 },
+            QueueKind::Main => PrefetchLimits { messages, bytes: self.limit / 8 },
+            QueueKind::DeadLetter => PrefetchLimits { messages, bytes: self.limit / 32 },
         }
     }
 }

@@ -94,8 +94,8 @@ impl Mistakes {
         self.rule("retry.jitter", (0.0..1.0).contains(&retry.jitter), "must be from 0 to less than 1");
         self.number("limits.body_bytes", limits.body_bytes.get(), 1..=MAX_BODY_BYTES);
         self.number("limits.header_bytes", limits.header_bytes.get(), 1..=MAX_HEADER_BYTES);
-        let is_memory = (ByteSize::kb(1)..=ByteSize::tb(1)).contains(&limits.memory);
-        self.rule("limits.memory", is_memory, "must be from 1 kB to 1 TB");
+        let is_memory = (ByteSize::mb(1)..=ByteSize::tb(1)).contains(&limits.memory);
+        self.rule("limits.memory", is_memory, "must be from 1 MB to 1 TB");
     }
 
     fn check_durations(&mut self, settings: &Settings) {

@@ -29,7 +29,7 @@ use crate::{
 
 use super::{
     partition::{Partition, PendingDelivery, Signals, partition_of},
-    prefetch::{AdaptivePrefetch, PrefetchLimits, Resize},
+    prefetch::{InFlight, PrefetchLimits},
     watchdog::{ConsumerStatus, Watchdog},
 };
 
@@ -78,8 +78,6 @@ pub struct Consumer {
 enum ConsumerStopped {
     /// It was stopped, or has taken as many deliveries as it should.
     Finished,
-    /// Another number of deliveries fits into the memory.
-    Resized(Resize),
     /// Messages went back to the queue: a server was unavailable for too long. `handled` tells whether any message was
     /// handled before.
     Requeued { handled: bool },
@@ -95,24 +93,19 @@ impl Consumer {
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Backoff::during_outage();
         let mut requeue_delays = Backoff::after_requeue();
-        let mut prefetch = AdaptivePrefetch::new(self.prefetch);
         let mut probing = false;
         let status = self.watchdog.register_consumer(self.queue_name());
         loop {
-            let number = if probing { 1 } else { prefetch.begin() };
-            let subscribing = self.subscribe(number, &status);
+            let subscribing = self.subscribe(if probing { 1 } else { self.prefetch.messages }, &status);
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
             let stopped = match subscribed {
-                Ok(subscription) => {
-                    let prefetch = if probing { None } else { Some(&mut prefetch) };
-                    self.serve(subscription, prefetch, stop).await
-                }
+                Ok(subscription) => self.serve(subscription, probing, stop).await,
                 Err(error) => ConsumerStopped::SubscriptionLost(error),
             };
             probing = false;
             match stopped {
-                ConsumerStopped::Finished | ConsumerStopped::Resized(_) => continue,
+                ConsumerStopped::Finished => continue,
                 ConsumerStopped::Requeued { handled } => {
                     if handled {
                         requeue_delays = Backoff::after_requeue();
@@ -174,7 +167,8 @@ impl Consumer {
         prefetch: u16,
         status: &ConsumerStatus,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
-        let subscribed = self.queues.subscribe(self.queue, self.queue_kind, prefetch).await;
+        let subscribed =
+            self.queues.subscribe(self.queue, self.queue_kind, prefetch, self.prefetch.bytes).await;
         match &subscribed {
             Ok(_) => status.consuming(),
             Err(refused @ BrokerError::Rejected(_)) => {
@@ -209,72 +203,52 @@ impl Consumer {
         waited
     }
 
-    /// Serves a subscription to its end. Without `prefetch` its deliveries come one by one, and only a few of them.
+    /// Serves a subscription to its end. For `probing` its deliveries come one by one, and only a few of them are taken.
     async fn serve(
         &self,
         mut subscription: Box<dyn Subscription>,
-        mut prefetch: Option<&mut AdaptivePrefetch>,
+        probing: bool,
         stop: &CancellationToken,
     ) -> ConsumerStopped {
         self.broker.up();
         info!(queue = self.queue.as_str(), queue_kind = ?self.queue_kind, "consuming");
-        let signals = Signals::default();
+        let in_flight = Arc::new(InFlight::new(self.prefetch.bytes, subscription.flow_control()));
+        let signals = Signals::new(in_flight.clone());
         let mut running = JoinSet::new();
         let partitions = self.start_partitions(&mut running, &subscription.acknowledger(), &signals);
-        let mut probes_left = PROBE_DELIVERIES;
+        let mut left = if probing { PROBE_DELIVERIES } else { usize::MAX };
         let stopped = loop {
             tokio::select! {
-                next = subscription.next() => match next {
-                    Ok(delivery) => {
-                        let size = delivery.message.size();
-                        let in_flight = signals.in_flight.add(size);
-                        self.pass_on(delivery, &partitions);
-                        if let Some(prefetch) = &mut prefetch {
-                            if let Some(resize) = prefetch.delivered(size, in_flight) {
-                                break ConsumerStopped::Resized(resize);
-                            }
-                        } else {
-                            probes_left -= 1;
-                            if probes_left == 0 {
-                                break ConsumerStopped::Finished;
-                            }
-                        }
-                    }
-                    Err(error) => break self.lost(error),
-                },
+                biased;
+                () = stop.cancelled() => break ConsumerStopped::Finished,
                 // The messages of the partition are redelivered, and count as starts without an end.
                 Some(Err(panic)) = running.join_next() => break ConsumerStopped::HandlerPanicked(panic),
                 () = signals.requeue.cancelled() => {
                     break ConsumerStopped::Requeued { handled: signals.handled() };
                 }
-                () = stop.cancelled() => break ConsumerStopped::Finished,
+                next = subscription.next() => match next {
+                    Ok(delivery) => {
+                        in_flight.add(delivery.message.size());
+                        self.pass_on(delivery, &partitions);
+                        left -= 1;
+                        if left == 0 {
+                            break ConsumerStopped::Finished;
+                        }
+                    }
+                    Err(error) => break self.lost(error),
+                },
+                // Last, so that no received message waits.
+                () = in_flight.exhausted() => {}
             }
         };
         drop(partitions);
         // Messages that are delivered one by one are handled: one that returns alone would go behind those that returned before.
-        if prefetch.is_some() || !matches!(stopped, ConsumerStopped::Finished) {
+        if !probing || !matches!(stopped, ConsumerStopped::Finished) {
             signals.halt.cancel();
         }
-        self.end(subscription, running, &signals, &stopped).await;
+        self.finish(running, &signals).await;
+        subscription.close().await;
         stopped
-    }
-
-    /// Finishes begun batches, and returns the other messages to the queue.
-    async fn end(
-        &self,
-        subscription: Box<dyn Subscription>,
-        running: JoinSet<()>,
-        signals: &Signals,
-        stopped: &ConsumerStopped,
-    ) {
-        if matches!(stopped, ConsumerStopped::Resized(Resize::Smaller)) {
-            // Until it is closed, more large messages arrive. Those of begun batches are delivered again, as duplicates.
-            subscription.close().await;
-            self.finish(running, signals).await;
-        } else {
-            self.finish(running, signals).await;
-            subscription.close().await;
-        }
     }
 
     fn start_partitions(

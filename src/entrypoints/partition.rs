@@ -64,6 +64,11 @@ pub(super) struct Signals {
 }
 
 impl Signals {
+    /// Signals about these deliveries.
+    pub(super) fn new(in_flight: Arc<InFlight>) -> Self {
+        Self { in_flight, ..Self::default() }
+    }
+
     /// Whether a partition has handled a message.
     pub(super) fn handled(&self) -> bool {
         self.handled.load(Ordering::Relaxed)

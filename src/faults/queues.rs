@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::ports::{
     error::BrokerError,
-    queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
+    queue::{Acknowledger, Delivery, FlowControl, QueueKind, QueueName, Queues, Subscription},
 };
 
 use super::{
@@ -23,8 +23,9 @@ impl<Q: Queues> Queues for FaultyQueues<Q> {
         queue: QueueName,
         queue_kind: QueueKind,
         prefetch: u16,
+        bytes: usize,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
-        let inner = self.0.subscribe(queue, queue_kind, prefetch).await?;
+        let inner = self.0.subscribe(queue, queue_kind, prefetch, bytes).await?;
         Ok(Box::new(FaultySubscription { inner, queue_kind }))
     }
 }
@@ -46,6 +47,10 @@ impl Subscription for FaultySubscription {
             self.inner.acknowledger().ack(&[delivery.tag]).await;
         }
         Ok(delivery)
+    }
+
+    fn flow_control(&self) -> Option<Arc<dyn FlowControl>> {
+        self.inner.flow_control()
     }
 
     fn acknowledger(&self) -> Arc<dyn Acknowledger> {

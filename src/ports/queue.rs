@@ -113,7 +113,8 @@ pub enum QueueKind {
 #[async_trait]
 pub trait Queues: Send + Sync {
     /// Subscribes to a queue, or to its dead-letter queue, on a connection of its own. At most `prefetch` deliveries are
-    /// unacknowledged at any time.
+    /// unacknowledged at any time, and `bytes` may be received before more are
+    /// [allowed](FlowControl::allow).
     ///
     /// # Errors
     /// [`BrokerError`] if the broker is unavailable or refuses.
@@ -122,6 +123,7 @@ pub trait Queues: Send + Sync {
         queue: QueueName,
         queue_kind: QueueKind,
         prefetch: u16,
+        bytes: usize,
     ) -> Result<Box<dyn Subscription>, BrokerError>;
 }
 
@@ -134,12 +136,27 @@ pub trait Subscription: Send {
     /// The subscription is closed; its unacknowledged messages will be redelivered.
     async fn next(&mut self) -> Result<Delivery, BrokerError>;
 
+    /// Limits the bytes that the subscription receives; `None` if it has no limit.
+    fn flow_control(&self) -> Option<Arc<dyn FlowControl>> {
+        None
+    }
+
     /// Acknowledges deliveries, from any task.
     fn acknowledger(&self) -> Arc<dyn Acknowledger>;
 
     /// Writes the remaining acknowledgements and returns the other messages. They are redelivered in order, before later
     /// messages.
     async fn close(self: Box<Self>);
+}
+
+/// Limits the bytes that a subscription receives.
+#[async_trait]
+pub trait FlowControl: Send + Sync {
+    /// Allows so many more bytes to be received.
+    fn allow(&self, bytes: usize);
+
+    /// Waits until no more bytes may be received.
+    async fn exhausted(&self);
 }
 
 /// Acknowledges deliveries of one subscription.

@@ -13,7 +13,7 @@ async fn subscribe(system: &TestSystem, orders: u32, prefetch: u16) -> Box<dyn S
     let orders: Vec<_> = (0..orders).map(|number| allocate(&format!("o-{number}"), "LAMP", 1)).collect();
     system.sender.send_all(&orders).await;
     let queues = RabbitQueues(RabbitConfig::new(&amqp_url(), &system.namespace).unwrap());
-    queues.subscribe(QueueName::Orders, QueueKind::Main, prefetch).await.unwrap()
+    queues.subscribe(QueueName::Orders, QueueKind::Main, prefetch, usize::MAX).await.unwrap()
 }
 
 /// Takes this number of deliveries and returns their tags.

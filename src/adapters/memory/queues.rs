@@ -48,6 +48,7 @@ impl Queues for MemoryQueues {
         queue: QueueName,
         _stage: QueueKind,
         _prefetch: u16,
+        _bytes: usize,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         Ok(Box::new(MemorySubscription { queues: self.clone(), queue, last_tag: 0 }))
     }

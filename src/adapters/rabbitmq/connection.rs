@@ -5,6 +5,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use async_rs::{Runtime, Tokio, traits::RuntimeKit};
 use lapin::{
     Channel, Connection, ConnectionProperties, ErrorKind,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism},
@@ -82,6 +83,18 @@ impl RabbitConfig {
     /// # Errors
     /// No node replies in time, or all refuse the connection.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        self.connect_within(purpose, Runtime::new(Tokio::current())).await
+    }
+
+    /// The same with the client library's part of the runtime.
+    pub(super) async fn connect_within<R>(
+        &self,
+        purpose: &str,
+        runtime: Runtime<R>,
+    ) -> Result<Connection, BrokerError>
+    where
+        R: RuntimeKit + Send + Sync + Clone + 'static,
+    {
         let count = self.nodes.len();
         let timeout = (CONNECT_TIMEOUT / u32::try_from(count).unwrap_or(u32::MAX)).max(NODE_TIMEOUT);
         let first = fastrand::usize(..count);
@@ -89,7 +102,8 @@ impl RabbitConfig {
         for node in self.nodes.iter().cycle().skip(first).take(count) {
             let name = format!("{} {purpose}", self.namespace);
             let properties = ConnectionProperties::default().with_connection_name(name.into());
-            match with_timeout(timeout, Connection::connect_uri(node.clone(), properties)).await {
+            let connecting = Connection::connect_uri_with_runtime(node.clone(), properties, runtime.clone());
+            match with_timeout(timeout, connecting).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => errors.push((node, error)),
             }

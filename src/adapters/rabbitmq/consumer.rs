@@ -1,7 +1,11 @@
 //! Subscriptions to quorum queues.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
+use async_rs::Runtime;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::{
@@ -9,18 +13,18 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::sync::Mutex;
 use tracing::debug;
 
 use crate::ports::{
     error::{BrokerError, error_text},
-    queue::{Acknowledger, Delivery, Message, QueueKind, QueueName, Queues, Subscription},
+    queue::{Acknowledger, Delivery, FlowControl, Message, QueueKind, QueueName, Queues, Subscription},
 };
 
 use super::{
     ack_tracker::AckTracker,
     connection::{CONNECT_TIMEOUT, RabbitConfig, broker_error, open_channel, with_timeout},
     properties, retry_properties,
+    throttle::{ReadAllowance, ThrottledRuntime},
 };
 
 /// Opens subscriptions on a broker.
@@ -33,9 +37,12 @@ impl Queues for RabbitQueues {
         queue: QueueName,
         queue_kind: QueueKind,
         prefetch: u16,
+        bytes: usize,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let purpose = format!("consumes {}", queue.as_str());
-        let connection = self.0.connect(&purpose).await.map_err(without_connection)?;
+        let allowance = ReadAllowance::of(bytes);
+        let runtime = Runtime::new(ThrottledRuntime::new(allowance.clone()));
+        let connection = self.0.connect_within(&purpose, runtime).await.map_err(without_connection)?;
         let channel = open_channel(&connection).await?;
         with_timeout(CONNECT_TIMEOUT, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let name = match queue_kind {
@@ -48,9 +55,10 @@ impl Queues for RabbitQueues {
         let acknowledger = Arc::new(RabbitAcknowledger {
             channel,
             tags: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
             max_held: usize::from(prefetch) / 2,
         });
-        Ok(Box::new(RabbitSubscription { connection, queue_kind, consumer, acknowledger }))
+        Ok(Box::new(RabbitSubscription { connection, queue_kind, consumer, allowance, acknowledger }))
     }
 }
 
@@ -66,6 +74,7 @@ struct RabbitSubscription {
     connection: Connection,
     queue_kind: QueueKind,
     consumer: lapin::Consumer,
+    allowance: ReadAllowance,
     acknowledger: Arc<RabbitAcknowledger>,
 }
 
@@ -73,11 +82,16 @@ struct RabbitSubscription {
 impl Subscription for RabbitSubscription {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
         match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(self.acknowledger.register(delivery, self.queue_kind).await),
+            // Nothing is awaited here: a cancelled wait would lose the delivery.
+            Some(Ok(delivery)) => Ok(self.acknowledger.register(delivery, self.queue_kind)),
             Some(Err(error)) => Err(broker_error(error)),
             // The server cancels a consumer whose queue is deleted or moved; the stream then ends without an error.
             None => Err(BrokerError::Unavailable("the server cancelled the subscription".into())),
         }
+    }
+
+    fn flow_control(&self) -> Option<Arc<dyn FlowControl>> {
+        Some(Arc::new(self.allowance.clone()))
     }
 
     fn acknowledger(&self) -> Arc<dyn Acknowledger> {
@@ -104,36 +118,52 @@ impl Subscription for RabbitSubscription {
 struct RabbitAcknowledger {
     channel: Channel,
     tags: Mutex<AckTracker>,
+    /// Held while frames are written: an acknowledgement up to a tag must not overtake another one.
+    writing: tokio::sync::Mutex<()>,
     /// The number of processed deliveries that may wait for an older one before each is acknowledged separately.
     max_held: usize,
 }
 
 impl RabbitAcknowledger {
-    async fn register(&self, delivery: lapin::message::Delivery, queue_kind: QueueKind) -> Delivery {
+    fn register(&self, delivery: lapin::message::Delivery, queue_kind: QueueKind) -> Delivery {
         let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
-        self.tags.lock().await.register(tag);
+        self.tags().register(tag);
         Delivery { tag, redelivered, message: message(delivery, queue_kind) }
     }
 
-    /// The lock is held while frames are written: an acknowledgement up to a tag must not overtake another one.
     async fn write(&self, finished: &[u64]) -> Result<(), lapin::Error> {
-        let mut tags = self.tags.lock().await;
-        tags.finish(finished);
-        if let Some(tag) = tags.contiguous_ack() {
+        let _writing = self.writing.lock().await;
+        let (contiguous, held) = self.finish(finished);
+        if let Some(tag) = contiguous {
             self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }
-        if tags.held() > self.max_held {
-            drop(tags);
-            self.acknowledge_held().await?;
+        self.write_each(&held).await
+    }
+
+    /// The tag up to which all deliveries are finished, and others that are to be acknowledged separately.
+    fn finish(&self, finished: &[u64]) -> (Option<u64>, BTreeSet<u64>) {
+        let mut tags = self.tags();
+        tags.finish(finished);
+        let contiguous = tags.contiguous_ack();
+        let held = if tags.held() > self.max_held { tags.take_held() } else { BTreeSet::new() };
+        (contiguous, held)
+    }
+
+    async fn acknowledge_held(&self) -> Result<(), lapin::Error> {
+        let _writing = self.writing.lock().await;
+        let held = self.tags().take_held();
+        self.write_each(&held).await
+    }
+
+    async fn write_each(&self, tags: &BTreeSet<u64>) -> Result<(), lapin::Error> {
+        for tag in tags {
+            self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }).await?;
         }
         Ok(())
     }
 
-    async fn acknowledge_held(&self) -> Result<(), lapin::Error> {
-        for tag in self.tags.lock().await.take_held() {
-            self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
-        }
-        Ok(())
+    fn tags(&self) -> MutexGuard<'_, AckTracker> {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,6 +13,7 @@ mod properties_check;
 mod publisher;
 mod retry_properties;
 mod stored_properties;
+mod throttle;
 mod topology;
 
 pub use connection::RabbitConfig;

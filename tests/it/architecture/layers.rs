@@ -128,6 +128,12 @@ const LAYERS: &[Layer] = &[
         crates: Crates::Except(SERVERS),
         never_sql: ANY_SQL,
     },
+    Layer {
+        name: "fuzzing",
+        may_import: &["adapters", "service", "ports", "domain", "config"],
+        crates: Crates::Only(&[]),
+        never_sql: ANY_SQL,
+    },
     Layer { name: "reexec", may_import: &[], crates: Crates::Only(&[]), never_sql: ANY_SQL },
     Layer {
         name: "faults",

@@ -194,8 +194,9 @@ impl Queues for FaultyPort<RabbitQueues> {
         queue: QueueName,
         queue_kind: QueueKind,
         prefetch: u16,
+        bytes: usize,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
-        let inner = self.inner.subscribe(queue, queue_kind, prefetch).await?;
+        let inner = self.inner.subscribe(queue, queue_kind, prefetch, bytes).await?;
         Ok(Box::new(FaultyPort::around(inner, self.fault)))
     }
 }

@@ -26,7 +26,7 @@ use serde_json::Value;
 use super::workload::Command;
 
 /// Enough deliveries for every test, of any size.
-pub(crate) const PREFETCH: PrefetchLimits = PrefetchLimits { initial: 100, max: 100, bytes: usize::MAX };
+pub(crate) const PREFETCH: PrefetchLimits = PrefetchLimits { messages: 100, bytes: usize::MAX };
 /// The limits of the size of a message.
 pub(crate) const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 

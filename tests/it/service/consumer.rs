@@ -18,7 +18,7 @@ use super::fakes::{
 
 const STOCK: QueueName = QueueName::Stock;
 /// The prefetch of a subscription whose deliveries are not taken one by one.
-const FULL: u16 = PREFETCH.max;
+const FULL: u16 = PREFETCH.messages;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -115,6 +115,7 @@ impl Queues for ScriptedQueues {
         _queue: QueueName,
         _kind: QueueKind,
         prefetch: u16,
+        _bytes: usize,
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let mut state = self.state();
         state.subscriptions.push((Instant::now(), prefetch));
