@@ -46,7 +46,8 @@ pub(crate) fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error
         ServerUrl::parse(url, &POSTGRES).map_err(|error| sqlx::Error::Configuration(error.into()))?;
     let options = PgConnectOptions::from_str(url.trim())?;
     // The driver keeps the brackets of an IPv6 address, which are no part of the name in a certificate.
-    let host = address.hosts.first().filter(|host| host.name.contains(':'));
+    let is_overridden = ["host", "hostaddr"].iter().any(|name| address.parameter(name).is_some());
+    let host = address.hosts.first().filter(|host| host.name.contains(':') && !is_overridden);
     Ok(host.map_or(options.clone(), |host| options.host(&host.name)))
 }
 

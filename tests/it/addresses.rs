@@ -112,7 +112,7 @@ async fn servers_are_reached_by_ipv6_addresses() {
         (Proxy::on_ipv6_to(&amqp_url(), 5672).await, Proxy::on_ipv6_to(&system.database_url(), 5432).await);
     assert!(broker.url().contains("@[::1]:") && database.url().contains("[::1]:"));
     let environment = [("AMQP_URL", broker.url()), ("DATABASE_URL", database.url())];
-    for command in [["topology"], ["status"]] {
+    for command in [["migrate"], ["topology"], ["status"]] {
         system.cli_with(&command, &environment).await.exits(0);
     }
     assert!(broker.connection_attempts() > 0 && database.connection_attempts() > 0);

@@ -214,11 +214,11 @@ mod tests {
             (AMQPValue::LongLongInt(i64::MIN), json!(i64::MIN)),
             (AMQPValue::Float(1.1), json!(1.1)),
             (AMQPValue::Double(1.5e300), json!(1.5e300)),
+            (AMQPValue::Double(f64::NEG_INFINITY), json!("-inf")),
             (decimal(123, 2), json!(1.23)),
             (decimal(u32::MAX, 0), json!(u32::MAX)),
             (decimal(0, 255), json!(0.0)),
             (AMQPValue::Timestamp(1_700_000_000), json!(1_700_000_000)),
-            (AMQPValue::ShortString("short".into()), json!("short")),
             (AMQPValue::LongString("größe".into()), json!("größe")),
             (AMQPValue::LongString(vec![0xff].into()), json!({ "base64": "/w==" })),
             (AMQPValue::ByteArray(vec![0, 255].into()), json!({ "base64": "AP8=" })),
@@ -238,6 +238,5 @@ mod tests {
         let decoded = stored_properties::decode(&properties.to_bytes());
         assert_eq!(decoded, properties.0);
         assert!(size(&properties.0) > 20);
-        assert_eq!(to_json(&AMQPValue::Double(f64::NEG_INFINITY), MAX_DEPTH), json!("-inf"));
     }
 }

@@ -89,5 +89,7 @@ async fn the_session_of_the_runbook_prints_what_the_page_says() {
         wait_for("retries are handled", DRAINS_WITHIN, &0, async || system.count(RETRYING).await).await;
     }
     assert_eq!(system.count(DEAD).await, 0);
+    let unpublished = async || system.count("select count(*) from outbox").await;
+    wait_for("events are published", DRAINS_WITHIN, &0, unpublished).await;
     system.close_after([worker]).await;
 }
