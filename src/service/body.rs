@@ -1,6 +1,9 @@
 //! Reads the JSON of bodies.
 
-use crate::{domain::ReadError, ports::routing};
+use crate::{
+    domain::ReadError,
+    ports::{routing, text::sanitize},
+};
 
 use super::{decode_error::DecodeError, envelope::Content};
 
@@ -23,14 +26,19 @@ pub fn read_body(kind: &str, body: &[u8]) -> Result<Content, DecodeError> {
     match Content::read(kind, &mut json) {
         Ok(content) => match json.end() {
             Ok(()) => Ok(content),
-            Err(error) => Err(DecodeError::InvalidBody(error.to_string())),
+            Err(error) => Err(invalid(&error.to_string())),
         },
         Err(ReadError::UnknownCommand(kind)) => Err(DecodeError::unknown_command(&kind)),
         // The path to the field costs time, so it is determined only for an invalid body.
         Err(ReadError::Body(error)) => {
-            Err(DecodeError::InvalidBody(with_field(kind, body).unwrap_or_else(|| error.to_string())))
+            Err(invalid(&with_field(kind, body).unwrap_or_else(|| error.to_string())))
         }
     }
+}
+
+/// The text may repeat a part of the body.
+fn invalid(text: &str) -> DecodeError {
+    DecodeError::InvalidBody(sanitize(text))
 }
 
 fn with_field(kind: &str, body: &[u8]) -> Option<String> {
