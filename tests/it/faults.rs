@@ -173,7 +173,7 @@ async fn an_outage_in_the_middle_of_a_unit_of_work_is_no_attempt() {
 
 #[tokio::test]
 async fn a_panic_is_an_attempt_and_no_crash() {
-    handler_meets(Fault::Panics, "panicked: the lamp is cursed").await;
+    handler_meets(Fault::Panics, "panicked: the handler panics").await;
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn a_handler_that_never_ends_is_an_attempt() {
 async fn a_panic_outside_of_a_handler_restarts_the_consumer_and_its_message_is_isolated() {
     let system = TestSystem::new("lane panics").await;
     seed(&system).await;
-    let mut worker = start(&system, Fault::LanePanics);
+    let mut worker = start(&system, Fault::PartitionPanics);
     system.sender.send(&allocate("deadly", CRASHING_SKU, 1)).await;
     system
         .sender
@@ -213,7 +213,7 @@ async fn dying_around_the_commit_makes_no_second_effect_and_no_second_attempt() 
     dies(start(&system, Fault::DiesBeforeCommit)).await;
     assert_eq!(system.handled().await, 2, "nothing was kept");
     assert_eq!(system.count("select count(*) from failed_messages").await, 0);
-    dies(start(&system, Fault::DiesBeforeSettling)).await;
+    dies(start(&system, Fault::DiesBeforeAck)).await;
     let attempts = system.count("select coalesce(sum(attempts), 0)::bigint from failed_messages").await;
     let survivor = start(&system, Fault::None);
     wait_for("the bad one is dead after its attempts", Duration::from_secs(20), &1, async || {
@@ -234,7 +234,7 @@ async fn a_retry_that_is_published_twice_is_one_attempt() {
     let system = TestSystem::new("published twice").await;
     system.sender.send(&allocate("o1", "NO-SUCH-LAMP", 1)).await;
     for _ in 0..2 {
-        dies(start(&system, Fault::DiesBeforeNotingRetries)).await;
+        dies(start(&system, Fault::DiesBeforeMarkingRetries)).await;
     }
     let survivor = start(&system, Fault::None);
     wait_for("it is dead after its attempts", Duration::from_secs(20), &1, async || {

@@ -41,25 +41,24 @@ use super::{CRASHING_SKU, FAULT};
 /// What is wrong with a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It dies when it loads a cursed product.
+    /// It dies when it loads the crashing product.
     DiesLoading,
-    /// It cannot load a cursed product the first two times.
+    /// The first two loads of the crashing product fail.
     FailsTwice,
-    /// Its store is unavailable the first two times that it loads a cursed product.
+    /// Its store is unavailable at the first two loads of the crashing product.
     UnavailableTwice,
-    /// Its handler panics over a cursed product.
+    /// Its handler panics on the crashing product.
     Panics,
-    /// Its lane panics over a cursed product, outside of any handler.
-    LanePanics,
-    /// Its handler never ends over a cursed product.
+    /// Its partition panics on the crashing product, outside of any handler.
+    PartitionPanics,
+    /// Its handler never ends on the crashing product.
     Hangs,
     /// It dies after the commit, before the acknowledgement.
-    DiesBeforeSettling,
+    DiesBeforeAck,
     /// It dies before the commit.
     DiesBeforeCommit,
-    /// It dies after a retry was published, before that is noted.
-    DiesBeforeNotingRetries,
-    /// Nothing is.
+    /// It dies after a retry was published, before this is recorded.
+    DiesBeforeMarkingRetries,
     None,
 }
 
@@ -68,11 +67,11 @@ const FAULTS: [Fault; 10] = [
     Fault::FailsTwice,
     Fault::UnavailableTwice,
     Fault::Panics,
-    Fault::LanePanics,
+    Fault::PartitionPanics,
     Fault::Hangs,
-    Fault::DiesBeforeSettling,
+    Fault::DiesBeforeAck,
     Fault::DiesBeforeCommit,
-    Fault::DiesBeforeNotingRetries,
+    Fault::DiesBeforeMarkingRetries,
     Fault::None,
 ];
 
@@ -145,10 +144,10 @@ impl Tx for FaultyPort<Box<dyn Tx>> {
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         if working_set.skus.iter().any(|sku| sku.as_str() == CRASHING_SKU) {
             self.die_if(Fault::DiesLoading);
-            assert!(self.fault != Fault::LanePanics, "a lane panics");
+            assert!(self.fault != Fault::PartitionPanics, "the partition panics");
             let error = match self.fault {
-                Fault::FailsTwice => Some(StoreError::Failed("the shelf is stuck".into())),
-                Fault::UnavailableTwice => Some(StoreError::Unavailable("cut off".into())),
+                Fault::FailsTwice => Some(StoreError::Failed("the statement failed".into())),
+                Fault::UnavailableTwice => Some(StoreError::Unavailable("connection lost".into())),
                 _ => None,
             };
             if let Some(error) = error.filter(|_| self.failed.fetch_add(1, Ordering::SeqCst) < 2) {
@@ -160,7 +159,7 @@ impl Tx for FaultyPort<Box<dyn Tx>> {
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
         if product.sku().as_str() == CRASHING_SKU {
-            assert!(self.fault != Fault::Panics, "the lamp is cursed");
+            assert!(self.fault != Fault::Panics, "the handler panics");
             if self.fault == Fault::Hangs {
                 std::future::pending::<()>().await;
             }
@@ -219,7 +218,7 @@ impl Subscription for FaultyPort<Box<dyn Subscription>> {
 #[async_trait]
 impl Acknowledger for FaultyPort<Arc<dyn Acknowledger>> {
     async fn ack(&self, tags: &[u64]) {
-        self.die_if(Fault::DiesBeforeSettling);
+        self.die_if(Fault::DiesBeforeAck);
         self.inner.ack(tags).await;
     }
 
@@ -277,7 +276,7 @@ impl RetryFeed for FaultyPort<Box<dyn LeaderSession>> {
     }
 
     async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
-        self.die_if(Fault::DiesBeforeNotingRetries);
+        self.die_if(Fault::DiesBeforeMarkingRetries);
         self.inner.published(retries).await
     }
 
@@ -297,11 +296,11 @@ impl Upkeep for FaultyPort<Box<dyn LeaderSession>> {
     }
 }
 
-/// Not a test, but the worker process of the stories.
+/// Not a test: the worker process that the tests start.
 #[tokio::test]
-#[ignore = "the stories start it"]
+#[ignore = "other tests start it"]
 async fn a_worker_with_a_fault() {
-    let name = std::env::var(FAULT).expect("a story starts it with a fault");
+    let name = std::env::var(FAULT).expect("a test starts it with a fault");
     let fault = FAULTS.into_iter().find(|fault| format!("{fault:?}") == name).unwrap();
     let variable = |name: &str| std::env::var(name).unwrap();
     let access = PgConfig::new(&variable("DATABASE_URL"), 10, Duration::from_secs(5)).unwrap();
