@@ -107,7 +107,7 @@ async fn a_handler_that_fails_twice_and_then_works_leaves_two_attempts_and_one_e
     system.close().await;
 }
 
-/// A cursed line must wait, so that the handler of the next batch meets the fault.
+/// A line of the crashing product must wait, so that the handler of the next batch meets the fault.
 async fn handler_meets(fault: Fault, error: &'static str) {
     let system = TestSystem::new(error).await;
     seed(&system).await;
@@ -150,7 +150,7 @@ async fn what_breaks_a_large_unit_of_work_is_looked_for_in_smaller_ones() {
     commands[100] = command("unreadable", "create_batch", &json!([]));
     let outcomes = bus(Arc::new(store.clone())).handle_all(QueueName::Stock, &mut commands).await.unwrap();
     let other: Vec<_> = (0..500).filter(|&i| !matches!(outcomes[i], CommandOutcome::Handled)).collect();
-    assert_eq!(other, [100], "the third time the cursed one goes well");
+    assert_eq!(other, [100], "the third load of the crashing product succeeds");
     let begun = store.begun.load(Ordering::SeqCst);
     assert!(begun < 60, "{begun} units of work for 500 commands");
 }
@@ -184,7 +184,7 @@ async fn a_handler_that_never_ends_is_an_attempt() {
 /// A panic outside of every handler closes the subscription, not the process, and counts as a crash.
 #[tokio::test]
 async fn a_panic_outside_of_a_handler_restarts_the_consumer_and_its_message_is_isolated() {
-    let system = TestSystem::new("lane panics").await;
+    let system = TestSystem::new("partition panics").await;
     seed(&system).await;
     let mut worker = start(&system, Fault::PartitionPanics);
     system.sender.send(&allocate("deadly", CRASHING_SKU, 1)).await;
