@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::{Map, Value};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
 use url::Url;
 
 use crate::broker;
@@ -65,12 +65,19 @@ impl BenchServers {
         let (template, name) = (database(template), database(name));
         let copy = format!("create database {name} template {template} strategy file_copy");
         sqlx::raw_sql(&copy).execute(&self.server).await.with_context(|| format!("copying {template}"))?;
-        Ok(())
+        // The copy belongs to the namespace of the first process that runs on it.
+        let mut session = PgConnection::connect(self.url_of(&name).as_str()).await?;
+        sqlx::raw_sql("delete from installation").execute(&mut session).await?;
+        Ok(session.close().await?)
     }
 
     /// The URL of a database of the benchmark.
     pub(crate) fn url(&self, name: &str) -> Url {
-        with_database(&self.database_url, &database(name))
+        self.url_of(&database(name))
+    }
+
+    fn url_of(&self, full_name: &str) -> Url {
+        with_database(&self.database_url, full_name)
     }
 
     /// Drops a database of the benchmark, and terminates its sessions.

@@ -48,7 +48,9 @@ pub(crate) fn setup_sql() -> String {
     });
     let grants = "grant all on all tables in schema public to limited_user;
                   grant all on all sequences in schema public to limited_user;";
-    [journal, triggers.concat(), stock.concat(), grants.into()].concat()
+    // A copy of this database belongs to the namespace of the first process that runs on it.
+    let namespace = "delete from installation;";
+    [journal, triggers.concat(), stock.concat(), grants.into(), namespace.into()].concat()
 }
 
 /// How often each effect occurred.
