@@ -4,8 +4,10 @@ use serde_json::json;
 
 use crate::harness::{Command, DRAINS_WITHIN, Running, TestSystem, allocate, create_batch, wait_for};
 
-/// A process with more is killed by the limit of a small container.
-const LIMIT_KIB: u64 = 192 << 10;
+/// Memory for bodies. The messages of each test have several times as much.
+const MEMORY: (&str, &str) = ("ALLOCATION__LIMITS__MEMORY", "16 MB");
+/// A process without a limit for bodies needs more.
+const LIMIT_KIB: u64 = 110 << 10;
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 /// A command fails for good at its first attempt.
 const ONE_ATTEMPT: (&str, &str) = ("ALLOCATION__RETRY__MAX_ATTEMPTS", "1");
@@ -29,12 +31,12 @@ async fn large_commands_are_handled_a_few_at_a_time() {
     let system = TestSystem::new("large_commands_are_handled_a_few_at_a_time").await;
     system.sender.send(&create_batch("b", "LAMP", 10_000)).await;
     let batches: Vec<_> =
-        (0..400).map(|number| padded(create_batch(&format!("b-{number}"), "LAMP", 1), 255_000)).collect();
-    let process = system.worker();
+        (0..250).map(|number| padded(create_batch(&format!("b-{number}"), "LAMP", 1), 255_000)).collect();
+    let process = system.worker_with(&[MEMORY]);
     system.wait_handled(1).await;
     system.sender.send_all(&batches).await;
-    system.sender.send_all(&lines(400)).await;
-    system.wait_handled(801).await;
+    system.sender.send_all(&lines(250)).await;
+    system.settled(501).await;
     assert_small(&process, LIMIT_KIB);
     system.close_after([process]).await;
 }
@@ -42,13 +44,13 @@ async fn large_commands_are_handled_a_few_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_dead_letters_are_recorded_and_retried_a_few_at_a_time() {
     let system = TestSystem::new("large_dead_letters_are_recorded_and_retried_a_few_at_a_time").await;
-    system.sender.send_all(&lines(400)).await;
-    let process = system.worker_with(&[ONE_ATTEMPT]);
-    wait_for("the commands are dead", DRAINS_WITHIN, &400, async || system.count(DEAD).await).await;
+    system.sender.send_all(&lines(250)).await;
+    let process = system.worker_with(&[MEMORY, ONE_ATTEMPT]);
+    wait_for("the commands are dead", DRAINS_WITHIN, &250, async || system.count(DEAD).await).await;
     system.sender.send(&create_batch("b", "LAMP", 10_000)).await;
     system.wait_handled(1).await;
     system.cli(&["dead-letters", "retry", "--all"]).await.exits(0);
-    system.wait_handled(401).await;
+    system.settled(251).await;
     assert_small(&process, LIMIT_KIB);
     system.close_after([process]).await;
 }
@@ -57,12 +59,12 @@ async fn large_dead_letters_are_recorded_and_retried_a_few_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_many_megabytes_are_dead_lettered_one_at_a_time() {
     let system = TestSystem::new("messages_of_many_megabytes_are_dead_lettered_one_at_a_time").await;
-    for number in 0..40 {
+    for number in 0..20 {
         system.sender.send(&padded(allocate(&format!("o-{number}"), "LAMP", 1), 8 << 20)).await;
     }
-    let process = system.worker();
-    wait_for("the messages are dead", DRAINS_WITHIN, &40, async || system.count(DEAD).await).await;
-    assert_small(&process, LIMIT_KIB + (64 << 10));
-    system.expect_dead(40);
+    let process = system.worker_with(&[MEMORY]);
+    wait_for("the messages are dead", DRAINS_WITHIN, &20, async || system.count(DEAD).await).await;
+    assert_small(&process, LIMIT_KIB + (20 << 10));
+    system.expect_dead(20);
     system.close_after([process]).await;
 }
