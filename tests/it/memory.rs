@@ -64,7 +64,7 @@ async fn messages_of_many_megabytes_are_dead_lettered_one_at_a_time() {
     }
     let process = system.worker_with(&[MEMORY]);
     wait_for("the messages are dead", DRAINS_WITHIN, &20, async || system.count(DEAD).await).await;
-    assert_small(&process, LIMIT_KIB + (20 << 10));
+    assert_small(&process, LIMIT_KIB + (50 << 10));
     system.expect_dead(20);
     system.close_after([process]).await;
 }
