@@ -2,6 +2,8 @@
 
 pub mod api;
 pub mod consumer;
+mod delivery;
+mod held_back;
 mod partition;
 pub mod prefetch;
 pub mod watchdog;

@@ -2,6 +2,7 @@
 
 mod connections;
 mod encoding;
+mod locks;
 mod maintenance;
 mod migration_locks;
 mod namespaces;

@@ -65,7 +65,7 @@ async fn a_timeout_is_an_attempt_only_if_the_database_is_available() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_is_retried_and_is_an_attempt_only_if_it_persists() {
+async fn a_conflict_is_retried_and_is_never_an_attempt() {
     let store = ScriptedStore::default();
     store.set_next_replies(Call::Commit, vec![Reply::Fails(conflict()); 6]);
     assert_eq!(
@@ -73,15 +73,13 @@ async fn a_conflict_is_retried_and_is_an_attempt_only_if_it_persists() {
         ["handled"]
     );
     assert_eq!(store.failures(), []);
-    for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
+    for failures in 0..3 {
         store.set_next_replies(Call::Commit, vec![Reply::Fails(conflict()); 7]);
-        let message = after_failures(&store, batch("m2", "LAMP"), i64::from(attempt) - 1);
+        let message = after_failures(&store, batch("m2", "LAMP"), failures);
         let outcomes = bus(&store).handle_all(ORDERS, &mut [message]).await.unwrap();
-        assert_eq!(names(&outcomes), [then], "attempt {attempt}");
-        assert_eq!(store.failures().last().unwrap().attempts, attempt);
+        assert_eq!(names(&outcomes), ["blocked"], "after {failures} failed attempts");
     }
-    let last = store.failures().pop().unwrap();
-    assert_eq!(last.next, RetryDecision::Dead(Reason::AttemptsExhausted));
+    assert_eq!(store.failures(), []);
 }
 
 /// The client sends the command again; a recorded retry would handle it a second time.
