@@ -124,9 +124,7 @@ async fn handle(
                 CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _) => {
                     rejected.push(error_at(ORDERS, *line, failure));
                 }
-                CommandOutcome::Unknown | CommandOutcome::Blocked(_) => {
-                    anyhow::bail!(error_at(ORDERS, *line, "the outcome is unknown"))
-                }
+                CommandOutcome::Unknown => anyhow::bail!(error_at(ORDERS, *line, "the outcome is unknown")),
             }
         }
         handled += batch.len();

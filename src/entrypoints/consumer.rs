@@ -28,8 +28,7 @@ use crate::{
 };
 
 use super::{
-    delivery::PendingDelivery,
-    partition::{Partition, Signals, partition_of},
+    partition::{Partition, PendingDelivery, Signals, partition_of},
     prefetch::{InFlight, PrefetchLimits},
     watchdog::{ConsumerStatus, Watchdog},
 };
@@ -79,8 +78,6 @@ pub struct Consumer {
 enum ConsumerStopped {
     /// It was stopped, or has taken as many deliveries as it should.
     Finished,
-    /// Messages that wait for locks leave little room for others: the next subscription has this prefetch.
-    Crowded(u16),
     /// Messages went back to the queue: a server was unavailable for too long. `handled` tells whether any message was
     /// handled before.
     Requeued { handled: bool },
@@ -96,23 +93,19 @@ impl Consumer {
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Backoff::during_outage();
         let mut requeue_delays = Backoff::after_requeue();
-        let (mut probing, mut prefetch) = (false, self.prefetch.messages);
+        let mut probing = false;
         let status = self.watchdog.register_consumer(self.queue_name());
         loop {
-            let subscribing = self.subscribe(if probing { 1 } else { prefetch }, &status);
+            let subscribing = self.subscribe(if probing { 1 } else { self.prefetch.messages }, &status);
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
             let stopped = match subscribed {
-                Ok(subscription) => self.serve(subscription, (!probing).then_some(prefetch), stop).await,
+                Ok(subscription) => self.serve(subscription, probing, stop).await,
                 Err(error) => ConsumerStopped::SubscriptionLost(error),
             };
             probing = false;
             match stopped {
                 ConsumerStopped::Finished => continue,
-                ConsumerStopped::Crowded(larger) => {
-                    prefetch = larger;
-                    continue;
-                }
                 ConsumerStopped::Requeued { handled } => {
                     if handled {
                         requeue_delays = Backoff::after_requeue();
@@ -210,11 +203,11 @@ impl Consumer {
         waited
     }
 
-    /// Serves a subscription to its end. Without a prefetch its deliveries come one by one, and only a few of them are taken.
+    /// Serves a subscription to its end. For `probing` its deliveries come one by one, and only a few of them are taken.
     async fn serve(
         &self,
         mut subscription: Box<dyn Subscription>,
-        prefetch: Option<u16>,
+        probing: bool,
         stop: &CancellationToken,
     ) -> ConsumerStopped {
         self.broker.up();
@@ -223,7 +216,7 @@ impl Consumer {
         let signals = Signals::new(in_flight.clone());
         let mut running = JoinSet::new();
         let partitions = self.start_partitions(&mut running, &subscription.acknowledger(), &signals);
-        let mut left = if prefetch.is_some() { usize::MAX } else { PROBE_DELIVERIES };
+        let mut left = if probing { PROBE_DELIVERIES } else { usize::MAX };
         let stopped = loop {
             tokio::select! {
                 biased;
@@ -233,9 +226,6 @@ impl Consumer {
                 () = signals.requeue.cancelled() => {
                     break ConsumerStopped::Requeued { handled: signals.handled() };
                 }
-                held_back = in_flight.more_held_back() => if let Some(crowded) = self.crowded(prefetch, held_back) {
-                    break crowded;
-                },
                 next = subscription.next() => match next {
                     Ok(delivery) => {
                         in_flight.add(delivery.message.size());
@@ -253,21 +243,12 @@ impl Consumer {
         };
         drop(partitions);
         // Messages that are delivered one by one are handled: one that returns alone would go behind those that returned before.
-        if prefetch.is_some() || !matches!(stopped, ConsumerStopped::Finished) {
+        if !probing || !matches!(stopped, ConsumerStopped::Finished) {
             signals.halt.cancel();
         }
         self.finish(running, &signals).await;
         subscription.close().await;
         stopped
-    }
-
-    /// Whether too many messages are held back for the prefetch of the subscription.
-    fn crowded(&self, prefetch: Option<u16>, held_back: usize) -> Option<ConsumerStopped> {
-        match prefetch {
-            Some(current) => self.prefetch.larger(current, held_back).map(ConsumerStopped::Crowded),
-            // The only delivery waits for a lock, so that no other would be delivered.
-            None => Some(ConsumerStopped::Finished),
-        }
     }
 
     fn start_partitions(

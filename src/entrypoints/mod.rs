@@ -2,8 +2,6 @@
 
 pub mod api;
 pub mod consumer;
-mod delivery;
-mod held_back;
 mod partition;
 pub mod prefetch;
 pub mod watchdog;

@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-use super::{delivery::PendingDelivery, held_back::HeldBack, prefetch::InFlight, watchdog::PartitionStatus};
+use super::{prefetch::InFlight, watchdog::PartitionStatus};
 
 /// How long a stop waits for recorded starts to be reverted.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,6 +41,12 @@ pub(super) fn partition_of(received: &ReceivedMessage, partitions: usize) -> usi
         envelope.content.partition_key().hash(&mut hasher);
     }
     usize::try_from(hasher.finish() % partitions as u64).unwrap_or_default()
+}
+
+/// A delivery, decoded.
+pub(super) struct PendingDelivery {
+    pub(super) tag: u64,
+    pub(super) received: ReceivedMessage,
 }
 
 /// The signals between a subscription and its partitions. Clones are one set of signals.
@@ -84,48 +90,24 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) async fn run(&self, mut deliveries: mpsc::UnboundedReceiver<PendingDelivery>) {
-        let mut held = HeldBack::new(self.queue);
-        let left = self.handle_all(&mut deliveries, &mut held).await;
-        let left: Vec<_> = left.into_iter().chain(held.into_messages()).collect();
-        if !left.is_empty() {
-            let left: Vec<_> = left.iter().map(|delivery| &delivery.received).collect();
-            // A stop does not wait for a store that does not respond: what was not written is kept for the next time.
-            let _ = tokio::time::timeout(RELEASE_TIMEOUT, self.handler.release(self.queue, &left)).await;
-        }
-    }
-
-    /// Handles deliveries until the end of the subscription. Returns those that were begun and return to the queue.
-    async fn handle_all(
-        &self,
-        deliveries: &mut mpsc::UnboundedReceiver<PendingDelivery>,
-        held: &mut HeldBack,
-    ) -> Vec<PendingDelivery> {
-        let mut counted = 0;
+        let mut batch = Vec::with_capacity(self.max_batch);
         loop {
             self.status.idle();
-            let mut batch = Vec::with_capacity(self.max_batch);
-            tokio::select! {
-                received = deliveries.recv_many(&mut batch, self.max_batch) => if received == 0 { return Vec::new() },
-                () = held.due() => {}
-                () = self.signals.halt.cancelled(), if !held.is_empty() => return Vec::new(),
-            }
-            if !batch.is_empty() {
-                self.collect(deliveries, &mut batch).await;
-            }
             // A unit of work that was begun before the halt is finished; what was not begun returns to the queue.
+            if deliveries.recv_many(&mut batch, self.max_batch).await == 0 {
+                return;
+            }
+            self.collect(&mut deliveries, &mut batch).await;
             if self.signals.halt.is_cancelled() || self.acknowledger.is_closed() {
-                return Vec::new();
+                return;
             }
-            let mut left = self.handle_until_available(held.admit(batch), held).await;
-            if left.is_empty() {
-                left = self.handle_until_available(held.take_due(self.max_batch), held).await;
+            batch = self.handle_until_available(batch).await;
+            if !batch.is_empty() {
+                let left: Vec<_> = batch.iter().map(|delivery| &delivery.received).collect();
+                // A stop does not wait for a store that does not respond: what was not written is kept for the next time.
+                let _ = tokio::time::timeout(RELEASE_TIMEOUT, self.handler.release(self.queue, &left)).await;
+                return;
             }
-            if !left.is_empty() {
-                return left;
-            }
-            held.settle();
-            self.signals.in_flight.change_held_back(counted, held.len());
-            counted = held.len();
         }
     }
 
@@ -146,25 +128,18 @@ impl Partition {
         }
     }
 
-    /// Handles and acknowledges messages. During an outage they are held and tried again; those that are blocked by a lock are
-    /// held back. Returns those that go back to the queue: after a stop, or after an outage that lasted too long.
-    async fn handle_until_available(
-        &self,
-        mut batch: Vec<PendingDelivery>,
-        held: &mut HeldBack,
-    ) -> Vec<PendingDelivery> {
+    /// Handles and acknowledges messages. During an outage they are held and tried again. Returns those that go back to the
+    /// queue: after a stop, or after an outage that lasted too long.
+    async fn handle_until_available(&self, mut batch: Vec<PendingDelivery>) -> Vec<PendingDelivery> {
         let mut delays = Backoff::during_outage();
         let begin = Instant::now();
-        while !batch.is_empty() {
+        loop {
             self.status.busy();
             let stopped = self.handle(&mut batch).await;
-            let (blocked, tried) =
-                Answered::split(batch, |delivery: &mut PendingDelivery| delivery.received.take_blocked());
-            held.hold(blocked);
             let (finished, left) =
-                Answered::split(tried, |delivery: &mut PendingDelivery| delivery.received.take_outcome());
+                Answered::split(batch, |delivery: &mut PendingDelivery| delivery.received.take_outcome());
             self.finish(&finished).await;
-            batch = held.admit(left);
+            batch = left;
             match stopped {
                 None if !batch.is_empty() && !self.signals.overdue.is_cancelled() => {
                     self.report_defect(&MissingAnswers {
@@ -186,7 +161,6 @@ impl Partition {
                 }
             }
         }
-        batch
     }
 
     /// Handles the batch, unless the time to finish ends before. The messages that are finished have their outcomes.
@@ -219,11 +193,8 @@ impl Partition {
     fn log_outcome(&self, received: &ReceivedMessage, outcome: &CommandOutcome) {
         let (queue, message_id) = (self.queue.as_str(), received.message.message_id.as_deref());
         match outcome {
-            // Two are for senders that wait for an answer, and blocked messages are held back.
-            CommandOutcome::Handled
-            | CommandOutcome::Reported(_)
-            | CommandOutcome::Unknown
-            | CommandOutcome::Blocked(_) => {}
+            // The other two are for senders that wait for an answer.
+            CommandOutcome::Handled | CommandOutcome::Reported(_) | CommandOutcome::Unknown => {}
             CommandOutcome::Duplicate => debug!(queue, message_id, "duplicate or outdated copy skipped"),
             CommandOutcome::Recorded(error, RetryDecision::Retry(delay)) => {
                 let error = error_text(error);

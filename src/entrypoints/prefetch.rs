@@ -5,41 +5,22 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::Notify;
-
 use crate::ports::queue::FlowControl;
-
-/// While messages wait for a lock, a subscription may have as many times the configured number in flight.
-const MAX_GROWTH: u16 = 16;
-/// Each larger subscription has as many times the number of the one before: its messages are delivered again.
-const GROWTH: u16 = 4;
 
 /// The limits of the unacknowledged deliveries of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefetchLimits {
-    /// Their number. It never becomes smaller for a queue: returned messages keep their order only if the next subscription
-    /// may have all of them.
+    /// Their number. It is the same for every subscription to a queue: returned messages keep their order only if the next
+    /// subscription may have all of them.
     pub messages: u16,
     /// Their bytes. A single message may have more.
     pub bytes: usize,
-}
-
-impl PrefetchLimits {
-    /// A larger number than `current` for the next subscription, if messages that are held back leave little room for others.
-    pub(super) fn larger(self, current: u16, held_back: usize) -> Option<u16> {
-        let most = self.messages.saturating_mul(MAX_GROWTH);
-        let is_crowded = held_back * 2 >= usize::from(current) && current < most;
-        is_crowded.then(|| current.saturating_mul(GROWTH).min(most))
-    }
 }
 
 /// The unacknowledged deliveries of a subscription, which receives no more than fit into the limit.
 #[derive(Default)]
 pub(super) struct InFlight {
     bytes: AtomicUsize,
-    /// Messages that wait for a lock of another session of the database.
-    held_back: AtomicUsize,
-    more_held_back: Notify,
     limit: usize,
     flow_control: Option<Arc<dyn FlowControl>>,
 }
@@ -61,22 +42,6 @@ impl InFlight {
         if let Some(flow_control) = &self.flow_control {
             flow_control.allow(bytes);
         }
-    }
-
-    /// The number of messages that a partition holds back has changed.
-    pub(super) fn change_held_back(&self, before: usize, now: usize) {
-        if now > before {
-            self.held_back.fetch_add(now - before, Ordering::Relaxed);
-            self.more_held_back.notify_one();
-        } else {
-            self.held_back.fetch_sub(before - now, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits until more messages are held back, and returns their number.
-    pub(super) async fn more_held_back(&self) -> usize {
-        self.more_held_back.notified().await;
-        self.held_back.load(Ordering::Relaxed)
     }
 
     /// Waits until all allowed bytes were received, and allows more if less are in flight: a message takes more bytes on the
@@ -116,21 +81,6 @@ mod tests {
         async fn exhausted(&self) {
             self.exhausted.notified().await;
         }
-    }
-
-    #[test]
-    fn a_subscription_that_is_half_full_of_held_back_messages_is_replaced_by_a_larger_one() {
-        let limits = PrefetchLimits { messages: 100, bytes: 1 };
-        for (current, held_back, larger) in [
-            (100, 49, None),
-            (100, 50, Some(400)),
-            (400, 50, None),
-            (1500, 1500, Some(1600)),
-            (1600, 1600, None),
-        ] {
-            assert_eq!(limits.larger(current, held_back), larger, "{held_back} of {current}");
-        }
-        assert_eq!(PrefetchLimits { messages: 40_000, bytes: 1 }.larger(40_000, 40_000), Some(u16::MAX));
     }
 
     #[test]

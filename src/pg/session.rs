@@ -39,17 +39,8 @@ impl PooledSession {
 
     /// Acquires a connection and begins a transaction.
     pub(crate) async fn begin(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
-        Self::begin_with(pool, timeout, "begin").await
-    }
-
-    /// The same with a statement that also sets parameters of the transaction.
-    pub(crate) async fn begin_with(
-        pool: &PgPool,
-        timeout: Duration,
-        begin: &'static str,
-    ) -> Result<Self, StoreError> {
         let mut session = Self::open(pool, timeout).await?;
-        session.statement(begin).await?;
+        session.statement("begin").await?;
         Ok(session)
     }
 

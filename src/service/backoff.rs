@@ -13,11 +13,6 @@ const OUTAGE_INITIAL: Duration = Duration::from_millis(100);
 /// A server that is available again is detected within about two seconds.
 const OUTAGE_LONGEST: Duration = Duration::from_secs(2);
 
-/// The delay before a message that waits for a lock is tried again.
-const LOCK_INITIAL: Duration = Duration::from_millis(50);
-/// A lock that was released is noticed within about a second. Each try may take as long as a short lock timeout.
-const LOCK_LONGEST: Duration = Duration::from_secs(1);
-
 /// The delay after messages were returned to their queue once.
 const REQUEUE_INITIAL: Duration = Duration::from_secs(1);
 /// With this delay between two deliveries, a message reaches the delivery limit of its queue only after hours.
@@ -47,12 +42,6 @@ impl Backoff {
     #[must_use]
     pub fn after_requeue() -> Self {
         Self { backoff: exponential(REQUEUE_INITIAL, 2.0, 0.2, REQUEUE_LONGEST), left: None }
-    }
-
-    /// Delays without end, for messages that wait for a lock of another session.
-    #[must_use]
-    pub fn while_locked() -> Self {
-        Self { backoff: exponential(LOCK_INITIAL, 2.0, 0.2, LOCK_LONGEST), left: None }
     }
 
     /// Delays without end, for unavailable servers.

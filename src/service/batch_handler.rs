@@ -4,13 +4,12 @@ use async_trait::async_trait;
 
 use crate::ports::{answered::MissingAnswers, error::StoreError, queue::QueueName};
 
-use super::{availability::ServerUnavailable, outcome::CommandOutcome, received::ReceivedMessage};
+use super::{availability::ServerUnavailable, received::ReceivedMessage};
 
 /// Handles messages: commands, dead letters or notifications.
 #[async_trait]
 pub trait BatchHandler: Send + Sync {
-    /// Handles messages that came from `queue`, in their order. Afterwards each has its outcome; those that are
-    /// [blocked](CommandOutcome::Blocked) must be handled again.
+    /// Handles messages that came from `queue`, in their order. Afterwards each has its outcome.
     ///
     /// # Errors
     /// [`HandleError`]. The messages that have an outcome nevertheless, also if the future is dropped, are finished; the
@@ -37,22 +36,6 @@ pub enum HandleError {
     /// A defect of this program: something was not answered for each message.
     #[error("a defect of this program: {0}")]
     Missing(#[from] MissingAnswers),
-}
-
-/// Locks of another session are no outage: the messages without an outcome are blocked.
-pub(super) fn block_after_conflict(
-    handled: Result<(), HandleError>,
-    batch: &mut [&mut ReceivedMessage],
-) -> Result<(), HandleError> {
-    match handled {
-        Err(HandleError::Unavailable(ServerUnavailable::Store(error))) if error.is_conflict() => {
-            for received in batch.iter_mut().filter(|received| !received.has_outcome()) {
-                received.finish(CommandOutcome::Blocked(error.clone()));
-            }
-            Ok(())
-        }
-        handled => handled,
-    }
 }
 
 impl From<StoreError> for HandleError {

@@ -63,14 +63,9 @@ pub fn classify(failure: &Failure) -> FailureClass {
         Failure::Store(StoreError::Unavailable(_)) | Failure::Notification(NotifierError::Unavailable(_)) => {
             FailureClass::Outage
         }
-        Failure::Store(StoreError::Conflict(_) | StoreError::Locked(_)) => FailureClass::Conflict,
+        Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
         // A timeout is an attempt only after the store has answered a probe.
-        Failure::Store(
-            StoreError::Failed(_)
-            | StoreError::Timeout(_)
-            | StoreError::CommitUnknown(_)
-            | StoreError::AlreadyExists(_),
-        )
+        Failure::Store(StoreError::Failed(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_))
         | Failure::Panicked(_)
         | Failure::TimedOut(_) => FailureClass::Retryable(Reason::AttemptsExhausted),
         Failure::Notification(NotifierError::Deferred(_)) => FailureClass::Deferred,
@@ -95,7 +90,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
     }
 }
 
-/// What follows attempt number `attempts`. Conflicts and outages are no attempts: no number of them is the last one.
+/// What follows attempt number `attempts`. A conflict that outlasted its immediate retries is an attempt like any other.
 #[must_use]
 pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
     match classify(failure) {
@@ -105,6 +100,9 @@ pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDe
             None => RetryDecision::Dead(Reason::AttemptsExhausted),
         },
         FailureClass::Retryable(reason) if attempts >= policy.max_attempts => RetryDecision::Dead(reason),
+        FailureClass::Conflict | FailureClass::Outage if attempts >= policy.max_attempts => {
+            RetryDecision::Dead(Reason::AttemptsExhausted)
+        }
         FailureClass::Retryable(_) | FailureClass::Conflict | FailureClass::Outage => {
             RetryDecision::Retry(policy.delay(attempts))
         }
@@ -169,9 +167,7 @@ mod tests {
             DecodeError::TooLarge { part: "body", size: 2, limit: 1, setting: "limits.body_bytes" };
         let table = [
             (store(StoreError::Conflict), FailureClass::Conflict),
-            (store(StoreError::Locked), FailureClass::Conflict),
             (store(StoreError::Unavailable), FailureClass::Outage),
-            (store(StoreError::AlreadyExists), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::Failed), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::Timeout), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::CommitUnknown), FailureClass::Retryable(Reason::AttemptsExhausted)),
@@ -214,8 +210,23 @@ mod tests {
             decide(&Failure::BodyMismatch, 1, &policy),
             RetryDecision::Dead(Reason::MessageIdConflict)
         );
-        for lasting in [StoreError::Conflict, StoreError::Locked, StoreError::Unavailable] {
-            assert!(matches!(decide(&store(lasting), 3, &policy), RetryDecision::Retry(_)));
+        for lasting in [store(StoreError::Conflict), store(StoreError::Unavailable)] {
+            assert!(matches!(decide(&lasting, 2, &policy), RetryDecision::Retry(_)), "{lasting}");
+            assert_eq!(
+                decide(&lasting, 3, &policy),
+                RetryDecision::Dead(Reason::AttemptsExhausted),
+                "{lasting}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_conflict_that_outlasts_every_attempt_is_dead() {
+        let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
+        let conflict = store(StoreError::Conflict);
+        assert!(matches!(decide(&conflict, 2, &policy), RetryDecision::Retry(_)));
+        for attempts in [3, 4] {
+            assert_eq!(decide(&conflict, attempts, &policy), RetryDecision::Dead(Reason::AttemptsExhausted));
         }
     }
 

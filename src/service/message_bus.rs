@@ -5,17 +5,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::RwLock;
 
-use crate::ports::{queue::QueueName, store::Store};
+use crate::ports::{error::StoreError, queue::QueueName, store::Store};
 
 use super::{
     availability::ServerUnavailable,
-    batch_handler::{BatchHandler, HandleError, block_after_conflict},
+    batch_handler::{BatchHandler, HandleError},
     bisect::BisectingProcessor,
-    blocked::BlockedKeys,
     crash_loop::{self, Isolation, RevertedStarts},
     failure::Failure,
     message_check,
-    outcome::CommandOutcome,
     policy::FailurePolicy,
     received::ReceivedMessage,
 };
@@ -47,24 +45,20 @@ impl MessageBus {
         queue: QueueName,
         batch: &mut [&mut ReceivedMessage],
         isolation: Isolation,
-        blocked: &mut BlockedKeys,
     ) -> Result<(), HandleError> {
         match isolation {
             Isolation::Shared(members) => {
                 let _shared = self.isolation_lock.read().await;
-                self.handle_group(queue, &mut batch[members], blocked).await
+                self.handle_group(queue, &mut batch[members]).await
             }
             Isolation::Exclusive(i) => {
                 // If it crashes this process, the crash cannot be attributed to another message.
                 let _exclusive = self.isolation_lock.write().await;
-                self.handle_group(queue, &mut batch[i..=i], blocked).await
+                self.handle_group(queue, &mut batch[i..=i]).await
             }
             Isolation::GiveUp(i, starts) => {
                 let failure = Failure::CrashLoop(starts);
                 let outcome = self.processor.recorder.record(queue, batch[i], failure, false).await?;
-                if let CommandOutcome::Blocked(_) = outcome {
-                    blocked.add(batch[i]);
-                }
                 batch[i].finish(outcome);
                 Ok(())
             }
@@ -75,35 +69,12 @@ impl MessageBus {
         &self,
         queue: QueueName,
         group: &mut [&mut ReceivedMessage],
-        blocked: &mut BlockedKeys,
     ) -> Result<(), HandleError> {
-        let mut group = blocked.admit(group);
-        crash_loop::record_starts(&*self.store, queue, &mut group).await?;
-        for run in message_check::runs(&group) {
-            self.processor.handle(queue, &mut group[run], blocked).await?;
+        crash_loop::record_starts(&*self.store, queue, group).await?;
+        for run in message_check::runs(group) {
+            self.processor.handle(queue, &mut group[run], false).await?;
         }
         Ok(())
-    }
-
-    async fn handle_in_order(
-        &self,
-        queue: QueueName,
-        batch: &mut [&mut ReceivedMessage],
-    ) -> Result<(), HandleError> {
-        let mut blocked = BlockedKeys::default();
-        // In the order of arrival: commands about one line or batch must not overtake each other.
-        for isolation in crash_loop::isolate(&*self.store, queue, batch).await? {
-            self.handle_isolated(queue, batch, isolation, &mut blocked).await?;
-        }
-        Ok(())
-    }
-
-    /// A message that waits for a lock has not crashed this process, however long it waits.
-    fn revert_starts_of_blocked(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) {
-        for received in batch.iter_mut().filter(|received| received.start_recorded && received.is_blocked()) {
-            self.reverted.add(queue, &[&**received]);
-            received.start_recorded = false;
-        }
     }
 }
 
@@ -111,13 +82,14 @@ impl MessageBus {
 impl BatchHandler for MessageBus {
     async fn handle(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
         match self.reverted.write(&*self.store).await {
-            Err(error) if !error.is_conflict() => return Err(error.into()),
-            _ => {} // After a conflict the next call writes them.
+            Ok(()) | Err(StoreError::Conflict(_)) => {} // After a conflict the next call writes them.
+            Err(error) => return Err(error.into()),
         }
-        let handled = self.handle_in_order(queue, batch).await;
-        let handled = block_after_conflict(handled, batch);
-        self.revert_starts_of_blocked(queue, batch);
-        handled
+        // In the order of arrival: commands about one line or batch must not overtake each other.
+        for isolation in crash_loop::isolate(&*self.store, queue, batch).await? {
+            self.handle_isolated(queue, batch, isolation).await?;
+        }
+        Ok(())
     }
 
     async fn probe(&self) -> Result<(), ServerUnavailable> {

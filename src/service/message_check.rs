@@ -74,13 +74,6 @@ impl<'a> CheckedMessage<'a> {
         Remaining::Nothing(step)
     }
 
-    /// Leaves the message as it was before the unit of work.
-    pub(super) fn leave(&self, uow: &mut UnitOfWork) {
-        if let MessageCheck::New(envelope) = &self.check {
-            uow.forget(&envelope.key);
-        }
-    }
-
     pub(super) fn clear_starts(&self, uow: &mut UnitOfWork) {
         if let Some(key) = self.received.message_key().filter(|_| self.received.redelivered) {
             uow.clear_starts(key);

@@ -15,10 +15,10 @@ use crate::{
     domain::MessageKey,
     ports::{
         answered::{Answered, MissingAnswers},
-        error::{NotifierError, StoreError},
+        error::NotifierError,
         notifier::Notifier,
         queue::QueueName,
-        store::{LockMode, Store},
+        store::Store,
     },
 };
 
@@ -28,7 +28,7 @@ use super::{
     batch_handler::{BatchHandler, HandleError},
     decode_error::DecodeError,
     envelope::{Content, Envelope},
-    failure::Failure,
+    failure::{Failure, FailureClass, classify},
     message_check::{self, CheckedMessage, Remaining},
     notification_text::{NotifiedEvent, notification},
     outcome::{CommandOutcome, Step},
@@ -71,22 +71,17 @@ impl NotificationHandler {
         queue: QueueName,
         received: &ReceivedMessage,
     ) -> Result<CommandOutcome, HandleError> {
-        let mut delays = Backoff::after_conflict();
+        let mut delays = Backoff::during_outage();
         loop {
             let failed = match self.unit_of_work(queue, &[received]).await {
                 Ok(mut outcomes) => return Ok(outcomes.pop().ok_or(MissingAnswers::NONE)?),
                 Err(error) => self.recorder.unless_outage(error).await?,
             };
-            match (&failed.failure, delays.next()) {
-                (Failure::Store(StoreError::Conflict(_) | StoreError::AlreadyExists(_)), Some(delay)) => {
-                    tokio::time::sleep(delay).await;
-                }
-                // Another process has locked the row and may be sending the mail.
-                (Failure::Store(error), _) if error.is_conflict() => {
-                    return Ok(CommandOutcome::Blocked(error.clone()));
-                }
-                _ => return self.recorder.record(queue, received, failed, false).await,
+            if classify(&failed.failure) != FailureClass::Conflict {
+                return self.recorder.record(queue, received, failed, false).await;
             }
+            // Another process has locked the row and may be sending the mail.
+            tokio::time::sleep(delays.next().unwrap_or_default()).await;
         }
     }
 
@@ -95,7 +90,7 @@ impl NotificationHandler {
         queue: QueueName,
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
-        let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::WaitBriefly).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
         let processed = self.process(&mut uow, batch).await;
         uow.finish(processed).await
     }
@@ -220,9 +215,7 @@ impl BatchHandler for NotificationHandler {
         }
         for received in batch {
             let outcome = self.handle_one(queue, received).await?;
-            if !matches!(outcome, CommandOutcome::Blocked(_)) {
-                self.sent.forget(received.message_key());
-            }
+            self.sent.forget(received.message_key());
             received.finish(outcome);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{domain::RetryDecision, ports::error::StoreError};
+use crate::domain::RetryDecision;
 
 use super::failure::Failure;
 
@@ -19,9 +19,6 @@ pub enum CommandOutcome {
     Reported(Failure),
     /// Whether it was handled is unknown; its sender waits for the answer.
     Unknown,
-    /// It was not handled and nothing changed: another session has locked a row that it needs. It must be handled again,
-    /// before later messages with its key.
-    Blocked(StoreError),
 }
 
 impl CommandOutcome {

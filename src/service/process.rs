@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use crate::ports::{
-    error::StoreError,
     queue::QueueName,
-    store::{LockMode, LockedRows, Store, WorkingSet},
+    store::{Store, WorkingSet},
 };
 
 use super::{
-    blocked::{BlockedKeys, behind_another},
     decode_error::DecodeError,
     dispatch,
     envelope::{Content, Envelope},
@@ -41,9 +39,8 @@ impl CommandProcessor {
         &self,
         queue: QueueName,
         batch: &[&ReceivedMessage],
-        locks: LockMode,
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
-        let mut uow = UnitOfWork::begin(&*self.store, queue, locks).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
         let processed = self.process(&mut uow, batch).await;
         uow.finish(processed).await
     }
@@ -54,19 +51,12 @@ impl CommandProcessor {
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
-        let locked = uow.load(&working_set(&checked)).await?;
-        let mut blocked = BlockedKeys::default();
+        uow.load(&working_set(&checked)).await?;
         let mut processed = Vec::with_capacity(batch.len());
         for checked in checked {
-            let step = if let Some(error) = lock_error(&checked, &locked, &blocked) {
-                blocked.add(checked.received);
-                checked.leave(uow);
-                Step::Done(CommandOutcome::Blocked(error))
-            } else {
-                match checked.begin(uow) {
-                    Remaining::Nothing(step) => step,
-                    Remaining::Handle(envelope) => self.handle(uow, envelope).await?,
-                }
+            let step = match checked.begin(uow) {
+                Remaining::Nothing(step) => step,
+                Remaining::Handle(envelope) => self.handle(uow, envelope).await?,
             };
             let CheckedMessage { received, generation, .. } = checked;
             processed.push(Processed { received, generation, step });
@@ -83,24 +73,6 @@ impl CommandProcessor {
         };
         message_check::end(uow, envelope, &step);
         Ok(step)
-    }
-}
-
-/// Why the message cannot be handled now: it, or an earlier message with its key, needs a row that another session has
-/// locked.
-fn lock_error(
-    checked: &CheckedMessage<'_>,
-    locked: &LockedRows,
-    blocked: &BlockedKeys,
-) -> Option<StoreError> {
-    match &checked.check {
-        MessageCheck::New(Envelope { content: Content::Command(command), .. }) if locked.include(command) => {
-            Some(StoreError::Locked("the product is locked".into()))
-        }
-        MessageCheck::New(_) | MessageCheck::CopyOf(_) if blocked.hold(checked.received) => {
-            Some(behind_another())
-        }
-        _ => None,
     }
 }
 

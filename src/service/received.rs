@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::{
     domain::{FailedMessageKey, MessageKey},
     ports::{
-        error::StoreError,
         queue::{Message, QueueName},
         text::{replace_nul, sanitize},
     },
@@ -61,38 +60,6 @@ impl ReceivedMessage {
     #[must_use]
     pub fn take_outcome(&mut self) -> Option<CommandOutcome> {
         self.outcome.take()
-    }
-
-    /// Returns once why the message is blocked, if it is.
-    #[must_use]
-    pub fn take_blocked(&mut self) -> Option<StoreError> {
-        match self.outcome.take() {
-            Some(CommandOutcome::Blocked(error)) => Some(error),
-            outcome => {
-                self.outcome = outcome;
-                None
-            }
-        }
-    }
-
-    /// Messages with the same key are handled in order; `None` if it cannot be decoded.
-    #[must_use]
-    pub fn ordering_key(&self) -> Option<&str> {
-        self.decoded.as_ref().ok().map(|envelope| envelope.content.partition_key())
-    }
-
-    /// The id by which a duplicate is recognised; `None` if it cannot be decoded.
-    #[must_use]
-    pub fn id(&self) -> Option<&Arc<str>> {
-        self.message_key().map(|key| &key.message_id)
-    }
-
-    pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.outcome, Some(CommandOutcome::Blocked(_)))
-    }
-
-    pub(super) fn has_outcome(&self) -> bool {
-        self.outcome.is_some()
     }
 
     /// Sets the outcome: what it says is committed, or reported to the sender.

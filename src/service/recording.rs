@@ -6,7 +6,7 @@ use crate::ports::{
     answered::{MissingAnswers, Slots},
     error::{NotifierError, StoreError},
     queue::QueueName,
-    store::{LockMode, Store},
+    store::Store,
 };
 
 use super::{
@@ -140,12 +140,8 @@ impl FailureRecorder {
                 Err(QueryError::Store(error @ StoreError::InvalidData(_))) => {
                     return Ok(self.record_in_ascii(queue, received, error).await?);
                 }
-                Err(QueryError::Store(error @ StoreError::Locked(_))) => {
-                    return Ok(CommandOutcome::Blocked(error));
-                }
                 Err(QueryError::Store(error)) => match delays.next() {
                     Some(delay) if !error.is_outage() => tokio::time::sleep(delay).await,
-                    None if error.is_conflict() => return Ok(CommandOutcome::Blocked(error)),
                     // A failure that cannot be recorded keeps its message in the queue.
                     _ => return Err(error.into()),
                 },
@@ -162,7 +158,7 @@ impl FailureRecorder {
         error: StoreError,
     ) -> Result<CommandOutcome, StoreError> {
         let record = failure_record(0, received, 0, error.into());
-        let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::WaitBriefly).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
         let decision = uow.record_in_ascii(&record, &self.policy);
         uow.commit().await?;
         Ok(CommandOutcome::Recorded(record.failure, decision))
@@ -174,7 +170,7 @@ impl FailureRecorder {
         received: &ReceivedMessage,
         failed: &HandlingFailure,
     ) -> Result<CommandOutcome, QueryError> {
-        let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::WaitBriefly).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
         let checked = message_check::check_one(&mut uow, received).await?;
         checked.clear_starts(&mut uow);
         match checked.check {

@@ -14,8 +14,8 @@ use crate::{
         error::StoreError,
         queue::{QueueName, RetryMark},
         store::{
-            ChangeSet, InboxCheck, LoadedProducts, LockMode, LockedRows, OutboxEvent, ReadModelRow,
-            ReadModelState, RetryCheck, Store, Tx, WorkingSet,
+            ChangeSet, InboxCheck, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store, Tx,
+            WorkingSet,
         },
     },
 };
@@ -121,9 +121,9 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if none can be had now.
-    pub async fn begin(store: &dyn Store, queue: QueueName, locks: LockMode) -> Result<Self, StoreError> {
+    pub async fn begin(store: &dyn Store, queue: QueueName) -> Result<Self, StoreError> {
         Ok(Self {
-            tx: store.begin_with(queue, locks).await?,
+            tx: store.begin(queue).await?,
             queue,
             products: HashMap::new(),
             touched: Vec::new(),
@@ -154,14 +154,14 @@ impl UnitOfWork {
         Ok(Answered::new(marks, checks)?)
     }
 
-    /// Loads and locks what commands need, and returns what another session has locked.
-    pub(super) async fn load(&mut self, working_set: &WorkingSet) -> Result<LockedRows, StoreError> {
+    /// Loads and locks what commands need.
+    pub(super) async fn load(&mut self, working_set: &WorkingSet) -> Result<(), StoreError> {
         if *working_set == WorkingSet::default() {
-            return Ok(LockedRows::default());
+            return Ok(());
         }
-        let LoadedProducts { products, locked } = self.tx.load_products(working_set).await?;
+        let products = self.tx.load_products(working_set).await?;
         self.products.extend(products.into_iter().map(|product| (product.sku().clone(), product)));
-        Ok(locked)
+        Ok(())
     }
 
     /// The product of a SKU that exists.

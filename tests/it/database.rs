@@ -2,7 +2,6 @@
 
 mod connections;
 mod encoding;
-mod locks;
 mod maintenance;
 mod migration_locks;
 mod namespaces;

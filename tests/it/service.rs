@@ -3,7 +3,6 @@
 mod attempts;
 mod consumer;
 pub(crate) mod fakes;
-mod locks;
 mod missing_answers;
 mod notifications;
 mod operator_actions;

@@ -17,9 +17,7 @@ use crate::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{
-            ChangeSet, InboxCheck, LoadedProducts, OutboxEvent, ReadModelState, RetryCheck, Tx, WorkingSet,
-        },
+        store::{ChangeSet, InboxCheck, OutboxEvent, ReadModelState, RetryCheck, Tx, WorkingSet},
     },
 };
 
@@ -64,7 +62,7 @@ impl Tx for MemoryTx {
         Ok(keys.iter().map(|key| self.state.failed_messages.count_attempts(self.queue, key)).collect())
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         let named =
             |stored: &StoredProduct| working_set.batches.iter().any(|name| stored.batches.contains_key(name));
         let mut products = Vec::new();
@@ -87,7 +85,7 @@ impl Tx for MemoryTx {
             }
             products.push(product);
         }
-        Ok(LoadedProducts { products, ..LoadedProducts::default() })
+        Ok(products)
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
@@ -211,7 +209,7 @@ impl MemoryState {
                 return Err(StoreError::Conflict(conflict.into()));
             }
             if let Some(batch) = product.changes().new_batches.iter().find(|batch| taken(&batch.reference)) {
-                return Err(StoreError::AlreadyExists(format!("batch {} exists", batch.reference).into()));
+                return Err(StoreError::Conflict(format!("batch {} exists", batch.reference).into()));
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use crate::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, LoadedProducts, LockMode, RetryCheck, Store, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 
@@ -35,11 +35,13 @@ impl PgStore {
 
 #[async_trait]
 impl Store for PgStore {
-    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
-        let session =
-            PooledSession::begin_with(&self.pool, self.timeout, begin_statement(queue, locks)).await?;
-        let commit_signal = self.commit_signal.clone();
-        Ok(Box::new(PgTx { session, queue: queue.as_str(), locks, commit_signal }))
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
+        if queue == QueueName::Notifications {
+            // A mail server may take longer than other transactions may rest.
+            session.statement("set local idle_in_transaction_session_timeout = '5min'").await?;
+        }
+        Ok(Box::new(PgTx { session, queue: queue.as_str(), commit_signal: self.commit_signal.clone() }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -77,24 +79,9 @@ impl Store for PgStore {
 /// Rows of the read model or the outbox that one statement writes: as [`products::write`] does with lines.
 const ROWS_AT_ONCE: usize = 5_000;
 
-/// The settings of a transaction, in one request with its begin.
-fn begin_statement(queue: QueueName, locks: LockMode) -> &'static str {
-    match (queue, locks) {
-        // A mail server may take longer than other transactions may rest.
-        (QueueName::Notifications, _) => {
-            "begin; set local idle_in_transaction_session_timeout = '5min'; set local lock_timeout = '50ms'"
-        }
-        (QueueName::Orders | QueueName::Stock, LockMode::Wait) => "begin; set local lock_timeout = '300ms'",
-        (QueueName::Orders | QueueName::Stock, LockMode::WaitBriefly | LockMode::Skip) => {
-            "begin; set local lock_timeout = '50ms'"
-        }
-    }
-}
-
 struct PgTx {
     session: PooledSession,
     queue: &'static str,
-    locks: LockMode,
     commit_signal: Arc<CommitSignal>,
 }
 
@@ -148,9 +135,8 @@ impl Tx for PgTx {
             .await
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
-        let locks = self.locks;
-        self.session.run(async |connection| products::load(connection, working_set, locks).await).await
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+        self.session.run(async |connection| products::load(connection, working_set).await).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {

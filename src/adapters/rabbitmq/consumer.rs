@@ -7,7 +7,7 @@ use std::{
 
 use async_rs::Runtime;
 use async_trait::async_trait;
-use futures_util::{StreamExt, future::try_join_all};
+use futures_util::StreamExt;
 use lapin::{
     Channel, Connection,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
@@ -26,10 +26,6 @@ use super::{
     properties, retry_properties,
     throttle::{ReadAllowance, ThrottledRuntime},
 };
-
-/// The part of the deliveries in flight that may be processed and wait for the acknowledgement of an older one, which may
-/// itself wait for a lock.
-const HELD_FRACTION: usize = 8;
 
 /// Opens subscriptions on a broker.
 pub struct RabbitQueues(pub RabbitConfig);
@@ -60,7 +56,7 @@ impl Queues for RabbitQueues {
             channel,
             tags: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
-            max_held: usize::from(prefetch) / HELD_FRACTION,
+            max_held: usize::from(prefetch) / 2,
         });
         Ok(Box::new(RabbitSubscription { connection, queue_kind, consumer, allowance, acknowledger }))
     }
@@ -160,9 +156,10 @@ impl RabbitAcknowledger {
     }
 
     async fn write_each(&self, tags: &BTreeSet<u64>) -> Result<(), lapin::Error> {
-        // Handed over together, so that they are written together.
-        let acks = tags.iter().map(|tag| self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }));
-        try_join_all(acks).await.map(drop)
+        for tag in tags {
+            self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }).await?;
+        }
+        Ok(())
     }
 
     fn tags(&self) -> MutexGuard<'_, AckTracker> {

@@ -23,7 +23,6 @@ pub(super) fn command(outcome: Result<CommandOutcome, BatcherError>, success: St
     match outcome {
         Ok(CommandOutcome::Handled | CommandOutcome::Duplicate) => (success, "OK").into_response(),
         Ok(CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _)) => failed(&failure),
-        Ok(CommandOutcome::Blocked(_)) => not_processed(),
         Ok(CommandOutcome::Unknown) | Err(BatcherError::Unavailable) => outcome_unknown(),
         Err(BatcherError::Overloaded) => {
             retry_later("Too many requests are waiting. The command was not processed; retry the request")
@@ -51,7 +50,9 @@ fn failed(failure: &Failure) -> Response {
         }
         Failure::Store(_) | Failure::TimedOut(_) => {
             log(failure);
-            return not_processed();
+            return retry_later(
+                "The command was not processed because of a temporary conflict. Retry the request",
+            );
         }
         Failure::Notification(_)
         | Failure::Panicked(_)
@@ -79,11 +80,6 @@ pub(super) fn body_not_read(error: BodyError, limit: usize) -> Response {
             "Too many large requests are being processed. The command was not processed; retry the request",
         ),
     }
-}
-
-/// Another transaction prevented the command.
-fn not_processed() -> Response {
-    retry_later("The command was not processed because of a temporary conflict. Retry the request")
 }
 
 /// The log has the whole chain of an error, the response has not.
@@ -134,12 +130,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_response_contains_no_cause_of_a_failure() {
-        let stores: [fn(Cause) -> StoreError; 8] = [
+        let stores: [fn(Cause) -> StoreError; 6] = [
             StoreError::Unavailable,
             StoreError::Timeout,
             StoreError::Conflict,
-            StoreError::AlreadyExists,
-            StoreError::Locked,
             StoreError::InvalidData,
             StoreError::CommitUnknown,
             StoreError::Failed,

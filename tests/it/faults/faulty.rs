@@ -21,7 +21,7 @@ use allocation::{
         failed_messages::DueRetry,
         outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, RetryMark, Subscription},
-        store::{ChangeSet, InboxCheck, LoadedProducts, LockMode, RetryCheck, Store, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
     service::{
         availability::{AvailabilityLog, Dependencies},
@@ -99,9 +99,9 @@ impl<T> FaultyPort<T> {
 
 #[async_trait]
 impl<S: Store> Store for FaultyPort<S> {
-    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        let inner = self.inner.begin_with(queue, locks).await?;
+        let inner = self.inner.begin(queue).await?;
         Ok(Box::new(FaultyPort {
             inner,
             fault: self.fault,
@@ -141,7 +141,7 @@ impl Tx for FaultyPort<Box<dyn Tx>> {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         if working_set.skus.iter().any(|sku| sku.as_str() == CRASHING_SKU) {
             self.die_if(Fault::DiesLoading);
             assert!(self.fault != Fault::PartitionPanics, "the partition panics");

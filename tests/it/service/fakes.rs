@@ -135,7 +135,6 @@ pub(crate) fn names(outcomes: &[CommandOutcome]) -> Vec<&'static str> {
         CommandOutcome::Recorded(_, RetryDecision::Dead(_)) => "dead",
         CommandOutcome::Reported(_) => "reported",
         CommandOutcome::Unknown => "unknown",
-        CommandOutcome::Blocked(_) => "blocked",
     };
     outcomes.iter().map(name).collect()
 }

@@ -5,12 +5,10 @@ use std::{sync::Arc, time::Duration};
 use allocation::{
     domain::{Reason, RetryDecision},
     entrypoints::consumer::Consumer,
-    ports::{
-        error::{NotifierError, StoreError},
-        queue::QueueName,
-    },
+    ports::{error::NotifierError, queue::QueueName},
     service::{availability::ServerUnavailable, batch_handler::HandleError, received::ReceivedMessage},
 };
+use tokio::time::Instant;
 
 use crate::harness::HandleAll as _;
 
@@ -144,17 +142,15 @@ async fn a_rejected_mail_is_sent_once_although_its_commit_fails() {
 
 /// Another process may be sending the mail, to a slow mail server.
 #[tokio::test(start_paused = true)]
-async fn a_conflict_blocks_a_mail_and_counts_no_attempt() {
+async fn a_conflict_is_retried_with_pauses_and_counts_no_attempt() {
     let (store, notifier) = (ScriptedStore::default(), ScriptedNotifier::default());
-    let handler = notifications(&store, &notifier);
-    for replies in [vec![Reply::Fails(conflict()); 7], vec![Reply::Fails(StoreError::Locked("".into()))]] {
-        store.set_next_replies(Call::Commit, replies);
-        let outcomes = handler.handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap();
-        assert_eq!(names(&outcomes), ["blocked"]);
-    }
-    let outcomes = handler.handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap();
+    store.set_next_replies(Call::Begin, vec![Reply::Fails(conflict()); 30]);
+    let begin = Instant::now();
+    let outcomes =
+        notifications(&store, &notifier).handle_all(NOTIFICATIONS, &mut [out_of_stock("e1")]).await.unwrap();
     assert_eq!(names(&outcomes), ["handled"]);
     assert_eq!((store.failures().len(), notifier.notified().len()), (0, 1));
+    assert!(begin.elapsed() > Duration::from_secs(30), "with pauses: {:?}", begin.elapsed());
 }
 
 #[tokio::test]

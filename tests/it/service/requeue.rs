@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use allocation::{
     domain::RetryDecision,
-    entrypoints::{consumer::Consumer, prefetch::PrefetchLimits},
-    ports::queue::QueueName,
+    entrypoints::consumer::Consumer,
+    ports::{error::StoreError, queue::QueueName},
 };
 
 use super::fakes::{
@@ -98,9 +98,7 @@ async fn pauses_stay_short_while_other_messages_are_handled() {
     let (queues, store) = (ScriptedQueues::default(), ScriptedStore::default());
     queues.put([batch("blocked", "BLOCKED").message]);
     store.set_load_reply("BLOCKED", Reply::Fails(unavailable()));
-    let prefetch = PrefetchLimits { messages: 1000, bytes: usize::MAX };
-    let consumer = Consumer { partitions: 4, prefetch, ..consumer(&queues, &store) };
-    let running = RunningConsumer::start(consumer);
+    let running = RunningConsumer::start(Consumer { partitions: 4, ..consumer(&queues, &store) });
     for i in 0..600 {
         queues.put([batch(&format!("m{i}"), "LAMP").message]);
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -113,7 +111,7 @@ async fn pauses_stay_short_while_other_messages_are_handled() {
 /// A message whose failure cannot be recorded is requeued as well, although the probe succeeds.
 #[tokio::test(start_paused = true)]
 async fn a_requeued_message_has_no_unfinished_start() {
-    for error in [unavailable(), broken()] {
+    for error in [unavailable(), broken(), StoreError::Conflict("always".into())] {
         let (queues, store) = with_three_messages();
         queues.mark_all_redelivered();
         store.set_reply(Call::Commit, Reply::Fails(error.clone()));

@@ -7,36 +7,22 @@ use sqlx::PgConnection;
 use crate::{
     domain::{Batch, BatchRef, Line, OrderId, Product, Sku},
     pg::PooledSession,
-    ports::{
-        error::StoreError,
-        store::{LoadedProducts, LockMode, LockedRows, WorkingSet},
-    },
+    ports::{error::StoreError, store::WorkingSet},
 };
 
-use super::{
-    convert::{decode, integer, line_from_row},
-    lock,
-};
+use super::convert::{decode, integer, line_from_row};
 
 /// Loads and locks the products of the working set, with their open batches and what the working set names.
 pub(in crate::adapters::postgres) async fn load(
     connection: &mut PgConnection,
     working_set: &WorkingSet,
-    locks: LockMode,
-) -> Result<LoadedProducts, sqlx::Error> {
-    let named = skus_of_batches(connection, &working_set.batches).await?;
+) -> Result<Vec<Product>, sqlx::Error> {
     let mut skus: BTreeSet<_> = working_set.skus.iter().map(|sku| sku.as_str().to_owned()).collect();
-    skus.extend(named.iter().map(|(_, sku)| sku.clone()));
+    if !working_set.batches.is_empty() {
+        skus.extend(skus_of_batches(connection, &working_set.batches).await?);
+    }
     let skus: Vec<_> = skus.into_iter().collect();
-    let mut products = match locks {
-        LockMode::Wait | LockMode::WaitBriefly => lock::wait(connection, &skus).await?,
-        LockMode::Skip => lock::skip(connection, &skus).await?,
-    };
-    let locked = if locks == LockMode::Skip && products.len() < skus.len() {
-        locked_rows(lock::existing(connection, &skus).await?, &products, named)?
-    } else {
-        LockedRows::default()
-    };
+    let mut products = lock(connection, &skus).await?;
     let mut batches: BTreeSet<_> = working_set.batches.iter().map(BatchRef::to_string).collect();
     for (sku, orderid, line) in lines(connection, &working_set.lines).await? {
         batches.extend(line.batch.as_ref().map(BatchRef::to_string));
@@ -49,34 +35,41 @@ pub(in crate::adapters::postgres) async fn load(
             product.attach_batch(batch);
         }
     }
-    Ok(LoadedProducts { products: products.into_values().collect(), locked })
+    Ok(products.into_values().collect())
 }
 
-/// The products that exist and were not loaded, and the named batches that belong to them.
-fn locked_rows(
-    existing: Vec<String>,
-    loaded: &HashMap<String, Product>,
-    named: Vec<(String, String)>,
-) -> Result<LockedRows, sqlx::Error> {
-    let locked: BTreeSet<_> = existing.into_iter().filter(|sku| !loaded.contains_key(sku)).collect();
-    let batches = named.into_iter().filter(|(_, sku)| locked.contains(sku));
-    let batches: Result<_, _> = batches.map(|(reference, _)| decode(BatchRef::new(&reference))).collect();
-    let skus: Result<_, _> = locked.iter().map(|sku| decode(Sku::new(sku))).collect();
-    Ok(LockedRows { skus: skus?, batches: batches? })
-}
-
-/// The batches that exist, each with its SKU.
 async fn skus_of_batches(
     connection: &mut PgConnection,
     references: &BTreeSet<BatchRef>,
-) -> Result<Vec<(String, String)>, sqlx::Error> {
-    if references.is_empty() {
-        return Ok(Vec::new());
-    }
+) -> Result<Vec<String>, sqlx::Error> {
     let references: Vec<_> = references.iter().map(BatchRef::as_str).collect();
-    let rows =
-        sqlx::query!("select ref as reference, sku from batches where ref = any($1)", &references as &[&str]);
-    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| (row.reference, row.sku)).collect())
+    sqlx::query_scalar!("select sku from batches where ref = any($1)", &references as &[&str])
+        .fetch_all(connection)
+        .await
+}
+
+/// Locks the products in SKU order, so that two transactions cannot deadlock.
+async fn lock(
+    connection: &mut PgConnection,
+    skus: &[String],
+) -> Result<HashMap<String, Product>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "select sku, version, event_sequence, last_place, backordered
+         from products where sku = any($1) order by sku for no key update",
+        skus,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let sku = decode(Sku::new(&row.sku))?;
+            let backordered = decode(u64::try_from(row.backordered))?;
+            Ok((
+                row.sku,
+                Product::from_stored(sku, row.version, row.event_sequence, row.last_place, backordered),
+            ))
+        })
+        .collect()
 }
 
 async fn lines(

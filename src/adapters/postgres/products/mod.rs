@@ -2,7 +2,6 @@
 
 mod convert;
 mod load;
-mod lock;
 mod write;
 
 pub(super) use load::{load, load_newest_lines, load_waiting_lines};

@@ -146,7 +146,7 @@ impl ScriptedSubscription {
         if std::mem::take(&mut state.break_now) || self.breaks_after == Some(0) {
             return Some(Err(BrokerError::Unavailable("connection lost".into())));
         }
-        if state.unacknowledged.len() >= usize::from(self.prefetch) {
+        if self.prefetch == 1 && !state.unacknowledged.is_empty() {
             return None;
         }
         let (message, redelivered) = state.ready.pop_front()?;

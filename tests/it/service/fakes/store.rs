@@ -1,20 +1,17 @@
 //! A store with scripted replies; it calls the store in memory.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
 };
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{BatchRef, FailedMessageKey, MessageKey, NewAttempt, Product, Sku},
+    domain::{BatchRef, FailedMessageKey, MessageKey, NewAttempt, Product},
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{
-            ChangeSet, InboxCheck, LoadedProducts, LockMode, LockedRows, RetryCheck, Store, Tx, WorkingSet,
-        },
+        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 use async_trait::async_trait;
@@ -86,9 +83,6 @@ struct Script {
     next_replies: HashMap<Call, VecDeque<Reply>>,
     replies: HashMap<Call, Reply>,
     load_replies: HashMap<String, Reply>,
-    /// The products that another session has locked, and those of which it has locked other rows.
-    locked: HashSet<String>,
-    rows_locked: HashSet<String>,
     retry_checks: HashMap<RetryMark, RetryCheck>,
     calls: Vec<Call>,
     commits: Vec<Committed>,
@@ -154,16 +148,6 @@ impl ScriptedStore {
         }
     }
 
-    /// Another session has locked exactly these products.
-    pub(crate) fn set_locked(&self, skus: &[&str]) {
-        self.script().locked = skus.iter().map(ToString::to_string).collect();
-    }
-
-    /// Another session has locked rows of exactly these products, but not the products.
-    pub(crate) fn set_rows_locked(&self, skus: &[&str]) {
-        self.script().rows_locked = skus.iter().map(ToString::to_string).collect();
-    }
-
     async fn reply_to(&self, call: Call) -> Result<After, StoreError> {
         let reply = {
             let mut script = self.script();
@@ -191,10 +175,9 @@ async fn execute(reply: Option<Reply>) -> Result<After, StoreError> {
 
 #[async_trait]
 impl Store for ScriptedStore {
-    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
         self.reply_to(Call::Begin).await?;
-        let inner = self.memory.begin_with(queue, locks).await?;
-        Ok(Box::new(ScriptedTx { inner, locks, store: self.clone() }))
+        Ok(Box::new(ScriptedTx { inner: self.memory.begin(queue).await?, store: self.clone() }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -219,15 +202,7 @@ impl Store for ScriptedStore {
 
 struct ScriptedTx {
     inner: Box<dyn Tx>,
-    locks: LockMode,
     store: ScriptedStore,
-}
-
-/// Waits for a lock in vain.
-async fn lock_timeout<T>(locks: LockMode) -> Result<T, StoreError> {
-    let timeout = if locks == LockMode::Wait { 1000 } else { 50 };
-    tokio::time::sleep(Duration::from_millis(timeout)).await;
-    Err(StoreError::Locked("lock timeout".into()))
 }
 
 fn texts(ids: &[Arc<str>]) -> Vec<String> {
@@ -253,22 +228,14 @@ impl Tx for ScriptedTx {
         after.apply(self.inner.failed_attempts(keys).await?)
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         self.store.reply_to(Call::Load).await?;
         let of_sku = {
             let script = self.store.script();
             working_set.skus.iter().find_map(|sku| script.load_replies.get(sku.as_str()).cloned())
         };
         execute(of_sku).await?;
-        let mut working_set = working_set.clone();
-        let is_locked = |sku: &Sku| self.store.script().locked.contains(sku.as_str());
-        let locked: BTreeSet<_> = working_set.skus.extract_if(.., |sku| is_locked(sku)).collect();
-        if !locked.is_empty() && self.locks != LockMode::Skip {
-            return lock_timeout(self.locks).await;
-        }
-        let mut loaded = self.inner.load_products(&working_set).await?;
-        loaded.locked = LockedRows { skus: locked, ..LockedRows::default() };
-        Ok(loaded)
+        self.inner.load_products(working_set).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
@@ -287,10 +254,6 @@ impl Tx for ScriptedTx {
 
     async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
         let after = self.store.reply_to(Call::Commit).await?;
-        let changed = work.products.iter().map(|product| product.sku().to_string());
-        if changed.into_iter().any(|sku| self.store.script().rows_locked.contains(&sku)) {
-            return lock_timeout(self.locks).await;
-        }
         let commit = Committed {
             skus: work.products.iter().map(|product| product.sku().to_string()).collect(),
             handled: texts(&work.handled),
