@@ -86,8 +86,10 @@ fn print(status: &Status) {
             "outbox     {pending} pending{oldest}; {set_aside} parked; {unroutable} unroutable in total"
         ));
     }
-    if let Some(FailureCounts { retrying, dead, discarded }) = &status.failures {
-        output::line(&format!("failures   {retrying} retrying, {dead} dead, {discarded} discarded"));
+    if let Some(FailureCounts { retrying, waiting, dead, discarded }) = &status.failures {
+        output::line(&format!(
+            "failures   {retrying} retrying, {waiting} waiting, {dead} dead, {discarded} discarded"
+        ));
     }
     for queue in &status.queues {
         let QueueDepth { name, ready, consumers } = queue;

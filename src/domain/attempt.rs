@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{message::FailedMessageKey, names::named_values};
+use super::{message::FailedMessageKey, names::named_values, ordering_key::OrderingKey};
 
 named_values! {
     /// Why a message is dead: it is retried only if an operator requests it.
@@ -25,6 +25,8 @@ named_values! {
         CrashLoop = "crash_loop",
         /// The broker delivered it too often.
         DeliveryLimit = "delivery_limit",
+        /// An operator discarded it before its last attempt.
+        Discarded = "discarded",
     }
 }
 
@@ -35,6 +37,8 @@ pub enum RetryDecision {
     Retry(Duration),
     /// No other attempt, for this reason.
     Dead(Reason),
+    /// It was not attempted: it waits until no earlier message with its key is retrying or waiting.
+    Wait,
 }
 
 /// A failed attempt, with everything that an operator or a retry needs.
@@ -42,6 +46,10 @@ pub enum RetryDecision {
 pub struct NewAttempt {
     /// The message of the queue.
     pub key: FailedMessageKey,
+    /// The line or the batch that it is about, if it is a command.
+    pub ordering_key: Option<OrderingKey>,
+    /// The message id of the last command with its ordering key that was handled after it, in the same unit of work.
+    pub overtaken_by: Option<Arc<str>>,
     /// The generation of the copy that failed; 0 for a message from a sender.
     pub generation: i64,
     /// The body.
@@ -58,7 +66,7 @@ pub struct NewAttempt {
     pub error_group: String,
     /// What caused the error, outermost first.
     pub chain: Vec<String>,
-    /// The number of this attempt, from 1.
+    /// The number of this attempt, from 1; of a message that waits, the number of its earlier attempts.
     pub attempts: u32,
     /// How long the attempt took.
     pub duration: Duration,

@@ -9,7 +9,10 @@ use time::{
     macros::format_description,
 };
 
-use super::values::{BatchRef, OrderId, Quantity, Sku, StockQuantity};
+use super::{
+    ordering_key::OrderingKey,
+    values::{BatchRef, OrderId, Quantity, Sku, StockQuantity},
+};
 
 /// Creates a batch, and its SKU if it is new.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -106,6 +109,24 @@ impl Command {
             Self::Deallocate(command) => command.sku.as_str(),
             Self::ChangeBatchQuantity(command) => command.reference.as_str(),
         }
+    }
+
+    /// The line or the batch that the command is about.
+    #[must_use]
+    pub fn ordering_key(&self) -> OrderingKey {
+        match self {
+            Self::CreateBatch(command) => OrderingKey::batch(&command.reference),
+            Self::Allocate(command) => OrderingKey::line(&command.orderid, &command.sku),
+            Self::Deallocate(command) => OrderingKey::line(&command.orderid, &command.sku),
+            Self::ChangeBatchQuantity(command) => OrderingKey::batch(&command.reference),
+        }
+    }
+
+    /// Whether the command waits for earlier ones with its key. The creation of a batch does not, because the others may
+    /// need it; therefore it does not make an earlier one obsolete either.
+    #[must_use]
+    pub fn keeps_order(&self) -> bool {
+        !matches!(self, Self::CreateBatch(_))
     }
 
     /// Reads the body of the command with this name.

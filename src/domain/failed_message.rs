@@ -6,6 +6,7 @@ use super::{
     attempt::{NewAttempt, Reason, RetryDecision},
     message::BodyHash,
     names::named_values,
+    ordering_key::OrderingKey,
 };
 
 named_values! {
@@ -13,6 +14,8 @@ named_values! {
     StatusKind {
         /// Another attempt is scheduled.
         Retrying = "retrying",
+        /// It is attempted after the earlier messages with its key.
+        Waiting = "waiting",
         /// It was handled after all.
         Resolved = "resolved",
         /// No attempt is scheduled.
@@ -27,6 +30,8 @@ named_values! {
 pub enum Status {
     /// Another attempt is scheduled.
     Retrying,
+    /// It is attempted after the earlier messages with its key.
+    Waiting,
     /// It was handled after all.
     Resolved,
     /// No attempt is scheduled, for this reason.
@@ -41,6 +46,7 @@ impl Status {
     pub fn new(kind: StatusKind, reason: Option<Reason>) -> Option<Self> {
         match kind {
             StatusKind::Retrying => Some(Self::Retrying),
+            StatusKind::Waiting => Some(Self::Waiting),
             StatusKind::Resolved => Some(Self::Resolved),
             StatusKind::Dead => reason.map(Self::Dead),
             StatusKind::Discarded => reason.map(Self::Discarded),
@@ -52,6 +58,7 @@ impl Status {
     pub fn kind(self) -> StatusKind {
         match self {
             Self::Retrying => StatusKind::Retrying,
+            Self::Waiting => StatusKind::Waiting,
             Self::Resolved => StatusKind::Resolved,
             Self::Dead(_) => StatusKind::Dead,
             Self::Discarded(_) => StatusKind::Discarded,
@@ -63,8 +70,14 @@ impl Status {
     pub fn reason(self) -> Option<Reason> {
         match self {
             Self::Dead(reason) | Self::Discarded(reason) => Some(reason),
-            Self::Retrying | Self::Resolved => None,
+            Self::Retrying | Self::Waiting | Self::Resolved => None,
         }
+    }
+
+    /// Whether it is handled without an operator: later messages with its key wait.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Retrying | Self::Waiting)
     }
 }
 
@@ -73,6 +86,7 @@ impl From<RetryDecision> for Status {
         match decision {
             RetryDecision::Retry(_) => Self::Retrying,
             RetryDecision::Dead(reason) => Self::Dead(reason),
+            RetryDecision::Wait => Self::Waiting,
         }
     }
 }
@@ -90,14 +104,21 @@ pub struct Edit {
     pub body: Vec<u8>,
     /// The hash of the new body.
     pub body_hash: BodyHash,
+    /// The line or the batch that the new content is about; none if it is a notification.
+    pub ordering_key: Option<OrderingKey>,
+    /// Whether the message is retried although a later command with its key was handled.
+    pub even_overtaken: bool,
 }
 
 /// What an operator does with a failed message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperatorAction {
-    /// Retries a dead message from attempt 1, or a retrying one without further delay.
+    /// Retries a dead message from attempt 1, or a retrying one without further delay. A dead message is skipped if a later
+    /// command with its key was handled.
     Retry,
-    /// Decides that a dead message is not to be retried.
+    /// The same, even if a later command with its key was handled.
+    RetryOvertaken,
+    /// Decides that a message is not to be tried any more.
     Discard,
     /// Undoes a discard.
     Restore,
@@ -111,6 +132,7 @@ impl OperatorAction {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Retry => "retry",
+            Self::RetryOvertaken => "retry --overtaken",
             Self::Discard => "discard",
             Self::Restore => "restore",
             Self::Edit(_) => "edit",
@@ -122,7 +144,7 @@ impl OperatorAction {
     pub fn new_content(&self) -> Option<&Edit> {
         match self {
             Self::Edit(edit) => Some(edit),
-            Self::Retry | Self::Discard | Self::Restore => None,
+            Self::Retry | Self::RetryOvertaken | Self::Discard | Self::Restore => None,
         }
     }
 }
@@ -151,9 +173,20 @@ pub enum SkipReason {
     /// It is discarded.
     #[error("discarded; run `restore` first")]
     Discarded,
-    /// Only dead messages can be discarded and edited.
+    /// It was discarded before.
+    #[error("already discarded")]
+    AlreadyDiscarded,
+    /// Only dead messages can be edited.
     #[error("not dead")]
     NotDead,
+    /// It is tried as soon as no earlier message with its line or batch is open.
+    #[error("waits for an earlier message with the same line or batch")]
+    Waiting,
+    /// A retry could undo what a later command did.
+    #[error(
+        "overtaken: a later command for the same line or batch was handled; --overtaken retries it nevertheless"
+    )]
+    Overtaken,
     /// Only discarded messages can be restored.
     #[error("not discarded")]
     NotDiscarded,
@@ -187,6 +220,8 @@ pub struct FailedMessage {
     pub generation: i64,
     /// Whether the inbox has this message: another copy of it was handled.
     pub handled: bool,
+    /// Whether a later command with its key was handled.
+    pub overtaken: bool,
     /// Whether a copy was published within the last minute, or is due since then. An older copy may have been lost
     /// with its queue; another one does no harm.
     pub scheduled_recently: bool,
@@ -202,6 +237,7 @@ impl FailedMessage {
             attempts: attempt.attempts,
             generation: 1,
             handled: false,
+            overtaken: attempt.overtaken_by.is_some(),
             scheduled_recently: false,
         }
     }
@@ -211,53 +247,88 @@ impl FailedMessage {
     /// # Errors
     /// The action does not apply in this state; the message is unchanged.
     pub fn apply(&mut self, action: &OperatorAction) -> Result<Transition, SkipReason> {
-        match (action, self.status) {
-            (OperatorAction::Retry, _) if self.handled => Err(SkipReason::AlreadyHandled),
-            (OperatorAction::Retry, Status::Retrying) if self.scheduled_recently => {
-                Err(SkipReason::RetryScheduled)
+        match action {
+            OperatorAction::Retry => self.retry(false),
+            OperatorAction::RetryOvertaken => self.retry(true),
+            OperatorAction::Discard => self.discard(),
+            OperatorAction::Restore => match self.status {
+                Status::Discarded(reason) => Ok(self.become_status(Status::Dead(reason))),
+                _ => Err(SkipReason::NotDiscarded),
+            },
+            OperatorAction::Edit(edit) => self.edit(edit),
+        }
+    }
+
+    fn retry(&mut self, even_overtaken: bool) -> Result<Transition, SkipReason> {
+        match self.status {
+            _ if self.handled => Err(SkipReason::AlreadyHandled),
+            Status::Retrying if self.scheduled_recently => Err(SkipReason::RetryScheduled),
+            Status::Retrying => Ok(self.become_status(Status::Retrying)),
+            Status::Waiting => Err(SkipReason::Waiting),
+            Status::Dead(_) if self.overtaken && !even_overtaken => Err(SkipReason::Overtaken),
+            Status::Dead(_) => Ok(self.restart()),
+            Status::Discarded(_) => Err(SkipReason::Discarded),
+            Status::Resolved => Err(SkipReason::Resolved),
+        }
+    }
+
+    /// A message that is discarded before its last attempt was not dead, and has a reason of its own.
+    fn discard(&mut self) -> Result<Transition, SkipReason> {
+        match self.status {
+            Status::Dead(reason) => Ok(self.become_status(Status::Discarded(reason))),
+            Status::Retrying | Status::Waiting if self.handled => Err(SkipReason::AlreadyHandled),
+            Status::Retrying | Status::Waiting => {
+                Ok(self.become_status(Status::Discarded(Reason::Discarded)))
             }
-            (OperatorAction::Retry, Status::Retrying) => Ok(self.become_status(Status::Retrying)),
-            (OperatorAction::Retry, Status::Dead(_)) => Ok(self.restart()),
-            (OperatorAction::Retry, Status::Discarded(_)) => Err(SkipReason::Discarded),
-            (OperatorAction::Retry, Status::Resolved) => Err(SkipReason::Resolved),
-            (OperatorAction::Discard, Status::Dead(reason)) => {
-                Ok(self.become_status(Status::Discarded(reason)))
-            }
-            (OperatorAction::Restore, Status::Discarded(reason)) => {
-                Ok(self.become_status(Status::Dead(reason)))
-            }
-            (OperatorAction::Restore, _) => Err(SkipReason::NotDiscarded),
-            (OperatorAction::Edit(edit), Status::Dead(_)) if edit.shown_generation == self.generation => {
+            Status::Discarded(_) => Err(SkipReason::AlreadyDiscarded),
+            Status::Resolved => Err(SkipReason::Resolved),
+        }
+    }
+
+    fn edit(&mut self, edit: &Edit) -> Result<Transition, SkipReason> {
+        match self.status {
+            Status::Dead(_) if edit.shown_generation != self.generation => Err(SkipReason::ChangedSinceShown),
+            Status::Dead(_) if self.overtaken && !edit.even_overtaken => Err(SkipReason::Overtaken),
+            Status::Dead(_) => {
                 self.handled = false; // It is another message from now on.
                 Ok(self.restart())
             }
-            (OperatorAction::Edit(_), Status::Dead(_)) => Err(SkipReason::ChangedSinceShown),
-            (OperatorAction::Discard | OperatorAction::Edit(_), _) => Err(SkipReason::NotDead),
+            _ => Err(SkipReason::NotDead),
         }
+    }
+
+    /// Tries a message that waits: no earlier message with its key is open. None if it does not wait.
+    pub fn release(&mut self) -> Option<Transition> {
+        (self.status == Status::Waiting).then(|| {
+            self.generation += 1;
+            self.become_status(Status::Retrying)
+        })
     }
 
     /// What a skipped action changes: a message that was handled is resolved, unless it is discarded. A skipped edit
     /// changes nothing, because the operator may edit the message again.
     pub fn resolve_skipped(&mut self, action: &OperatorAction) -> Option<Transition> {
         let is_edit = matches!(action, OperatorAction::Edit(_));
-        let is_open = matches!(self.status, Status::Dead(_) | Status::Retrying);
-        if self.handled && is_open && !is_edit { self.resolve() } else { None }
+        let is_unresolved = self.status.is_open() || matches!(self.status, Status::Dead(_));
+        if self.handled && is_unresolved && !is_edit { self.resolve() } else { None }
     }
 
     /// Records a failed attempt; none if it is recorded already.
     ///
-    /// A copy counts if it is the current one. A message from a sender counts unless the failed message is retrying: a
+    /// A copy counts if it is the current one. A message from a sender counts unless the failed message is open: a
     /// redelivery cannot be distinguished from a message that was sent again, and an attempt that is counted twice is
     /// better than a lost message.
     pub fn record(&mut self, attempt: &NewAttempt) -> Option<Transition> {
         let is_retrying = self.status == Status::Retrying;
         let counts = match attempt.generation {
-            0 => !is_retrying,
+            0 => !self.status.is_open(),
             generation => is_retrying && generation == self.generation,
         };
         counts.then(|| {
             self.attempts = attempt.attempts;
             self.generation += 1;
+            // A new arrival of the message is later than what overtook the former one.
+            self.overtaken = attempt.overtaken_by.is_some() || (self.overtaken && attempt.generation > 0);
             self.become_status(attempt.next.into())
         })
     }

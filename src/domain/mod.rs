@@ -11,6 +11,7 @@ mod event;
 mod failed_message;
 mod message;
 mod names;
+mod ordering_key;
 mod product;
 mod publication;
 mod rejection;
@@ -22,6 +23,7 @@ pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocat
 pub use event::{Event, RecordedEvent};
 pub use failed_message::{Edit, FailedMessage, OperatorAction, SkipReason, Status, StatusKind, Transition};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};
+pub use ordering_key::OrderingKey;
 pub use product::{Line, Product, ProductChanges};
 pub use publication::{
     ConfirmedPrefix, OutboxRow, PublishOutcome, PublishReport, PublishWindow, ThrottleChange,

@@ -206,6 +206,9 @@ impl Partition {
                     "command failed, retry scheduled"
                 );
             }
+            CommandOutcome::Recorded(_, RetryDecision::Wait) => {
+                debug!(queue, message_id, "command waits for an earlier one for the same line or batch");
+            }
             CommandOutcome::Recorded(error, RetryDecision::Dead(reason)) => {
                 let (error, reason) = (error_text(error), reason.as_str());
                 warn!(

@@ -9,7 +9,7 @@ use crate::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 
@@ -87,6 +87,10 @@ impl Tx for FaultyTx {
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
         self.inner.check_retries(marks).await
+    }
+
+    async fn check_order(&mut self, messages: &[OrderedMessage]) -> Result<Vec<OrderCheck>, StoreError> {
+        self.inner.check_order(messages).await
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {

@@ -101,7 +101,7 @@ pub enum ActionResult {
 /// The failed messages, for operators.
 #[async_trait]
 pub trait FailedMessages: Send + Sync {
-    /// The ids of the matching messages; the one that failed longest ago is first.
+    /// The ids of the matching messages; the one that failed first is first.
     async fn matching(&self, filter: &FailedMessageFilter) -> Result<Vec<i64>, StoreError>;
 
     /// Applies an action to messages and records who requested it and why, all in one transaction. The results are in

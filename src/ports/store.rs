@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 
 use crate::domain::{
-    BatchRef, Command, FailedMessageKey, MessageKey, NewAttempt, OrderId, Product, Quantity, Sku,
+    BatchRef, Command, FailedMessageKey, MessageKey, NewAttempt, OrderId, OrderingKey, Product, Quantity,
+    Sku, StatusKind,
 };
 
 use super::{
@@ -33,6 +34,49 @@ pub enum RetryCheck {
     Outdated,
     /// There is no such failed message, or the secret differs: the mark has no meaning.
     Unknown,
+}
+
+/// A command, and the key in whose order it must be handled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderedMessage {
+    /// The message.
+    pub message: FailedMessageKey,
+    /// The line or the batch that it is about.
+    pub key: OrderingKey,
+}
+
+/// What the failed messages with a command's ordering key say about its turn. A message is earlier if it failed first
+/// before the command did; every failed message is earlier than a command that has not failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrderCheck {
+    /// The failed message of the command itself, in any status.
+    pub own: Option<OwnFailedMessage>,
+    /// Whether an earlier message is retrying or waiting. It stays so until the end of the transaction.
+    pub is_behind: bool,
+    /// Whether an earlier message is dead or discarded.
+    pub overtakes: bool,
+}
+
+/// The failed message of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnFailedMessage {
+    /// Its id.
+    pub id: i64,
+    /// Its status.
+    pub status: StatusKind,
+    /// Its counted attempts.
+    pub attempts: u32,
+}
+
+/// A handled command with earlier dead or discarded messages of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overtaking {
+    /// The line or the batch.
+    pub key: OrderingKey,
+    /// The message id of the command.
+    pub message_id: Arc<str>,
+    /// Its own failed message: later ones are not overtaken.
+    pub own: Option<i64>,
 }
 
 /// What must be loaded before a set of commands can be handled.
@@ -122,8 +166,12 @@ pub struct ChangeSet {
     pub handled: Vec<Arc<str>>,
     /// The ids of new messages that were not handled; they are removed from the inbox.
     pub unhandled: Vec<Arc<str>>,
+    /// Commands that overtake dead or discarded messages, in order. They do not overtake those that are recorded with them.
+    pub overtakings: Vec<Overtaking>,
     /// Failed attempts, to be recorded.
     pub failures: Vec<NewAttempt>,
+    /// Keys whose failed messages may have ended: of each, the earliest open message is tried if it waits.
+    pub released: Vec<OrderingKey>,
     /// The ids of messages with recorded starts whose handling has ended.
     pub ended: Vec<Arc<str>>,
 }
@@ -165,6 +213,9 @@ pub trait Tx: Send {
     /// Whether copies with retry marks are current, in the order of `marks`. Locks their failed messages until the end of the
     /// transaction, so that an operator action happens either before or after it.
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError>;
+
+    /// The places of commands in the order of their keys, in the order of `messages`.
+    async fn check_order(&mut self, messages: &[OrderedMessage]) -> Result<Vec<OrderCheck>, StoreError>;
 
     /// The counted attempts of messages, in the order of `keys`; 0 for a message that is not retrying.
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError>;

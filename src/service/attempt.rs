@@ -1,11 +1,11 @@
 //! The record of a failed attempt.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{FailedMessageKey, NewAttempt, RetryDecision},
+    domain::{FailedMessageKey, NewAttempt, OrderingKey, RetryDecision},
     ports::{
         error::{error_chain, error_text},
         queue::{Message, QueueName},
@@ -24,27 +24,34 @@ pub(super) struct FailureRecord<'a> {
     pub(super) index: usize,
     pub(super) key: FailedMessageKey,
     pub(super) message: &'a Message,
+    pub(super) ordering_key: Option<OrderingKey>,
     /// 0 for a message from a sender.
     pub(super) generation: i64,
+    /// The command that has overtaken it in the unit of work.
+    pub(super) overtaken_by: Option<Arc<str>>,
     pub(super) failure: Failure,
     pub(super) took: Duration,
 }
 
+/// `before` is the number of earlier attempts.
 pub(super) fn new_attempt(
     queue: QueueName,
     failed: &FailureRecord<'_>,
-    attempts: u32,
+    before: u32,
     policy: &FailurePolicy,
 ) -> NewAttempt {
     let FailureRecord { key, message, generation, failure, took, .. } = failed;
-    let next = decide(failure, attempts, &policy.retry);
+    let next = decide(failure, before + 1, &policy.retry);
     let reason = match next {
         RetryDecision::Dead(reason) => reason.as_str(),
-        RetryDecision::Retry(_) => "",
+        RetryDecision::Retry(_) | RetryDecision::Wait => "",
     };
+    let attempts = if next == RetryDecision::Wait { before } else { before + 1 };
     let error_pattern = sanitize(&failure.error_pattern());
     NewAttempt {
         key: key.clone(),
+        ordering_key: failed.ordering_key.clone(),
+        overtaken_by: failed.overtaken_by.clone(),
         generation: *generation,
         error_group: group(&[queue.as_str(), &key.kind, reason, &error_pattern]),
         body: message.body.clone(),
@@ -75,6 +82,7 @@ pub(super) fn in_ascii(attempt: NewAttempt) -> NewAttempt {
         properties: ascii(&attempt.properties),
         error: ascii(&attempt.error),
         error_pattern: ascii(&attempt.error_pattern),
+        ordering_key: None,
         chain: attempt.chain.iter().map(|link| ascii(link)).collect(),
         ..attempt
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::domain::{Command, MessageKey, OrderId, Quantity, ReadError, Sku};
+use crate::domain::{Command, MessageKey, OrderId, OrderingKey, Quantity, ReadError, Sku};
 
 /// The content of a message with the properties that handlers need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,21 @@ impl Content {
             Self::Command(command) => command.partition_key(),
             Self::OutOfStock(notification) => notification.orderid.as_str(),
         }
+    }
+
+    /// The line or the batch that a command is about.
+    #[must_use]
+    pub fn ordering_key(&self) -> Option<OrderingKey> {
+        match self {
+            Self::Command(command) => Some(command.ordering_key()),
+            Self::OutOfStock(_) => None,
+        }
+    }
+
+    /// Whether the message waits for earlier ones with its ordering key.
+    #[must_use]
+    pub fn keeps_order(&self) -> bool {
+        matches!(self, Self::Command(command) if command.keeps_order())
     }
 
     /// Reads the body of a message of this type.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Edit, OperatorAction},
+    domain::{Edit, OperatorAction, OrderingKey},
     ports::{
         error::{StoreError, error_text},
         failed_messages::{ActionResult, FailedMessageFilter, FailedMessages, Operator},
@@ -55,6 +55,8 @@ pub struct EditRequest {
     pub shown: Content,
     /// The content that is to replace it.
     pub edited: Content,
+    /// Whether the message is retried although a later command with its key was handled.
+    pub even_overtaken: bool,
 }
 
 /// What an operator can edit.
@@ -165,28 +167,42 @@ pub async fn edit(
     request: EditRequest,
     by: &Operator,
 ) -> Result<ActionResult, EditError> {
-    let EditRequest { id, queue, shown_generation, shown, edited } = request;
+    let EditRequest { id, queue, shown_generation, shown, edited, even_overtaken } = request;
     let edited = Content { body: edited_body(&shown.body, edited.body), ..edited };
     if edited == shown {
         return Err(EditError::Unchanged);
     }
     let Content { kind, message_id, body } = edited;
-    check(&queue, &kind, &message_id, &body, limits)?;
+    let ordering_key = check(&queue, &kind, &message_id, &body, limits)?;
     let body_hash = decode::body_hash(&body);
-    let edit = OperatorAction::Edit(Edit { shown_generation, kind, message_id, body, body_hash });
+    let edit = OperatorAction::Edit(Edit {
+        shown_generation,
+        kind,
+        message_id,
+        body,
+        body_hash,
+        ordering_key,
+        even_overtaken,
+    });
     let filter = FailedMessageFilter::default();
     let apply = with_conflict_retry(async || failed_messages.apply(&edit, &[id], &filter, by).await);
     let result = apply.await?.pop().map(|(_, result)| result);
     Ok(result.ok_or_else(|| StoreError::Failed("no result for this message".into()))?)
 }
 
-/// What the consumer of the queue would reject immediately is rejected here.
-fn check(queue: &str, kind: &str, message_id: &str, body: &[u8], limits: Limits) -> Result<(), EditError> {
+/// What the consumer of the queue would reject immediately is rejected here. Returns the key of the command.
+fn check(
+    queue: &str,
+    kind: &str,
+    message_id: &str,
+    body: &[u8],
+    limits: Limits,
+) -> Result<Option<OrderingKey>, EditError> {
     limits.check_body(body)?;
     decode::checked_id(message_id)?;
-    read_body(kind, body)?;
+    let content = read_body(kind, body)?;
     if routing::queue_of(kind).is_some_and(|of_kind| of_kind.as_str() == queue) {
-        Ok(())
+        Ok(content.ordering_key())
     } else {
         Err(EditError::WrongQueue { queue: queue.to_owned() })
     }

@@ -36,6 +36,9 @@ pub enum Failure {
     /// Its worker crashed repeatedly, twice while it was handled alone. The crash of the first delivery is not recorded.
     #[error("worker crashed repeatedly while handling this message ({0} recorded starts without an end)")]
     CrashLoop(u32),
+    /// It was not tried: an earlier command for the same line or batch is retried first.
+    #[error("waits for an earlier command for the same line or batch")]
+    Waiting,
     /// The broker dead-lettered it.
     #[error("the broker dead-lettered the message: {0}")]
     DeadLetteredByBroker(String),
@@ -54,6 +57,8 @@ pub enum FailureClass {
     Deferred,
     /// Dead immediately for this reason.
     Permanent(Reason),
+    /// Not tried yet; not an attempt.
+    Waiting,
 }
 
 /// The class of a failure.
@@ -73,6 +78,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
             FailureClass::Retryable(Reason::Rejected)
         }
         Failure::Store(StoreError::InvalidData(_)) => FailureClass::Permanent(Reason::InvalidMessage),
+        Failure::Waiting => FailureClass::Waiting,
         Failure::BodyMismatch => FailureClass::Permanent(Reason::MessageIdConflict),
         Failure::CrashLoop(_) => FailureClass::Permanent(Reason::CrashLoop),
         Failure::DeadLetteredByBroker(why) if why == "delivery_limit" => {
@@ -95,6 +101,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
 pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
     match classify(failure) {
         FailureClass::Permanent(reason) => RetryDecision::Dead(reason),
+        FailureClass::Waiting => RetryDecision::Wait,
         FailureClass::Deferred => match policy.deferred_delay(attempts) {
             Some(delay) => RetryDecision::Retry(delay),
             None => RetryDecision::Dead(Reason::AttemptsExhausted),
@@ -186,6 +193,7 @@ mod tests {
             ),
             (DecodeError::MissingMessageId.into(), FailureClass::Permanent(Reason::MissingMessageId)),
             (too_large.into(), FailureClass::Permanent(Reason::TooLarge)),
+            (Failure::Waiting, FailureClass::Waiting),
             (Failure::BodyMismatch, FailureClass::Permanent(Reason::MessageIdConflict)),
             (store(StoreError::InvalidData), FailureClass::Permanent(Reason::InvalidMessage)),
             (Failure::CrashLoop(4), FailureClass::Permanent(Reason::CrashLoop)),

@@ -9,13 +9,14 @@ use std::{
 
 use crate::ports::{
     answered::MissingAnswers,
-    store::{InboxCheck, RetryCheck},
+    store::{InboxCheck, OrderCheck, OrderedMessage, RetryCheck},
 };
 
 use super::{
     decode_error::DecodeError,
     envelope::Envelope,
     failure::Failure,
+    key_order::{self, Turn},
     outcome::{CommandOutcome, Step},
     received::ReceivedMessage,
     unit_of_work::{QueryError, UnitOfWork},
@@ -27,12 +28,18 @@ pub(super) struct CheckedMessage<'a> {
     pub(super) check: MessageCheck<'a>,
     /// The generation of the copy; 0 for a message from a sender, or one whose retry mark is not genuine.
     pub(super) generation: i64,
+    /// Its place in the order of its key, if it is a new command.
+    pub(super) order: OrderCheck,
 }
 
 /// The result of checking a message.
 pub(super) enum MessageCheck<'a> {
     /// It was not handled before.
     New(&'a Envelope),
+    /// It was not handled before, and must wait for an earlier command with its key.
+    Behind(&'a Envelope),
+    /// It was not handled before; its failed message is tried after an earlier one with its key.
+    Recorded(&'a Envelope),
     /// It was handled before.
     Duplicate(&'a Envelope),
     /// It is a copy of the message at this index of the unit of work, and has the same outcome.
@@ -59,10 +66,19 @@ impl<'a> CheckedMessage<'a> {
         self.clear_starts(uow);
         let step = match &self.check {
             MessageCheck::New(envelope) => return Remaining::Handle(envelope),
+            MessageCheck::Behind(envelope) => {
+                uow.forget(&envelope.key);
+                key_order::must_wait()
+            }
+            MessageCheck::Recorded(envelope) => {
+                uow.forget(&envelope.key);
+                Step::Done(CommandOutcome::Duplicate)
+            }
             MessageCheck::Duplicate(envelope) => {
                 // A retry of a message that another copy has handled in the meantime is finished.
                 if self.generation > 0 {
                     uow.mark_handled(&envelope.key);
+                    envelope.content.ordering_key().into_iter().for_each(|key| uow.release(key));
                 }
                 Step::Done(CommandOutcome::Duplicate)
             }
@@ -109,9 +125,36 @@ pub(super) async fn check<'a>(
         }
         let is_current = retry == Some(RetryCheck::Current);
         let generation = mark.filter(|_| is_current).map_or(0, |mark| mark.generation);
-        checked.push(CheckedMessage { received, check, generation });
+        checked.push(CheckedMessage { received, check, generation, order: OrderCheck::default() });
     }
+    check_order(uow, &mut checked).await?;
     Ok(checked)
+}
+
+/// Finds the new commands whose turn it is not.
+async fn check_order(uow: &mut UnitOfWork, checked: &mut [CheckedMessage<'_>]) -> Result<(), QueryError> {
+    let mut commands = Vec::with_capacity(checked.len());
+    let mut indexes = Vec::with_capacity(checked.len());
+    for (index, checked) in checked.iter().enumerate() {
+        if let MessageCheck::New(envelope) = checked.check
+            && let Some(key) = envelope.content.ordering_key()
+        {
+            commands.push(OrderedMessage { message: checked.received.failed_message_key(), key });
+            indexes.push(index);
+        }
+    }
+    for (index, (_, order)) in indexes.into_iter().zip(uow.check_order(commands).await?) {
+        let checked = &mut checked[index];
+        checked.order = order;
+        if let MessageCheck::New(envelope) = checked.check {
+            checked.check = match key_order::turn(&order, envelope, checked.generation > 0) {
+                Turn::Now => MessageCheck::New(envelope),
+                Turn::AfterAnother => MessageCheck::Behind(envelope),
+                Turn::Recorded => MessageCheck::Recorded(envelope),
+            };
+        }
+    }
+    Ok(())
 }
 
 /// Checks the only message of a unit of work.

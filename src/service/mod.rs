@@ -16,6 +16,7 @@ pub mod failed_messages;
 pub mod failure;
 mod handlers;
 pub mod json_text;
+mod key_order;
 pub mod message_bus;
 mod message_check;
 mod notification_text;

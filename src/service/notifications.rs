@@ -116,7 +116,7 @@ impl NotificationHandler {
                     step
                 }
             };
-            processed.push(Processed { received, generation, step });
+            processed.push(Processed { received, generation, step, overtaken_by: None });
         }
         Ok(recording::record_failures(uow, &self.policy, processed).await?)
     }

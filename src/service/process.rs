@@ -11,6 +11,7 @@ use super::{
     decode_error::DecodeError,
     dispatch,
     envelope::{Content, Envelope},
+    key_order::{self, FailedKeys},
     message_check::{self, CheckedMessage, MessageCheck, Remaining},
     outcome::{CommandOutcome, Step},
     policy::FailurePolicy,
@@ -53,14 +54,21 @@ impl CommandProcessor {
         let checked = message_check::check(uow, batch).await?;
         uow.load(&working_set(&checked)).await?;
         let mut processed = Vec::with_capacity(batch.len());
-        for checked in checked {
+        let mut failed_keys = FailedKeys::default();
+        for (index, checked) in checked.into_iter().enumerate() {
             let step = match checked.begin(uow) {
                 Remaining::Nothing(step) => step,
+                Remaining::Handle(envelope) if failed_keys.hold(envelope, &checked.order) => {
+                    uow.forget(&envelope.key);
+                    key_order::must_wait()
+                }
                 Remaining::Handle(envelope) => self.handle(uow, envelope).await?,
             };
+            failed_keys.note(uow, index, &checked, &step, &self.policy);
             let CheckedMessage { received, generation, .. } = checked;
-            processed.push(Processed { received, generation, step });
+            processed.push(Processed { received, generation, step, overtaken_by: None });
         }
+        failed_keys.mark_overtaken(&mut processed);
         Ok(recording::record_failures(uow, &self.policy, processed).await?)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    domain::{FailedMessageKey, MessageKey},
+    domain::{FailedMessageKey, MessageKey, OrderingKey},
     ports::{
         queue::{Message, QueueName},
         text::{replace_nul, sanitize},
@@ -14,6 +14,7 @@ use super::{
     decode::{Limits, body_hash, decode},
     decode_error::DecodeError,
     envelope::Envelope,
+    failure::Failure,
     outcome::CommandOutcome,
 };
 
@@ -70,6 +71,17 @@ impl ReceivedMessage {
     /// The key by which a duplicate is recognised; none if the message cannot be decoded.
     pub(super) fn message_key(&self) -> Option<&MessageKey> {
         self.decoded.as_ref().ok().map(|envelope| &envelope.key)
+    }
+
+    /// Whether a failure of the message is recorded. One that its sender waits for is reported to the sender instead, unless
+    /// the command has to wait: then it is accepted.
+    pub(super) fn is_recorded(&self, failure: &Failure) -> bool {
+        !self.awaited || matches!(failure, Failure::Waiting)
+    }
+
+    /// The line or the batch that it is about; none if it is no command that can be decoded.
+    pub(super) fn ordering_key(&self) -> Option<OrderingKey> {
+        self.decoded.as_ref().ok().and_then(|envelope| envelope.content.ordering_key())
     }
 
     /// The id under which its starts are recorded; none if no crash can be attributed to it: it was not delivered before, or

@@ -26,6 +26,8 @@ pub(super) struct Processed<'a> {
     pub(super) received: &'a ReceivedMessage,
     pub(super) generation: i64,
     pub(super) step: Step,
+    /// The command with its key that was handled after it.
+    pub(super) overtaken_by: Option<Arc<str>>,
 }
 
 /// Turns results into outcomes. Failures are recorded in the same unit of work, or reported if the sender waits.
@@ -36,16 +38,16 @@ pub(super) async fn record_failures(
 ) -> Result<Vec<CommandOutcome>, QueryError> {
     let mut outcomes = Slots::new(processed.len());
     let (mut failed, mut copies) = (Vec::new(), Vec::new());
-    for (index, Processed { received, generation, step }) in processed.into_iter().enumerate() {
+    for (index, processed) in processed.into_iter().enumerate() {
+        let Processed { received, generation, step, overtaken_by } = processed;
         match step {
             Step::Done(outcome) => outcomes.set(index, outcome),
-            Step::Failed(failure, _) if received.awaited => {
-                outcomes.set(index, CommandOutcome::Reported(failure));
-            }
-            Step::Failed(failure, took) => {
+            Step::Failed(failure, took) if received.is_recorded(&failure) => {
                 let failure = HandlingFailure { failure, took };
-                failed.push(failure_record(index, received, generation, failure));
+                let record = failure_record(index, received, generation, failure);
+                failed.push(FailureRecord { overtaken_by, ..record });
             }
+            Step::Failed(failure, _) => outcomes.set(index, CommandOutcome::Reported(failure)),
             Step::CopyOf(original) => copies.push((index, original)),
         }
     }
@@ -78,7 +80,8 @@ fn failure_record(
     HandlingFailure { failure, took }: HandlingFailure,
 ) -> FailureRecord<'_> {
     let (key, message) = (received.failed_message_key(), &received.message);
-    FailureRecord { index, key, message, generation, failure, took }
+    let ordering_key = received.ordering_key();
+    FailureRecord { index, key, message, ordering_key, generation, overtaken_by: None, failure, took }
 }
 
 /// Records failures in transactions of their own.
@@ -178,11 +181,15 @@ impl FailureRecorder {
                 uow.commit().await?;
                 return Ok(CommandOutcome::Duplicate);
             }
-            MessageCheck::New(envelope) => uow.forget(&envelope.key),
+            MessageCheck::New(envelope)
+            | MessageCheck::Behind(envelope)
+            | MessageCheck::Recorded(envelope) => {
+                uow.forget(&envelope.key);
+            }
             MessageCheck::CopyOf(_) | MessageCheck::BodyMismatch | MessageCheck::Invalid(_) => {}
         }
         let step = Step::Failed(failed.failure.clone(), failed.took);
-        let processed = Processed { received, generation: checked.generation, step };
+        let processed = Processed { received, generation: checked.generation, step, overtaken_by: None };
         let outcome = record_one(&mut uow, &self.policy, processed).await?;
         uow.commit().await?;
         Ok(outcome)

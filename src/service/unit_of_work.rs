@@ -3,19 +3,24 @@
 //! Handlers change products here; nothing is written before [`UnitOfWork::commit`], which consumes the unit of work.
 //! Dropping it is the rollback.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     domain::{
-        BatchRef, MessageKey, NewAttempt, OrderId, Product, RecordedEvent, Rejection, RetryDecision, Sku,
+        BatchRef, MessageKey, NewAttempt, OrderId, OrderingKey, Product, RecordedEvent, Rejection,
+        RetryDecision, Sku,
     },
     ports::{
         answered::{Answered, MissingAnswers},
         error::StoreError,
         queue::{QueueName, RetryMark},
         store::{
-            ChangeSet, InboxCheck, OutboxEvent, ReadModelRow, ReadModelState, RetryCheck, Store, Tx,
-            WorkingSet,
+            ChangeSet, InboxCheck, OrderCheck, OrderedMessage, OutboxEvent, Overtaking, ReadModelRow,
+            ReadModelState, RetryCheck, Store, Tx, WorkingSet,
         },
     },
 };
@@ -112,7 +117,9 @@ pub struct UnitOfWork {
     events: Vec<OutboxEvent>,
     handled: Vec<Arc<str>>,
     unhandled: Vec<Arc<str>>,
+    overtakings: Vec<Overtaking>,
     failures: Vec<NewAttempt>,
+    released: BTreeSet<OrderingKey>,
     ended: Vec<Arc<str>>,
 }
 
@@ -131,7 +138,9 @@ impl UnitOfWork {
             events: Vec::new(),
             handled: Vec::new(),
             unhandled: Vec::new(),
+            overtakings: Vec::new(),
             failures: Vec::new(),
+            released: BTreeSet::new(),
             ended: Vec::new(),
         })
     }
@@ -152,6 +161,15 @@ impl UnitOfWork {
     ) -> Result<Answered<RetryMark, RetryCheck>, QueryError> {
         let checks = if marks.is_empty() { Vec::new() } else { self.tx.check_retries(&marks).await? };
         Ok(Answered::new(marks, checks)?)
+    }
+
+    /// Returns the places of commands in the order of their keys.
+    pub(super) async fn check_order(
+        &mut self,
+        messages: Vec<OrderedMessage>,
+    ) -> Result<Answered<OrderedMessage, OrderCheck>, QueryError> {
+        let checks = if messages.is_empty() { Vec::new() } else { self.tx.check_order(&messages).await? };
+        Ok(Answered::new(messages, checks)?)
     }
 
     /// Loads and locks what commands need.
@@ -229,6 +247,16 @@ impl UnitOfWork {
         self.unhandled.push(key.message_id.clone());
     }
 
+    /// Notes that a command was handled after dead messages with its key.
+    pub(super) fn overtake(&mut self, overtaking: Overtaking) {
+        self.overtakings.push(overtaking);
+    }
+
+    /// The next message with this key, if it waits, is tried: the one before it may have ended.
+    pub(super) fn release(&mut self, key: OrderingKey) {
+        self.released.insert(key);
+    }
+
     /// Clears the recorded starts of a message that did not crash its worker.
     pub(super) fn clear_starts(&mut self, key: &MessageKey) {
         self.ended.push(key.message_id.clone());
@@ -245,9 +273,7 @@ impl UnitOfWork {
         let mut decisions = Vec::with_capacity(failed.len());
         let failed = Answered::new(failed, before)?;
         for (failed, before) in &failed {
-            let attempt = new_attempt(self.queue, failed, before + 1, policy);
-            decisions.push(attempt.next);
-            self.failures.push(attempt);
+            decisions.push(self.add_failure(new_attempt(self.queue, failed, *before, policy)));
         }
         let failed = failed.into_iter().map(|(failed, _)| failed).collect();
         Ok(Answered::new(failed, decisions)?)
@@ -260,8 +286,15 @@ impl UnitOfWork {
         failed: &FailureRecord<'_>,
         policy: &FailurePolicy,
     ) -> RetryDecision {
-        let attempt = in_ascii(new_attempt(self.queue, failed, 1, policy));
+        self.add_failure(in_ascii(new_attempt(self.queue, failed, 0, policy)))
+    }
+
+    /// A dead message holds up no other one.
+    fn add_failure(&mut self, attempt: NewAttempt) -> RetryDecision {
         let decision = attempt.next;
+        if let (RetryDecision::Dead(_), Some(key)) = (decision, &attempt.ordering_key) {
+            self.released.insert(key.clone());
+        }
         self.failures.push(attempt);
         decision
     }
@@ -292,9 +325,18 @@ impl UnitOfWork {
             .into_iter()
             .map(|((orderid, sku), state)| ReadModelRow { orderid, sku, state })
             .collect();
-        let (events, handled, unhandled) = (self.events, self.handled, self.unhandled);
-        let (failures, ended) = (self.failures, self.ended);
-        self.tx.commit(ChangeSet { products, view, events, handled, unhandled, failures, ended }).await
+        let changes = ChangeSet {
+            products,
+            view,
+            events: self.events,
+            handled: self.handled,
+            unhandled: self.unhandled,
+            overtakings: self.overtakings,
+            failures: self.failures,
+            released: self.released.into_iter().collect(),
+            ended: self.ended,
+        };
+        self.tx.commit(changes).await
     }
 }
 

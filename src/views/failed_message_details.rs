@@ -80,8 +80,8 @@ impl Views {
         Ok(self.failed_message_details(&[id]).await?.pop())
     }
 
-    /// The ids of the matching messages, in pages that are small enough to be in memory; the message that failed longest ago
-    /// is first.
+    /// The ids of the matching messages, in pages that are small enough to be in memory; the message that failed first is
+    /// first.
     ///
     /// # Errors
     /// The database is unavailable.
@@ -96,7 +96,7 @@ impl Views {
                from failed_messages f
                where failed_message_matches(f, $1, $2, $3, $4, $5, $6,
                    coalesce($7, extract(epoch from now() - $9::timestamptz)::double precision), $8)
-               order by f.last_failed_at, f.id"#,
+               order by f.id"#,
             filter.ids.as_deref(),
             filter.status.map(StatusKind::as_str),
             filter.queue,
@@ -120,7 +120,11 @@ impl Views {
         let rows = sqlx::query!(
             r#"select f.id, $2::text || '.' || f.queue as "full_queue!", f.type as kind, f.message_id, f.status, f.reason,
                       f.error, f.attempts, f.first_failed_at, f.last_failed_at, f.due_at,
-                      f.properties::text as "properties!", f.body, f.queue, f.generation, f.error_group, f.held_because
+                      f.properties::text as "properties!", f.body, f.queue, f.generation, f.error_group, f.held_because,
+                      f.overtaken_by, case when f.status = 'waiting' then (
+                          select e.id from failed_messages e
+                          where e.key = f.key and e.status in ('retrying', 'waiting') order by e.id limit 1
+                      ) end as behind
                from failed_messages f join unnest($1::bigint[]) with ordinality as wanted (id, place) using (id)
                order by wanted.place"#,
             ids,
@@ -152,6 +156,8 @@ impl Views {
                     first_failed_at: row.first_failed_at,
                     last_failed_at: row.last_failed_at,
                     due_at: row.due_at,
+                    overtaken_by: row.overtaken_by,
+                    behind: row.behind,
                 },
             }
         });

@@ -34,6 +34,10 @@ pub struct FailedMessageSummary {
     pub last_failed_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     pub due_at: Option<OffsetDateTime>,
+    /// The message id of the last command with its line or batch that was handled after it was dead.
+    pub overtaken_by: Option<String>,
+    /// The failed message that a waiting one waits for.
+    pub behind: Option<i64>,
 }
 
 impl FailedMessageSummary {
@@ -92,6 +96,7 @@ pub struct FailureGroup {
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct FailureCounts {
     pub retrying: i64,
+    pub waiting: i64,
     pub dead: i64,
     pub discarded: i64,
 }
@@ -111,7 +116,11 @@ impl Views {
         let messages = sqlx::query_as!(
             FailedMessageSummary,
             r#"select f.id, concat($11::text, '.', f.queue) as "queue!", f.type as kind, f.message_id, f.status, f.reason,
-                      f.error, f.attempts, f.first_failed_at, f.last_failed_at, f.due_at
+                      f.error, f.attempts, f.first_failed_at, f.last_failed_at, f.due_at, f.overtaken_by,
+                      case when f.status = 'waiting' then (
+                          select e.id from failed_messages e
+                          where e.key = f.key and e.status in ('retrying', 'waiting') order by e.id limit 1
+                      ) end as behind
                from failed_messages f
                where failed_message_matches(f, $1, $2, $3, $4, $5, $6,
                          coalesce($7, extract(epoch from now() - $12::timestamptz)::double precision), $8)
@@ -160,6 +169,7 @@ impl Views {
         let counts = sqlx::query_as!(
             FailureCounts,
             r#"select count(*) filter (where status = 'retrying') as "retrying!",
+                      count(*) filter (where status = 'waiting') as "waiting!",
                       count(*) filter (where status = 'dead') as "dead!",
                       count(*) filter (where status = 'discarded') as "discarded!"
                from failed_messages where status <> 'resolved'"#

@@ -18,7 +18,8 @@ pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
 pub(crate) use database::{Database, NAMESPACE, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{
-    HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, notification_handler, policy, queue_of, received,
+    HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, message, notification_handler, policy, queue_of,
+    received,
 };
 pub(crate) use namespace::{amqp_url, processes_of, unique};
 pub(crate) use private_server::PrivatePostgres;

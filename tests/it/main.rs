@@ -19,6 +19,7 @@ mod faults;
 mod fuzz;
 mod harness;
 mod http;
+mod key_order;
 mod large_tables;
 mod lists;
 mod lock_order;

@@ -24,10 +24,16 @@ use allocation::{
 /// The columns of a row of each status, as assignments for [`Database::failed`](crate::harness::Database::failed).
 const DEAD: &str = "status = 'dead', reason = 'rejected'";
 const RETRYING: &str = "status = 'retrying', reason = null, due_at = now() - interval '2 hours'";
+const WAITING: &str = "status = 'waiting', reason = null, due_at = null";
 const DISCARDED: &str = "status = 'discarded', ended_at = now() - interval '1 hour'";
 const RESOLVED: &str = "status = 'resolved', reason = null, ended_at = now() - interval '1 hour'";
-const STATUSES: [(&str, &str); 4] =
-    [("dead", DEAD), ("retrying", RETRYING), ("discarded", DISCARDED), ("resolved", RESOLVED)];
+const STATUSES: [(&str, &str); 5] = [
+    ("dead", DEAD),
+    ("retrying", RETRYING),
+    ("waiting", WAITING),
+    ("discarded", DISCARDED),
+    ("resolved", RESOLVED),
+];
 
 /// The key of a message in the inbox; equal numbers are equal bodies.
 fn message_key(message_id: &str, kind: &'static str, body: u8) -> MessageKey {
@@ -47,6 +53,8 @@ fn failed_message_key(message_id: Option<&str>, kind: &str, body: u8) -> FailedM
 fn failure(key: FailedMessageKey, generation: i64, next: RetryDecision) -> NewAttempt {
     NewAttempt {
         key,
+        ordering_key: None,
+        overtaken_by: None,
         generation,
         body: b"a body".as_slice().into(),
         properties: "{\"a\": 1}".into(),

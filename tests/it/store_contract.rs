@@ -1,6 +1,7 @@
 //! Contract tests of the ports: the same tests for the adapters in memory and for those for PostgreSQL and RabbitMQ.
 
 mod adapters;
+mod key_order;
 mod outbox;
 mod publisher;
 mod purge;

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    domain::{FailedMessage, FailedMessageKey, MessageKey, NewAttempt, RetryDecision, Status},
+    domain::{FailedMessage, FailedMessageKey, MessageKey, NewAttempt, OrderingKey, RetryDecision, Status},
     ports::{
         failed_messages::{DueRetry, rejected_retry_error},
         outbox::Retention,
         queue::{QueueName, RetryMark},
-        store::RetryCheck,
+        store::{OrderCheck, OrderedMessage, Overtaking, OwnFailedMessage, RetryCheck},
     },
 };
 
@@ -34,12 +34,16 @@ pub(super) struct FailedMessageTable {
 /// A failed message, for tests and reports.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordedFailure {
+    /// Its message id.
+    pub message_id: Option<String>,
     /// Its status.
     pub status: Status,
     /// The latest error.
     pub error: String,
     /// Why its retry could not be published at the last try.
     pub held_because: Option<String>,
+    /// The message id of the last command that has overtaken it.
+    pub overtaken_by: Option<String>,
 }
 
 struct Row {
@@ -75,6 +79,14 @@ impl Row {
         Uuid::from_u128(u128::from(self.message.id.unsigned_abs()))
     }
 
+    fn has_key(&self, key: &OrderingKey) -> bool {
+        self.attempt.ordering_key.as_ref() == Some(key)
+    }
+
+    fn is_dead_or_discarded(&self) -> bool {
+        matches!(self.message.status, Status::Dead(_) | Status::Discarded(_))
+    }
+
     fn is_retrying(&self) -> bool {
         self.message.status == Status::Retrying
     }
@@ -93,7 +105,7 @@ impl Row {
 
     fn is_expired(&self, retention: Retention) -> bool {
         let keep_for = match self.message.status {
-            Status::Retrying | Status::Dead(_) => return false,
+            Status::Retrying | Status::Waiting | Status::Dead(_) => return false,
             Status::Resolved => retention.failures,
             Status::Discarded(_) => retention.failures.max(retention.inbox),
         };
@@ -118,7 +130,7 @@ impl Row {
 fn due_at(attempt: &NewAttempt) -> Option<Instant> {
     match attempt.next {
         RetryDecision::Retry(delay) => Some(Instant::now() + delay),
-        RetryDecision::Dead(_) => None,
+        RetryDecision::Dead(_) | RetryDecision::Wait => None,
     }
 }
 
@@ -135,7 +147,9 @@ impl FailedMessageTable {
         if let Some(row) = self.rows.get_mut(&key) {
             let counts = row.message.record(attempt).is_some();
             if counts {
+                let before = row.attempt.overtaken_by.take().filter(|_| row.message.overtaken);
                 row.attempt = attempt.clone();
+                row.attempt.overtaken_by = attempt.overtaken_by.clone().or(before);
                 row.due_at = due_at(attempt);
                 (row.published_at, row.ended_at) = (None, None);
             }
@@ -159,6 +173,49 @@ impl FailedMessageTable {
                 row.ended_at = Some(Instant::now());
             }
             row.due_at = None;
+        }
+    }
+
+    /// The place of a command in the order of its key.
+    pub(super) fn check_order(&self, queue: QueueName, ordered: &OrderedMessage) -> OrderCheck {
+        let own = self.rows.get(&(queue, ordered.message.clone())).map(|row| &row.message);
+        let is_earlier =
+            |row: &&Row| row.has_key(&ordered.key) && own.is_none_or(|own| row.message.id < own.id);
+        let mut check = OrderCheck {
+            own: own.map(|own| OwnFailedMessage {
+                id: own.id,
+                status: own.status.kind(),
+                attempts: if own.status == Status::Retrying { own.attempts } else { 0 },
+            }),
+            ..OrderCheck::default()
+        };
+        for row in self.rows.values().filter(is_earlier) {
+            check.is_behind |= row.message.status.is_open();
+            check.overtakes |= row.is_dead_or_discarded();
+        }
+        check
+    }
+
+    /// Notes that a command has overtaken the dead and discarded messages with its key.
+    pub(super) fn overtake(&mut self, overtaking: &Overtaking) {
+        let is_earlier = |row: &&mut Row| {
+            row.has_key(&overtaking.key)
+                && row.is_dead_or_discarded()
+                && overtaking.own.is_none_or(|own| row.message.id < own)
+        };
+        for row in self.rows.values_mut().filter(is_earlier) {
+            row.message.overtaken = true;
+            row.attempt.overtaken_by = Some(overtaking.message_id.clone());
+        }
+    }
+
+    /// Tries the earliest open message with a key, if it waits.
+    pub(super) fn release(&mut self, key: &OrderingKey) {
+        let open = self.rows.values_mut().filter(|row| row.has_key(key) && row.message.status.is_open());
+        if let Some(first) = open.min_by_key(|row| row.message.id)
+            && first.message.release().is_some()
+        {
+            (first.due_at, first.published_at) = (Some(Instant::now()), None);
         }
     }
 
@@ -213,12 +270,15 @@ impl FailedMessageTable {
 
     /// Notes that a copy can never be published: its message is dead.
     pub(super) fn reject(&mut self, retry: &DueRetry, reason: &str) {
+        let mut key = None;
         for row in self.current(&[retry]) {
             row.message.reject(retry.generation);
             row.due_at = None;
             row.attempt.error = rejected_retry_error(reason);
             row.attempt.error_pattern.clone_from(&row.attempt.error);
+            key.clone_from(&row.attempt.ordering_key);
         }
+        key.iter().for_each(|key| self.release(key));
     }
 
     /// Removes expired messages, and makes retries due again whose copies may be lost.
@@ -227,6 +287,9 @@ impl FailedMessageTable {
         for row in self.rows.values_mut().filter(|row| row.may_be_lost()) {
             row.published_at = None;
         }
+        let waiting = self.rows.values().filter(|row| row.message.status == Status::Waiting);
+        let keys: HashSet<_> = waiting.filter_map(|row| row.attempt.ordering_key.clone()).collect();
+        keys.iter().for_each(|key| self.release(key));
     }
 
     /// The ids of messages that are not resolved.
@@ -239,9 +302,11 @@ impl FailedMessageTable {
     pub(super) fn recorded(&self, id: i64) -> Option<RecordedFailure> {
         let row = self.rows.values().find(|row| row.message.id == id)?;
         Some(RecordedFailure {
+            message_id: row.attempt.key.message_id.as_deref().map(str::to_owned),
             status: row.message.status,
             error: row.attempt.error.clone(),
             held_because: row.held_because.clone(),
+            overtaken_by: row.attempt.overtaken_by.as_deref().map(str::to_owned),
         })
     }
 

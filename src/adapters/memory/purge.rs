@@ -1,4 +1,5 @@
-//! Periodic upkeep: expired rows are removed, and retries are published again whose copies may be lost.
+//! Periodic upkeep: expired rows are removed, retries are published again whose copies may be lost, and messages that wait
+//! for nothing are tried.
 
 use async_trait::async_trait;
 

@@ -17,7 +17,10 @@ use crate::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, OutboxEvent, ReadModelState, RetryCheck, Tx, WorkingSet},
+        store::{
+            ChangeSet, InboxCheck, OrderCheck, OrderedMessage, OutboxEvent, ReadModelState, RetryCheck, Tx,
+            WorkingSet,
+        },
     },
 };
 
@@ -56,6 +59,11 @@ impl Tx for MemoryTx {
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
         Ok(marks.iter().map(|mark| self.state.failed_messages.check_retry(self.queue, mark)).collect())
+    }
+
+    async fn check_order(&mut self, messages: &[OrderedMessage]) -> Result<Vec<OrderCheck>, StoreError> {
+        let check = |message| self.state.failed_messages.check_order(self.queue, message);
+        Ok(messages.iter().map(check).collect())
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
@@ -167,6 +175,9 @@ impl MemoryState {
                 state => self.view.insert((row.orderid, row.sku), state),
             };
         }
+        for overtaking in work.overtakings {
+            self.failed_messages.overtake(&overtaking);
+        }
         for id in work.handled {
             if let Some(row) = self.inbox.get(&(queue, id)) {
                 self.failed_messages.resolve(queue, &row.key);
@@ -176,6 +187,9 @@ impl MemoryState {
             if self.failed_messages.record(queue, &attempt) {
                 self.failures.push((queue, attempt));
             }
+        }
+        for key in work.released {
+            self.failed_messages.release(&key);
         }
         work.events.into_iter().for_each(|event| self.append(event));
         Ok(())

@@ -1,4 +1,5 @@
-//! Periodic upkeep in small steps: expired rows are removed, and lost retries are published again.
+//! Periodic upkeep in small steps: expired rows are removed, lost retries are published again, and messages that wait for
+//! nothing are tried.
 
 use std::time::Duration;
 
@@ -53,7 +54,19 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
          where status = 'retrying' and published_at < now() - interval '1 hour'
            and now() - published_at > published_at - due_at"
     );
-    lost.execute(connection).await?;
+    lost.execute(&mut *connection).await?;
+    // Nobody else releases them after a process of an earlier version has handled the message before them.
+    let forgotten = sqlx::query!(
+        "update failed_messages
+         set status = 'retrying', due_at = now(), published_at = null, generation = generation + 1
+         where status = 'waiting' and id = any(array(
+             select f.id from failed_messages f
+             where f.status = 'waiting'
+               and not exists (select from failed_messages earlier
+                               where earlier.key = f.key and earlier.status in ('retrying', 'waiting')
+                                 and earlier.id < f.id)))"
+    );
+    forgotten.execute(connection).await?;
     Ok(handled.max(ended) >= PURGE_SIZE.unsigned_abs())
 }
 

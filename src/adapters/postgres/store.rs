@@ -11,7 +11,7 @@ use crate::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 
@@ -91,8 +91,10 @@ impl PgTx {
         let session = &mut self.session;
         let settled = session.run(async |connection| {
             inbox::forget(connection, queue, &work.unhandled).await?;
+            failed_messages::overtake(connection, &work.overtakings).await?;
             failed_messages::resolve(connection, queue, &work.handled).await?;
             failed_messages::record(connection, queue, &work.failures).await?;
+            failed_messages::release(connection, &work.released).await?;
             starts::clear_starts(connection, queue, &work.ended).await
         });
         settled.await?;
@@ -128,6 +130,14 @@ impl Tx for PgTx {
         self.session.run(check).await
     }
 
+    async fn check_order(&mut self, messages: &[OrderedMessage]) -> Result<Vec<OrderCheck>, StoreError> {
+        let queue = self.queue;
+        let check = self
+            .session
+            .run(async |connection| failed_messages::check_order(connection, queue, messages).await);
+        check.await?.ok_or_else(|| StoreError::Conflict("failed messages of the same lines change".into()))
+    }
+
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {
         let queue = self.queue;
         self.session
@@ -158,7 +168,7 @@ impl Tx for PgTx {
             return Err(error);
         }
         self.session.commit().await?;
-        if !(work.events.is_empty() && work.failures.is_empty()) {
+        if !(work.events.is_empty() && work.failures.is_empty() && work.released.is_empty()) {
             self.commit_signal.notify();
         }
         Ok(())

@@ -57,6 +57,10 @@ enum Command {
         /// The maximum number of messages per second.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         rate: Option<u32>,
+        /// Also retry messages that were overtaken: a later command for the same line or batch was handled, and the retry
+        /// may undo what it did. Without this they are skipped.
+        #[arg(long)]
+        overtaken: bool,
         /// The reason, for the record.
         #[arg(long, value_parser = not_blank)]
         why: Option<String>,
@@ -74,6 +78,9 @@ enum Command {
         /// The new message id, if the message has none or that of another message.
         #[arg(long, value_name = "ID", value_parser = not_blank)]
         message_id: Option<String>,
+        /// Edit and retry the message even if it was overtaken by a later command for the same line or batch.
+        #[arg(long)]
+        overtaken: bool,
         /// The reason, for the record.
         #[arg(long, value_parser = not_blank)]
         why: Option<String>,
@@ -110,8 +117,9 @@ impl DeadLetters {
             Command::Groups => read::groups(app, json).await,
             Command::Show { id } => read::show(app, id, json).await,
             Command::Export { filter } => read::export(app, &filter.filter(app, StatusKind::Dead)).await,
-            Command::Retry { target, rate, why } => {
-                bulk::apply(app, &OperatorAction::Retry, target, operator(why), rate, json).await
+            Command::Retry { target, rate, overtaken, why } => {
+                let action = if overtaken { OperatorAction::RetryOvertaken } else { OperatorAction::Retry };
+                bulk::apply(app, &action, target, operator(why), rate, json).await
             }
             Command::Discard { target, why } => {
                 bulk::apply(app, &OperatorAction::Discard, target, operator(Some(why)), None, json).await
@@ -119,8 +127,9 @@ impl DeadLetters {
             Command::Restore { target, why } => {
                 bulk::apply(app, &OperatorAction::Restore, target, operator(why), None, json).await
             }
-            Command::Edit { id, body, kind, message_id, why } => {
-                edit::edit(app, edit::EditArgs { id, body, kind, message_id }, &operator(why), json).await
+            Command::Edit { id, body, kind, message_id, overtaken, why } => {
+                let args = edit::EditArgs { id, body, kind, message_id, overtaken };
+                edit::edit(app, args, &operator(why), json).await
             }
         }
     }

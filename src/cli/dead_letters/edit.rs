@@ -31,6 +31,7 @@ pub(super) struct EditArgs {
     pub(super) body: Option<PathBuf>,
     pub(super) kind: Option<String>,
     pub(super) message_id: Option<String>,
+    pub(super) overtaken: bool,
 }
 
 pub(super) async fn edit(app: &App, args: EditArgs, by: &Operator, json: bool) -> anyhow::Result<ExitStatus> {
@@ -64,6 +65,7 @@ pub(super) async fn edit(app: &App, args: EditArgs, by: &Operator, json: bool) -
         shown_generation: detail.generation,
         shown,
         edited,
+        even_overtaken: args.overtaken,
     };
     let result = failed_messages::edit(&app.failed_messages(), app.limits(), request, by).await;
     report(result, &kind, json)

@@ -46,13 +46,19 @@ fn row(message: &FailedMessageSummary) -> [Field; 8] {
     let kind = StatusKind::from_name(status);
     let colour = match kind {
         Some(StatusKind::Dead) => Color::Red,
-        Some(StatusKind::Retrying) => Color::Yellow,
+        Some(StatusKind::Retrying | StatusKind::Waiting) => Color::Yellow,
         Some(StatusKind::Resolved) => Color::Green,
         Some(StatusKind::Discarded) | None => Color::Grey,
     };
     let state = match reason {
+        Some(reason) if kind == Some(StatusKind::Dead) && message.overtaken_by.is_some() => {
+            format!("{status}: {reason}, overtaken")
+        }
         Some(reason) if kind == Some(StatusKind::Dead) => format!("{status}: {reason}"),
-        _ => status.clone(),
+        _ => match message.behind {
+            Some(behind) => format!("{status} behind {behind}"),
+            None => status.clone(),
+        },
     };
     [
         Field::new(message.id),
@@ -154,6 +160,14 @@ fn print_summary(summary: &FailedMessageSummary, group: &str) {
     output::line(&format!("type       {kind}"));
     output::line(&format!("message id {}", message_id.as_deref().unwrap_or("none")));
     output::line(&format!("attempts   {}", summary.attempts));
+    if let Some(behind) = summary.behind {
+        output::line(&format!("behind     {behind}, an earlier message for the same line or batch"));
+    }
+    if let Some(message_id) = &summary.overtaken_by {
+        output::line(&format!(
+            "overtaken  by {message_id}, a later command for the same line or batch; see `retry --overtaken`"
+        ));
+    }
     if let Some(due) = summary.due_at {
         output::line(&format!("due        {}", output::long_time(due)));
     }

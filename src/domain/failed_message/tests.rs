@@ -6,11 +6,11 @@ use super::{
 };
 
 const REASON: Reason = Reason::Rejected;
-const STATUSES: [Status; 4] =
-    [Status::Retrying, Status::Resolved, Status::Dead(REASON), Status::Discarded(REASON)];
+const STATUSES: [Status; 5] =
+    [Status::Retrying, Status::Waiting, Status::Resolved, Status::Dead(REASON), Status::Discarded(REASON)];
 
 fn message(status: Status, handled: bool, scheduled_recently: bool) -> FailedMessage {
-    FailedMessage { id: 7, status, attempts: 3, generation: 4, handled, scheduled_recently }
+    FailedMessage { id: 7, status, attempts: 3, generation: 4, handled, overtaken: false, scheduled_recently }
 }
 
 fn edit(shown_generation: i64) -> OperatorAction {
@@ -20,12 +20,16 @@ fn edit(shown_generation: i64) -> OperatorAction {
         message_id: "m-1".into(),
         body: b"{}".into(),
         body_hash: BodyHash([0; 16]),
+        ordering_key: None,
+        even_overtaken: false,
     })
 }
 
 fn attempt(generation: i64, next: RetryDecision) -> NewAttempt {
     NewAttempt {
         key: FailedMessageKey { message_id: None, kind: "allocate".into(), body_hash: BodyHash([0; 16]) },
+        ordering_key: None,
+        overtaken_by: None,
         generation,
         body: std::sync::Arc::default(),
         properties: String::new(),
@@ -60,9 +64,11 @@ fn outcome(mut message: FailedMessage, action: &OperatorAction) -> String {
     }
 }
 
+const WAITS: &str = "waits for an earlier message with the same line or batch";
+
 /// The action, the status, and the outcomes if the message was not handled, if it was not handled and its retry is
 /// scheduled, if it was handled, and if both.
-const TRANSITIONS: [(&str, StatusKind, [&str; 4]); 16] = [
+const TRANSITIONS: [(&str, StatusKind, [&str; 4]); 20] = [
     (
         "retry",
         StatusKind::Retrying,
@@ -88,13 +94,28 @@ const TRANSITIONS: [(&str, StatusKind, [&str; 4]); 16] = [
             "already handled",
         ],
     ),
-    ("discard", StatusKind::Retrying, ["not dead", "not dead", "not dead, resolved", "not dead, resolved"]),
-    ("discard", StatusKind::Resolved, ["not dead"; 4]),
+    ("retry", StatusKind::Waiting, [WAITS, WAITS, "already handled, resolved", "already handled, resolved"]),
+    (
+        "discard",
+        StatusKind::Retrying,
+        ["discarded 3 4", "discarded 3 4", "already handled, resolved", "already handled, resolved"],
+    ),
+    (
+        "discard",
+        StatusKind::Waiting,
+        ["discarded 3 4", "discarded 3 4", "already handled, resolved", "already handled, resolved"],
+    ),
+    ("discard", StatusKind::Resolved, ["already resolved"; 4]),
     ("discard", StatusKind::Dead, ["discarded 3 4"; 4]),
-    ("discard", StatusKind::Discarded, ["not dead"; 4]),
+    ("discard", StatusKind::Discarded, ["already discarded"; 4]),
     (
         "restore",
         StatusKind::Retrying,
+        ["not discarded", "not discarded", "not discarded, resolved", "not discarded, resolved"],
+    ),
+    (
+        "restore",
+        StatusKind::Waiting,
         ["not discarded", "not discarded", "not discarded, resolved", "not discarded, resolved"],
     ),
     ("restore", StatusKind::Resolved, ["not discarded"; 4]),
@@ -105,6 +126,7 @@ const TRANSITIONS: [(&str, StatusKind, [&str; 4]); 16] = [
     ),
     ("restore", StatusKind::Discarded, ["dead 3 4"; 4]),
     ("edit", StatusKind::Retrying, ["not dead"; 4]),
+    ("edit", StatusKind::Waiting, ["not dead"; 4]),
     ("edit", StatusKind::Resolved, ["not dead"; 4]),
     ("edit", StatusKind::Dead, ["retrying 0 5"; 4]),
     ("edit", StatusKind::Discarded, ["not dead"; 4]),
@@ -138,6 +160,54 @@ fn a_restored_message_is_dead_for_its_old_reason() {
 }
 
 #[test]
+fn a_message_that_is_discarded_before_its_last_attempt_is_restored_as_dead() {
+    for status in [Status::Retrying, Status::Waiting] {
+        let mut message = message(status, false, true);
+        message.apply(&OperatorAction::Discard).unwrap();
+        message.apply(&OperatorAction::Restore).unwrap();
+        assert_eq!(message.status, Status::Dead(Reason::Discarded));
+    }
+}
+
+#[test]
+fn an_overtaken_message_is_retried_only_on_request() {
+    let overtaken = || FailedMessage { overtaken: true, ..message(Status::Dead(REASON), false, false) };
+    let OperatorAction::Edit(edit) = edit(4) else { unreachable!() };
+    for skipped in [OperatorAction::Retry, OperatorAction::Edit(edit.clone())] {
+        assert_eq!(overtaken().apply(&skipped), Err(SkipReason::Overtaken), "{skipped:?}");
+    }
+    let requested = OperatorAction::Edit(Edit { even_overtaken: true, ..edit });
+    for applied in [OperatorAction::RetryOvertaken, requested] {
+        assert!(overtaken().apply(&applied).is_ok(), "{applied:?}");
+    }
+    for kept in [OperatorAction::Discard, OperatorAction::Restore] {
+        let mut message = overtaken();
+        let _ = message.apply(&kept);
+        assert!(message.overtaken, "{kept:?}");
+    }
+}
+
+#[test]
+fn a_new_arrival_of_a_message_is_later_than_what_overtook_the_former_one() {
+    for (generation, status, remains) in [(4, Status::Retrying, true), (0, Status::Dead(REASON), false)] {
+        let mut message = FailedMessage { overtaken: true, ..message(status, false, false) };
+        message.record(&attempt(generation, RetryDecision::Dead(REASON))).unwrap();
+        assert_eq!(message.overtaken, remains);
+    }
+}
+
+#[test]
+fn only_a_message_that_waits_is_released() {
+    for status in STATUSES {
+        let mut message = message(status, false, false);
+        let released = message.release().is_some();
+        assert_eq!(released, status == Status::Waiting, "{status:?}");
+        let expected = if released { (Status::Retrying, 5) } else { (status, 4) };
+        assert_eq!((message.status, message.generation), expected);
+    }
+}
+
+#[test]
 fn an_edit_of_another_generation_is_skipped() {
     for shown in [3, 5] {
         let skipped = message(Status::Dead(REASON), true, false).apply(&edit(shown));
@@ -149,10 +219,13 @@ fn an_edit_of_another_generation_is_skipped() {
 fn an_attempt_counts_if_its_copy_is_current_or_a_sender_sent_it_again() {
     for status in STATUSES {
         let retrying = status == Status::Retrying;
-        for (generation, counts) in [(0, !retrying), (1, false), (3, false), (4, retrying), (5, false)] {
+        for (generation, counts) in
+            [(0, !status.is_open()), (1, false), (3, false), (4, retrying), (5, false)]
+        {
             for (next, then) in [
                 (RetryDecision::Retry(Duration::ZERO), Status::Retrying),
                 (RetryDecision::Dead(REASON), Status::Dead(REASON)),
+                (RetryDecision::Wait, Status::Waiting),
             ] {
                 let mut failed = message(status, false, false);
                 let case = format!("{status:?}, generation {generation}, {next:?}");

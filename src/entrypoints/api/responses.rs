@@ -22,6 +22,8 @@ const RETRY_SOON: (HeaderName, &str) = (header::RETRY_AFTER, "1");
 pub(super) fn command(outcome: Result<CommandOutcome, BatcherError>, success: StatusCode) -> Response {
     match outcome {
         Ok(CommandOutcome::Handled | CommandOutcome::Duplicate) => (success, "OK").into_response(),
+        // It is recorded, and handled after an earlier command for the same line or batch.
+        Ok(CommandOutcome::Recorded(Failure::Waiting, _)) => (StatusCode::ACCEPTED, "OK").into_response(),
         Ok(CommandOutcome::Reported(failure) | CommandOutcome::Recorded(failure, _)) => failed(&failure),
         Ok(CommandOutcome::Unknown) | Err(BatcherError::Unavailable) => outcome_unknown(),
         Err(BatcherError::Overloaded) => {
@@ -48,7 +50,7 @@ fn failed(failure: &Failure) -> Response {
             log(failure);
             return message(StatusCode::BAD_REQUEST, "a value in the request cannot be stored");
         }
-        Failure::Store(_) | Failure::TimedOut(_) => {
+        Failure::Store(_) | Failure::TimedOut(_) | Failure::Waiting => {
             log(failure);
             return retry_later(
                 "The command was not processed because of a temporary conflict. Retry the request",

@@ -21,7 +21,7 @@ use allocation::{
         failed_messages::DueRetry,
         outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, RetryMark, Subscription},
-        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
     },
     service::{
         availability::{AvailabilityLog, Dependencies},
@@ -135,6 +135,10 @@ impl Tx for FaultyPort<Box<dyn Tx>> {
 
     async fn check_retries(&mut self, marks: &[RetryMark]) -> Result<Vec<RetryCheck>, StoreError> {
         self.inner.check_retries(marks).await
+    }
+
+    async fn check_order(&mut self, messages: &[OrderedMessage]) -> Result<Vec<OrderCheck>, StoreError> {
+        self.inner.check_order(messages).await
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {

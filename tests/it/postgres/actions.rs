@@ -18,7 +18,8 @@ const HANDLED: ActionResult = ActionResult::Skipped(SkipReason::AlreadyHandled);
 const SCHEDULED: ActionResult = ActionResult::Skipped(SkipReason::RetryScheduled);
 const IS_DISCARDED: ActionResult = ActionResult::Skipped(SkipReason::Discarded);
 const IS_RESOLVED: ActionResult = ActionResult::Skipped(SkipReason::Resolved);
-const NOT_DEAD: ActionResult = ActionResult::Skipped(SkipReason::NotDead);
+const DISCARDED_BEFORE: ActionResult = ActionResult::Skipped(SkipReason::AlreadyDiscarded);
+const WAITS: ActionResult = ActionResult::Skipped(SkipReason::Waiting);
 const NOT_DISCARDED: ActionResult = ActionResult::Skipped(SkipReason::NotDiscarded);
 
 /// What an action changes in a row.
@@ -30,6 +31,8 @@ enum Change {
     /// Due now; its attempts are kept.
     DueNow,
     Discarded,
+    /// It was not dead.
+    DiscardedEarly,
     Restored,
     Resolved,
 }
@@ -38,24 +41,27 @@ enum Change {
 /// and the change of the row.
 type Case = (OperatorAction, &'static str, bool, Option<bool>, ActionResult, Change);
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 26] = [
     (OperatorAction::Retry, "dead", false, None, ActionResult::Applied, Change::Restarted),
     (OperatorAction::Retry, "dead", true, None, HANDLED, Change::Resolved),
     (OperatorAction::Retry, "retrying", false, Some(false), ActionResult::Applied, Change::DueNow),
     (OperatorAction::Retry, "retrying", false, Some(true), SCHEDULED, Change::None),
     (OperatorAction::Retry, "retrying", true, None, HANDLED, Change::Resolved),
+    (OperatorAction::Retry, "waiting", false, None, WAITS, Change::None),
+    (OperatorAction::Retry, "waiting", true, None, HANDLED, Change::Resolved),
     (OperatorAction::Retry, "discarded", false, None, IS_DISCARDED, Change::None),
     (OperatorAction::Retry, "discarded", true, None, HANDLED, Change::None),
     (OperatorAction::Retry, "resolved", false, None, IS_RESOLVED, Change::None),
     (OperatorAction::Retry, "resolved", true, None, HANDLED, Change::None),
     (OperatorAction::Discard, "dead", false, None, ActionResult::Applied, Change::Discarded),
     (OperatorAction::Discard, "dead", true, None, ActionResult::Applied, Change::Discarded),
-    (OperatorAction::Discard, "retrying", false, None, NOT_DEAD, Change::None),
-    (OperatorAction::Discard, "retrying", true, None, NOT_DEAD, Change::Resolved),
-    (OperatorAction::Discard, "discarded", false, None, NOT_DEAD, Change::None),
-    (OperatorAction::Discard, "discarded", true, None, NOT_DEAD, Change::None),
-    (OperatorAction::Discard, "resolved", false, None, NOT_DEAD, Change::None),
-    (OperatorAction::Discard, "resolved", true, None, NOT_DEAD, Change::None),
+    (OperatorAction::Discard, "retrying", false, None, ActionResult::Applied, Change::DiscardedEarly),
+    (OperatorAction::Discard, "retrying", true, None, HANDLED, Change::Resolved),
+    (OperatorAction::Discard, "waiting", false, None, ActionResult::Applied, Change::DiscardedEarly),
+    (OperatorAction::Discard, "discarded", false, None, DISCARDED_BEFORE, Change::None),
+    (OperatorAction::Discard, "discarded", true, None, DISCARDED_BEFORE, Change::None),
+    (OperatorAction::Discard, "resolved", false, None, IS_RESOLVED, Change::None),
+    (OperatorAction::Discard, "resolved", true, None, IS_RESOLVED, Change::None),
     (OperatorAction::Restore, "dead", false, None, NOT_DISCARDED, Change::None),
     (OperatorAction::Restore, "dead", true, None, NOT_DISCARDED, Change::Resolved),
     (OperatorAction::Restore, "retrying", false, None, NOT_DISCARDED, Change::None),
@@ -90,7 +96,14 @@ fn expected(change: Change, status: &str) -> Value {
         }),
         Change::DueNow => json!({ "due_at": "now", "published_at": null }),
         Change::Discarded => json!({ "status": "discarded", "ended_at": "now" }),
+        Change::DiscardedEarly if status == "waiting" => {
+            json!({ "status": "discarded", "reason": "discarded", "ended_at": "now" })
+        }
+        Change::DiscardedEarly => {
+            json!({ "status": "discarded", "reason": "discarded", "due_at": null, "ended_at": "now" })
+        }
         Change::Restored => json!({ "status": "dead", "ended_at": null }),
+        Change::Resolved if status == "waiting" => json!({ "status": "resolved", "ended_at": "now" }),
         Change::Resolved if status == "dead" => {
             json!({ "status": "resolved", "reason": null, "ended_at": "now" })
         }

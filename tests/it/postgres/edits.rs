@@ -28,6 +28,8 @@ fn edit(shown_generation: i64) -> Edit {
         message_id: "m1-edited".into(),
         body: b"two".into(),
         body_hash: BodyHash([2; 16]),
+        ordering_key: None,
+        even_overtaken: false,
     }
 }
 

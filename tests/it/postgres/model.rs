@@ -176,6 +176,8 @@ fn operator_action(action: Action, number: usize, expected: &Expected) -> Operat
             message_id: format!("edited-{number}"),
             body: b"edited".into(),
             body_hash: BodyHash([9; 16]),
+            ordering_key: None,
+            even_overtaken: false,
         })
     };
     match action {

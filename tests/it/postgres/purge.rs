@@ -90,7 +90,7 @@ async fn copies_are_published_again_at_intervals_that_double() {
         (9 * 60, 8 * 60, true),
     ];
     for (out, waited, again) in cases {
-        for (status, columns) in STATUSES {
+        for (status, columns) in STATUSES.into_iter().filter(|(status, _)| *status != "waiting") {
             let case = format!("{status}, published {out} min ago, {waited} min late");
             let id = db.failed("m1", columns).await;
             db.execute(&format!(

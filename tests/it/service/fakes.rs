@@ -83,7 +83,7 @@ pub(crate) fn rejected(id: &str) -> ReceivedMessage {
 
 /// A command of the queue `stock` that is rejected: a change of an unknown batch.
 pub(crate) fn rejected_change(id: &str) -> ReceivedMessage {
-    command(id, "change_batch_quantity", &json!({ "batchref": "no-such-batch", "qty": 1 }))
+    command(id, "change_batch_quantity", &json!({ "batchref": format!("no-such-batch-{id}"), "qty": 1 }))
 }
 
 pub(crate) fn line(id: &str, sku: &str, qty: u32) -> ReceivedMessage {
@@ -133,6 +133,7 @@ pub(crate) fn names(outcomes: &[CommandOutcome]) -> Vec<&'static str> {
         CommandOutcome::Duplicate => "duplicate",
         CommandOutcome::Recorded(_, RetryDecision::Retry(_)) => "retry",
         CommandOutcome::Recorded(_, RetryDecision::Dead(_)) => "dead",
+        CommandOutcome::Recorded(_, RetryDecision::Wait) => "waits",
         CommandOutcome::Reported(_) => "reported",
         CommandOutcome::Unknown => "unknown",
     };

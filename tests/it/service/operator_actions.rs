@@ -144,7 +144,8 @@ async fn edit(
 ) -> Result<ActionResult, EditError> {
     let shown = Content { kind: "alocate".into(), message_id: "m1".into(), body: LINE.into() };
     let edited = Content { kind: kind.into(), message_id: message_id.into(), body: body.into() };
-    let request = EditRequest { id: 1, queue: "orders".into(), shown_generation: 3, shown, edited };
+    let queue = "orders".into();
+    let request = EditRequest { id: 1, queue, shown_generation: 3, shown, edited, even_overtaken: false };
     failed_messages::edit(failed_messages, LIMITS, request, &operator()).await
 }
 

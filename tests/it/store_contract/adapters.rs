@@ -9,7 +9,7 @@ use allocation::{
     },
     domain::{Reason, Status, StatusKind},
     ports::{
-        outbox::{LeaderSession, Outbox, ParkedEvents},
+        outbox::{LeaderSession, Outbox, ParkedEvents, Retention},
         queue::QueueName,
         store::{ChangeSet, Store},
     },
@@ -27,6 +27,9 @@ pub(super) struct Adapters {
     pub(super) parked: Arc<dyn ParkedEvents>,
     state: State,
 }
+
+/// The columns of a failed message.
+type Recorded = (Option<String>, String, Option<String>, String, Option<String>, Option<String>);
 
 /// The state of the adapters, for what their ports do not show.
 enum State {
@@ -87,17 +90,42 @@ impl Adapters {
         }
     }
 
+    /// By which commands messages have been overtaken.
+    pub(super) async fn overtaken_by(&self, message_ids: &[&str]) -> Vec<Option<String>> {
+        let rows: Vec<(String, Option<String>)> = match &self.state {
+            State::Memory(store) => {
+                let state = store.state().await;
+                let rows = (1..).map_while(|id| state.failed_message(id));
+                rows.filter_map(|row| Some((row.message_id?, row.overtaken_by))).collect()
+            }
+            State::Postgres(pool) => {
+                let query = "select message_id, overtaken_by from failed_messages";
+                sqlx::query_as(query).fetch_all(pool).await.unwrap()
+            }
+        };
+        let of =
+            |id: &&str| rows.iter().find(|(message_id, _)| message_id == id).and_then(|(_, by)| by.clone());
+        message_ids.iter().map(of).collect()
+    }
+
+    /// Removes nothing, and does the rest of the upkeep.
+    pub(super) async fn purge(&self, session: &mut dyn LeaderSession) {
+        let retention = Retention { inbox: Duration::from_hours(1000), failures: Duration::from_hours(1000) };
+        assert!(!session.purge(retention).await.unwrap());
+    }
+
     /// A failed message.
     pub(super) async fn failed_message(&self, id: i64) -> RecordedFailure {
         match &self.state {
             State::Memory(store) => store.state().await.failed_message(id).unwrap(),
             State::Postgres(pool) => {
-                let query = "select status, reason, error, held_because from failed_messages where id = $1";
-                let (status, reason, error, held_because): (String, Option<String>, _, _) =
+                let query = "select message_id, status, reason, error, held_because, overtaken_by
+                             from failed_messages where id = $1";
+                let (message_id, status, reason, error, held_because, overtaken_by): Recorded =
                     sqlx::query_as(query).bind(id).fetch_one(pool).await.unwrap();
                 let reason = reason.and_then(|reason| Reason::from_name(&reason));
                 let status = Status::new(StatusKind::from_name(&status).unwrap(), reason).unwrap();
-                RecordedFailure { status, error, held_because }
+                RecordedFailure { message_id, status, error, held_because, overtaken_by }
             }
         }
     }

@@ -35,6 +35,8 @@ fn failed_message_key(body: u8) -> FailedMessageKey {
 async fn fail(store: &AnyStore, queue: QueueName, generation: i64, attempts: u32, next: RetryDecision) {
     let attempt = NewAttempt {
         key: failed_message_key(1),
+        ordering_key: None,
+        overtaken_by: None,
         generation,
         body: b"{}".as_slice().into(),
         properties: "{}".into(),

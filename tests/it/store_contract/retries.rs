@@ -37,6 +37,8 @@ pub(super) fn attempt(message_id: &str, generation: i64, next: RetryDecision) ->
             kind: "allocate".into(),
             body_hash: BodyHash([1; 16]),
         },
+        ordering_key: None,
+        overtaken_by: None,
         generation,
         body: b"a body".as_slice().into(),
         properties: "{}".into(),

@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::{
-    domain::Reason,
+    domain::{OrderingKey, Reason},
     ports::failed_messages::{DueRetry, rejected_retry_error},
 };
+
+use super::order;
 
 /// The delay of a retry that could not be published.
 const DEFER_BY: Duration = Duration::from_secs(5);
@@ -93,19 +95,21 @@ pub(in crate::adapters::postgres) async fn reject(
     retry: &DueRetry,
     reason: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+    let mut transaction = connection.begin().await?;
+    let key = sqlx::query_scalar!(
         "update failed_messages
          set status = 'dead', reason = $4, error = $3, error_pattern = $3,
              error_group = left(md5(concat_ws(' ', queue, type, $3::text)), 8), due_at = null, last_failed_at = now()
-         where id = $1 and generation = $2 and status = 'retrying'",
+         where id = $1 and generation = $2 and status = 'retrying'
+         returning key",
         retry.id,
         retry.generation,
         rejected_retry_error(reason),
         Reason::InvalidMessage.as_str(),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    );
+    let key = key.fetch_optional(&mut *transaction).await?.flatten().map(OrderingKey::from_stored);
+    order::release(&mut transaction, key.as_slice()).await?;
+    transaction.commit().await
 }
 
 /// The columns of a set-based statement.

@@ -85,7 +85,7 @@ pub(in crate::adapters::postgres) async fn check_retries(
     Ok(marks.iter().map(check).collect())
 }
 
-/// The ids of matching messages; the one that failed longest ago is first.
+/// The ids of matching messages; the one that failed first is first, so that messages with one key are in their order.
 pub(super) async fn matching(
     connection: &mut PgConnection,
     filter: &FailedMessageFilter,
@@ -95,7 +95,7 @@ pub(super) async fn matching(
         "select f.id from failed_messages f
          where failed_message_matches(f, $1, $2, $3, $4, $5, $6,
              coalesce($7, extract(epoch from now() - $9::timestamptz)::double precision), $8)
-         order by f.last_failed_at, f.id",
+         order by f.id",
         filter.ids.as_deref(),
         filter.status.map(StatusKind::as_str),
         filter.queue,
@@ -124,7 +124,8 @@ pub(super) async fn find_for_update(
                           and i.fingerprint = f.fingerprint and coalesce(i.type, f.type) = f.type) as "handled!",
                   (coalesce(f.published_at, f.due_at)
                    between clock_timestamp() - interval '1 minute' and clock_timestamp()) is true
-                      as "scheduled_recently!"
+                      as "scheduled_recently!",
+                  f.overtaken_by is not null as "overtaken!"
            from failed_messages f
            where f.id = any($1) and failed_message_matches(f, null, $2, $3, $4, $5, $6, null, $7)
            order by f.id for update"#,
@@ -146,6 +147,7 @@ pub(super) async fn find_for_update(
                 attempts: u32::try_from(row.attempts).unwrap_or_default(),
                 generation: row.generation,
                 handled: row.handled,
+                overtaken: row.overtaken,
                 scheduled_recently: row.scheduled_recently,
             })
         })

@@ -3,10 +3,12 @@
 mod due;
 mod find;
 mod operator;
+mod order;
 mod record;
 mod transition;
 
 pub(super) use due::{defer, due, published, reject};
 pub(super) use find::{check_retries, count_attempts};
 pub use operator::PgFailedMessages;
+pub(super) use order::{check_order, overtake, release};
 pub(super) use record::{record, resolve};

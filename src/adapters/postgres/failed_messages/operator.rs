@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-use super::{find, transition};
+use super::{find, order, transition};
 
 /// The failed messages of a database.
 pub struct PgFailedMessages {
@@ -86,6 +86,11 @@ async fn apply(
         transition::replace_content(connection, &applied, content).await?;
     }
     transition::write(connection, &transitions).await?;
+    let ended = transitions.iter().filter(|to| !to.status.is_open()).map(|to| to.id).collect::<Vec<_>>();
+    let keys = transition::keys(connection, &ended).await?;
+    if order::release(connection, &keys).await? {
+        transition::notify(connection).await?;
+    }
     Ok(results)
 }
 

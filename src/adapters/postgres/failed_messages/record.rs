@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::PgConnection;
 
-use crate::domain::{NewAttempt, Reason, RetryDecision, Status};
+use crate::domain::{NewAttempt, OrderingKey, Reason, RetryDecision, Status};
 
 /// Records failed attempts. The `where` of the statement is [`FailedMessage::record`](crate::domain::FailedMessage::record)
 /// in SQL, so that a failure takes one statement.
@@ -27,26 +27,28 @@ async fn record_one(
     let status = Status::from(failure.next);
     let delay = match failure.next {
         RetryDecision::Retry(delay) => Some(delay.as_secs_f64()),
-        RetryDecision::Dead(_) => None,
+        RetryDecision::Dead(_) | RetryDecision::Wait => None,
     };
     let attempts = i32::try_from(failure.attempts).unwrap_or(i32::MAX);
     sqlx::query!(
         "with recorded as (
              insert into failed_messages as known (queue, message_id, fingerprint, type, body, properties, original,
-                 status, reason, error, error_pattern, error_group, attempts, due_at)
+                 status, reason, error, error_pattern, error_group, attempts, due_at, key, overtaken_by)
              values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, $9, $10, $11, $12, $13,
-                 clock_timestamp() + make_interval(secs => $14))
+                 clock_timestamp() + make_interval(secs => $14), $19, $20)
              on conflict (queue, coalesce(message_id, ''), type, fingerprint) do update
              set status = excluded.status, reason = excluded.reason, error = excluded.error,
                  error_pattern = excluded.error_pattern, error_group = excluded.error_group,
                  attempts = excluded.attempts, generation = known.generation + 1, due_at = excluded.due_at,
-                 last_failed_at = now(), published_at = null, ended_at = null
-             where case when $15::bigint = 0 then known.status <> 'retrying'
+                 last_failed_at = now(), published_at = null, ended_at = null,
+                 key = coalesce(excluded.key, known.key),
+                 overtaken_by = coalesce(excluded.overtaken_by, case when $15::bigint > 0 then known.overtaken_by end)
+             where case when $15::bigint = 0 then known.status not in ('retrying', 'waiting')
                    else known.status = 'retrying' and known.generation = $15 end
              returning id, generation
          )
          insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
-         select id, generation, $13, $16, $17, $10, $18 from recorded",
+         select id, generation, $13, $16, $17, $10, $18 from recorded where $8 <> 'waiting'",
         queue,
         failure.key.message_id.as_deref(),
         &failure.key.body_hash.0[..],
@@ -65,6 +67,8 @@ async fn record_one(
         failure.host,
         i64::try_from(failure.duration.as_millis()).unwrap_or(i64::MAX),
         &failure.chain,
+        failure.ordering_key.as_ref().map(OrderingKey::as_str),
+        failure.overtaken_by.as_deref(),
     )
     .execute(connection)
     .await?;

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use crate::{
     adapters::postgres::commit_signal::CHANNEL,
-    domain::{Edit, OperatorAction, Reason, StatusKind, Transition},
+    domain::{Edit, OperatorAction, OrderingKey, Reason, StatusKind, Transition},
     ports::failed_messages::Operator,
 };
 
@@ -38,9 +38,27 @@ pub(super) async fn write(
     .execute(&mut *connection)
     .await?;
     if transitions.iter().any(|to| to.status.kind() == StatusKind::Retrying) {
-        sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
+        notify(connection).await?;
     }
     Ok(())
+}
+
+/// Wakes the relay at the commit.
+pub(super) async fn notify(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(connection).await?;
+    Ok(())
+}
+
+/// The keys of messages.
+pub(super) async fn keys(
+    connection: &mut PgConnection,
+    ids: &[i64],
+) -> Result<Vec<OrderingKey>, sqlx::Error> {
+    let keys = sqlx::query_scalar!(
+        r#"select distinct key as "key!" from failed_messages where id = any($1) and key is not null"#,
+        ids,
+    );
+    Ok(keys.fetch_all(connection).await?.into_iter().map(OrderingKey::from_stored).collect())
 }
 
 /// Replaces the content of messages. The same content cannot belong to two messages of a queue.
@@ -50,13 +68,16 @@ pub(super) async fn replace_content(
     content: &Edit,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update failed_messages set type = $2, message_id = $3, body = $4, fingerprint = $5, edited = true
+        "update failed_messages
+         set type = $2, message_id = $3, body = $4, fingerprint = $5, edited = true, key = $6,
+             overtaken_by = case when key = $6 then overtaken_by end
          where id = any($1)",
         ids,
         content.kind,
         content.message_id,
         content.body,
         &content.body_hash.0[..],
+        content.ordering_key.as_ref().map(OrderingKey::as_str),
     )
     .execute(connection)
     .await?;

@@ -11,7 +11,7 @@ use allocation::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, RetryCheck, Store, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
     },
 };
 use async_trait::async_trait;
@@ -27,6 +27,7 @@ pub(crate) enum Call {
     RevertStarts,
     CheckInbox,
     CheckRetries,
+    CheckOrder,
     FailedAttempts,
     Load,
     WaitingLines,
@@ -221,6 +222,11 @@ impl Tx for ScriptedTx {
         let script = self.store.script();
         let check = |mark| script.retry_checks.get(mark).copied().unwrap_or(RetryCheck::Unknown);
         after.apply(marks.iter().map(check).collect())
+    }
+
+    async fn check_order(&mut self, messages: &[OrderedMessage]) -> Result<Vec<OrderCheck>, StoreError> {
+        let after = self.store.reply_to(Call::CheckOrder).await?;
+        after.apply(self.inner.check_order(messages).await?)
     }
 
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError> {

@@ -1,0 +1,6 @@
+//! Commands about one line or batch take effect in the order of their arrival, also when some of them are retried.
+
+mod operators;
+mod processes;
+mod random_runs;
+mod simulation;
