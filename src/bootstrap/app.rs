@@ -4,12 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use gethostname::gethostname;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::{
-        mail::{DirectoryNotifier, LogNotifier, MailAddresses, SmtpNotifier},
+        mail::MailAddresses,
         postgres::{
             self, CommitSignal, Migration, PgFailedMessages, PgInstallation, PgOutbox, PgParkedEvents,
             PgReadModel, PgStore,
@@ -19,12 +18,11 @@ use crate::{
     config::{Settings, Worker},
     entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
     faults,
-    pg::PgConfig,
+    pg::{PgConfig, Pool},
     ports::{
         admin::{CommandSender, ReadModel, Topology},
         failed_messages::FailedMessages,
         installation::{DatabaseState, Installation as _, SchemaVersion},
-        notifier::Notifier,
         outbox::{ParkedEvents, Retention},
         queue::{QueueKind, QueueName},
         store::Store,
@@ -43,7 +41,7 @@ use crate::{
     views::Views,
 };
 
-use super::memory::MemoryShares;
+use super::{memory::MemoryShares, servers};
 
 /// Unacknowledged notifications per process. Sending mail is slow, so the others stay available to other processes.
 const NOTIFIER_PREFETCH: u16 = 20;
@@ -59,8 +57,8 @@ const FINISH_SHARE: f64 = 0.8;
 /// The parts of the program. None of them connects to a server before it is used.
 pub struct App {
     pub(super) settings: Settings,
-    pg: PgConfig,
-    pub(super) pool: PgPool,
+    pub(super) pg: PgConfig,
+    pub(super) pool: Pool,
     store: Arc<dyn Store>,
     /// Cancelled once the database was checked: before that, nothing is written.
     pub(super) checked: CancellationToken,
@@ -82,14 +80,13 @@ impl App {
     /// A URL or an address in the settings is invalid.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
         let Settings { database, broker, smtp, notifications, .. } = &settings;
-        let pg = PgConfig::new(database.url.expose(), database.max_connections.get(), database.timeout)
-            .context("database.url (or DATABASE_URL) is not a PostgreSQL URL")?;
+        let pg = servers::database(database)?;
         let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
             .context("broker.url (or AMQP_URL) cannot be used")?;
         let addresses = MailAddresses::new(&notifications.from, &notifications.to)?;
         let (pool, commit_signal) = (pg.pool(), Arc::<CommitSignal>::default());
         let store = faults::store(PgStore::new(pool.clone(), &pg, commit_signal.clone()));
-        let notifier = notifier(smtp.url.expose(), addresses)?;
+        let notifier = servers::notifier(smtp.url.expose(), addresses)?;
         let policy = policy(&settings);
         Ok(Self {
             commands: Arc::new(MessageBus::new(store.clone(), policy.clone())),
@@ -313,15 +310,6 @@ impl Batching {
         let (prefetch, max_batch) = (settings.prefetch.get(), settings.max_batch.get());
         Self { prefetch, max_batch, partitions, collect_for: Duration::ZERO }
     }
-}
-
-/// The notifier that the scheme of `smtp.url` selects.
-fn notifier(url: &str, addresses: MailAddresses) -> anyhow::Result<Arc<dyn Notifier>> {
-    Ok(match (url, url.strip_prefix("file:")) {
-        ("", _) => Arc::new(LogNotifier),
-        (_, Some(directory)) => Arc::new(DirectoryNotifier::new(directory.into(), addresses)),
-        (url, None) => Arc::new(SmtpNotifier::new(url, addresses)?),
-    })
 }
 
 fn policy(settings: &Settings) -> FailurePolicy {

@@ -7,6 +7,7 @@ mod csv_stock;
 mod demo_run;
 mod memory;
 mod roles;
+mod servers;
 mod wait;
 
 pub use app::App;

@@ -50,7 +50,7 @@ impl App {
             let listener = api.bind().await?;
             tasks.spawn(async move { api.run(listener, &stop).await });
         }
-        if !self.wait_for_database(stop).await? || !self.wait_for_topology(stop).await {
+        if !self.wait_for_database(roles, stop).await? || !self.wait_for_topology(stop).await {
             return self.finish(tasks, stop).await; // The API may still have requests to answer.
         }
         background.spawn(postgres::forward_commits(
@@ -133,8 +133,8 @@ impl App {
     }
 
     /// Waits until the database accepts writes. False if `stop` was cancelled first.
-    async fn wait_for_database(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
-        let check = || async { self.claim_database().await };
+    async fn wait_for_database(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<bool> {
+        let check = || async { self.claim_database(roles).await };
         let Some(usable) = retry_until_available(&self.database_log, stop, check).await else {
             return Ok(false);
         };
@@ -144,7 +144,10 @@ impl App {
     }
 
     /// Records the namespace unless one is recorded. The outer error is an outage, the inner one a refusal.
-    async fn claim_database(&self) -> anyhow::Result<Result<(), UnusableDatabase>> {
+    async fn claim_database(&self, roles: &[Role]) -> anyhow::Result<Result<(), UnusableDatabase>> {
+        if let Err(unusable) = self.check_sessions(roles).await? {
+            return Ok(Err(unusable));
+        }
         let installation = self.installation();
         let mut state = installation.state().await?;
         if let Err(unusable) = state.check(self.namespace()) {
@@ -153,6 +156,15 @@ impl App {
         self.probe_database().await?;
         state.namespace = Some(installation.claim().await?);
         Ok(state.check(self.namespace()))
+    }
+
+    /// Whether the database gives sessions of their own to roles that need one. The outer error is an outage.
+    async fn check_sessions(&self, roles: &[Role]) -> anyhow::Result<Result<(), UnusableDatabase>> {
+        // Only a relay uses another URL than the other roles.
+        if self.settings.database.session_url.expose().is_empty() || roles.contains(&Role::Relay) {
+            return Ok(postgres::check_sessions(&self.pg).await?);
+        }
+        Ok(Ok(()))
     }
 
     /// Waits for the broker. False if `stop` was cancelled first.

@@ -69,6 +69,10 @@ impl Mistakes {
     fn check_addresses(&mut self, settings: &Settings) {
         let Settings { database, broker, smtp, .. } = settings;
         self.url("database.url (DATABASE_URL)", database.url.expose(), &POSTGRES);
+        let session_url = database.session_url.expose();
+        if !session_url.is_empty() {
+            self.url("database.session_url", session_url, &POSTGRES);
+        }
         self.url("broker.url (AMQP_URL)", broker.url.expose(), &AMQP);
         let smtp = smtp.url.expose();
         if !smtp.is_empty() && !smtp.starts_with("file:") {

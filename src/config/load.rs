@@ -16,7 +16,7 @@ const PREFIX: &str = "ALLOCATION";
 /// Between the parts of the name of a variable.
 const SEPARATOR: &str = "__";
 /// Settings whose values may be secrets.
-const SECRETS: [&str; 4] = ["database.url", "broker.url", "smtp.url", "api.token"];
+const SECRETS: [&str; 5] = ["database.url", "database.session_url", "broker.url", "smtp.url", "api.token"];
 /// The least similarity, from 0 to 1, of a known key that is suggested for an unknown one.
 const SIMILARITY: f32 = 0.6;
 

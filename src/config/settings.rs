@@ -35,6 +35,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct Database {
     pub url: SecretUrl,
+    pub session_url: SecretUrl,
     pub max_connections: NonZeroU32,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,

@@ -2,22 +2,17 @@
 
 use std::{str::FromStr as _, time::Duration};
 
-use sqlx::{
-    Executor as _, Row as _,
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
-};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::address::{POSTGRES, ServerUrl};
 
-/// A connection that was idle for longer is tested before it is used: it may be broken.
-const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
-/// Time to wait for a connection of the pool.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+use super::{
+    pool::Pool,
+    session_options::{LOCK_TIMEOUT, SessionOptions, assignments, without_settings},
+};
+
 /// Time after `database.timeout` at which the server cancels a statement itself.
 const SERVER_MARGIN: Duration = Duration::from_secs(5);
-
-/// How long a migration waits for a lock: everything that uses the table waits behind it.
-const MIGRATION_LOCK_TIMEOUT: &str = "2s";
 
 /// Planner settings of every connection: always use an index. Cached plans stay in use until the tables are analyzed; a plan
 /// that was made while a table was small would read the whole table after it has grown.
@@ -32,9 +27,10 @@ pub const PLANNER: [(&str, &str); 5] = [
 /// The database and its time limits.
 #[derive(Clone, Debug)]
 pub struct PgConfig {
-    /// The URL, without settings of the session.
+    /// The URL of the pooled connections.
     url: PgConnectOptions,
-    pub(crate) options: PgConnectOptions,
+    /// The URL of the sessions that need a connection of their own, if the pooled ones lead through a pooler.
+    session_url: Option<PgConnectOptions>,
     max_connections: u32,
     /// Time to wait for a connection or a reply before the database is considered unavailable.
     pub(crate) timeout: Duration,
@@ -57,42 +53,61 @@ impl PgConfig {
     /// # Errors
     /// The URL is invalid. The message does not contain it, since it may contain a password.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, sqlx::Error> {
-        let url = connect_options(url)?;
-        // Later than the client gives up: a statement that takes so long is an outage, and no failure of its message.
-        let statement_timeout = format!("{}ms", (timeout + SERVER_MARGIN).as_millis());
-        let options = url.clone().application_name("allocation").options([
-            ("statement_timeout", statement_timeout.as_str()),
-            ("lock_timeout", "2s"),
-            ("idle_in_transaction_session_timeout", "60s"),
-        ]);
-        Ok(Self { url, options: options.options(PLANNER), max_connections, timeout })
+        Ok(Self { url: connect_options(url)?, session_url: None, max_connections, timeout })
     }
 
-    /// The options of a session that migrates: its statements may take long, but do not wait long for a lock.
-    pub(crate) fn migration_options(&self) -> PgConnectOptions {
-        self.url
-            .clone()
-            .application_name("allocation migrate")
-            .options([("lock_timeout", MIGRATION_LOCK_TIMEOUT), ("statement_timeout", "0")])
+    /// The pooled connections may lead through a pooler, and what needs a session of its own uses another URL.
+    ///
+    /// # Errors
+    /// The URL is invalid. The message does not contain it, since it may contain a password.
+    pub fn with_session_url(self, url: &str) -> Result<Self, sqlx::Error> {
+        Ok(Self { session_url: Some(connect_options(url)?), ..self })
+    }
+
+    /// The setting that holds the URL of [`Self::session`].
+    pub(crate) fn session_setting(&self) -> &'static str {
+        if self.session_url.is_some() { "database.session_url" } else { "database.url (or DATABASE_URL)" }
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        // Later than the client gives up: a statement that takes so long is an outage, and no failure of its message.
+        let statement_timeout = format!("{}ms", (self.timeout + SERVER_MARGIN).as_millis());
+        let limits = [
+            ("statement_timeout", statement_timeout),
+            ("lock_timeout", LOCK_TIMEOUT.to_owned()),
+            ("idle_in_transaction_session_timeout", "60s".to_owned()),
+        ];
+        limits.into_iter().chain(PLANNER.map(|(name, value)| (name, value.to_owned()))).collect()
+    }
+
+    fn session_options(&self, name: &str, settings: &[(&str, String)]) -> SessionOptions {
+        match &self.session_url {
+            None => SessionOptions::direct(&self.url, name, settings),
+            Some(url) => SessionOptions::through_pooler(url, name, settings),
+        }
+    }
+
+    /// A session of its own, as the relay needs.
+    pub(crate) fn session(&self) -> SessionOptions {
+        self.session_options("allocation", &self.settings())
+    }
+
+    /// A session that migrates: its statements may take long, but do not wait long for a lock.
+    pub(crate) fn migration_session(&self) -> SessionOptions {
+        let settings = [("lock_timeout", LOCK_TIMEOUT.to_owned()), ("statement_timeout", "0".to_owned())];
+        self.session_options("allocation migrate", &settings)
     }
 
     /// A pool that connects when it is first used.
     #[must_use]
-    pub fn pool(&self) -> PgPool {
-        PgPoolOptions::new()
-            .max_connections(self.max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for < TEST_AFTER_IDLE {
-                        return Ok(true);
-                    }
-                    // False inside a transaction that was left open: the connection is then closed. As a prepared
-                    // statement it would always be false.
-                    connection.fetch_one("select now() = statement_timestamp()").await?.try_get(0)
-                })
-            })
-            .connect_lazy_with(self.options.clone())
+    pub fn pool(&self) -> Pool {
+        if self.session_url.is_none() {
+            let options = self.session().driver_options().clone();
+            return Pool::new(options, self.max_connections, None);
+        }
+        // No prepared statement is kept, so each is prepared in the transaction that executes it.
+        let options = without_settings(&self.url, "allocation").statement_cache_capacity(0);
+        let begin = format!("begin;deallocate all;{}", assignments("set local", &self.settings()));
+        Pool::new(options, self.max_connections, Some(&begin))
     }
 }

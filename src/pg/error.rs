@@ -11,6 +11,11 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(Cow::into_owned)
 }
 
+/// Whether only a connection pooler reports this error.
+pub(super) fn is_pooler_error(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| SqlError::from(error).pooler_hint().is_some())
+}
+
 /// The class of an error, with its cause. The SQLSTATE of the server's errors decides.
 pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
     match error {
@@ -32,9 +37,9 @@ fn by_sqlstate(code: &str) -> fn(Cause) -> StoreError {
     match code {
         // Serialization failure, deadlock, lock not available, and two transactions that create the same row.
         "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict,
-        // Read-only after a failover, a transaction that was cut off, a missing database; shutting down, starting up, a
+        // Read-only after a failover, a transaction that was cut off, a prepared statement that a pooler lost, a missing database; shutting down, starting up, a
         // session that was idle for too long; but not a cancelled statement.
-        "25006" | "25P03" | "25P04" | "3D000" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => {
+        "25006" | "25P03" | "25P04" | "26000" | "3D000" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => {
             StoreError::Unavailable
         }
         _ => match code.get(..2) {
@@ -66,9 +71,9 @@ mod tests {
             (
                 "unavailable",
                 vec![
-                    "57P01", "57P02", "57P03", "57P04", "57P05", "25006", "25P03", "25P04", "3D000", "58030",
-                    "58P01", "08006", "53100", "53300", "28P01", "42P01", "42703", "42501", "0A000", "55000",
-                    "55006",
+                    "57P01", "57P02", "57P03", "57P04", "57P05", "25006", "25P03", "25P04", "26000", "3D000",
+                    "58030", "58P01", "08006", "53100", "53300", "28P01", "42P01", "42703", "42501", "0A000",
+                    "55000", "55006",
                 ],
             ),
             ("invalid data", vec!["22P05", "22003", "22021", "23502", "23503", "23514", "54001", "54000"]),

@@ -2,9 +2,15 @@
 
 mod config;
 mod error;
+mod pool;
 mod session;
+mod session_options;
 mod sql_error;
+mod timeout;
 
 pub use config::{PLANNER, PgConfig};
 pub(crate) use error::sqlstate;
-pub(crate) use session::{PooledSession, with_timeout};
+pub use pool::Pool;
+pub(crate) use session::PooledSession;
+pub(crate) use session_options::{Pooler, SessionOptions};
+pub(crate) use timeout::with_timeout;

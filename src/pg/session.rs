@@ -7,45 +7,50 @@ use sqlx::{ConnectOptions as _, Executor as _, PgConnection, PgPool, Postgres, p
 
 use crate::ports::error::StoreError;
 
-use super::error::store_error;
+use super::{error::store_error, pool::Pool, sql_error::POOLER_HINT, timeout::with_timeout};
 
-/// Executes statements within a time limit.
-pub(crate) async fn with_timeout<T>(
-    timeout: Duration,
-    statements: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(timeout, statements).await {
-        Ok(outcome) => outcome.map_err(store_error),
-        Err(_) => Err(StoreError::Timeout(format!("no reply within {timeout:?}").into())),
-    }
-}
-
-/// A connection of the pool. It is returned to the pool by [`Self::commit`], [`Self::rollback`] or [`Self::release`], and closed
+/// A connection of the pool. It is returned to the pool by [`Self::commit`], [`Self::rollback`] or [`Self::finish`], and closed
 /// otherwise: an interrupted statement or an open transaction never reaches the pool.
 pub(crate) struct PooledSession {
     connection: Option<PoolConnection<Postgres>>,
     timeout: Duration,
+    /// Whether its statements are one transaction, although its user needs none.
+    is_shared: bool,
 }
 
 impl PooledSession {
-    /// Acquires a connection.
-    pub(crate) async fn open(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
-        let connection = match pool.acquire().await {
-            Err(sqlx::Error::PoolTimedOut) => return Err(no_connection(pool, timeout).await),
-            acquired => acquired.map_err(store_error)?,
-        };
-        Ok(Self { connection: Some(connection), timeout })
+    /// Acquires a connection for statements that need no transaction.
+    pub(crate) async fn open(pool: &Pool, timeout: Duration) -> Result<Self, StoreError> {
+        if pool.is_shared() {
+            let mut session = Self::begin(pool, timeout).await?;
+            session.is_shared = true;
+            return Ok(session);
+        }
+        Self::acquire(pool, timeout).await
     }
 
     /// Acquires a connection and begins a transaction.
-    pub(crate) async fn begin(pool: &PgPool, timeout: Duration) -> Result<Self, StoreError> {
-        let mut session = Self::open(pool, timeout).await?;
-        session.statement("begin").await?;
+    pub(crate) async fn begin(pool: &Pool, timeout: Duration) -> Result<Self, StoreError> {
+        let mut session = Self::acquire(pool, timeout).await?;
+        session.statement(pool.begin()).await?;
         Ok(session)
     }
 
-    /// Executes one statement without parameters.
-    pub(crate) async fn statement(&mut self, sql: &'static str) -> Result<(), StoreError> {
+    async fn acquire(pool: &Pool, timeout: Duration) -> Result<Self, StoreError> {
+        let connection = match pool.connections().acquire().await {
+            Err(sqlx::Error::PoolTimedOut) => return Err(no_connection(pool.connections(), timeout).await),
+            acquired => acquired.map_err(store_error)?,
+        };
+        let mut session = Self { connection: Some(connection), timeout, is_shared: false };
+        if session.run(async |connection| pool.has_settings(connection).await).await? {
+            return Ok(session);
+        }
+        let text = format!("the server dropped the settings of the session: {POOLER_HINT}");
+        Err(StoreError::Unavailable(text.into()))
+    }
+
+    /// Executes statements without parameters.
+    pub(crate) async fn statement(&mut self, sql: &str) -> Result<(), StoreError> {
         let connection = self.connection.as_mut().expect("a session has a connection until it ends");
         with_timeout(self.timeout, connection.execute(sql)).await.map(drop)
     }
@@ -79,7 +84,7 @@ impl PooledSession {
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         match self.statement("commit").await {
             Ok(()) => {
-                self.release();
+                self.connection = None;
                 Ok(())
             }
             Err(StoreError::Timeout(cause)) => Err(StoreError::CommitUnknown(cause)),
@@ -90,13 +95,17 @@ impl PooledSession {
     /// Rolls the transaction back.
     pub(crate) async fn rollback(mut self) {
         if self.statement("rollback").await.is_ok() {
-            self.release();
+            self.connection = None;
         }
     }
 
-    /// Returns the connection to the pool. No transaction may be open.
-    pub(crate) fn release(mut self) {
+    /// Ends what [`Self::open`] began: what was written is then permanent. After a timeout that is unknown.
+    pub(crate) async fn finish(mut self) -> Result<(), StoreError> {
+        if self.is_shared {
+            self.statement("commit").await?;
+        }
         self.connection = None;
+        Ok(())
     }
 }
 

@@ -45,6 +45,17 @@ pub enum UnusableDatabase {
     /// Its schema has another version.
     #[error("{0}")]
     Schema(SchemaVersion),
+    /// Its URL leads to a connection pooler.
+    #[error(
+        "{setting} leads to a connection pooler such as PgBouncer, which {problem}; set database.session_url to a URL of \
+         the server itself, or of a pool in session mode"
+    )]
+    Pooler {
+        /// The setting that holds the URL.
+        setting: &'static str,
+        /// What the pooler does.
+        problem: &'static str,
+    },
     /// It belongs to another namespace.
     #[error(
         "database {database:?} belongs to the namespace {recorded:?}, and this process is configured with namespace = \

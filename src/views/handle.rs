@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
-use crate::{pg::PooledSession, ports::error::StoreError};
+use crate::{
+    pg::{Pool, PooledSession},
+    ports::error::StoreError,
+};
 
 /// The queries of the read side, on one database and one namespace.
 #[derive(Clone)]
 pub struct Views {
-    pool: PgPool,
+    pool: Pool,
     /// The prefix of the queue names in results.
     pub(super) namespace: String,
     timeout: Duration,
@@ -18,8 +21,8 @@ pub struct Views {
 impl Views {
     /// Views on a pool. A query that takes longer than `timeout` fails.
     #[must_use]
-    pub fn new(pool: PgPool, namespace: String, timeout: Duration) -> Self {
-        Self { pool, namespace, timeout }
+    pub fn new(pool: impl Into<Pool>, namespace: String, timeout: Duration) -> Self {
+        Self { pool: pool.into(), namespace, timeout }
     }
 
     /// Runs a query on a connection of its own, within the timeout.
@@ -29,7 +32,7 @@ impl Views {
     ) -> Result<T, StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let answer = session.run(query).await?;
-        session.release();
+        session.finish().await?;
         Ok(answer)
     }
 }

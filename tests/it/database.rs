@@ -5,4 +5,5 @@ mod encoding;
 mod maintenance;
 mod migration_locks;
 mod namespaces;
+mod poolers;
 mod unwritable;

@@ -5,6 +5,7 @@ mod database;
 mod http;
 mod in_process;
 mod namespace;
+mod pgbouncer;
 mod private_server;
 mod process;
 mod progress;
@@ -22,6 +23,7 @@ pub(crate) use in_process::{
     received,
 };
 pub(crate) use namespace::{amqp_url, processes_of, unique};
+pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use private_server::PrivatePostgres;
 pub(crate) use process::{CliOutput, Running};
 pub(crate) use proxy::Proxy;

@@ -50,6 +50,7 @@ fn white_space_around_a_value_is_ignored() {
     for (variable, value, key, expected) in [
         ("DATABASE_URL", "postgres://u@h/d\n", "/database/url", "postgres://u@h/d"),
         ("AMQP_URL", " amqp://h/v\r\n", "/broker/url", "amqp://h/v"),
+        ("ALLOCATION__DATABASE__SESSION_URL", " postgres://h\n", "/database/session_url", "postgres://h"),
         ("ALLOCATION__SMTP__URL", "\tsmtp://h\n", "/smtp/url", "smtp://h"),
         ("ALLOCATION__NAMESPACE", "shop\n", "/namespace", "shop"),
         ("ALLOCATION__WORKER__HANDLER_TIMEOUT", "5s\n", "/worker/handler_timeout", "5s"),

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::PgConnection;
+
+use crate::pg::SessionOptions;
 
 /// How often the session is observed. It waits for a lock for some seconds.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(300);
@@ -21,7 +23,7 @@ pub(super) type Blockers = BTreeMap<i32, Blocker>;
 
 /// Runs `work` on the session with this process id. Also returns the sessions that it waited for last.
 pub(super) async fn observe<T>(
-    options: &PgConnectOptions,
+    options: &SessionOptions,
     pid: i32,
     work: impl Future<Output = T>,
 ) -> (T, Blockers) {
@@ -43,7 +45,7 @@ pub(super) async fn observe<T>(
 }
 
 async fn look(
-    options: &PgConnectOptions,
+    options: &SessionOptions,
     observer: &mut Option<PgConnection>,
     pid: i32,
 ) -> Result<Blockers, sqlx::Error> {

@@ -2,15 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{
-    PgPool,
-    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
-};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 use tracing::debug;
 
 use crate::{
-    pg::PooledSession,
+    pg::{Pool, PooledSession},
     ports::error::{StoreError, error_text},
 };
 
@@ -42,7 +39,7 @@ impl CommitSignal {
 }
 
 /// Announces the commits of this process to others. This is a hint: a failed announcement is not repeated.
-pub async fn forward_commits(pool: PgPool, timeout: Duration, commit_signal: Arc<CommitSignal>) {
+pub async fn forward_commits(pool: Pool, timeout: Duration, commit_signal: Arc<CommitSignal>) {
     loop {
         commit_signal.remote.notified().await;
         if let Err(error) = announce(&pool, timeout).await {
@@ -55,11 +52,11 @@ pub async fn forward_commits(pool: PgPool, timeout: Duration, commit_signal: Arc
     }
 }
 
-async fn announce(pool: &PgPool, timeout: Duration) -> Result<(), StoreError> {
+async fn announce(pool: &Pool, timeout: Duration) -> Result<(), StoreError> {
     let mut session = PooledSession::open(pool, timeout).await?;
     let notify = sqlx::query("select pg_notify($1, '')").bind(CHANNEL);
     session.run(async |connection| notify.execute(connection).await).await?;
-    session.release();
+    session.finish().await?;
     Ok(())
 }
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use crate::{
-    pg::{PgConfig, PooledSession},
+    pg::{PgConfig, Pool, PooledSession, Pooler},
     ports::{
         error::StoreError,
-        installation::{DatabaseState, Installation, SchemaVersion},
+        installation::{DatabaseState, Installation, SchemaVersion, UnusableDatabase},
     },
 };
 
@@ -17,7 +17,7 @@ use super::schema;
 
 /// The installation in one database, for one namespace.
 pub struct PgInstallation {
-    pool: PgPool,
+    pool: Pool,
     timeout: Duration,
     namespace: String,
 }
@@ -25,8 +25,8 @@ pub struct PgInstallation {
 impl PgInstallation {
     /// On a pool, with the time limit of its configuration.
     #[must_use]
-    pub fn new(pool: PgPool, config: &PgConfig, namespace: &str) -> Self {
-        Self { pool, timeout: config.timeout, namespace: namespace.to_owned() }
+    pub fn new(pool: impl Into<Pool>, config: &PgConfig, namespace: &str) -> Self {
+        Self { pool: pool.into(), timeout: config.timeout, namespace: namespace.to_owned() }
     }
 }
 
@@ -35,16 +35,30 @@ impl Installation for PgInstallation {
     async fn state(&self) -> Result<DatabaseState, StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let state = session.run(async |connection| state(connection).await).await?;
-        session.release();
+        session.finish().await?;
         Ok(state)
     }
 
     async fn claim(&self) -> Result<String, StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let recorded = session.run(async |connection| claim(connection, &self.namespace).await).await?;
-        session.release();
+        session.finish().await?;
         Ok(recorded)
     }
+}
+
+/// Whether the URL for what needs a session of its own, such as the lock of the leader, leads to such sessions. The outer
+/// error is an outage.
+///
+/// # Errors
+/// The server does not reply.
+pub async fn check_sessions(config: &PgConfig) -> Result<Result<(), UnusableDatabase>, StoreError> {
+    let problem = match config.session().pooler(config.timeout).await? {
+        None => return Ok(Ok(())),
+        Some(Pooler::NoSettings) => "does not apply the settings of a session",
+        Some(Pooler::SharedSessions) => "gives a session of the server to several connections in turn",
+    };
+    Ok(Err(UnusableDatabase::Pooler { setting: config.session_setting(), problem }))
 }
 
 /// Reads the state of a database that may have no schema.

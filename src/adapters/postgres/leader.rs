@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
@@ -48,13 +48,13 @@ impl PgOutbox {
     async fn connection(&self, standby: &mut Option<PgConnection>) -> Result<PgConnection, StoreError> {
         match standby.take() {
             Some(connection) => Ok(connection),
-            None => with_timeout(self.config.timeout, self.config.options.connect()).await,
+            None => with_timeout(self.config.timeout, self.config.session().connect()).await,
         }
     }
 
     /// Receives the announcements of other processes while it is polled: they wake the relay up.
     pub async fn listen(&self) {
-        commit_signal::listen(&self.config.options, &self.commit_signal).await;
+        commit_signal::listen(self.config.session().driver_options(), &self.commit_signal).await;
     }
 }
 

@@ -5,12 +5,10 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection, migrate::MigrateError, postgres::PgConnectOptions,
-};
+use sqlx::{Connection as _, PgConnection, migrate::MigrateError};
 
 use crate::{
-    pg::{PgConfig, sqlstate},
+    pg::{PgConfig, SessionOptions, sqlstate},
     ports::installation::{DatabaseState, SchemaVersion, UnusableDatabase},
 };
 
@@ -66,7 +64,11 @@ pub enum MigrationError {
 /// # Errors
 /// The database is unavailable or cannot be used, or a migration failed. Each migration is one transaction.
 pub async fn migrate(config: &PgConfig, migration: &Migration<'_>) -> Result<SchemaVersion, MigrationError> {
-    let options = config.migration_options();
+    // A server that does not reply, or does not have the database, is reported below.
+    if let Ok(usable) = installation::check_sessions(config).await {
+        usable?;
+    }
+    let options = config.migration_session();
     let mut connection = connect_or_create(&options).await?;
     let before = installation::state(&mut connection).await?;
     check(&before, migration)?;
@@ -94,7 +96,7 @@ fn check(state: &DatabaseState, migration: &Migration<'_>) -> Result<(), Unusabl
 
 /// Migrates, or returns which session holds a lock.
 async fn attempt(
-    options: &PgConnectOptions,
+    options: &SessionOptions,
     migration: &Migration<'_>,
 ) -> Result<Result<SchemaVersion, String>, MigrationError> {
     let mut connection = options.connect().await?;
@@ -146,7 +148,7 @@ fn is_lock_conflict(error: &MigrationError) -> bool {
 }
 
 /// Connects to the database. Only one that is missing needs another one to connect to.
-async fn connect_or_create(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+async fn connect_or_create(options: &SessionOptions) -> Result<PgConnection, sqlx::Error> {
     match options.connect().await {
         Err(error) if sqlstate(&error).as_deref() == Some("3D000") => {
             create_database(options).await?;
@@ -156,8 +158,9 @@ async fn connect_or_create(options: &PgConnectOptions) -> Result<PgConnection, s
     }
 }
 
-async fn create_database(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
-    let name = options.get_database().unwrap_or_else(|| options.get_username()).replace('"', "\"\"");
+async fn create_database(options: &SessionOptions) -> Result<(), sqlx::Error> {
+    let driver = options.driver_options();
+    let name = driver.get_database().unwrap_or_else(|| driver.get_username()).replace('"', "\"\"");
     let mut connection = connect_for_maintenance(options).await?;
     let encoding: String = sqlx::query_scalar(
         "select pg_encoding_to_char(encoding)::text from pg_database where datname = 'template1'",
@@ -176,8 +179,8 @@ async fn create_database(options: &PgConnectOptions) -> Result<(), sqlx::Error> 
 }
 
 /// Connects to the first maintenance database that this role may connect to.
-async fn connect_for_maintenance(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let [first, second] = MAINTENANCE_DATABASES.map(|database| options.clone().database(database));
+async fn connect_for_maintenance(options: &SessionOptions) -> Result<PgConnection, sqlx::Error> {
+    let [first, second] = MAINTENANCE_DATABASES.map(|database| options.database(database));
     match first.connect().await {
         Err(sqlx::Error::Database(_)) => second.connect().await,
         connected => connected,

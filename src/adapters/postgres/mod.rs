@@ -20,7 +20,7 @@ mod store;
 
 pub use commit_signal::{CommitSignal, forward_commits};
 pub use failed_messages::PgFailedMessages;
-pub use installation::PgInstallation;
+pub use installation::{PgInstallation, check_sessions};
 pub use leader::PgOutbox;
 pub use migrate::{Migration, MigrationError, migrate};
 pub use parked_events::PgParkedEvents;

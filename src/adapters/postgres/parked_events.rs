@@ -2,27 +2,25 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-use sqlx::PgPool;
-
 use crate::{
-    pg::{PgConfig, with_timeout},
+    pg::{PgConfig, Pool, PooledSession},
     ports::{error::StoreError, outbox::ParkedEvents},
 };
+use async_trait::async_trait;
 
 use super::commit_signal::CHANNEL;
 
 /// The parked events of a database.
 pub struct PgParkedEvents {
-    pool: PgPool,
+    pool: Pool,
     timeout: Duration,
 }
 
 impl PgParkedEvents {
     /// The parked events that `pool` reaches.
     #[must_use]
-    pub fn new(pool: PgPool, config: &PgConfig) -> Self {
-        Self { pool, timeout: config.timeout }
+    pub fn new(pool: impl Into<Pool>, config: &PgConfig) -> Self {
+        Self { pool: pool.into(), timeout: config.timeout }
     }
 }
 
@@ -38,6 +36,9 @@ impl ParkedEvents for PgParkedEvents {
             ids,
             CHANNEL,
         );
-        Ok(with_timeout(self.timeout, update.fetch_all(&self.pool)).await?.len())
+        let mut session = PooledSession::open(&self.pool, self.timeout).await?;
+        let unparked = session.run(async |connection| update.fetch_all(connection).await).await?;
+        session.finish().await?;
+        Ok(unparked.len())
     }
 }

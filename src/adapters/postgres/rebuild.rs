@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use crate::{
-    pg::{PgConfig, PooledSession},
+    pg::{PgConfig, Pool, PooledSession},
     ports::{
         admin::{ReadModel, RebuildReport},
         error::StoreError,
@@ -20,7 +20,7 @@ const LOCK_ATTEMPTS: usize = 10;
 
 /// The maintenance of the read model of a database.
 pub struct PgReadModel {
-    pool: PgPool,
+    pool: Pool,
     timeout: Duration,
 }
 
@@ -30,8 +30,8 @@ type LineKey = (String, String);
 impl PgReadModel {
     /// On a pool, with the time limit of its configuration.
     #[must_use]
-    pub fn new(pool: PgPool, config: &PgConfig) -> Self {
-        Self { pool, timeout: config.timeout }
+    pub fn new(pool: impl Into<Pool>, config: &PgConfig) -> Self {
+        Self { pool: pool.into(), timeout: config.timeout }
     }
 }
 
@@ -46,11 +46,11 @@ impl ReadModel for PgReadModel {
             let mut session = PooledSession::open(&self.pool, self.timeout).await?;
             let range = session.run(async |connection| next_range(connection, &after).await).await?;
             let Some((last, lines)) = range else {
-                session.release();
+                session.finish().await?;
                 return Ok(report);
             };
             let drift = session.run(async |connection| find_drift(connection, &after, &last).await).await?;
-            session.release();
+            session.finish().await?;
             report.lines += lines;
             if !drift.is_empty() {
                 report.differed += self.repair_through_conflicts(&drift).await?;

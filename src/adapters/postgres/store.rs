@@ -2,25 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use sqlx::PgPool;
-
 use crate::{
     domain::{BatchRef, FailedMessageKey, MessageKey, Product},
-    pg::{PgConfig, PooledSession},
+    pg::{PgConfig, Pool, PooledSession},
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
         store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
     },
 };
+use async_trait::async_trait;
 
 use super::{commit_signal::CommitSignal, failed_messages, inbox, outbox, products, read_model, starts};
 
 /// Keeps everything in one database.
 #[derive(Clone)]
 pub struct PgStore {
-    pool: PgPool,
+    pool: Pool,
     timeout: Duration,
     commit_signal: Arc<CommitSignal>,
 }
@@ -28,8 +26,8 @@ pub struct PgStore {
 impl PgStore {
     /// A store on a pool. `commit_signal` is notified of commits with work for the relay.
     #[must_use]
-    pub fn new(pool: PgPool, access: &PgConfig, commit_signal: Arc<CommitSignal>) -> Self {
-        Self { pool, timeout: access.timeout, commit_signal }
+    pub fn new(pool: impl Into<Pool>, access: &PgConfig, commit_signal: Arc<CommitSignal>) -> Self {
+        Self { pool: pool.into(), timeout: access.timeout, commit_signal }
     }
 }
 
@@ -55,14 +53,14 @@ impl Store for PgStore {
         let starts = session
             .run(async |connection| starts::unfinished_starts(connection, queue.as_str(), ids).await)
             .await?;
-        session.release();
+        session.finish().await?;
         Ok(starts)
     }
 
     async fn record_starts(&self, queue: QueueName, ids: &[Arc<str>]) -> Result<(), StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         session.run(async |connection| starts::record_starts(connection, queue.as_str(), ids).await).await?;
-        session.release();
+        session.finish().await?;
         Ok(())
     }
 
@@ -71,7 +69,7 @@ impl Store for PgStore {
         let taken_back =
             session.run(async |connection| starts::revert_starts(connection, queue.as_str(), ids).await);
         taken_back.await?;
-        session.release();
+        session.finish().await?;
         Ok(())
     }
 }

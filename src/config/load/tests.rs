@@ -50,6 +50,7 @@ fn the_error_for_an_invalid_value_names_its_key() {
         ("[retry]\nmultiplier = 0.5", "retry.multiplier: must be"),
         ("[database]\nurl = \"\"", "database.url (DATABASE_URL): it is empty"),
         ("[database]\nurl = \"postgres://u@h/d?ssl=true\"", "database.url (DATABASE_URL): parameter 1"),
+        ("[database]\nsession_url = \"mysql://h\"", "database.session_url: it must begin with postgres://"),
         ("[broker]\nurl = \"http://h\"", "broker.url (AMQP_URL): it must begin with amqp:// or amqps://"),
         ("[smtp]\nurl = \"smtp://h?TLS=required\"", "smtp.url: parameter 1"),
     ] {
@@ -141,6 +142,9 @@ fn a_password_is_never_printed() {
         "[database.url]\nhunter3 = \"hunter2\"",
         "[api]\ntoken = [\"hunter2\"]",
         "[database]\nurl = \"u:hunter2@h/d\"",
+        "[database]\nsession_url = \"u:hunter2@h/d\"",
+        "[database]\nsession_url = [\"hunter2\"]",
+        "[database.session_url]\nhunter3 = \"hunter2\"",
     ] {
         let mistakes = with(wrong).unwrap_err().join("\n");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");

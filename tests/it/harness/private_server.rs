@@ -93,7 +93,7 @@ fn command(program: &str) -> Command {
 }
 
 /// User and group of the account `postgres`, if the tests run as root, which the server refuses.
-fn account() -> Option<(u32, u32)> {
+pub(super) fn account() -> Option<(u32, u32)> {
     if fs::metadata("/proc/self").expect("Linux has it").uid() != 0 {
         return None;
     }

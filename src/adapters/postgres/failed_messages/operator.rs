@@ -3,11 +3,11 @@
 use std::{collections::HashSet, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use crate::{
     domain::{OperatorAction, SkipReason},
-    pg::{PgConfig, PooledSession},
+    pg::{PgConfig, Pool, PooledSession},
     ports::{
         error::StoreError,
         failed_messages::{ActionResult, FailedMessageFilter, FailedMessages, Operator},
@@ -18,15 +18,15 @@ use super::{find, order, transition};
 
 /// The failed messages of a database.
 pub struct PgFailedMessages {
-    pool: PgPool,
+    pool: Pool,
     timeout: Duration,
 }
 
 impl PgFailedMessages {
     /// The failed messages in the database of a pool.
     #[must_use]
-    pub fn new(pool: PgPool, config: &PgConfig) -> Self {
-        Self { pool, timeout: config.timeout }
+    pub fn new(pool: impl Into<Pool>, config: &PgConfig) -> Self {
+        Self { pool: pool.into(), timeout: config.timeout }
     }
 }
 
@@ -35,7 +35,7 @@ impl FailedMessages for PgFailedMessages {
     async fn matching(&self, filter: &FailedMessageFilter) -> Result<Vec<i64>, StoreError> {
         let mut session = PooledSession::open(&self.pool, self.timeout).await?;
         let ids = session.run(async |connection| find::matching(connection, filter).await).await?;
-        session.release();
+        session.finish().await?;
         Ok(ids)
     }
 
