@@ -86,11 +86,6 @@ impl Batch {
         self.available() >= quantity.get()
     }
 
-    /// The sort key of the batches of a SKU: the warehouse first, then by arrival, ties by reference.
-    pub(super) fn allocation_order(&self) -> (Option<Date>, &BatchRef) {
-        (self.eta, &self.reference)
-    }
-
     /// To be called only if [`Self::can_allocate`].
     pub(super) fn allocate(&mut self, quantity: Quantity) {
         assert!(self.can_allocate(quantity), "a line of {quantity} does not fit in batch {}", self.reference);
@@ -124,7 +119,6 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use time::macros::date;
 
     fn batch(purchased: u32) -> Batch {
         Batch::new(BatchRef::new("batch-1").unwrap(), StockQuantity::new(purchased).unwrap(), None)
@@ -157,21 +151,6 @@ mod tests {
         batch.allocate(quantity(2));
         batch.deallocate(quantity(2));
         assert_eq!(batch.available(), 20);
-    }
-
-    #[test]
-    fn the_warehouse_comes_before_shipments_and_ties_are_ordered_by_reference() {
-        let named = |name: &str, eta| {
-            Batch::new(BatchRef::new(name).unwrap(), StockQuantity::new(1u32).unwrap(), eta)
-        };
-        let mut batches = [
-            named("b", Some(date!(2027 - 01 - 02))),
-            named("a", Some(date!(2027 - 01 - 02))),
-            named("z", None),
-            named("c", Some(date!(2026 - 12 - 31))),
-        ];
-        batches.sort_by(|one, other| one.allocation_order().cmp(&other.allocation_order()));
-        assert_eq!(batches.map(|batch| batch.reference.to_string()), ["z", "c", "a", "b"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod ordering_key;
 mod product;
 mod publication;
 mod rejection;
+mod size_class;
 mod values;
 
 pub use attempt::{NewAttempt, Reason, RetryDecision};
@@ -24,9 +25,10 @@ pub use event::{Event, RecordedEvent};
 pub use failed_message::{Edit, FailedMessage, OperatorAction, SkipReason, Status, StatusKind, Transition};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};
 pub use ordering_key::OrderingKey;
-pub use product::{Line, Product, ProductChanges};
+pub use product::{BatchRank, BatchSearch, Batches, Line, OfferProgress, Product, ProductChanges};
 pub use publication::{
     ConfirmedPrefix, OutboxRow, PublishOutcome, PublishReport, PublishWindow, ThrottleChange,
 };
 pub use rejection::Rejection;
+pub use size_class::SizeClass;
 pub use values::{BatchRef, InvalidValue, OrderId, Quantity, Sku, StockQuantity};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
+    domain::{Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, Product, Sku},
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
@@ -99,6 +99,10 @@ impl Tx for FaultyTx {
 
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         self.inner.load_products(working_set).await
+    }
+
+    async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
+        self.inner.search_batches(sku, search).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 
 use crate::domain::{
-    BatchRef, Command, FailedMessageKey, MessageKey, NewAttempt, OrderId, OrderingKey, Product, Quantity,
-    Sku, StatusKind,
+    Batch, BatchRef, BatchSearch, Command, FailedMessageKey, MessageKey, NewAttempt, OrderId, OrderingKey,
+    Product, Quantity, Sku, StatusKind,
 };
 
 use super::{
@@ -221,12 +221,16 @@ pub trait Tx: Send {
     async fn failed_attempts(&mut self, keys: &[FailedMessageKey]) -> Result<Vec<u32>, StoreError>;
 
     /// Loads the products of the working set and locks them until the end of the transaction, in SKU order, so that two
-    /// transactions cannot deadlock. A product is loaded with its open batches, the named batches, the named lines and their
-    /// batches. A product that does not exist is left out.
+    /// transactions cannot deadlock. A product is loaded with the batches of its first search ([`BatchSearch::FIRST`]), the
+    /// named batches, the named lines and their batches. A product that does not exist is left out.
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError>;
 
-    /// Attaches backorders to a loaded product, as far as its available stock may reach: the oldest of each quantity that fits
-    /// into a batch, as many as fit. The cost is bounded by the available stock.
+    /// The stored batches of a product that a search finds, in the order of allocation. The cost grows with the logarithm of
+    /// their number.
+    async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError>;
+
+    /// Attaches backorders to a loaded product, as far as its freed stock may reach: the oldest of each quantity that fits
+    /// into a batch, as many as fit. The cost is bounded by the freed stock.
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError>;
 
     /// Attaches the newest lines of a batch to a loaded product until they have at least `units`, together with those that are

@@ -22,6 +22,9 @@ use super::{
     unit_of_work::{HandlingFailure, UnitOfWork},
 };
 
+/// Reactions after which other work continues: a command may cause very many.
+const REACTIONS_AT_ONCE: usize = 500;
+
 /// Runs the handler of a command and all reactions, at most for `timeout`. A rejected command has changed nothing.
 ///
 /// # Errors
@@ -47,13 +50,19 @@ pub(super) async fn run_handler(
 async fn dispatch(uow: &mut UnitOfWork, command: &Command, envelope: &Envelope) -> Result<(), HandlerError> {
     match command {
         Command::CreateBatch(command) => handlers::create_batch(uow, command).await?,
-        Command::Allocate(command) => handlers::allocate(uow, command)?,
+        Command::Allocate(command) => handlers::allocate(uow, command).await?,
         Command::Deallocate(command) => handlers::deallocate(uow, command)?,
         Command::ChangeBatchQuantity(command) => handlers::change_batch_quantity(uow, command).await?,
     }
     faults::mid_handler(&envelope.key.message_id);
-    let mut events = VecDeque::from(uow.collect_events(envelope));
+    let mut events = VecDeque::from(uow.collect_events());
+    let mut reactions = 0;
     while let Some(recorded) = events.pop_front() {
+        reactions += 1;
+        if reactions % REACTIONS_AT_ONCE == 0 {
+            tokio::task::yield_now().await;
+        }
+        uow.publish(&recorded, envelope);
         match recorded.event {
             Event::Allocated { orderid, sku, qty, batchref } => {
                 uow.show(orderid, sku, ReadModelState::Allocated(qty, batchref));
@@ -67,7 +76,7 @@ async fn dispatch(uow: &mut UnitOfWork, command: &Command, envelope: &Envelope) 
                 handlers::reallocate(uow, &orderid, &sku).await?;
             }
         }
-        events.extend(uow.collect_events(envelope));
+        events.extend(uow.collect_events());
     }
     Ok(())
 }

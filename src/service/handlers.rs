@@ -3,7 +3,9 @@
 //! A handler loads what the decision needs and calls the domain. A handler that rejects has changed nothing.
 
 use crate::{
-    domain::{Allocate, Batch, ChangeBatchQuantity, CreateBatch, Deallocate, OrderId, Rejection, Sku},
+    domain::{
+        Allocate, Batch, ChangeBatchQuantity, CreateBatch, Deallocate, OfferProgress, OrderId, Rejection, Sku,
+    },
     ports::error::StoreError,
 };
 
@@ -29,7 +31,8 @@ pub(super) async fn create_batch(uow: &mut UnitOfWork, command: &CreateBatch) ->
     allocate_backorders(uow, &command.sku).await
 }
 
-pub(super) fn allocate(uow: &mut UnitOfWork, command: &Allocate) -> Result<(), HandlerError> {
+pub(super) async fn allocate(uow: &mut UnitOfWork, command: &Allocate) -> Result<(), HandlerError> {
+    uow.ensure_first_fit(&command.sku, command.qty).await?;
     uow.product(&command.sku)?.allocate(&command.orderid, command.qty)?;
     Ok(())
 }
@@ -48,6 +51,9 @@ pub(super) async fn change_batch_quantity(
     let batch = uow.product(&sku)?.batch(&command.reference).ok_or_else(invalid)?;
     let excess = if batch.is_stale(command.revision) { 0 } else { batch.excess(command.qty) };
     uow.ensure_newest_lines(&sku, &command.reference, excess).await?;
+    while excess > 0 && uow.product(&sku)?.remove_excess(&command.reference, command.qty) {
+        tokio::task::yield_now().await;
+    }
     uow.product(&sku)?.change_batch_quantity(&command.reference, command.qty, command.revision)?;
     if excess > 0 {
         return Ok(()); // The events of the removed lines reallocate the stock.
@@ -68,6 +74,11 @@ pub(super) async fn reallocate(
 
 async fn allocate_backorders(uow: &mut UnitOfWork, sku: &Sku) -> Result<(), HandlerError> {
     uow.ensure_waiting_lines(sku).await?;
-    uow.product(sku)?.allocate_backorders();
-    Ok(())
+    loop {
+        match uow.product(sku)?.allocate_backorders() {
+            OfferProgress::Done => return Ok(()),
+            OfferProgress::Paused => tokio::task::yield_now().await,
+            OfferProgress::Missing(search) => uow.search_batches(sku, &search).await?,
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub mod failure;
 mod handlers;
 pub mod json_text;
 mod key_order;
+mod loading;
 pub mod message_bus;
 mod message_check;
 mod notification_text;

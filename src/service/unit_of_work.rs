@@ -20,7 +20,7 @@ use crate::{
         queue::{QueueName, RetryMark},
         store::{
             ChangeSet, InboxCheck, OrderCheck, OrderedMessage, OutboxEvent, Overtaking, ReadModelRow,
-            ReadModelState, RetryCheck, Store, Tx, WorkingSet,
+            ReadModelState, RetryCheck, Store, Tx,
         },
     },
 };
@@ -107,9 +107,9 @@ impl From<QueryError> for UnitOfWorkError {
 
 /// Loaded products, and everything that the commit will write.
 pub struct UnitOfWork {
-    tx: Box<dyn Tx>,
+    pub(super) tx: Box<dyn Tx>,
     queue: QueueName,
-    products: HashMap<Sku, Product>,
+    pub(super) products: HashMap<Sku, Product>,
     /// Products handed to a handler since their events were last collected.
     touched: Vec<Sku>,
     /// One row per line; the last one counts.
@@ -172,16 +172,6 @@ impl UnitOfWork {
         Ok(Answered::new(messages, checks)?)
     }
 
-    /// Loads and locks what commands need.
-    pub(super) async fn load(&mut self, working_set: &WorkingSet) -> Result<(), StoreError> {
-        if *working_set == WorkingSet::default() {
-            return Ok(());
-        }
-        let products = self.tx.load_products(working_set).await?;
-        self.products.extend(products.into_iter().map(|product| (product.sku().clone(), product)));
-        Ok(())
-    }
-
     /// The product of a SKU that exists.
     pub(super) fn product(&mut self, sku: &Sku) -> Result<&mut Product, Rejection> {
         self.touched.push(sku.clone());
@@ -199,42 +189,25 @@ impl UnitOfWork {
         self.products.values().find(|product| product.batch(reference).is_some()).map(Product::sku)
     }
 
-    /// Loads the waiting lines of a product that its available stock may cover.
-    pub(super) async fn ensure_waiting_lines(&mut self, sku: &Sku) -> Result<(), StoreError> {
-        match self.products.get_mut(sku) {
-            Some(product) if product.needs_waiting_lines() => self.tx.load_waiting_lines(product).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// Loads the newest lines of a batch, as many as `units` covers.
-    pub(super) async fn ensure_newest_lines(
-        &mut self,
-        sku: &Sku,
-        batch: &BatchRef,
-        units: u32,
-    ) -> Result<(), StoreError> {
-        match self.products.get_mut(sku) {
-            Some(product) if units > 0 => self.tx.load_newest_lines(product, batch, units).await,
-            _ => Ok(()),
-        }
-    }
-
     /// Sets what the read model shows of a line.
     pub(super) fn show(&mut self, orderid: OrderId, sku: Sku, state: ReadModelState) {
         self.view.insert((orderid, sku), state);
     }
 
-    /// Takes the events of the last handler, and adds the public ones to the outbox.
-    pub(super) fn collect_events(&mut self, cause: &Envelope) -> Vec<RecordedEvent> {
+    /// Takes the events of the last handler.
+    pub(super) fn collect_events(&mut self) -> Vec<RecordedEvent> {
         let mut collected = Vec::new();
         for sku in std::mem::take(&mut self.touched) {
             if let Some(product) = self.products.get_mut(&sku) {
                 collected.extend(product.take_events());
             }
         }
-        self.events.extend(collected.iter().filter_map(|recorded| outgoing(recorded, cause)));
         collected
+    }
+
+    /// Adds an event to the outbox, if it is public.
+    pub(super) fn publish(&mut self, recorded: &RecordedEvent, cause: &Envelope) {
+        self.events.extend(outgoing(recorded, cause));
     }
 
     /// Marks a message as handled: its failed message, if there is one, is resolved.

@@ -1,10 +1,21 @@
 //! Large tables: the cost of a statement does not grow with them, and very many rows can change in one unit of work.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
-use serde_json::json;
+use allocation::{
+    ports::queue::QueueName,
+    service::{message_bus::MessageBus, outcome::CommandOutcome},
+};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
-use crate::harness::{Command, TestSystem, allocate, create_batch, deallocate, wait_for, wait_until};
+use crate::harness::{
+    Command, HandleAll as _, TestSystem, allocate, bus, command, create_batch, deallocate, wait_for,
+    wait_until,
+};
 
 const LINES: usize = 1500;
 const INVALID: usize = 1000;
@@ -88,4 +99,136 @@ async fn a_batch_for_very_many_backorders_is_handled() {
     let published = async || system.count("select count(*) from outbox").await;
     wait_for("all events are published", Duration::from_mins(3), &0, published).await;
     system.close_after([worker]).await;
+}
+
+/// The shortest time of a command among a few. `body` is given a number that is different for each.
+async fn shortest(bus: &MessageBus, kind: &str, body: impl Fn(usize) -> Value) -> Duration {
+    let mut shortest = Duration::MAX;
+    for number in 0..12 {
+        let body = body(number);
+        let mut messages = [command(&format!("{kind}-{body}"), kind, &body)];
+        let begin = Instant::now();
+        let outcomes = bus.handle_all(QueueName::Orders, &mut messages).await.unwrap();
+        shortest = shortest.min(begin.elapsed());
+        assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{body}: {outcomes:?}");
+    }
+    shortest
+}
+
+/// The time of each kind of command for a SKU with many batches and many backorders.
+async fn times(bus: &MessageBus, sku: &str) -> Vec<(&'static str, Duration)> {
+    let order = |number| format!("{sku}-o{number}");
+    let batch = |number| format!("{sku}-{}", 100 + number);
+    let mut times = Vec::new();
+    let mut time = |name, took| times.push((name, took));
+    let fits_none = |n| json!({ "orderid": order(n), "sku": sku, "qty": 200 });
+    time("an allocation that fits no batch", shortest(bus, "allocate", fits_none).await);
+    let fits_last = |n| json!({ "orderid": order(100 + n), "sku": sku, "qty": 106 });
+    time("an allocation that fits few batches", shortest(bus, "allocate", fits_last).await);
+    let removed = |n| json!({ "orderid": order(100 + n), "sku": sku });
+    time("a deallocation", shortest(bus, "deallocate", removed).await);
+    let created = |n| json!({ "ref": format!("{sku}-new{n}"), "sku": sku, "qty": 100, "eta": "2027-01-01" });
+    time("a new batch", shortest(bus, "create_batch", created).await);
+    let changed = |n| json!({ "batchref": batch(n), "qty": 101 + n });
+    time("a larger batch", shortest(bus, "change_batch_quantity", changed).await);
+    let reduced = |n| json!({ "batchref": batch(n), "qty": 0 });
+    time("a smaller batch", shortest(bus, "change_batch_quantity", reduced).await);
+    times
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cost_of_a_command_does_not_grow_with_the_batches_and_backorders_of_its_sku() {
+    const SIZES: [i32; 3] = [2_000, 20_000, 200_000];
+    let system =
+        TestSystem::new("the_cost_of_a_command_does_not_grow_with_the_batches_and_backorders_of_its_sku")
+            .await;
+    let mut at_least = Vec::new();
+    for size in SIZES {
+        sqlx::raw_sql(&format!(
+            "insert into products values ('N{size}', 1, 0, {size}, {size}::bigint * 250);
+             insert into batches (ref, sku, ordered, purchased, allocated)
+                 select 'N{size}-' || n, 'N{size}', 100, 100, 0 from generate_series(1, {size}) n;
+             update batches set purchased = 105 where ref like 'N{size}-%5';
+             update batches set allocated = 1 where ref like 'N{size}-%33';
+             update batches set purchased = 106 where ref like 'N{size}-%007';
+             insert into order_lines (orderid, sku, qty, place)
+                 select 'waiting-' || n, 'N{size}', 250, n from generate_series(1, {size}) n;"
+        ))
+        .execute(&system.pool)
+        .await
+        .unwrap();
+        let times = times(&bus(system.store()), &format!("N{size}")).await;
+        println!("{size}: {times:?}");
+        if at_least.is_empty() {
+            at_least.clone_from(&times);
+        }
+        for ((name, took), (_, least)) in times.iter().zip(&at_least) {
+            assert!(
+                *took < *least * 10 + Duration::from_millis(20),
+                "{name} took {took:?} with {size} batches"
+            );
+        }
+    }
+    sqlx::raw_sql("truncate outbox").execute(&system.pool).await.unwrap();
+    system.close().await;
+}
+
+/// The longest time for which nothing else could run in this thread, until it is dropped.
+struct Pauses {
+    longest: Arc<Mutex<Duration>>,
+    task: JoinHandle<()>,
+}
+
+impl Pauses {
+    fn begin() -> Self {
+        let longest = Arc::new(Mutex::new(Duration::ZERO));
+        let task = tokio::spawn({
+            let longest = longest.clone();
+            async move {
+                loop {
+                    let begin = Instant::now();
+                    tokio::task::yield_now().await;
+                    let mut longest = longest.lock().unwrap();
+                    *longest = longest.max(begin.elapsed());
+                }
+            }
+        });
+        Self { longest, task }
+    }
+
+    fn longest(self) -> Duration {
+        self.task.abort();
+        *self.longest.lock().unwrap()
+    }
+}
+
+/// A broker ends a connection without heartbeats, and their task may be in the thread of the command.
+#[tokio::test]
+async fn a_command_that_changes_very_many_lines_leaves_time_for_other_tasks() {
+    const LINES: u32 = 60_000;
+    let system = TestSystem::new("a_command_that_changes_very_many_lines_leaves_time_for_other_tasks").await;
+    sqlx::raw_sql(
+        "insert into products values ('LAMP', 1, 0, 60000, 0);
+         insert into batches (ref, sku, ordered, purchased, allocated) values ('much', 'LAMP', 60000, 60000, 60000);
+         insert into order_lines (orderid, sku, qty, place, batchref) select 'o-' || n, 'LAMP', 1, n, 'much' from generate_series(1, 60000) n;
+         insert into allocations_view (orderid, sku, qty, batchref) select orderid, sku, qty, batchref from order_lines",
+    )
+    .execute(&system.pool)
+    .await
+    .unwrap();
+    let bus = bus(system.store());
+    for (number, quantity) in [0, LINES, 1].into_iter().enumerate() {
+        let body = json!({ "batchref": "much", "qty": quantity });
+        let mut messages = [command(&format!("change-{number}"), "change_batch_quantity", &body)];
+        let (pauses, begin) = (Pauses::begin(), Instant::now());
+        let outcomes = bus.handle_all(QueueName::Orders, &mut messages).await.unwrap();
+        assert!(matches!(outcomes[..], [CommandOutcome::Handled]), "{outcomes:?}");
+        let (took, longest) = (begin.elapsed(), pauses.longest());
+        println!("to {quantity}: {took:?}, longest pause {longest:?}");
+        assert!(longest < Duration::from_secs(3), "nothing else could run for {longest:?}");
+        assert_eq!(system.count("select sum(allocated)::bigint from batches").await, i64::from(quantity));
+    }
+    system.assert_consistent().await;
+    sqlx::raw_sql("truncate outbox").execute(&system.pool).await.unwrap();
+    system.close().await;
 }

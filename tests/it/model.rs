@@ -5,7 +5,7 @@
 
 mod reference;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use allocation::{
     adapters::memory::MemoryStore,
@@ -61,6 +61,9 @@ impl ModelCommand {
     }
 }
 
+/// The batches that [`full_shelf`] creates.
+const SHELF: Range<u8> = 60..100;
+
 fn commands() -> impl Strategy<Value = ModelCommand> {
     let (batch, order, sku) = (0..6u8, 0..12u8, 0..SKUS.len());
     prop_oneof![
@@ -76,6 +79,28 @@ fn commands() -> impl Strategy<Value = ModelCommand> {
 /// Commands in units of work of random size.
 fn units() -> impl Strategy<Value = Vec<Vec<ModelCommand>>> {
     proptest::collection::vec(proptest::collection::vec(commands(), 1..12), 1..12)
+}
+
+/// More batches of one SKU than a product is loaded with, and few units in each.
+fn full_shelf() -> Vec<ModelCommand> {
+    let create = |batch: u8| {
+        let eta = Some(batch % 4).filter(|day| *day > 0);
+        ModelCommand::Create { batch, sku: 0, qty: u32::from(batch) * 3 % 7, eta }
+    };
+    SHELF.map(create).collect()
+}
+
+/// Commands for a product with very many batches, in units of work of random size.
+fn units_on_a_full_shelf() -> impl Strategy<Value = Vec<Vec<ModelCommand>>> {
+    let commands = prop_oneof![
+        3 => commands(),
+        2 => (12..60u8, 1..9u32).prop_map(|(order, qty)| ModelCommand::Allocate { order, sku: 0, qty }),
+        1 => (SHELF, 0..12u32).prop_map(|(batch, qty)| ModelCommand::Change { batch, qty, revision: None }),
+    ];
+    proptest::collection::vec(proptest::collection::vec(commands, 1..20), 1..12).prop_map(|mut units| {
+        units.insert(0, full_shelf());
+        units
+    })
 }
 
 async fn handle_and_compare(bus: &MessageBus, units: &[Vec<ModelCommand>], model: &mut Model) {
@@ -111,7 +136,12 @@ fn summary(name: &str, body: &str) -> String {
 const SEED: u64 = 3;
 
 /// Checks random cases. A failure shows the smallest failing case and the seed.
-fn for_random_units(cases: u32, max_shrink_iters: u32, holds: impl Fn(&[Vec<ModelCommand>])) {
+fn for_random_units(
+    units: &impl Strategy<Value = Vec<Vec<ModelCommand>>>,
+    cases: u32,
+    max_shrink_iters: u32,
+    holds: impl Fn(&[Vec<ModelCommand>]),
+) {
     let defaults = ProptestConfig::default();
     let seed = match defaults.rng_seed {
         RngSeed::Fixed(seed) => seed,
@@ -120,7 +150,7 @@ fn for_random_units(cases: u32, max_shrink_iters: u32, holds: impl Fn(&[Vec<Mode
     let rng_seed = RngSeed::Fixed(seed);
     let failure_persistence = None;
     let config = ProptestConfig { cases, max_shrink_iters, rng_seed, failure_persistence, ..defaults };
-    let outcome = TestRunner::new(config).run(&units(), |units| {
+    let outcome = TestRunner::new(config).run(units, |units| {
         holds(&units);
         Ok(())
     });
@@ -130,7 +160,10 @@ fn for_random_units(cases: u32, max_shrink_iters: u32, holds: impl Fn(&[Vec<Mode
 #[test]
 fn random_commands_have_the_results_of_a_naive_model() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for_random_units(600, 10_000, |units| runtime.block_on(compare_in_memory(units)));
+    for_random_units(&units(), 600, 10_000, |units| runtime.block_on(compare_in_memory(units)));
+    for_random_units(&units_on_a_full_shelf(), 200, 2_000, |units| {
+        runtime.block_on(compare_in_memory(units))
+    });
 }
 
 async fn compare_in_memory(units: &[Vec<ModelCommand>]) {
@@ -145,7 +178,7 @@ async fn compare_in_memory(units: &[Vec<ModelCommand>]) {
         let published: Vec<_> = events.iter().map(|row| summary(&row.name, &row.body)).collect();
         assert_eq!(&published, model.events.entry(sku).or_default());
         if let Some(product) = state.product(&Sku::new(name).unwrap()) {
-            for batch in product.batches() {
+            for batch in product.batches().iter() {
                 let number = batch.reference.as_str()[1..].parse().unwrap();
                 assert_eq!(batch.available(), model.available(number));
             }
@@ -168,7 +201,9 @@ fn random_commands_on_postgres_have_the_results_of_a_naive_model() {
     let _entered = runtime.enter();
     let system =
         runtime.block_on(TestSystem::new("random_commands_on_postgres_have_the_results_of_a_naive_model"));
-    for_random_units(24, 200, |units| runtime.block_on(compare_on_postgres(&system, units)));
+    let compare = |units: &[Vec<ModelCommand>]| runtime.block_on(compare_on_postgres(&system, units));
+    for_random_units(&units(), 24, 200, compare);
+    for_random_units(&units_on_a_full_shelf(), 8, 50, compare);
     runtime.block_on(async {
         truncate(&system).await;
         system.close().await;

@@ -1,6 +1,7 @@
 //! Contract tests of the ports: the same tests for the adapters in memory and for those for PostgreSQL and RabbitMQ.
 
 mod adapters;
+mod batches;
 mod key_order;
 mod outbox;
 mod publisher;
@@ -47,6 +48,11 @@ macro_rules! every_store {
 
 mod failed_messages;
 
+use batches::{
+    a_product_is_loaded_with_its_first_batches,
+    a_search_finds_the_first_batches_with_enough_stock_after_another, names,
+};
+
 every_store!(
     a_commit_stores_the_products,
     without_a_commit_the_inbox_stays_empty,
@@ -58,6 +64,8 @@ every_store!(
     the_newest_lines_are_loaded_up_to_the_requested_units,
     of_many_small_lines_the_newest_are_loaded,
     full_batches_are_loaded_only_if_they_are_named,
+    a_product_is_loaded_with_its_first_batches,
+    a_search_finds_the_first_batches_with_enough_stock_after_another,
     starts_are_counted_until_they_end,
 );
 
@@ -274,8 +282,7 @@ async fn of_many_small_lines_the_newest_are_loaded(store: AnyStore) {
 
 async fn full_batches_are_loaded_only_if_they_are_named(store: AnyStore) {
     store_product(&store, &[("b1", 5), ("b2", 5), ("b3", 5)], &[("o1", 5), ("o2", 5)]).await;
-    let names =
-        |product: &Product| product.batches().iter().map(|b| b.reference.to_string()).collect::<Vec<_>>();
+    let names = |product: &Product| names(product.batches().iter());
     let mut tx = begin(&store).await;
     assert_eq!(names(&load(&mut tx, &working_set(sku(), &[], &[])).await), ["b3"]);
     assert_eq!(names(&load(&mut tx, &working_set(sku(), &["o1"], &[])).await), ["b1", "b3"]);

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::{Batch, BatchRef, Line, MessageKey, NewAttempt, OrderId, OutboxRow, Product, Sku},
+    domain::{Batch, Batches, Line, MessageKey, NewAttempt, OrderId, OutboxRow, Product, Sku},
     ports::{queue::QueueName, store::ReadModelState},
 };
 
@@ -63,7 +63,7 @@ pub(super) struct StartsRow {
 pub(super) struct StoredProduct {
     /// Without batches and lines.
     pub(super) bare: Product,
-    pub(super) batches: BTreeMap<BatchRef, Batch>,
+    pub(super) batches: Batches,
     pub(super) lines: HashMap<OrderId, Line>,
 }
 
@@ -81,10 +81,13 @@ impl MemoryStore {
     /// A store with products.
     #[must_use]
     pub fn holding(products: Vec<SeedProduct>) -> Self {
-        let stored = products.into_iter().map(|SeedProduct { sku, batches, lines }| {
+        let stored = products.into_iter().map(|SeedProduct { sku, batches: seed, lines }| {
             let last_position = i64::try_from(lines.len()).unwrap_or(i64::MAX);
             let bare = Product::from_stored(sku.clone(), 1, 0, last_position, 0);
-            let batches = batches.into_iter().map(|batch| (batch.reference.clone(), batch)).collect();
+            let mut batches = Batches::default();
+            for batch in seed {
+                batches.insert(batch);
+            }
             (sku, StoredProduct { bare, batches, lines })
         });
         let state = MemoryState { products: stored.collect(), ..MemoryState::default() };
@@ -109,7 +112,7 @@ impl MemoryState {
     pub fn product(&self, sku: &Sku) -> Option<Product> {
         let stored = self.products.get(sku)?;
         let mut product = stored.bare.clone();
-        stored.batches.values().for_each(|batch| product.attach_batch(batch.clone()));
+        stored.batches.iter().for_each(|batch| product.attach_batch(batch.clone()));
         stored.lines.iter().for_each(|(orderid, line)| product.attach_line(orderid.clone(), line.clone()));
         Some(product)
     }

@@ -1,7 +1,7 @@
 //! A transaction: it holds the whole store, and writes nothing before the commit.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
@@ -13,7 +13,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    domain::{Batch, BatchRef, FailedMessageKey, MessageKey, OutboxRow, Product},
+    domain::{Batch, BatchRef, BatchSearch, Batches, FailedMessageKey, MessageKey, OutboxRow, Product, Sku},
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
@@ -71,8 +71,9 @@ impl Tx for MemoryTx {
     }
 
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
-        let named =
-            |stored: &StoredProduct| working_set.batches.iter().any(|name| stored.batches.contains_key(name));
+        let named = |stored: &StoredProduct| {
+            working_set.batches.iter().any(|name| stored.batches.get(name).is_some())
+        };
         let mut products = Vec::new();
         for (sku, stored) in &self.state.products {
             if !working_set.skus.contains(sku) && !named(stored) {
@@ -86,14 +87,17 @@ impl Tx for MemoryTx {
                     product.attach_line(orderid.clone(), line.clone());
                 }
             }
-            for batch in stored.batches.values() {
-                if batch.available() > 0 || references.contains(&batch.reference) {
-                    product.attach_batch(batch.clone());
-                }
-            }
+            references.into_iter().filter_map(|reference| stored.batches.get(reference)).for_each(|batch| {
+                product.attach_batch(batch.clone());
+            });
+            product.attach_found(&BatchSearch::FIRST, found(stored, &BatchSearch::FIRST));
             products.push(product);
         }
         Ok(products)
+    }
+
+    async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
+        Ok(self.state.products.get(sku).map_or(Vec::new(), |stored| found(stored, search)))
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
@@ -101,7 +105,7 @@ impl Tx for MemoryTx {
             return Ok(());
         };
         let settled: HashSet<_> = product.known_lines().cloned().collect();
-        let available: Vec<_> = product.batches().iter().map(Batch::available).collect();
+        let available: Vec<_> = product.freed_stock().collect();
         let mut waiting: Vec<_> = stored.lines.iter().filter(|(_, line)| line.batch.is_none()).collect();
         waiting.sort_unstable_by_key(|(_, line)| line.position);
         let mut taken: HashMap<u32, u32> = HashMap::new();
@@ -153,6 +157,10 @@ impl Tx for MemoryTx {
     }
 
     async fn rollback(self: Box<Self>) {}
+}
+
+fn found(stored: &StoredProduct, search: &BatchSearch) -> Vec<Batch> {
+    stored.batches.search(search).into_iter().cloned().collect()
 }
 
 impl MemoryState {
@@ -214,7 +222,7 @@ impl MemoryState {
     /// The constraints of the database.
     fn check(&self, work: &ChangeSet) -> Result<(), StoreError> {
         let taken = |reference: &BatchRef| {
-            self.products.values().any(|stored| stored.batches.contains_key(reference))
+            self.products.values().any(|stored| stored.batches.get(reference).is_some())
         };
         for product in &work.products {
             let stored = self.products.get(product.sku()).map_or(0, |stored| stored.bare.version());
@@ -239,13 +247,13 @@ impl MemoryState {
         );
         let stored = self.products.entry(product.sku().clone()).or_insert_with(|| StoredProduct {
             bare: bare.clone(),
-            batches: BTreeMap::new(),
+            batches: Batches::default(),
             lines: HashMap::new(),
         });
         stored.bare = bare;
         let changes = product.changes();
         for batch in changes.new_batches.into_iter().chain(changes.changed_batches) {
-            stored.batches.insert(batch.reference.clone(), batch.clone());
+            stored.batches.insert(batch.clone());
         }
         for orderid in changes.removed_lines {
             stored.lines.remove(orderid);

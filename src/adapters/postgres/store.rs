@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    domain::{BatchRef, FailedMessageKey, MessageKey, Product},
+    domain::{Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, Product, Sku},
     pg::{PgConfig, Pool, PooledSession},
     ports::{
         error::StoreError,
@@ -145,6 +145,10 @@ impl Tx for PgTx {
 
     async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
         self.session.run(async |connection| products::load(connection, working_set).await).await
+    }
+
+    async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
+        self.session.run(async |connection| products::search(connection, sku, search).await).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {

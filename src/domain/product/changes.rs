@@ -1,13 +1,13 @@
 //! Tracks what differs between a product in memory and the store.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use crate::domain::{
     batch::Batch,
     values::{BatchRef, OrderId},
 };
 
-use super::line::Line;
+use super::{batches::Batches, line::Line, lines::Lines};
 
 /// The changes of a product since it was loaded, for a store to write.
 #[derive(Debug, Default)]
@@ -77,18 +77,12 @@ impl DirtyFields {
         }
     }
 
-    pub(super) fn changes<'a>(
-        &'a self,
-        batches: &'a [Batch],
-        lines: &'a HashMap<OrderId, Line>,
-    ) -> ProductChanges<'a> {
-        let named = |names: &BTreeSet<BatchRef>| {
-            batches.iter().filter(|batch| names.contains(&batch.reference)).collect()
-        };
-        let line = |orderid| lines.get_key_value(orderid);
+    pub(super) fn changes<'a>(&'a self, batches: &'a Batches, lines: &'a Lines) -> ProductChanges<'a> {
+        let batch = |reference| batches.get(reference);
+        let line = |orderid| lines.get_with_key(orderid);
         ProductChanges {
-            new_batches: named(&self.new_batches),
-            changed_batches: named(&self.batches),
+            new_batches: self.new_batches.iter().filter_map(batch).collect(),
+            changed_batches: self.batches.iter().filter_map(batch).collect(),
             removed_lines: self.removed_lines.iter().collect(),
             new_lines: self.new_lines.iter().filter_map(line).collect(),
             moved_lines: self.moved_lines.iter().filter_map(line).collect(),

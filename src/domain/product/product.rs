@@ -1,21 +1,27 @@
 //! The state of a product.
 //!
-//! A product in memory contains only what the current commands need: the batches that are named or have available stock,
-//! the lines that are named, and of the other lines as many as the stock can reach. The remaining state must be attached
-//! before it is needed ([`Product::attach_batch`], [`Product::attach_line`]); each rule states what it needs.
+//! A product in memory contains only what the current commands need: the batches that are named, the first ones with
+//! available stock, the lines that are named, and of the other lines as many as freed stock can reach. The remaining state
+//! must be attached before it is needed ([`Product::attach_batch`], [`Product::attach_found`], [`Product::attach_line`]);
+//! each rule states what it needs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{
     batch::Batch,
     event::{Event, RecordedEvent},
-    values::{BatchRef, OrderId, Sku},
+    values::{BatchRef, OrderId, Quantity, Sku},
 };
 
 use super::{
+    batches::{BatchRank, BatchSearch, Batches},
     changes::{DirtyFields, ProductChanges},
     line::Line,
+    lines::{LineRank, Lines},
 };
+
+/// The number of batches that a search finds at most doubles so many times.
+const MAX_DOUBLINGS: u32 = 5;
 
 /// The batches and lines of one SKU: the consistency boundary. A transaction that changes any of them locks all of them.
 ///
@@ -29,13 +35,25 @@ pub struct Product {
     pub(super) last_position: i64,
     /// Units of all backorders, attached or not.
     pub(super) backordered: u64,
-    /// In the order of allocation.
-    pub(super) batches: Vec<Batch>,
-    pub(super) lines: HashMap<OrderId, Line>,
+    pub(super) batches: Batches,
+    /// For a quantity: the last stored batch up to which all that have so much available are attached; `None` if all are.
+    searched: BTreeMap<u32, Option<BatchRank>>,
+    searches: u32,
+    pub(super) lines: Lines,
     events: Vec<RecordedEvent>,
     pub(super) dirty: DirtyFields,
-    /// Whether stock was freed and has not been offered to the backorders yet.
-    pub(super) stock_freed: bool,
+    pub(super) offer: Offer,
+}
+
+/// What has not been offered yet: the stock that the last command freed, and the lines that it removed from their batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// Batches whose stock was freed. No other batch has room for a line that waited before.
+    pub(super) batches: BTreeSet<BatchRank>,
+    /// Lines that were removed from their batch. They may fit into any batch.
+    pub(super) lines: BTreeSet<LineRank>,
+    /// The last line that was considered.
+    pub(super) considered: Option<LineRank>,
 }
 
 impl Product {
@@ -45,7 +63,7 @@ impl Product {
         Self::from_stored(sku, 0, 0, 0, 0)
     }
 
-    /// A stored product; its batches and lines are to be attached.
+    /// A stored product; all its batches and lines are to be attached, or those that were found ([`Self::attach_found`]).
     ///
     /// `version` is the number of its changes, `sequence` the number of its published events, `last_position` the number
     /// of lines ever requested, and `backordered` the units of its backorders.
@@ -57,11 +75,13 @@ impl Product {
             sequence,
             last_position,
             backordered,
-            batches: Vec::new(),
-            lines: HashMap::new(),
+            batches: Batches::default(),
+            searched: BTreeMap::from([(BatchSearch::FIRST.quantity, None)]),
+            searches: 0,
+            lines: Lines::default(),
             events: Vec::new(),
             dirty: DirtyFields::default(),
-            stock_freed: false,
+            offer: Offer::default(),
         }
     }
 
@@ -97,14 +117,14 @@ impl Product {
 
     /// The attached batches, in the order of allocation.
     #[must_use]
-    pub fn batches(&self) -> &[Batch] {
+    pub fn batches(&self) -> &Batches {
         &self.batches
     }
 
     /// An attached batch.
     #[must_use]
     pub fn batch(&self, reference: &BatchRef) -> Option<&Batch> {
-        self.batches.iter().find(|batch| batch.reference == *reference)
+        self.batches.get(reference)
     }
 
     /// The attached lines, in no order.
@@ -121,21 +141,48 @@ impl Product {
     /// Adds a stored batch, unless it is attached already: the state in memory is newer.
     pub fn attach_batch(&mut self, batch: Batch) {
         if self.batch(&batch.reference).is_none() {
-            self.insert(batch);
+            self.batches.insert(batch);
         }
+    }
+
+    /// Adds the stored batches that a search found.
+    pub fn attach_found(&mut self, search: &BatchSearch, found: Vec<Batch>) {
+        let last = found.last().filter(|_| found.len() >= search.at_most).map(BatchRank::of);
+        for batch in found {
+            self.attach_batch(batch);
+        }
+        self.searched.insert(search.quantity, last);
+        self.searches += 1;
+    }
+
+    /// The search that must be done before the first batch that a line of `quantity` fits into is known; `None` if it is.
+    #[must_use]
+    pub fn missing_search(&self, quantity: Quantity) -> Option<BatchSearch> {
+        // What was searched for a smaller quantity is known for this one, too.
+        let mut after = None;
+        for (_, last) in self.searched.range(..=quantity.get()) {
+            after = after.max(Some(last.as_ref()?));
+        }
+        let after = after?;
+        if self.batches.first_fit(quantity).is_some_and(|batch| BatchRank::of(batch) <= *after) {
+            return None;
+        }
+        let at_most = BatchSearch::FIRST.at_most << self.searches.min(MAX_DOUBLINGS);
+        Some(BatchSearch { quantity: quantity.get(), after: Some(after.clone()), at_most })
     }
 
     /// Adds a stored line, unless it is attached already or was removed: the state in memory is newer.
     pub fn attach_line(&mut self, orderid: OrderId, line: Line) {
         if !self.dirty.removed_lines().contains(&orderid) {
-            self.lines.entry(orderid).or_insert(line);
+            self.lines.insert(orderid, line);
         }
     }
 
     /// The lines whose state is known in memory: those attached, and those removed.
     pub fn known_lines(&self) -> impl Iterator<Item = &OrderId> {
         let removed = self.dirty.removed_lines().iter();
-        self.lines.keys().chain(removed.filter(|orderid| !self.lines.contains_key(*orderid)))
+        let attached = self.lines.iter().map(|(orderid, _)| orderid);
+        attached.chain(removed.filter(|orderid| self.lines.get(orderid).is_none()))
     }
 
     /// Whether anything has changed since it was loaded.
@@ -153,11 +200,6 @@ impl Product {
     /// The events since the last call, in the order in which they occurred.
     pub fn take_events(&mut self) -> Vec<RecordedEvent> {
         std::mem::take(&mut self.events)
-    }
-
-    pub(super) fn insert(&mut self, batch: Batch) {
-        let index = self.batches.partition_point(|other| other.allocation_order() < batch.allocation_order());
-        self.batches.insert(index, batch);
     }
 
     pub(super) fn record(&mut self, event: Event) {

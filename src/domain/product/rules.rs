@@ -3,8 +3,6 @@
 //! A rule that frees stock does not reallocate it: [`Product::allocate_backorders`] must follow. The message bus attaches
 //! the backorders between the two, if [`Product::needs_waiting_lines`].
 
-use std::mem;
-
 use crate::domain::{
     batch::Batch,
     event::Event,
@@ -12,7 +10,28 @@ use crate::domain::{
     values::{BatchRef, OrderId, Quantity, StockQuantity},
 };
 
-use super::{line::Line, product::Product};
+use super::{
+    batches::{BatchRank, BatchSearch},
+    line::Line,
+    lines::{LineRank, next_after},
+    product::{Offer, Product},
+};
+
+/// Lines that one call of [`Product::allocate_backorders`] or [`Product::remove_excess`] changes at most, so that other work
+/// continues between two calls.
+const LINES_AT_ONCE: usize = 500;
+
+/// How far freed stock has been offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum OfferProgress {
+    /// To every line that it may reach.
+    Done,
+    /// To many lines, and there are more.
+    Paused,
+    /// Not to the next line: batches that it may fit into must be attached first.
+    Missing(BatchSearch),
+}
 
 impl Product {
     /// Adds a batch. The same batch again changes nothing. May free stock.
@@ -25,29 +44,38 @@ impl Product {
             return if same { Ok(()) } else { Err(Rejection::BatchMismatch(batch.reference)) };
         }
         self.dirty.add_batch(&batch.reference);
-        self.stock_freed = true;
-        self.insert(batch);
+        self.offer.batches.insert(BatchRank::of(&batch));
+        self.batches.insert(batch);
         Ok(())
     }
 
     /// Allocates a line to the first batch that it fits into, or keeps it as a backorder. The same line again changes
     /// nothing.
     ///
-    /// The line, if stored, and the batches with available stock must be attached.
+    /// The line, if stored, must be attached, and no search may be missing ([`Self::missing_search`]).
     ///
     /// # Errors
     /// [`Rejection::QuantityMismatch`] if the line exists with another quantity.
+    ///
+    /// # Panics
+    /// If the batch that the line belongs to may not be attached.
     pub fn allocate(&mut self, orderid: &OrderId, quantity: Quantity) -> Result<(), Rejection> {
         if let Some(existing) = self.lines.get(orderid) {
             return self.check_quantity(orderid, existing.quantity, quantity);
         }
+        assert_eq!(
+            self.missing_search(quantity),
+            None,
+            "the first batch that the line fits into is attached"
+        );
         self.last_position += 1;
         let line = Line { quantity, position: self.last_position, batch: None };
         self.lines.insert(orderid.clone(), line);
         self.dirty.add_line(orderid);
         self.backordered += u64::from(quantity.get());
-        if !self.assign(orderid) {
-            self.out_of_stock(orderid);
+        match self.batches.first_fit(quantity).map(|batch| batch.reference.clone()) {
+            Some(batch) => self.assign(orderid, batch),
+            None => self.out_of_stock(orderid),
         }
         Ok(())
     }
@@ -93,35 +121,82 @@ impl Product {
         purchased: StockQuantity,
         revision: Option<i64>,
     ) -> Result<(), Rejection> {
-        let index =
-            self.batch_index(reference).ok_or_else(|| Rejection::InvalidBatchref(reference.clone()))?;
-        if self.batches[index].is_stale(revision) {
+        let batch = self.batch(reference).ok_or_else(|| Rejection::InvalidBatchref(reference.clone()))?;
+        if batch.is_stale(revision) {
             return Ok(());
         }
-        let mut lines = self.lines_by_position(Some(reference));
-        while self.batches[index].excess(purchased) > 0 {
-            let newest = lines.pop().expect("the newest lines are attached as far as the excess reaches");
-            self.unassign(&newest, reference);
-        }
-        self.batches[index].change_purchased(purchased, revision);
-        self.stock_freed = true;
+        while self.remove_excess(reference, purchased) {}
+        self.batches.change(reference, |batch| batch.change_purchased(purchased, revision));
+        self.offer_stock_of(reference);
         self.dirty.change_batch(reference);
         Ok(())
     }
 
-    /// Allocates the backorders to the freed stock, oldest first. A line that does not fit is skipped.
+    /// Removes the newest lines of a batch, many at a time, until `purchased` is enough for the rest. Whether it is not yet.
+    /// [`Self::change_batch_quantity`] must follow.
     ///
-    /// If [`Self::needs_waiting_lines`], the backorders must be attached as far as the available stock reaches.
-    pub fn allocate_backorders(&mut self) {
-        if !mem::take(&mut self.stock_freed) {
-            return;
-        }
-        for orderid in self.lines_by_position(None) {
-            if self.largest_available() == 0 {
-                return;
+    /// # Panics
+    /// If too few lines are attached to remove the excess.
+    pub fn remove_excess(&mut self, reference: &BatchRef, purchased: StockQuantity) -> bool {
+        for _ in 0..LINES_AT_ONCE {
+            if self.batch(reference).is_none_or(|batch| batch.excess(purchased) == 0) {
+                return false;
             }
-            self.assign(&orderid);
+            let newest = self.lines.newest_of(reference);
+            let newest = newest.expect("the newest lines are attached as far as the excess reaches");
+            self.unassign(&newest, reference);
         }
+        true
+    }
+
+    /// Allocates the backorders to the freed stock, oldest first. A line that does not fit is skipped. To be called until it
+    /// is done.
+    ///
+    /// If [`Self::needs_waiting_lines`], the backorders must be attached as far as the freed stock reaches.
+    pub fn allocate_backorders(&mut self) -> OfferProgress {
+        for _ in 0..LINES_AT_ONCE {
+            let Some(next) = self.next_to_consider() else {
+                self.offer = Offer::default();
+                return OfferProgress::Done;
+            };
+            let Some(quantity) = self.lines.get(&next.1).map(|line| line.quantity) else {
+                unreachable!("a waiting line is attached");
+            };
+            let batch = if self.offer.lines.contains(&next) {
+                if let Some(search) = self.missing_search(quantity) {
+                    return OfferProgress::Missing(search);
+                }
+                self.batches.first_fit(quantity)
+            } else {
+                self.freed_batches().find(|batch| batch.can_allocate(quantity))
+            };
+            if let Some(batch) = batch.map(|batch| batch.reference.clone()) {
+                self.assign(&next.1, batch);
+            }
+            self.offer.considered = Some(next);
+        }
+        OfferProgress::Paused
+    }
+
+    /// The oldest waiting line that was not considered. Without freed stock, only those count that may fit elsewhere.
+    fn next_to_consider(&self) -> Option<LineRank> {
+        let after = self.offer.considered.as_ref();
+        let next = if self.freed_stock().any(|available| available > 0) {
+            self.lines.waiting_after(after)
+        } else {
+            next_after(&self.offer.lines, after)
+        };
+        next.cloned()
+    }
+
+    /// The available stock of each batch whose stock was freed and has not been offered yet.
+    pub fn freed_stock(&self) -> impl Iterator<Item = u32> {
+        self.freed_batches().map(Batch::available)
+    }
+
+    /// In the order of allocation.
+    fn freed_batches(&self) -> impl Iterator<Item = &Batch> {
+        self.offer.batches.iter().filter_map(|rank| self.batches.get(&rank.reference))
     }
 
     /// Emits `out_of_stock` for a line that is a backorder.
@@ -134,70 +209,46 @@ impl Product {
     /// Whether stock was freed while there are backorders that are not attached.
     #[must_use]
     pub fn needs_waiting_lines(&self) -> bool {
-        self.stock_freed && self.unattached_backorders() > 0
+        !self.offer.batches.is_empty() && self.backordered > self.lines.waiting_units()
     }
 
-    /// The units of the backorders that are not attached.
-    fn unattached_backorders(&self) -> u64 {
-        let attached = self.lines.values().filter(|line| line.batch.is_none());
-        self.backordered - attached.map(|line| u64::from(line.quantity.get())).sum::<u64>()
-    }
-
-    /// The attached lines of a batch, or those without one, oldest first.
-    fn lines_by_position(&self, batch: Option<&BatchRef>) -> Vec<OrderId> {
-        let mut lines: Vec<_> = self.lines.iter().filter(|(_, line)| line.batch.as_ref() == batch).collect();
-        lines.sort_unstable_by_key(|(orderid, line)| (line.position, *orderid));
-        lines.into_iter().map(|(orderid, _)| orderid.clone()).collect()
-    }
-
-    fn batch_index(&self, reference: &BatchRef) -> Option<usize> {
-        self.batches.iter().position(|batch| batch.reference == *reference)
-    }
-
-    fn largest_available(&self) -> u32 {
-        self.batches.iter().map(Batch::available).max().unwrap_or(0)
-    }
-
-    /// Allocates a backorder to the first batch that it fits into. False if there is none.
-    fn assign(&mut self, orderid: &OrderId) -> bool {
-        let line = self.lines.get_mut(orderid).expect("the line is attached");
-        let quantity = line.quantity;
-        let Some(batch) = self.batches.iter_mut().find(|batch| batch.can_allocate(quantity)) else {
-            return false;
-        };
-        batch.allocate(quantity);
-        let batchref = batch.reference.clone();
-        line.batch = Some(batchref.clone());
+    /// Allocates a backorder to a batch that it fits into.
+    fn assign(&mut self, orderid: &OrderId, batchref: BatchRef) {
+        let quantity = self.lines.set_batch(orderid, Some(batchref.clone())).quantity;
+        self.batches.change(&batchref, |batch| batch.allocate(quantity));
         self.backordered -= u64::from(quantity.get());
         self.dirty.move_line(orderid);
         self.dirty.change_batch(&batchref);
         let (orderid, sku) = (orderid.clone(), self.sku.clone());
         self.record(Event::Allocated { orderid, sku, qty: quantity, batchref });
-        true
     }
 
     /// Removes a line from its batch; it becomes a backorder.
     fn unassign(&mut self, orderid: &OrderId, reference: &BatchRef) {
-        let line = self.lines.get_mut(orderid).expect("the line is attached");
-        line.batch = None;
-        let quantity = line.quantity;
-        self.backordered += u64::from(quantity.get());
+        let line = self.lines.set_batch(orderid, None);
+        self.backordered += u64::from(line.quantity.get());
+        self.offer.lines.insert((line.position, orderid.clone()));
         self.dirty.move_line(orderid);
-        self.release(orderid, reference, quantity);
+        self.release(orderid, reference, line.quantity);
     }
 
     /// Frees the stock that a line had in its batch.
     fn release(&mut self, orderid: &OrderId, reference: &BatchRef, quantity: Quantity) {
-        let index = self.batch_index(reference).expect("the batch of an attached line is attached");
-        self.batches[index].deallocate(quantity);
-        self.stock_freed = true;
+        self.batches.change(reference, |batch| batch.deallocate(quantity));
+        self.offer_stock_of(reference);
         self.dirty.change_batch(reference);
         let (orderid, sku, batchref) = (orderid.clone(), self.sku.clone(), reference.clone());
         self.record(Event::Deallocated { orderid, sku, qty: quantity, batchref });
     }
 
+    fn offer_stock_of(&mut self, reference: &BatchRef) {
+        let batch = self.batches.get(reference).expect("the batch is attached");
+        self.offer.batches.insert(BatchRank::of(batch));
+    }
+
     fn out_of_stock(&mut self, orderid: &OrderId) {
-        let (orderid, sku, qty) = (orderid.clone(), self.sku.clone(), self.lines[orderid].quantity);
+        let qty = self.lines.get(orderid).expect("the line is attached").quantity;
+        let (orderid, sku) = (orderid.clone(), self.sku.clone());
         self.record(Event::OutOfStock { orderid, sku, qty });
     }
 }

@@ -9,13 +9,13 @@ use crate::domain::{
     values::{BatchRef, OrderId, Quantity, Sku, StockQuantity},
 };
 
-use super::{line::Line, product::Product};
+use super::{line::Line, product::Product, rules::OfferProgress};
 
 const TODAY: Date = date!(2026 - 11 - 02);
 const TOMORROW: Date = date!(2026 - 11 - 03);
 const LATER: Date = date!(2026 - 12 - 24);
 
-fn product(batches: &[(&str, u32, Option<Date>)]) -> Product {
+pub(super) fn product(batches: &[(&str, u32, Option<Date>)]) -> Product {
     let mut product = Product::new(Sku::new("OAK-STOOL").unwrap());
     for (reference, quantity, eta) in batches {
         product
@@ -25,33 +25,37 @@ fn product(batches: &[(&str, u32, Option<Date>)]) -> Product {
     product
 }
 
-fn batchref(name: &str) -> BatchRef {
+pub(super) fn batchref(name: &str) -> BatchRef {
     BatchRef::new(name).unwrap()
 }
 
-fn order(name: &str) -> OrderId {
+pub(super) fn order(name: &str) -> OrderId {
     OrderId::new(name).unwrap()
 }
 
-fn allocate(product: &mut Product, name: &str, quantity: u32) {
+pub(super) fn allocate(product: &mut Product, name: &str, quantity: u32) {
     product.allocate(&order(name), Quantity::new(quantity).unwrap()).unwrap();
 }
 
 fn change(product: &mut Product, reference: &str, quantity: u32) {
     product.change_batch_quantity(&batchref(reference), StockQuantity::new(quantity).unwrap(), None).unwrap();
-    product.allocate_backorders();
+    offer(product);
 }
 
-fn available(product: &Product, reference: &str) -> u32 {
+pub(super) fn offer(product: &mut Product) {
+    assert_eq!(product.allocate_backorders(), OfferProgress::Done);
+}
+
+pub(super) fn available(product: &Product, reference: &str) -> u32 {
     product.batch(&batchref(reference)).unwrap().available()
 }
 
-fn batch_of(product: &Product, name: &str) -> Option<String> {
+pub(super) fn batch_of(product: &Product, name: &str) -> Option<String> {
     product.line(&order(name)).unwrap().batch.as_ref().map(ToString::to_string)
 }
 
 /// The events in short: `+order@batch` allocated, `-order@batch` deallocated, `?order` out of stock, `xorder` cancelled.
-fn events(product: &mut Product) -> Vec<String> {
+pub(super) fn events(product: &mut Product) -> Vec<String> {
     let short = |recorded: RecordedEvent| match recorded.event {
         Event::Allocated { orderid, batchref, .. } => format!("+{orderid}@{batchref}"),
         Event::Deallocated { orderid, batchref, .. } => format!("-{orderid}@{batchref}"),
@@ -153,7 +157,7 @@ fn freed_stock_goes_to_the_oldest_backorder_that_fits() {
     }
     events(&mut product);
     product.deallocate(&order("o1"));
-    product.allocate_backorders();
+    offer(&mut product);
     assert_eq!(events(&mut product), ["-o1@b", "+older@b", "+small@b"]);
     assert_eq!(product.backordered(), 17);
 }
@@ -203,7 +207,7 @@ fn lines_are_removed_newest_first_and_allocated_oldest_first() {
     assert_eq!(events(&mut product), ["-o3@b1", "-o2@b1", "-o1@b1"]);
     let later = Batch::new(batchref("b2"), StockQuantity::new(20u32).unwrap(), None);
     product.add_batch(later).unwrap();
-    product.allocate_backorders();
+    offer(&mut product);
     product.emit_if_backordered(&order("o1"));
     product.emit_if_backordered(&order("o3"));
     assert_eq!(events(&mut product), ["+o1@b2", "+o2@b2", "?o3"]);
@@ -255,4 +259,30 @@ fn in_memory_changes_win_over_loaded_rows() {
     assert!(product.line(&order("o1")).is_none());
     assert_eq!(product.changes().removed_lines, [&order("o1")]);
     assert_eq!(product.known_lines().collect::<Vec<_>>(), [&order("o1")]);
+}
+
+#[test]
+fn batches_are_in_the_order_of_allocation() {
+    let product =
+        product(&[("b", 1, Some(LATER)), ("a", 1, Some(LATER)), ("z", 0, None), ("c", 1, Some(TODAY))]);
+    let references: Vec<_> = product.batches().iter().map(|batch| batch.reference.as_str()).collect();
+    assert_eq!(references, ["z", "c", "a", "b"]);
+}
+
+/// Compares the index with a search of every batch.
+#[test]
+fn the_first_batch_that_a_line_fits_into_is_found() {
+    let quantities = [3, 100, 0, 17, 101, 16, 18, 1, 99, 5000, 4700, 2];
+    let names: Vec<_> = (0..quantities.len()).map(|number| format!("b{number:02}")).collect();
+    let batches: Vec<_> =
+        names.iter().zip(quantities).map(|(name, quantity)| (name.as_str(), quantity, None)).collect();
+    let mut product = product(&batches);
+    for step in 0..40 {
+        let quantity = Quantity::new([1u32, 2, 15, 16, 17, 18, 97, 100, 102, 4_800][step % 10]).unwrap();
+        let expected = product.batches().iter().find(|batch| batch.can_allocate(quantity));
+        let expected = expected.map(|batch| batch.reference.to_string());
+        let name = format!("o{step}");
+        allocate(&mut product, &name, quantity.get());
+        assert_eq!(batch_of(&product, &name), expected, "{quantity}");
+    }
 }

@@ -13,7 +13,7 @@ use allocation::{
         postgres::{CommitSignal, PgOutbox, PgStore},
         rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
-    domain::{BatchRef, FailedMessageKey, MessageKey, OutboxRow, Product},
+    domain::{Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, OutboxRow, Product, Sku},
     entrypoints::{consumer::Consumer, watchdog::Watchdog},
     pg::PgConfig,
     ports::{
@@ -159,6 +159,10 @@ impl Tx for FaultyPort<Box<dyn Tx>> {
             }
         }
         self.inner.load_products(working_set).await
+    }
+
+    async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
+        self.inner.search_batches(sku, search).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {

@@ -8,7 +8,9 @@ use std::{
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{BatchRef, FailedMessageKey, MessageKey, Product, RetryDecision, Sku, Status},
+    domain::{
+        Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, Product, RetryDecision, Sku, Status,
+    },
     ports::{
         error::StoreError,
         failed_messages::DueRetry,
@@ -140,6 +142,10 @@ impl Tx for FailingTx {
             }
         }
         self.inner.load_products(working_set).await
+    }
+
+    async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
+        self.inner.search_batches(sku, search).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {
@@ -280,7 +286,7 @@ impl Simulation {
                 let line = product.line(orderid).expect("the line is known");
                 state.lines.insert((orderid.to_string(), (*sku).to_owned()), line.quantity.get().into());
             }
-            for batch in product.batches() {
+            for batch in product.batches().iter() {
                 state.batches.insert(batch.reference.to_string(), batch.purchased().into());
             }
         }

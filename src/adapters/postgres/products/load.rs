@@ -5,14 +5,20 @@ use std::collections::{BTreeSet, HashMap};
 use sqlx::PgConnection;
 
 use crate::{
-    domain::{Batch, BatchRef, Line, OrderId, Product, Sku},
+    domain::{BatchRef, Line, OrderId, Product, Sku},
     pg::PooledSession,
     ports::{error::StoreError, store::WorkingSet},
 };
 
-use super::convert::{decode, integer, line_from_row};
+use super::{
+    batches,
+    convert::{decode, integer, line_from_row},
+};
 
-/// Loads and locks the products of the working set, with their open batches and what the working set names.
+/// Lines that are attached without a pause.
+const LINES_AT_ONCE: usize = 500;
+
+/// Loads and locks the products of the working set, with their first open batches and what the working set names.
 pub(in crate::adapters::postgres) async fn load(
     connection: &mut PgConnection,
     working_set: &WorkingSet,
@@ -23,18 +29,14 @@ pub(in crate::adapters::postgres) async fn load(
     }
     let skus: Vec<_> = skus.into_iter().collect();
     let mut products = lock(connection, &skus).await?;
-    let mut batches: BTreeSet<_> = working_set.batches.iter().map(BatchRef::to_string).collect();
+    let mut references: BTreeSet<_> = working_set.batches.iter().map(BatchRef::to_string).collect();
     for (sku, orderid, line) in lines(connection, &working_set.lines).await? {
-        batches.extend(line.batch.as_ref().map(BatchRef::to_string));
+        references.extend(line.batch.as_ref().map(BatchRef::to_string));
         if let Some(product) = products.get_mut(&sku) {
             product.attach_line(orderid, line);
         }
     }
-    for (sku, batch) in batches_of(connection, &skus, &batches.into_iter().collect::<Vec<_>>()).await? {
-        if let Some(product) = products.get_mut(&sku) {
-            product.attach_batch(batch);
-        }
-    }
+    batches::attach(connection, &mut products, &references.into_iter().collect::<Vec<_>>()).await?;
     Ok(products.into_values().collect())
 }
 
@@ -98,43 +100,13 @@ async fn lines(
         .collect()
 }
 
-/// The open batches of the products, and the named ones. The condition of the second part is equivalent to `not open`, but
-/// does not match the index of used-up batches, which would be the wrong index for a lookup by reference.
-async fn batches_of(
-    connection: &mut PgConnection,
-    skus: &[String],
-    references: &[String],
-) -> Result<Vec<(String, Batch)>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"select ref as "reference!", sku as "sku!", ordered as "ordered!", purchased as "purchased!",
-                  allocated as "allocated!", eta, revision
-           from batches where sku = any($1) and open
-           union all
-           select ref, sku, ordered, purchased, allocated, eta, revision
-           from batches where ref = any($2) and allocated >= purchased"#,
-        skus,
-        references,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let [ordered, purchased, allocated] =
-                [row.ordered, row.purchased, row.allocated].map(u32::try_from);
-            let reference = decode(BatchRef::new(&row.reference))?;
-            let (ordered, purchased, allocated) = (decode(ordered)?, decode(purchased)?, decode(allocated)?);
-            Ok((row.sku, Batch::from_stored(reference, row.eta, ordered, purchased, allocated, row.revision)))
-        })
-        .collect()
-}
-
 /// Attaches the oldest backorders of each quantity that fits into a batch, as many as fit. The recursive query skips from
-/// one quantity to the next in the index, so that the cost depends on the available stock and not on the backorders.
+/// one quantity to the next in the index, so that the cost depends on the freed stock and not on the backorders.
 pub(in crate::adapters::postgres) async fn load_waiting_lines(
     session: &mut PooledSession,
     product: &mut Product,
 ) -> Result<(), StoreError> {
-    let available: Vec<_> = product.batches().iter().map(|batch| integer(batch.available())).collect();
+    let available: Vec<_> = product.freed_stock().map(integer).collect();
     let known: Vec<_> = product.known_lines().map(OrderId::as_str).collect();
     let waiting = sqlx::query!(
         r#"with recursive quantities as (
@@ -161,8 +133,19 @@ pub(in crate::adapters::postgres) async fn load_waiting_lines(
         |connection| waiting.fetch(connection),
         |row| line_from_row(&row.orderid, row.qty, row.place, None),
     );
-    line.await?.into_iter().for_each(|(orderid, line)| product.attach_line(orderid, line));
+    let lines = line.await?;
+    attach(product, lines).await;
     Ok(())
+}
+
+/// Other work continues in between: there may be very many.
+async fn attach(product: &mut Product, lines: Vec<(OrderId, Line)>) {
+    for (number, (orderid, line)) in lines.into_iter().enumerate() {
+        if number % LINES_AT_ONCE == 0 {
+            tokio::task::yield_now().await;
+        }
+        product.attach_line(orderid, line);
+    }
 }
 
 /// Attaches the newest lines of a batch until they have `units`. A line has at least one unit, which limits the rows read.
@@ -192,6 +175,7 @@ pub(in crate::adapters::postgres) async fn load_newest_lines(
         |connection| newest.fetch(connection),
         |row| line_from_row(&row.orderid, row.qty, row.place, Some(batch.as_str())),
     );
-    line.await?.into_iter().for_each(|(orderid, line)| product.attach_line(orderid, line));
+    let lines = line.await?;
+    attach(product, lines).await;
     Ok(())
 }

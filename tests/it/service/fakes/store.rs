@@ -7,7 +7,7 @@ use std::{
 
 use allocation::{
     adapters::memory::MemoryStore,
-    domain::{BatchRef, FailedMessageKey, MessageKey, NewAttempt, Product},
+    domain::{Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, NewAttempt, Product, Sku},
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
@@ -242,6 +242,10 @@ impl Tx for ScriptedTx {
         };
         execute(of_sku).await?;
         self.inner.load_products(working_set).await
+    }
+
+    async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
+        self.inner.search_batches(sku, search).await
     }
 
     async fn load_waiting_lines(&mut self, product: &mut Product) -> Result<(), StoreError> {

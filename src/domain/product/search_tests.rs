@@ -1,0 +1,78 @@
+//! Products of which only a part is attached.
+
+use crate::domain::{
+    batch::Batch,
+    values::{Quantity, Sku, StockQuantity},
+};
+
+use super::{
+    batches::BatchSearch,
+    product::Product,
+    rules::OfferProgress,
+    tests::{allocate, available, batch_of, batchref, events, offer, product},
+};
+
+/// A product with the batches that the first search found.
+fn partly_loaded(found: &[(&str, u32)]) -> Product {
+    let mut product = Product::from_stored(Sku::new("OAK-STOOL").unwrap(), 3, 7, 2, 0);
+    let search = BatchSearch { at_most: found.len(), ..BatchSearch::FIRST };
+    product.attach_found(&search, stored(found));
+    product
+}
+
+fn stored(batches: &[(&str, u32)]) -> Vec<Batch> {
+    let stored = |(name, quantity): &(&str, u32)| {
+        Batch::from_stored(batchref(name), None, *quantity, *quantity, 0, None)
+    };
+    batches.iter().map(stored).collect()
+}
+
+#[test]
+fn a_search_is_missing_only_if_an_unattached_batch_may_come_first() {
+    let mut product = partly_loaded(&[("b1", 5), ("b2", 1)]);
+    let quantity = |number: u32| Quantity::new(number).unwrap();
+    assert_eq!(product.missing_search(quantity(5)), None);
+    // A batch that is attached because it is named may be behind one that is not attached.
+    product.attach_batch(Batch::from_stored(batchref("b9"), None, 9, 9, 0, None));
+    let search = product.missing_search(quantity(7)).unwrap();
+    assert_eq!((search.quantity, search.after.as_ref().unwrap().reference.as_str()), (7, "b2"));
+    product.attach_found(&BatchSearch { at_most: 2, ..search }, stored(&[("b4", 7), ("b6", 8)]));
+    assert_eq!(product.missing_search(quantity(7)), None);
+    assert_eq!(product.missing_search(quantity(8)), None, "what was searched for 7 holds for 8");
+    let search = product.missing_search(quantity(9)).unwrap();
+    assert_eq!(search.after.as_ref().unwrap().reference.as_str(), "b6");
+    let smaller = product.missing_search(quantity(6)).unwrap();
+    assert_eq!(smaller.after.as_ref().unwrap().reference.as_str(), "b2");
+    product.attach_found(&search, Vec::new());
+    assert_eq!(product.missing_search(quantity(9)), None, "no other batch has room");
+    assert_eq!(product.missing_search(quantity(10)), None, "no batch has room");
+    allocate(&mut product, "o1", 9);
+    assert_eq!(batch_of(&product, "o1").as_deref(), Some("b9"));
+}
+
+#[test]
+fn a_line_that_a_batch_has_lost_waits_for_the_search_of_its_next_batch() {
+    let mut product = partly_loaded(&[("b1", 5)]);
+    allocate(&mut product, "o1", 5);
+    product.change_batch_quantity(&batchref("b1"), StockQuantity::new(0u32).unwrap(), None).unwrap();
+    let OfferProgress::Missing(search) = product.allocate_backorders() else {
+        panic!("the next batch is not attached");
+    };
+    product.attach_found(&search, stored(&[("b2", 5)]));
+    offer(&mut product);
+    assert_eq!(events(&mut product), ["+o1@b1", "-o1@b1", "+o1@b2"]);
+}
+
+#[test]
+fn freed_stock_is_offered_in_portions() {
+    let mut product = product(&[("b", 0, None)]);
+    for number in 0..1200 {
+        allocate(&mut product, &format!("o{number}"), 1);
+    }
+    product.change_batch_quantity(&batchref("b"), StockQuantity::new(1100u32).unwrap(), None).unwrap();
+    assert_eq!(product.allocate_backorders(), OfferProgress::Paused);
+    assert_eq!(product.allocate_backorders(), OfferProgress::Paused);
+    offer(&mut product);
+    assert_eq!((available(&product, "b"), product.backordered()), (0, 100));
+    assert_eq!(batch_of(&product, "o1099").as_deref(), Some("b"));
+}
