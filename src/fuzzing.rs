@@ -2,27 +2,36 @@
 //!
 //! `make fuzz` runs them with generated inputs; the tests replay the inputs in `fuzz/corpus`.
 
+mod common;
+mod http;
+mod settings;
+
 use crate::{
     adapters::rabbitmq::check_properties,
+    bootstrap::check_csv,
     ports::queue::{Message, QueueName},
     service::{
-        decode::{Limits, checked_id, decode},
+        decode::{checked_id, decode},
         failure::Failure,
     },
 };
+
+use common::{LIMITS, assert_printable};
 
 /// A name, and a function that parses an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// The targets.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 7] = [
     ("body", body),
     ("properties", properties),
     ("message_id", message_id),
     ("error_pattern", error_pattern),
+    ("csv", csv),
+    ("settings", settings),
+    ("http", http),
 ];
 
-const LIMITS: Limits = Limits { body_bytes: 262_144, header_bytes: 65_536 };
 const KINDS: [(QueueName, &str); 5] = [
     (QueueName::Orders, "allocate"),
     (QueueName::Orders, "deallocate"),
@@ -83,10 +92,28 @@ pub fn error_pattern(data: &[u8]) {
     assert!(!pattern.chars().any(|character| character.is_ascii_digit()), "{pattern}");
 }
 
-/// Errors are stored, logged and shown on terminals.
-fn assert_printable(text: &str) {
-    assert!(text.chars().count() <= 2100, "an error is short");
-    assert!(!text.chars().any(char::is_control), "{text:?}");
+/// The CSV files of `allocation csv`: batches, orders and allocations, with a group separator between them.
+///
+/// # Panics
+/// An error does not name its file, or what is written cannot be read again.
+pub fn csv(data: &[u8]) {
+    check_csv(data);
+}
+
+/// A settings file, and the environment: the lines after a group separator.
+///
+/// # Panics
+/// A secret is printed, or an error names no setting.
+pub fn settings(data: &[u8]) {
+    settings::check(data);
+}
+
+/// A request: method and path in the first line, then headers, an empty line, and the body.
+///
+/// # Panics
+/// The response is no answer to the request, or a repeated request has another one.
+pub fn http(data: &[u8]) {
+    http::check(data);
 }
 
 #[cfg(test)]

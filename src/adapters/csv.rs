@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Write as _},
+    io,
     os::unix::fs::PermissionsExt as _,
     path::Path,
 };
@@ -37,10 +37,14 @@ pub struct RowError {
 /// # Errors
 /// The file cannot be read.
 pub fn read(file: &Path, columns: &[&str]) -> io::Result<(Vec<Row>, Vec<RowError>)> {
-    let text = fs::read(file)?;
-    let mut lines = LineCounter { text: &text, at: 0, line: 1 };
+    parse(&fs::read(file)?, columns)
+}
+
+/// Parses the content of a file as [`read`] does.
+pub(crate) fn parse(text: &[u8], columns: &[&str]) -> io::Result<(Vec<Row>, Vec<RowError>)> {
+    let mut lines = LineCounter { text, at: 0, line: 1 };
     // A row may have more fields than the first line names, as long as they are empty.
-    let mut reader = ReaderBuilder::new().trim(Trim::All).flexible(true).from_reader(&*text);
+    let mut reader = ReaderBuilder::new().trim(Trim::All).flexible(true).from_reader(text);
     let names = match reader.headers() {
         Ok(headers) => column_names(headers),
         Err(error) => return row_error(error, &[], &mut lines).map(|bad| (Vec::new(), vec![bad])),
@@ -145,16 +149,24 @@ pub fn replace<'a>(
     if let Ok(old) = fs::metadata(&file) {
         new.as_file().set_permissions(old.permissions())?;
     }
-    let mut writer =
-        WriterBuilder::new().terminator(Terminator::CRLF).from_writer(io::BufWriter::new(&mut new));
+    write(io::BufWriter::new(&mut new), columns, rows)?;
+    new.as_file().sync_all()?;
+    new.persist(&file)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Writes the content of a file.
+pub(crate) fn write<'a>(
+    into: impl io::Write,
+    columns: &[&str],
+    rows: impl Iterator<Item = [&'a str; 4]>,
+) -> io::Result<()> {
+    let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(into);
     writer.write_record(columns)?;
     for row in rows {
         writer.write_record(row)?;
     }
-    writer.into_inner().map_err(|error| io::Error::other(error.to_string()))?.flush()?;
-    new.as_file().sync_all()?;
-    new.persist(&file)?;
-    File::open(folder)?.sync_all()
+    writer.into_inner().map_err(|error| io::Error::other(error.to_string()))?.flush()
 }
 
 #[cfg(test)]

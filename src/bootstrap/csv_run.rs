@@ -66,17 +66,36 @@ struct Order {
 /// # Errors
 /// [`CsvErrors`], or a file cannot be read or written. Nothing has changed in these cases.
 pub async fn allocate_files(folder: &Path, progress: impl Fn(usize, usize)) -> anyhow::Result<CsvReport> {
-    let batches = read(folder, BATCHES, &BATCH_COLUMNS)?;
-    let orders = read(folder, ORDERS, &ORDER_COLUMNS)?;
-    let allocations = if folder.join(ALLOCATIONS).try_exists()? {
-        read(folder, ALLOCATIONS, &ALLOCATION_COLUMNS)?
-    } else {
-        ParsedRows::default()
+    let files = CsvFiles {
+        batches: read(folder, BATCHES, &BATCH_COLUMNS)?,
+        orders: read(folder, ORDERS, &ORDER_COLUMNS)?,
+        allocations: if folder.join(ALLOCATIONS).try_exists()? {
+            read(folder, ALLOCATIONS, &ALLOCATION_COLUMNS)?
+        } else {
+            ParsedRows::default()
+        },
     };
+    let (report, allocations) = allocate(files, progress).await?;
+    write(folder, &allocations)?;
+    Ok(report)
+}
+
+/// The rows of all files.
+pub(super) struct CsvFiles {
+    pub(super) batches: ParsedRows,
+    pub(super) orders: ParsedRows,
+    pub(super) allocations: ParsedRows,
+}
+
+/// Returns the report, and all allocations.
+pub(super) async fn allocate(
+    files: CsvFiles,
+    progress: impl Fn(usize, usize),
+) -> anyhow::Result<(CsvReport, Vec<Allocation>)> {
     let mut errors = Vec::new();
-    let batches = parse_rows(&mut errors, BATCHES, batches, parse_row);
-    let kept = parse_rows(&mut errors, ALLOCATIONS, allocations, parse_row);
-    let mut orders = parse_rows(&mut errors, ORDERS, orders, parse_order);
+    let batches = parse_rows(&mut errors, BATCHES, files.batches, parse_row);
+    let kept = parse_rows(&mut errors, ALLOCATIONS, files.allocations, parse_row);
+    let mut orders = parse_rows(&mut errors, ORDERS, files.orders, parse_order);
     let stock = build_stock(&mut errors, batches, &kept);
     if !errors.is_empty() {
         return Err(CsvErrors(errors).into());
@@ -85,8 +104,7 @@ pub async fn allocate_files(folder: &Path, progress: impl Fn(usize, usize)) -> a
     let mut report = CsvReport { orders: orders.len(), kept: kept.len(), ..CsvReport::default() };
     handle(&store, &mut orders, &mut report.rejected, progress).await?;
     let placed = collect_results(&store, orders, &mut report).await;
-    write(folder, kept.iter().map(|(_, kept)| kept).chain(&placed))?;
-    Ok(report)
+    Ok((report, kept.into_iter().map(|(_, kept)| kept).chain(placed).collect()))
 }
 
 /// An order as a delivery from a queue.
@@ -158,12 +176,21 @@ async fn collect_results(
     placed
 }
 
-fn write<'a>(folder: &Path, allocations: impl Iterator<Item = &'a Allocation>) -> anyhow::Result<()> {
+fn write(folder: &Path, allocations: &[Allocation]) -> anyhow::Result<()> {
+    let file = folder.join(ALLOCATIONS);
+    with_columns(allocations, |rows| csv::replace(&file, &ALLOCATION_COLUMNS, rows))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Passes the rows of `allocations.csv` to a function.
+pub(super) fn with_columns<T>(
+    allocations: &[Allocation],
+    write: impl FnOnce(&mut dyn Iterator<Item = [&str; 4]>) -> T,
+) -> T {
     let allocations: Vec<_> =
-        allocations.map(|allocation| (allocation, allocation.qty.to_string())).collect();
-    let rows = allocations.iter().map(|(Allocation { orderid, sku, batchref, .. }, qty)| {
+        allocations.iter().map(|allocation| (allocation, allocation.qty.to_string())).collect();
+    let mut rows = allocations.iter().map(|(Allocation { orderid, sku, batchref, .. }, qty)| {
         [orderid.as_str(), sku.as_str(), qty.as_str(), batchref.as_str()]
     });
-    let file = folder.join(ALLOCATIONS);
-    csv::replace(&file, &ALLOCATION_COLUMNS, rows).with_context(|| format!("cannot write {}", file.display()))
+    write(&mut rows)
 }

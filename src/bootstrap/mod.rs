@@ -1,6 +1,8 @@
 //! The composition root: the only folder that knows every layer. It builds the parts and starts the roles.
 
 mod app;
+#[cfg(any(test, fuzzing))]
+mod csv_check;
 mod csv_rows;
 mod csv_run;
 mod csv_stock;
@@ -11,6 +13,8 @@ mod servers;
 mod wait;
 
 pub use app::App;
+#[cfg(any(test, fuzzing))]
+pub(crate) use csv_check::check_csv;
 pub use csv_run::{CsvErrors, CsvReport, allocate_files};
 pub use demo_run::{DemoReport, play_in_memory};
 pub use roles::Role;

@@ -1,8 +1,8 @@
 //! Reads the settings from the defaults, a file and the environment.
 
-use std::{collections::HashMap, env, path::Path};
+use std::{collections::HashMap, env, ffi::OsString, path::Path};
 
-use config::{Config, ConfigError, Environment, File, FileFormat, Value, ValueKind};
+use config::{Config, ConfigError, Environment, File, FileFormat, Source, Value, ValueKind};
 
 use super::{
     check::check,
@@ -13,6 +13,8 @@ use super::{
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// The variables of the environment that are settings begin with this.
 const PREFIX: &str = "ALLOCATION";
+/// Variables with the usual names, and their settings.
+const URLS: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("AMQP_URL", "broker.url")];
 /// Between the parts of the name of a variable.
 const SEPARATOR: &str = "__";
 /// Settings whose values may be secrets.
@@ -27,36 +29,55 @@ impl Settings {
     /// # Errors
     /// Keys are unknown or their values are invalid.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
-        let environment = Environment::with_prefix(PREFIX)
-            .prefix_separator(SEPARATOR)
-            .separator(SEPARATOR)
-            .source(Some(variables()?));
-        let sources = (|| {
-            let urls = Config::builder()
-                .set_override_option("database.url", variable("DATABASE_URL"))?
-                .set_override_option("broker.url", variable("AMQP_URL"))?
-                .build()?;
-            let mut sources = Config::builder().add_source(defaults());
-            if let Some(file) = file {
-                sources = sources.add_source(File::from(file).format(FileFormat::Toml));
-            }
-            sources.add_source(urls).add_source(environment).build()
-        })();
-        read(&sources.map_err(|error: ConfigError| SettingsError::one(invalid_file(&error)))?)
+        let file = file.map(|file| File::from(file).format(FileFormat::Toml));
+        merge(file, variables(env::vars_os())?)
+    }
+
+    /// The same with the text of a file, and with these variables as the environment.
+    ///
+    /// # Errors
+    /// Keys are unknown or their values are invalid.
+    #[cfg(any(test, fuzzing))]
+    pub fn from_text(
+        toml: &str,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
+        merge(Some(File::from_str(toml, FileFormat::Toml)), variables(environment)?)
     }
 }
 
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok()
+fn merge(
+    file: Option<impl Source + Send + Sync + 'static>,
+    mut variables: HashMap<String, String>,
+) -> Result<Settings, SettingsError> {
+    let urls = URLS.map(|(variable, key)| (key, variables.remove(variable)));
+    let environment = Environment::with_prefix(PREFIX)
+        .prefix_separator(SEPARATOR)
+        .separator(SEPARATOR)
+        .source(Some(variables));
+    let sources = (|| {
+        let mut given = Config::builder();
+        for (key, url) in urls {
+            given = given.set_override_option(key, url)?;
+        }
+        let mut sources = Config::builder().add_source(defaults());
+        if let Some(file) = file {
+            sources = sources.add_source(file);
+        }
+        sources.add_source(given.build()?).add_source(environment).build()
+    })();
+    read(&sources.map_err(|error: ConfigError| SettingsError::one(invalid_file(&error)))?)
 }
 
 /// The variables of the environment that are settings, without the white space around their values.
-fn variables() -> Result<HashMap<String, String>, SettingsError> {
+fn variables(
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<HashMap<String, String>, SettingsError> {
     let (mut variables, mut mistakes) = (HashMap::new(), Vec::new());
-    for (name, value) in env::vars_os() {
+    for (name, value) in environment {
         let name = name.to_string_lossy().into_owned();
         let is_setting = name.to_ascii_uppercase().starts_with(&format!("{PREFIX}{SEPARATOR}"));
-        if !is_setting && !["DATABASE_URL", "AMQP_URL"].contains(&name.as_str()) {
+        if !is_setting && !URLS.iter().any(|(variable, _)| *variable == name) {
             continue;
         }
         match value.into_string() {

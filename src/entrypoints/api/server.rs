@@ -9,7 +9,10 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -58,11 +61,8 @@ impl Api {
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");
         let keep_alive = self.keep_alive;
-        let (batcher, mut tasks) = CommandBatcher::start(&self.batcher_options());
-        let readiness = self.readiness();
-        let body_memory = BodyMemory::new(self.body_memory);
-        let state = ApiState { api: self, batcher, body_memory, readiness };
-        let service = TowerToHyperService::new(routes::router(state));
+        let (router, mut tasks) = self.router();
+        let service = TowerToHyperService::new(router);
         let connections = GracefulShutdown::new();
         tokio::select! {
             () = serve(&listener, &service, &connections, keep_alive, stop) => {}
@@ -72,6 +72,14 @@ impl Api {
         drop((listener, service));
         connections.shutdown().await;
         tasks.join_all().await;
+    }
+
+    /// The router, and the tasks that it needs.
+    pub(crate) fn router(self) -> (axum::Router, JoinSet<()>) {
+        let (batcher, tasks) = CommandBatcher::start(&self.batcher_options());
+        let readiness = self.readiness();
+        let body_memory = BodyMemory::new(self.body_memory);
+        (routes::router(ApiState { api: self, batcher, body_memory, readiness }), tasks)
     }
 
     fn readiness(&self) -> Readiness {

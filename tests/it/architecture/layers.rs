@@ -128,12 +128,6 @@ const LAYERS: &[Layer] = &[
         crates: Crates::Except(SERVERS),
         never_sql: ANY_SQL,
     },
-    Layer {
-        name: "fuzzing",
-        may_import: &["adapters", "service", "ports", "domain", "config"],
-        crates: Crates::Only(&[]),
-        never_sql: ANY_SQL,
-    },
     Layer { name: "reexec", may_import: &[], crates: Crates::Only(&[]), never_sql: ANY_SQL },
     Layer {
         name: "faults",
@@ -143,8 +137,18 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "fuzzing",
-        may_import: &["adapters", "service", "ports", "domain"],
-        crates: Crates::Except(SERVERS),
+        may_import: &[
+            "bootstrap",
+            "entrypoints",
+            "adapters",
+            "views",
+            "service",
+            "ports",
+            "domain",
+            "config",
+            "address",
+        ],
+        crates: Crates::Except(&["lapin", "lettre"]),
         never_sql: ANY_SQL,
     },
 ];

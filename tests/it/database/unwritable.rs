@@ -1,6 +1,6 @@
 //! A database that answers and accepts no writes: an outage until a write succeeds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Client, JSON, Running, SOON, TestSystem, allocate, create_batch, wait_for, wait_until};
 
@@ -114,6 +114,55 @@ async fn a_read_only_database_is_an_outage_until_a_write_succeeds() {
          where datname = current_database() and application_name = 'allocation'",
     )
     .await;
+}
+
+/// Commands arrive all the time, and are returned to the queue again and again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes"]
+async fn two_minutes_of_a_read_only_database_under_load_count_no_attempt() {
+    const DURATION: Duration = Duration::from_mins(2);
+    const HANDLED_WITHIN: Duration = Duration::from_secs(3);
+    let name = "two_minutes_of_a_read_only_database_under_load_count_no_attempt";
+    let outage = Outage::begin(name, "alter database DATABASE set default_transaction_read_only = on").await;
+    let system = &outage.system;
+    let relay = system.start(&["run", "--only", "relay"], &[("DATABASE_URL", &outage.url)]);
+    let (began, mut sent) = (Instant::now(), 11);
+    while began.elapsed() < DURATION {
+        let commands: Vec<_> = (0..20).map(|i| allocate(&format!("o-{sent}-{i}"), "LAMP", 1)).collect();
+        system.sender.send_all(&commands).await;
+        sent += commands.len();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let processes = [&outage.worker, &relay, &outage.api];
+    for process in processes {
+        assert_eq!(count(process, "available again"), 0, "{}", process.log());
+    }
+    let returns = count(&outage.worker, "returning messages");
+    outage
+        .execute(
+            "alter database DATABASE reset default_transaction_read_only;
+             select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name = 'allocation'",
+        )
+        .await;
+    let ended = Instant::now();
+    system.wait_handled(sent).await;
+    let handled = ended.elapsed();
+    println!("{sent} commands, returned {returns} times; all were handled {handled:?} after the end");
+    assert!(handled < HANDLED_WITHIN, "{handled:?}");
+    let events = system.settled(sent).await;
+    assert_eq!(events.len(), sent - 1, "an event was published twice");
+    assert_eq!(system.count("select count(*) from failed_messages").await, 0);
+    assert_eq!(system.count("select count(*) from failed_attempts").await, 0);
+    for process in processes {
+        wait_until("the end is reported", SOON, async || count(process, "available again") == 1).await;
+        println!(
+            "{}",
+            process.log().lines().filter(|line| line.contains("available")).collect::<Vec<_>>().join("\n")
+        );
+    }
+    let Outage { system, worker, api, .. } = outage;
+    system.close_after([worker, api, relay]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
