@@ -9,6 +9,7 @@ use crate::{
     ports::{
         error::{error_chain, error_text},
         queue::{Message, QueueName},
+        routing,
         text::sanitize,
     },
 };
@@ -17,6 +18,9 @@ use super::{
     failure::{Failure, decide},
     policy::FailurePolicy,
 };
+
+/// The bytes of the id of a group.
+const GROUP_ID_BYTES: usize = 8;
 
 /// A failed message of a unit of work.
 pub(super) struct FailureRecord<'a> {
@@ -53,7 +57,7 @@ pub(super) fn new_attempt(
         ordering_key: failed.ordering_key.clone(),
         overtaken_by: failed.overtaken_by.clone(),
         generation: *generation,
-        error_group: group(&[queue.as_str(), &key.kind, reason, &error_pattern]),
+        error_group: group(queue, &key.kind, reason, &error_pattern),
         body: message.body.clone(),
         properties: message.original.as_ref().map_or_else(|| "{}".into(), |original| original.to_json()),
         original: message.original.as_ref().map(|original| original.to_bytes()).unwrap_or_default(),
@@ -67,10 +71,12 @@ pub(super) fn new_attempt(
     }
 }
 
-/// The id of a group: a hash of what its failures have in common.
-fn group(parts: &[&str]) -> String {
-    let digest = Sha256::digest(parts.join("\n"));
-    format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
+/// The id of a group: a hash of what its failures have in common. A sender chooses a part of it, and must not find the id of
+/// another group; and senders can choose any number of unknown types, so these are one.
+fn group(queue: QueueName, kind: &str, reason: &str, error_pattern: &str) -> String {
+    let kind = if routing::queue_of(kind).is_some() { kind } else { "…" };
+    let digest = Sha256::digest([queue.as_str(), kind, reason, error_pattern].join("\n"));
+    digest.iter().take(GROUP_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The same with every text in ASCII, which each database can store. Body and original properties are bytes.
@@ -101,6 +107,21 @@ fn ascii(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_has_one_cause_and_unknown_types_are_one_group() {
+        let orders = QueueName::Orders;
+        let first = group(orders, "allocate", "rejected", "Invalid sku");
+        assert_eq!(first.len(), 16);
+        assert_ne!(first, group(QueueName::Stock, "allocate", "rejected", "Invalid sku"));
+        assert_ne!(first, group(orders, "deallocate", "rejected", "Invalid sku"));
+        assert_ne!(first, group(orders, "allocate", "", "Invalid sku"));
+        assert_ne!(first, group(orders, "allocate", "rejected", "Invalid batchref"));
+        let unknown = |kind| group(orders, kind, "unknown_command", "unknown command type …");
+        // With 32 bits these two types had one id.
+        assert_eq!(unknown("t93232"), unknown("t132013"));
+        assert_ne!(unknown("t93232"), unknown("allocate"));
+    }
 
     #[test]
     fn json_in_ascii_keeps_its_meaning() {

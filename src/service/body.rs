@@ -10,6 +10,9 @@ use super::{decode_error::DecodeError, envelope::Content};
 /// The deepest allowed nesting of arrays and objects.
 pub(super) const MAX_DEPTH: usize = 128;
 
+/// The fields of all types. Senders can choose any number of other names.
+const FIELDS: [&str; 7] = ["orderid", "sku", "qty", "ref", "eta", "batchref", "revision"];
+
 /// Reads the body of a message of this type.
 ///
 /// # Errors
@@ -46,10 +49,14 @@ fn with_field(kind: &str, body: &[u8]) -> Option<String> {
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
     let error = Content::read(kind, tracked).err()?;
-    match track.path().to_string().as_str() {
-        "." => Some(error.to_string()),
-        field => Some(format!("{field}: {error}")),
-    }
+    let path = track.path();
+    let first = path.iter().next().map(|segment| segment.to_string());
+    Some(match first.as_deref() {
+        None => error.to_string(),
+        Some(first) if FIELDS.contains(&first) => format!("{path}: {error}"),
+        // Quoted: errors of fields with any name have one cause.
+        Some(_) => format!("{:?}: {error}", path.to_string()),
+    })
 }
 
 /// The deepest nesting of arrays and objects, found without parsing the body.
@@ -73,7 +80,7 @@ pub(super) fn depth(body: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::failure::Failure, *};
 
     fn error(kind: &str, body: &str) -> String {
         read_body(kind, body.as_bytes()).unwrap_err().to_string()
@@ -95,11 +102,26 @@ mod tests {
             ("", "must be a JSON object"),
             (r#"["o1", "s", 1]"#, "must be a JSON object"),
             (r#"{"orderid": "o1""#, "EOF"),
+            (r#"{"gggggk": tru}"#, r#""gggggk": expected ident"#),
+            (r#"{"a\"b": {"c": [1, tru]}}"#, r#"expected ident"#),
         ];
         for (body, expected) in cases {
             let error = error("allocate", body);
             assert!(error.contains(expected), "{body}: {error}");
         }
+    }
+
+    #[test]
+    fn errors_in_fields_of_any_unknown_name_have_one_pattern() {
+        let pattern = |body: &str| {
+            let error = read_body("allocate", body.as_bytes()).unwrap_err();
+            Failure::from(error).error_pattern()
+        };
+        let first = pattern(r#"{"gggggk": tru}"#);
+        for name in ["x", "a: b", r#"a\"b"#, "a`b'c", "1", "é.x[0]"] {
+            assert_eq!(pattern(&format!(r#"{{"{name}": tru}}"#)), first, "{name}");
+        }
+        assert_ne!(pattern(r#"{"qty": tru}"#), first);
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum Failure {
     DeadLetteredByBroker(String),
 }
 
+/// The reasons for which the broker dead-letters a message.
+const DEATH_REASONS: [&str; 4] = ["rejected", "expired", "maxlen", "delivery_limit"];
+
 /// How a failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
@@ -122,6 +125,10 @@ impl Failure {
     pub fn error_pattern(&self) -> String {
         match self {
             Self::Rejected(rejection) => rejection.rule().to_owned(),
+            // The reason is a header, which a sender can forge.
+            Self::DeadLetteredByBroker(why) if !DEATH_REASONS.contains(&why.as_str()) => {
+                Self::DeadLetteredByBroker("…".into()).to_string()
+            }
             other => without_values(&join_chain(other)),
         }
     }
@@ -136,9 +143,11 @@ pub(super) fn without_values(text: &str) -> String {
             '"' | '`' | '\'' => {
                 let quote = character;
                 pattern.push('…');
-                for inside in rest.by_ref() {
-                    if inside == quote {
-                        break;
+                while let Some(inside) = rest.next() {
+                    match inside {
+                        '\\' if quote == '"' => _ = rest.next(),
+                        _ if inside == quote => break,
+                        _ => {}
                     }
                 }
             }
@@ -248,5 +257,9 @@ mod tests {
             "at line … column …: unknown …, x=…"
         );
         assert_eq!(without_values("an open \"quote"), "an open …");
+        assert_eq!(without_values(r#"a "quote \" inside" ends"#), "a … ends");
+        let forged = |why: &str| Failure::DeadLetteredByBroker(why.into()).error_pattern();
+        assert_eq!(forged("a"), forged("b"));
+        assert_ne!(forged("rejected"), forged("expired"));
     }
 }

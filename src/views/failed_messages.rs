@@ -74,7 +74,7 @@ impl FromStr for ListPosition {
     }
 }
 
-/// Dead letters with the same queue, type, reason and error pattern.
+/// Dead letters with the same queue, type, reason and error pattern. All unknown types are one type, "…" if there are several.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the contract's own names, section 6")]
 pub struct FailureGroup {
@@ -143,22 +143,34 @@ impl Views {
         self.query(async |connection| messages.fetch_all(connection).await).await
     }
 
-    /// Groups of dead letters; the largest is first.
+    /// At most `limit` groups of dead letters, the largest first, and the number of all groups.
     ///
     /// # Errors
     /// The database is unavailable.
-    pub async fn dead_letter_groups(&self) -> Result<Vec<FailureGroup>, StoreError> {
-        let groups = sqlx::query_as!(
-            FailureGroup,
-            r#"select error_group as "group", concat($1::text, '.', queue) as "queue!", type as kind, reason,
-                      error_pattern as error, count(*) as "count!",
+    pub async fn dead_letter_groups(&self, limit: i64) -> Result<(Vec<FailureGroup>, i64), StoreError> {
+        let groups = sqlx::query!(
+            r#"select error_group as "group", concat($1::text, '.', queue) as "queue!", case when min(type) = max(type) then min(type) else '…' end as "kind!",
+                      reason, error_pattern as error, count(*) as "count!", count(*) over () as "groups!",
                       min(first_failed_at) as "first_failed_at!", max(last_failed_at) as "last_failed_at!"
                from failed_messages where status = 'dead'
-               group by error_group, queue, type, reason, error_pattern
-               order by count(*) desc, error_group"#,
+               group by error_group, queue, reason, error_pattern
+               order by count(*) desc, error_group limit $2"#,
             self.namespace,
+            limit,
         );
-        self.query(async |connection| groups.fetch_all(connection).await).await
+        let rows = self.query(async |connection| groups.fetch_all(connection).await).await?;
+        let all = rows.first().map_or(0, |row| row.groups);
+        let groups = rows.into_iter().map(|row| FailureGroup {
+            group: row.group,
+            queue: row.queue,
+            kind: row.kind,
+            reason: row.reason,
+            error: row.error,
+            count: row.count,
+            first_failed_at: row.first_failed_at,
+            last_failed_at: row.last_failed_at,
+        });
+        Ok((groups.collect(), all))
     }
 
     /// The number of failed messages by status.

@@ -103,6 +103,42 @@ async fn a_retry_of_one_group_leaves_other_groups_dead() {
     system.close_after([worker]).await;
 }
 
+/// Senders choose types and names of fields: these are no causes of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_types_and_fields_of_any_name_are_one_group_each() {
+    let system = TestSystem::new("unknown_types_and_fields_of_any_name_are_one_group_each").await;
+    system.expect_dead(120);
+    let worker = system.worker();
+    let raw = |number: usize| {
+        let unknown = properties(&format!("type-{number}"), &format!("unknown-{number}"));
+        let field = format!("{{\"field-{}\": tru}}", "x".repeat(number));
+        let invalid = properties("allocate", &format!("invalid-{number}"));
+        [
+            system.sender.raw("allocate", unknown, b"{}"),
+            system.sender.raw("allocate", invalid, field.as_bytes()),
+        ]
+    };
+    system.sender.publish_all(&(0..60).flat_map(raw).collect::<Vec<_>>()).await;
+    dead(&system, 120).await;
+    let groups = dead_letters(&system, &["groups"]).await.exits(0).json();
+    let mut found: Vec<_> = groups
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| (group["type"].clone(), group["count"].clone()))
+        .collect();
+    found.sort_by_key(|(kind, _)| kind.to_string());
+    assert_eq!(found, [(json!("allocate"), json!(60)), (json!("…"), json!(60))], "{groups}");
+    assert_eq!(groups[0]["group"].as_str().unwrap().len(), 16, "64 bits");
+    let shortened = system.cli(&["dead-letters", "groups", "--limit", "1"]).await.exits(0);
+    assert!(shortened.stdout().contains("\nand 1 more: --limit 2\n"), "{}", shortened.stdout());
+    let group = groups.as_array().unwrap().iter().find(|group| group["type"] == "…").unwrap();
+    let discard = ["discard", "--group", group["group"].as_str().unwrap(), "--why", "spam"];
+    assert_eq!(dead_letters(&system, &discard).await.exits(0).json(), all_of(60));
+    system.expect_dead(60);
+    system.close_after([worker]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_concurrent_retries_of_one_message_have_one_effect() {
     let system = TestSystem::new("two_concurrent_retries_of_one_message_have_one_effect").await;

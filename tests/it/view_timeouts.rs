@@ -30,7 +30,7 @@ fn queries(views: &Views) -> [(&'static str, BoxFuture<'_, Result<(), StoreError
             "failed_messages",
             async { views.failed_messages(&FailedMessageFilter::default(), 1, None).await.map(drop) }.boxed(),
         ),
-        ("dead_letter_groups", async { views.dead_letter_groups().await.map(drop) }.boxed()),
+        ("dead_letter_groups", async { views.dead_letter_groups(10).await.map(drop) }.boxed()),
         ("failed_message", async { views.failed_message(1).await.map(drop) }.boxed()),
         ("failure_counts", async { views.failure_counts().await.map(drop) }.boxed()),
     ]

@@ -44,7 +44,11 @@ enum Command {
         cursor: Option<ListPosition>,
     },
     /// List the distinct errors of dead letters, with the number of messages. Start here.
-    Groups,
+    Groups {
+        /// The number of groups, the largest first.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
+        limit: i64,
+    },
     /// Show a message with body, headers, attempts and actions.
     Show {
         /// The id in the first column of `list`.
@@ -114,7 +118,7 @@ impl DeadLetters {
             Command::List { filter, limit, cursor } => {
                 read::list(app, &filter.filter(app, StatusKind::Dead), limit, cursor, json).await
             }
-            Command::Groups => read::groups(app, json).await,
+            Command::Groups { limit } => read::groups(app, limit, json).await,
             Command::Show { id } => read::show(app, id, json).await,
             Command::Export { filter } => read::export(app, &filter.filter(app, StatusKind::Dead)).await,
             Command::Retry { target, rate, overtaken, why } => {

@@ -72,10 +72,14 @@ fn row(message: &FailedMessageSummary) -> [Field; 8] {
     ]
 }
 
-pub(super) async fn groups(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
-    let groups = app.views().dead_letter_groups().await?;
+pub(super) async fn groups(app: &App, limit: i64, json: bool) -> anyhow::Result<ExitStatus> {
+    let (groups, all) = app.views().dead_letter_groups(limit).await?;
+    let more = all.saturating_sub(limit);
     if json {
         output::json(&groups)?;
+        if more > 0 {
+            output::note(&format!("and {more} more groups: --limit {all}"));
+        }
         return Ok(ExitStatus::Success);
     }
     if groups.is_empty() {
@@ -95,6 +99,9 @@ pub(super) async fn groups(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
         ]);
     }
     rows.print();
+    if more > 0 {
+        output::line(&format!("and {more} more: --limit {all}"));
+    }
     output::note(
         "next: `allocation dead-letters list --group G`, then `show ID`; after a fix, `retry --group G`",
     );
