@@ -218,12 +218,13 @@ async fn subscribe() -> anyhow::Result<(Connection, Consumer)> {
 async fn clean_up(connection: &Connection) -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     for queue in ["orders", "stock", "notifications"] {
-        for name in [format!("{NAMESPACE}.{queue}"), format!("{NAMESPACE}.{queue}.dlq")] {
+        for end in ["", ".dlq", ".unreadable"] {
+            let name = format!("{NAMESPACE}.{queue}{end}");
             channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
         }
     }
     channel.queue_delete(format!("{NAMESPACE}.observer").into(), QueueDeleteOptions::default()).await?;
-    for exchange in ["commands", "events", "dead-letters"] {
+    for exchange in ["commands", "events", "dead-letters", "retries"] {
         channel
             .exchange_delete(format!("{NAMESPACE}.{exchange}").into(), ExchangeDeleteOptions::default())
             .await?;

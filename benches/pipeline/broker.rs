@@ -27,9 +27,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Time without an event after which a measurement fails.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 /// The queues of a namespace; the last two are those of the benchmark.
-const QUEUES: [&str; 8] =
-    ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer", "alone"];
-const EXCHANGES: [&str; 3] = ["commands", "events", "dead-letters"];
+const QUEUES: [&str; 11] = [
+    "orders",
+    "orders.dlq",
+    "orders.unreadable",
+    "stock",
+    "stock.dlq",
+    "stock.unreadable",
+    "notifications",
+    "notifications.dlq",
+    "notifications.unreadable",
+    "observer",
+    "alone",
+];
+const EXCHANGES: [&str; 4] = ["commands", "events", "dead-letters", "retries"];
 
 /// Declares a quorum queue.
 pub(crate) async fn declare(channel: &Channel, queue: &str) -> anyhow::Result<()> {

@@ -201,7 +201,7 @@ impl App {
         Consumer {
             queue,
             queue_kind,
-            has_delivery_limit: queue_kind == QueueKind::Main,
+            has_delivery_limit: true,
             limits: self.limits(),
             prefetch: self.memory().deliveries(queue_kind, prefetch),
             queues: faults::queues(RabbitQueues(self.broker.clone())),

@@ -60,7 +60,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
 }
 
 fn is_not_consumed(queue: &QueueDepth) -> bool {
-    queue.ready > 0 && queue.consumers == 0
+    queue.ready > 0 && queue.consumers == 0 && !queue.is_unreadable()
 }
 
 /// "ok", or why the program cannot work on the database.
@@ -95,6 +95,8 @@ fn print(status: &Status) {
         let QueueDepth { name, ready, consumers } = queue;
         let hint = if is_not_consumed(queue) {
             "; not consumed: the log and /health/ready of its worker have the reason"
+        } else if queue.is_unreadable() && *ready > 0 {
+            "; these messages have properties that are not UTF-8; take them out with a tool of the broker"
         } else {
             ""
         };

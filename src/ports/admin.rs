@@ -5,7 +5,10 @@ use serde::Serialize;
 
 use crate::domain::PublishOutcome;
 
-use super::error::{BrokerError, StoreError};
+use super::{
+    error::{BrokerError, StoreError},
+    queue::UNREADABLE,
+};
 
 /// The result of the declaration of an exchange or queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,14 @@ pub struct QueueDepth {
     pub ready: u32,
     /// Consumers.
     pub consumers: u32,
+}
+
+impl QueueDepth {
+    /// Whether this is the queue for messages that cannot be decoded. Nothing consumes it.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.name.ends_with(UNREADABLE)
+    }
 }
 
 /// Exchanges and queues.

@@ -33,6 +33,9 @@ impl QueueName {
     }
 }
 
+/// The end of the name of a queue for the messages that cannot be decoded.
+pub const UNREADABLE: &str = ".unreadable";
+
 /// The properties and headers of a message, as the client library received them.
 pub trait RawProperties: std::fmt::Debug + Send + Sync {
     /// JSON with `properties` and `headers`, for display.

@@ -269,7 +269,16 @@ fn check_event_contents(events: &[Event], allocated: &[(String, String, String)]
 /// I7: no work is left.
 async fn remaining_work(system: &TestSystem<'_>) -> anyhow::Result<Vec<String>> {
     let mut remaining = Vec::new();
-    for queue in ["orders", "stock", "orders.dlq", "stock.dlq", "notifications.dlq"] {
+    for queue in [
+        "orders",
+        "stock",
+        "orders.dlq",
+        "stock.dlq",
+        "notifications.dlq",
+        "orders.unreadable",
+        "stock.unreadable",
+        "notifications.unreadable",
+    ] {
         let ready = system.broker_client.ready_messages(&system.qualified(queue)).await?;
         if ready > 0 {
             remaining.push(format!("{queue} has {ready} messages"));

@@ -145,12 +145,14 @@ impl TestSystem<'_> {
 
     async fn delete_resources(&self) -> anyhow::Result<()> {
         let channel = self.broker_client.channel().await?;
-        let queues =
-            ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer"];
-        for queue in queues {
+        let ends = ["", ".dlq", ".unreadable"];
+        let queues = ["orders", "stock", "notifications"];
+        let queues = queues.iter().flat_map(|queue| ends.map(|end| format!("{queue}{end}")));
+        for queue in queues.chain(["observer".to_owned()]) {
+            let queue = queue.as_str();
             channel.queue_delete(self.qualified(queue).into(), QueueDeleteOptions::default()).await?;
         }
-        for exchange in ["commands", "events", "dead-letters"] {
+        for exchange in ["commands", "events", "dead-letters", "retries"] {
             channel
                 .exchange_delete(self.qualified(exchange).into(), ExchangeDeleteOptions::default())
                 .await?;

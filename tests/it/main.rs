@@ -4,6 +4,7 @@
 mod addresses;
 mod architecture;
 mod book;
+mod broker_rights;
 mod command_order;
 mod commands;
 #[path = "../consistency.rs"]
@@ -46,4 +47,5 @@ mod subscriptions;
 mod terminal;
 mod test_cleanup;
 mod topology;
+mod unreadable;
 mod view_timeouts;

@@ -59,9 +59,14 @@ async fn assert_nothing_is_left(system: &TestSystem, namespace: &str) {
         .await
         .unwrap();
     assert_eq!(databases, 0, "a database is left");
-    for queue in
-        ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer"]
-    {
+    for queue in [
+        "orders",
+        "orders.dlq",
+        "orders.unreadable",
+        "stock.unreadable",
+        "notifications.unreadable",
+        "observer",
+    ] {
         let channel = system.new_channel().await;
         let passive = QueueDeclareOptions::durable().passive();
         let name = format!("{namespace}.{queue}");

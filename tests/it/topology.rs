@@ -23,31 +23,44 @@ fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
 
 /// The documented arguments of a queue.
 fn arguments(system: &TestSystem, queue: &str) -> FieldTable {
-    if queue.strip_suffix(".dlq").is_some() {
+    if queue.ends_with(".unreadable") {
         let limit = AMQPValue::LongLongInt(1_000_000);
         return table(&[("x-queue-type", text("quorum")), ("x-delivery-limit", limit)]);
     }
+    let (next, limit) = match queue.strip_suffix(".dlq") {
+        Some(main) => (format!("{main}.unreadable"), 100),
+        None => (format!("{queue}.dlq"), 50),
+    };
     table(&[
         ("x-queue-type", text("quorum")),
         ("x-dead-letter-exchange", text(&system.named("dead-letters"))),
-        ("x-dead-letter-routing-key", text(&system.named(&format!("{queue}.dlq")))),
+        ("x-dead-letter-routing-key", text(&system.named(&next))),
         ("x-dead-letter-strategy", text("at-least-once")),
         ("x-overflow", text("reject-publish")),
-        ("x-delivery-limit", AMQPValue::LongLongInt(50)),
+        ("x-delivery-limit", AMQPValue::LongLongInt(limit)),
     ])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exchanges_and_queues_have_the_documented_arguments() {
     let system = TestSystem::new("exchanges_and_queues_have_the_documented_arguments").await;
-    for exchange in ["commands", "events", "dead-letters"] {
+    let exchanges = [
+        ("commands", ExchangeKind::Topic),
+        ("events", ExchangeKind::Topic),
+        ("dead-letters", ExchangeKind::Topic),
+        ("retries", ExchangeKind::Direct),
+    ];
+    for (exchange, kind) in exchanges {
         let (channel, name) = (system.new_channel().await, system.named(exchange).into());
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let topic = ExchangeKind::Topic;
-        let same = channel.exchange_declare(name, topic, durable, FieldTable::default()).await;
+        let same = channel.exchange_declare(name, kind, durable, FieldTable::default()).await;
         same.unwrap_or_else(|error| panic!("the exchange {exchange} differs: {error}"));
     }
-    for queue in ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq"] {
+    let queues = ["orders", "stock", "notifications"];
+    let queues =
+        queues.iter().flat_map(|queue| ["", ".dlq", ".unreadable"].map(|end| format!("{queue}{end}")));
+    for queue in queues {
+        let queue = queue.as_str();
         let (channel, name) = (system.new_channel().await, system.named(queue).into());
         let (durable, arguments) = (QueueDeclareOptions::durable(), arguments(&system, queue));
         let same = channel.queue_declare(name, durable, arguments).await;

@@ -23,6 +23,11 @@ impl AckTracker {
         }
     }
 
+    /// This delivery was rejected, and is not to be acknowledged.
+    pub(super) fn forget(&mut self, tag: u64) {
+        self.open.remove(&tag);
+    }
+
     /// The tag up to which every delivery is processed, if it is higher than the last time.
     pub(super) fn contiguous_ack(&mut self) -> Option<u64> {
         let last = match self.open.first() {
@@ -64,6 +69,18 @@ mod tests {
         assert_eq!(tags.contiguous_ack(), Some(5));
         assert_eq!(tracker(&[], &[4, 9]).contiguous_ack(), Some(9));
         assert_eq!(tracker(&[1], &[2]).contiguous_ack(), None);
+    }
+
+    #[test]
+    fn an_open_delivery_that_is_forgotten_is_not_acknowledged() {
+        let mut tags = tracker(&[1, 3], &[2, 4]);
+        tags.forget(3);
+        assert_eq!(tags.contiguous_ack(), None);
+        tags.forget(1);
+        assert_eq!(tags.contiguous_ack(), Some(4), "the tag of a finished delivery");
+        let mut last = tracker(&[3], &[2]);
+        last.forget(3);
+        assert_eq!(last.contiguous_ack(), Some(2));
     }
 
     #[test]

@@ -5,9 +5,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use async_rs::{Runtime, Tokio, traits::RuntimeKit};
+use async_rs::{Runtime, Tokio};
 use lapin::{
     Channel, Connection, ConnectionProperties, ErrorKind,
+    tcp::OwnedTLSConfig,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism},
 };
 use secrecy::ExposeSecret as _;
@@ -16,14 +17,22 @@ use crate::{
     address::{AMQP, Host, InvalidUrl, ServerUrl},
     ports::{
         error::{BrokerError, Cause, error_text},
-        queue::QueueName,
+        queue::{QueueName, UNREADABLE},
     },
+};
+
+use super::{
+    screen::Undecodable,
+    screened,
+    throttle::{ReadAllowance, ThrottledRuntime},
 };
 
 /// Time to wait for a connection, a channel or a declaration before the broker is considered unavailable.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time to wait for one of several nodes.
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The exchange that retries return to their queues through, without the namespace.
+pub(super) const RETRIES: &str = "retries";
 /// A half-open connection is detected after two intervals.
 const HEARTBEAT_SECONDS: u16 = 10;
 
@@ -77,23 +86,46 @@ impl RabbitConfig {
         format!("{}.dlq", self.queue(queue))
     }
 
+    /// The full name of the queue for the messages that the client library cannot decode. Nothing consumes it.
+    #[must_use]
+    pub fn unreadable_queue(&self, queue: QueueName) -> String {
+        format!("{}{UNREADABLE}", self.queue(queue))
+    }
+
     /// Opens a connection to the first node that accepts one, beginning with a random node. `purpose` is part of its name in
     /// the broker's lists.
     ///
     /// # Errors
     /// No node replies in time, or all refuse the connection.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        self.connect_within(purpose, Runtime::new(Tokio::current())).await
+        let open = |node, properties| {
+            let runtime = Runtime::new(Tokio::current());
+            Connection::connect_uri_with_config(node, properties, OwnedTLSConfig::default(), runtime)
+        };
+        self.connect_each(purpose, open).await
     }
 
-    /// The same with the client library's part of the runtime.
-    pub(super) async fn connect_within<R>(
+    /// Opens a connection that reads within an allowance. The deliveries that cannot be decoded are in the set.
+    pub(super) async fn connect_to_consume(
         &self,
         purpose: &str,
-        runtime: Runtime<R>,
+        allowance: &ReadAllowance,
+        undecodable: &Undecodable,
+    ) -> Result<Connection, BrokerError> {
+        let open = |node, properties| {
+            let throttled = ThrottledRuntime::new(allowance.clone());
+            screened::connect(node, properties, OwnedTLSConfig::default(), throttled, undecodable.clone())
+        };
+        self.connect_each(purpose, open).await
+    }
+
+    async fn connect_each<F>(
+        &self,
+        purpose: &str,
+        open: impl Fn(AMQPUri, ConnectionProperties) -> F,
     ) -> Result<Connection, BrokerError>
     where
-        R: RuntimeKit + Send + Sync + Clone + 'static,
+        F: Future<Output = Result<Connection, lapin::Error>>,
     {
         let count = self.nodes.len();
         let timeout = (CONNECT_TIMEOUT / u32::try_from(count).unwrap_or(u32::MAX)).max(NODE_TIMEOUT);
@@ -102,8 +134,7 @@ impl RabbitConfig {
         for node in self.nodes.iter().cycle().skip(first).take(count) {
             let name = format!("{} {purpose}", self.namespace);
             let properties = ConnectionProperties::default().with_connection_name(name.into());
-            let connecting = Connection::connect_uri_with_runtime(node.clone(), properties, runtime.clone());
-            match with_timeout(timeout, connecting).await {
+            match with_timeout(timeout, open(node.clone(), properties)).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => errors.push((node, error)),
             }

@@ -3,17 +3,18 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use async_rs::Runtime;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
     types::{FieldTable, ShortString},
 };
-use tracing::debug;
+use tokio::time::sleep;
+use tracing::{debug, warn};
 
 use crate::ports::{
     error::{BrokerError, error_text},
@@ -24,8 +25,16 @@ use super::{
     ack_tracker::AckTracker,
     connection::{CONNECT_TIMEOUT, RabbitConfig, broker_error, open_channel, with_timeout},
     properties, retry_properties,
-    throttle::{ReadAllowance, ThrottledRuntime},
+    screen::Undecodable,
+    throttle::ReadAllowance,
 };
+
+/// The pause before an undecodable message is returned to its dead-letter queue, and after many of them: a dead-letter queue
+/// that was declared by an earlier version has no delivery limit.
+const RETURN_PAUSE: Duration = Duration::from_millis(2);
+const LONG_RETURN_PAUSE: Duration = Duration::from_secs(1);
+/// The number of returned messages of a subscription after which the pause is long.
+const MANY_RETURNED: u64 = 20_000;
 
 /// Opens subscriptions on a broker.
 pub struct RabbitQueues(pub RabbitConfig);
@@ -41,13 +50,14 @@ impl Queues for RabbitQueues {
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         let purpose = format!("consumes {}", queue.as_str());
         let allowance = ReadAllowance::of(bytes);
-        let runtime = Runtime::new(ThrottledRuntime::new(allowance.clone()));
-        let connection = self.0.connect_within(&purpose, runtime).await.map_err(without_connection)?;
+        let undecodable = Undecodable::default();
+        let connecting = self.0.connect_to_consume(&purpose, &allowance, &undecodable);
+        let connection = connecting.await.map_err(without_connection)?;
         let channel = open_channel(&connection).await?;
         with_timeout(CONNECT_TIMEOUT, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let name = match queue_kind {
-            QueueKind::Main => self.0.queue(queue),
-            QueueKind::DeadLetter => self.0.dead_letter_queue(queue),
+        let (name, next_queue) = match queue_kind {
+            QueueKind::Main => (self.0.queue(queue), self.0.dead_letter_queue(queue)),
+            QueueKind::DeadLetter => (self.0.dead_letter_queue(queue), self.0.unreadable_queue(queue)),
         };
         let consume = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
@@ -58,7 +68,15 @@ impl Queues for RabbitQueues {
             writing: tokio::sync::Mutex::default(),
             max_held: usize::from(prefetch) / 2,
         });
-        Ok(Box::new(RabbitSubscription { connection, queue_kind, consumer, allowance, acknowledger }))
+        let undecodable = UndecodableDeliveries { set: undecodable, name, next_queue, count: 0 };
+        Ok(Box::new(RabbitSubscription {
+            connection,
+            queue_kind,
+            consumer,
+            allowance,
+            acknowledger,
+            undecodable,
+        }))
     }
 }
 
@@ -76,17 +94,34 @@ struct RabbitSubscription {
     consumer: lapin::Consumer,
     allowance: ReadAllowance,
     acknowledger: Arc<RabbitAcknowledger>,
+    undecodable: UndecodableDeliveries,
+}
+
+/// The deliveries of a subscription that the client library cannot decode.
+struct UndecodableDeliveries {
+    set: Undecodable,
+    /// The queue.
+    name: String,
+    /// The queue that the broker moves them to.
+    next_queue: String,
+    /// Their number, with redeliveries.
+    count: u64,
 }
 
 #[async_trait]
 impl Subscription for RabbitSubscription {
     async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        match self.consumer.next().await {
-            // Nothing is awaited here: a cancelled wait would lose the delivery.
-            Some(Ok(delivery)) => Ok(self.acknowledger.register(delivery, self.queue_kind)),
-            Some(Err(error)) => Err(broker_error(error)),
-            // The server cancels a consumer whose queue is deleted or moved; the stream then ends without an error.
-            None => Err(BrokerError::Unavailable("the server cancelled the subscription".into())),
+        loop {
+            match self.consumer.next().await {
+                // Nothing is awaited below: a cancelled wait would lose the delivery.
+                Some(Ok(delivery)) if self.undecodable.set.take(delivery.delivery_tag) => {
+                    self.pass_on(delivery.delivery_tag, delivery.redelivered);
+                }
+                Some(Ok(delivery)) => return Ok(self.acknowledger.register(delivery, self.queue_kind)),
+                Some(Err(error)) => return Err(broker_error(error)),
+                // The server cancels a consumer whose queue is deleted or moved; the stream then ends without an error.
+                None => return Err(BrokerError::Unavailable("the server cancelled the subscription".into())),
+            }
         }
     }
 
@@ -111,6 +146,36 @@ impl Subscription for RabbitSubscription {
                 "subscription closed with an error; the broker requeues its messages"
             );
         }
+    }
+}
+
+impl RabbitSubscription {
+    /// Has the broker move an undecodable message to the next queue, with its properties. Every other message keeps its place.
+    ///
+    /// A queue dead-letters a rejected message. A dead-letter queue that was declared by an earlier version would drop it;
+    /// therefore it is returned until it exceeds the delivery limit.
+    fn pass_on(&mut self, tag: u64, redelivered: bool) {
+        let UndecodableDeliveries { name: queue, next_queue, count, .. } = &mut self.undecodable;
+        *count += 1;
+        if self.queue_kind == QueueKind::Main || !redelivered {
+            warn!(
+                queue,
+                next_queue,
+                "message has properties that are not UTF-8 and cannot be decoded; the broker moves it to the next queue"
+            );
+        }
+        let requeue = self.queue_kind == QueueKind::DeadLetter;
+        let pause = match (requeue, *count) {
+            (false, _) => Duration::ZERO,
+            (true, ..=MANY_RETURNED) => RETURN_PAUSE,
+            (true, _) => LONG_RETURN_PAUSE,
+        };
+        self.acknowledger.tags().register(tag);
+        let acknowledger = self.acknowledger.clone();
+        tokio::spawn(async move {
+            sleep(pause).await;
+            acknowledger.reject(tag, requeue).await;
+        });
     }
 }
 
@@ -147,6 +212,15 @@ impl RabbitAcknowledger {
         let contiguous = tags.contiguous_ack();
         let held = if tags.held() > self.max_held { tags.take_held() } else { BTreeSet::new() };
         (contiguous, held)
+    }
+
+    /// Rejects a registered delivery. Until that is written, no acknowledgement includes it.
+    async fn reject(&self, tag: u64, requeue: bool) {
+        let _writing = self.writing.lock().await;
+        if let Err(error) = self.channel.basic_reject(tag, BasicRejectOptions { requeue }).await {
+            debug!(error = error_text(&error), "rejection failed; the message will be redelivered");
+        }
+        self.tags().forget(tag);
     }
 
     async fn acknowledge_held(&self) -> Result<(), lapin::Error> {

@@ -12,6 +12,8 @@ mod properties;
 mod properties_check;
 mod publisher;
 mod retry_properties;
+mod screen;
+mod screened;
 mod stored_properties;
 mod throttle;
 mod topology;

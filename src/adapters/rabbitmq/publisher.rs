@@ -21,7 +21,7 @@ use crate::{
 
 use super::{
     confirm_channel::{ConfirmChannel, OutboundMessage},
-    connection::RabbitConfig,
+    connection::{RETRIES, RabbitConfig},
     properties::{PERSISTENT, TRACEPARENT, short},
     retry_properties::retry_properties,
 };
@@ -110,10 +110,10 @@ impl RabbitPublisher {
         }
     }
 
-    /// Returns to its queue by the default exchange, independent of bindings that have changed meanwhile.
+    /// Returns to its queue through an exchange that only the relay publishes to. The queue is the routing key.
     fn retry<'a>(&self, retry: &'a DueRetry) -> OutboundMessage<'a> {
         OutboundMessage {
-            exchange: String::new(),
+            exchange: self.broker.named(RETRIES),
             routing_key: self.broker.named(&retry.queue),
             body: &retry.body,
             properties: retry_properties(retry),

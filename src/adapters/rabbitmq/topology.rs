@@ -15,14 +15,24 @@ use crate::ports::{
 };
 
 use super::connection::{
-    CONNECT_TIMEOUT, RabbitConfig, broker_error, open_channel, reply_code, reply_text, with_timeout,
+    CONNECT_TIMEOUT, RETRIES, RabbitConfig, broker_error, open_channel, reply_code, reply_text, with_timeout,
 };
 
 /// The last protection against a message that crashes every consumer. A crash counts as a delivery of every prefetched
 /// message, so the limit is far above the number of deliveries of a harmless message.
 const DELIVERY_LIMIT: i64 = 50;
-/// Deliveries never drop a dead letter. Without a limit, RabbitMQ 4 would apply its default of 20.
-const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
+/// Above it a dead letter cannot be recorded: it is unreadable. Only crashes of the archive count as deliveries of others.
+const DEAD_LETTER_DELIVERY_LIMIT: i64 = 100;
+/// Deliveries never drop an unreadable message. Without a limit, RabbitMQ 4 would apply its default of 20.
+const UNREADABLE_DELIVERY_LIMIT: i64 = 1_000_000;
+/// The exchanges, without the namespace.
+const EXCHANGES: [(&str, ExchangeKind); 4] = [
+    ("commands", ExchangeKind::Topic),
+    ("events", ExchangeKind::Topic),
+    (DEAD_LETTERS, ExchangeKind::Topic),
+    (RETRIES, ExchangeKind::Direct),
+];
+const DEAD_LETTERS: &str = "dead-letters";
 
 /// Exchanges and queues on a broker.
 pub struct RabbitTopology(pub RabbitConfig);
@@ -41,18 +51,27 @@ impl Topology for RabbitTopology {
 async fn declare(broker: &RabbitConfig) -> Result<Vec<DeclareResult>, BrokerError> {
     let connection = broker.connect("topology").await?;
     let mut declared = Vec::new();
-    for exchange in ["commands", "events", "dead-letters"] {
-        declared.push(declare_one(&connection, &broker.named(exchange), &Declaration::Exchange).await?);
+    for (exchange, kind) in EXCHANGES {
+        declared.push(declare_one(&connection, &broker.named(exchange), &Declaration::Exchange(kind)).await?);
     }
     for queue in QueueName::ALL {
         let name = broker.queue(queue);
         let dead = broker.dead_letter_queue(queue);
-        declared.push(declare_one(&connection, &dead, &Declaration::Queue(dead_letter_arguments())).await?);
-        bind(&connection, &dead, &broker.named("dead-letters"), &dead).await?;
-        declared.push(declare_one(&connection, &name, &Declaration::Queue(arguments(broker, &dead))).await?);
-        for Route { kind, exchange, .. } in routes_to(queue) {
-            if !bind(&connection, &name, &broker.named(exchange), kind).await? {
-                declared.push(DeclareResult::NotPermitted(format!("binding of {name} to {kind}")));
+        let unreadable = broker.unreadable_queue(queue);
+        for (name, arguments) in [
+            (&unreadable, unreadable_arguments()),
+            (&dead, arguments(broker, &unreadable, DEAD_LETTER_DELIVERY_LIMIT)),
+            (&name, arguments(broker, &dead, DELIVERY_LIMIT)),
+        ] {
+            declared.push(declare_one(&connection, name, &Declaration::Queue(arguments)).await?);
+        }
+        let dead_letters = [&dead, &unreadable].map(|name| (name, DEAD_LETTERS, name.as_str()));
+        let routes = routes_to(queue).map(|Route { kind, exchange, .. }| (&name, *exchange, *kind));
+        for (name, exchange, key) in
+            dead_letters.into_iter().chain([(&name, RETRIES, name.as_str())]).chain(routes)
+        {
+            if !bind(&connection, name, &broker.named(exchange), key).await? {
+                declared.push(DeclareResult::NotPermitted(format!("binding of {name} to {key}")));
             }
         }
     }
@@ -64,7 +83,7 @@ async fn queue_depths(broker: &RabbitConfig) -> Result<Vec<QueueDepth>, BrokerEr
     let connection = broker.connect("status").await?;
     let mut depths = Vec::new();
     for queue in QueueName::ALL {
-        for name in [broker.queue(queue), broker.dead_letter_queue(queue)] {
+        for name in [broker.queue(queue), broker.dead_letter_queue(queue), broker.unreadable_queue(queue)] {
             depths.push(depth(&connection, name).await?);
         }
     }
@@ -85,20 +104,21 @@ async fn depth(connection: &Connection, name: String) -> Result<QueueDepth, Brok
     Ok(QueueDepth { name, ready: state.message_count(), consumers: state.consumer_count() })
 }
 
-fn arguments(broker: &RabbitConfig, dead: &str) -> FieldTable {
+/// The arguments of a queue that dead-letters to another one.
+fn arguments(broker: &RabbitConfig, dead: &str, delivery_limit: i64) -> FieldTable {
     table([
         ("x-queue-type", text("quorum")),
-        ("x-dead-letter-exchange", text(&broker.named("dead-letters"))),
+        ("x-dead-letter-exchange", text(&broker.named(DEAD_LETTERS))),
         ("x-dead-letter-routing-key", text(dead)),
         ("x-dead-letter-strategy", text("at-least-once")),
         // Required by the strategy: without it the broker falls back to at-most-once without an error.
         ("x-overflow", text("reject-publish")),
-        ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
+        ("x-delivery-limit", AMQPValue::LongLongInt(delivery_limit)),
     ])
 }
 
-fn dead_letter_arguments() -> FieldTable {
-    let limit = AMQPValue::LongLongInt(DEAD_LETTER_DELIVERY_LIMIT);
+fn unreadable_arguments() -> FieldTable {
+    let limit = AMQPValue::LongLongInt(UNREADABLE_DELIVERY_LIMIT);
     table([("x-queue-type", text("quorum")), ("x-delivery-limit", limit)])
 }
 
@@ -116,7 +136,7 @@ fn text(text: &str) -> AMQPValue {
 
 /// An exchange or a queue with its arguments.
 enum Declaration {
-    Exchange,
+    Exchange(ExchangeKind),
     Queue(FieldTable),
 }
 
@@ -129,12 +149,10 @@ async fn declare_with_timeout(
 ) -> Result<(), lapin::Error> {
     let channel = connection.create_channel().await?;
     match thing {
-        Declaration::Exchange => {
+        Declaration::Exchange(kind) => {
             let options =
                 ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
-            channel
-                .exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default())
-                .await?;
+            channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default()).await?;
         }
         Declaration::Queue(arguments) => {
             let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ports::{
-        admin::Topology,
+        admin::{QueueDepth, Topology},
         installation::{DatabaseState, Installation},
     },
     service::{availability::AvailabilityLog, batch_handler::BatchHandler},
@@ -34,6 +34,20 @@ pub(super) struct ReadinessReport {
     broker: &'static str,
     /// Queues that this process should consume and does not.
     not_consuming: Vec<String>,
+    /// The queues with messages that cannot be decoded. They hold up nothing.
+    unreadable: Vec<UnreadableMessages>,
+}
+
+/// Messages that cannot be decoded.
+#[derive(Clone, Serialize)]
+struct UnreadableMessages {
+    queue: String,
+    messages: u32,
+}
+
+fn unreadable(queues: Vec<QueueDepth>) -> Vec<UnreadableMessages> {
+    let any = queues.into_iter().filter(|queue| queue.is_unreadable() && queue.ready > 0);
+    any.map(|QueueDepth { name, ready, .. }| UnreadableMessages { queue: name, messages: ready }).collect()
 }
 
 /// Checks the servers.
@@ -71,11 +85,13 @@ impl Readiness {
             None => ("unavailable", "unknown"),
             Some(state) => (self.database(&state), if state.schema.fits() { "ok" } else { "mismatch" }),
         };
-        let broker = if matches!(queues, Ok(Ok(_))) { "ok" } else { "unavailable, or a queue is missing" };
+        let queues = queues.ok().and_then(Result::ok);
+        let broker = if queues.is_some() { "ok" } else { "unavailable, or a queue is missing" };
+        let unreadable = queues.map(unreadable).unwrap_or_default();
         let not_consuming = self.watchdog.not_consuming();
         let servers = [database, schema, broker];
         let ready = servers.iter().all(|part| *part == "ok") && not_consuming.is_empty();
-        let report = ReadinessReport { ready, database, schema, broker, not_consuming };
+        let report = ReadinessReport { ready, database, schema, broker, not_consuming, unreadable };
         *last = Some((Instant::now(), report.clone()));
         report
     }

@@ -95,7 +95,7 @@ async fn settle(session: &mut dyn RetryFeed, published: &Published) -> Result<bo
             PublishOutcome::Unknown(_) => {}
         }
     }
-    defer(session, &unroutable, "the queue does not exist").await?;
+    defer(session, &unroutable, "the queue or its binding does not exist").await?;
     defer(session, &nacked, "the queue is full").await?;
     debug!(published = published.len(), confirmed = confirmed.len(), "relayed retries");
     session.published(&confirmed).await?;

@@ -15,9 +15,20 @@ use url::Url;
 use uuid::Uuid;
 
 /// The queues of a namespace. The tests declare the last two.
-const QUEUES: [&str; 8] =
-    ["orders", "orders.dlq", "stock", "stock.dlq", "notifications", "notifications.dlq", "observer", "full"];
-const EXCHANGES: [&str; 3] = ["commands", "events", "dead-letters"];
+const QUEUES: [&str; 11] = [
+    "orders",
+    "orders.dlq",
+    "orders.unreadable",
+    "stock",
+    "stock.dlq",
+    "stock.unreadable",
+    "notifications",
+    "notifications.dlq",
+    "notifications.unreadable",
+    "observer",
+    "full",
+];
+const EXCHANGES: [&str; 4] = ["commands", "events", "dead-letters", "retries"];
 /// The prefix of the database names; the rest of a name is unique.
 const DATABASE_PREFIX: &str = "it_system_";
 /// The deadline for the removal.

@@ -24,7 +24,7 @@ async fn an_unroutable_or_nacked_retry_is_deferred() {
     let expected = [
         OutboxCall::TryLead,
         OutboxCall::BecameLeader,
-        OutboxCall::RetriesDeferred(vec![2], "the queue does not exist".into()),
+        OutboxCall::RetriesDeferred(vec![2], "the queue or its binding does not exist".into()),
         OutboxCall::RetriesDeferred(vec![3], "the queue is full".into()),
         OutboxCall::RetriesPublished(vec![1]),
         OutboxCall::Released,

@@ -129,7 +129,7 @@ async fn a_deferred_retry_has_its_reason_until_it_is_published(adapters: Adapter
     let mut session = adapters.lead().await;
     let retry = due(&mut *session).await;
     assert_eq!(adapters.failed_message(retry.id).await.held_because, None);
-    for reason in ["the queue does not exist", "the queue is full"] {
+    for reason in ["the queue or its binding does not exist", "the queue is full"] {
         session.defer(&[&retry], reason).await.unwrap();
         let deferred = adapters.failed_message(retry.id).await;
         assert_eq!((deferred.status, deferred.held_because.as_deref()), (Status::Retrying, Some(reason)));
