@@ -127,14 +127,16 @@ async fn every_role_works_with_its_documented_rights() {
     let retrying =
         async || system.count("select count(*) from failed_messages where status = 'retrying'").await;
     wait_for("the command fails", DRAINS_WITHIN, &1, retrying).await;
-    system.sender.send_all(&[create_batch("b-1", "LAMP", 1), allocate("o-late", "LAMP", 5)]).await;
+    system.sender.send(&create_batch("b-1", "LAMP", 1)).await;
     let resolved =
         async || system.count("select count(*) from failed_messages where status = 'resolved'").await;
     wait_for("the retry is handled", DRAINS_WITHIN, &1, resolved).await;
+    system.sender.send(&allocate("o-late", "LAMP", 5)).await;
     let recorded = async || system.count("select count(*) from failed_messages where status = 'dead'").await;
     wait_for("the dead letter is recorded", DRAINS_WITHIN, &1, recorded).await;
     system.events_of(2).await;
-    wait_until("the notification is sent", DRAINS_WITHIN, async || roles[3].log().contains("o-late")).await;
+    wait_until("the notification is sent", DRAINS_WITHIN, async || roles[3].log().contains("Out of stock"))
+        .await;
     assert_eq!(client.get("/health/ready").await.status, 200);
 
     users.assert_refused("relay", "", &system.named("orders")).await;
