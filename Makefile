@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos soak bench bench-relay fuzz lint fmt sqlx-metadata sqlx-check deny
+.PHONY: help run test chaos soak bench bench-relay fuzz lint fmt sqlx-metadata sqlx-check deny sbom
 # One cargo process uses all cores; a second one would wait for its lock.
 .NOTPARALLEL:
 
@@ -47,6 +47,9 @@ sqlx-metadata: ## Update .sqlx from the queries and the migrations
 
 sqlx-check: ## Check that .sqlx matches the queries and the migrations
 	@config/run.sh sqlx-check
+
+sbom: ## Write target/sbom.json: the crates of the program with licences and hashes, as CycloneDX
+	@mkdir -p target; config/run.sh sbom > target/sbom.json; echo target/sbom.json
 
 deny: ## Check dependencies: vulnerabilities, licences, bans, sources
 	@cargo deny --version &>/dev/null || { echo "cargo-deny is not installed; run: cargo install --locked cargo-deny" >&2; exit 1; }

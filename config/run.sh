@@ -113,10 +113,44 @@ fuzz() {
     done
 }
 
+# Lists what the program is built from, as CycloneDX: the crates of the release build, with licences and the hashes of the
+# lock file. The same sources give the same file.
+sbom() {
+    local target=${1:-x86_64-unknown-linux-gnu}
+    cargo tree --locked --edges normal,build --target "$target" --prefix none --format '{p}|{l}' --no-dedupe | sort -u |
+        awk -F '|' '
+            FILENAME == "Cargo.lock" {
+                split($0, part, "\"")
+                if (/^name = /) name = part[2]
+                if (/^version = /) version = part[2]
+                if (/^checksum = /) hashes[name " " version] = part[2]
+                next
+            }
+            {
+                split($1, crate, " ")
+                version = substr(crate[2], 2)
+                if (crate[1] == "allocation") { program = version; next }
+                licence = $2 == "" ? "" : sprintf(", \"licenses\": [{\"expression\": \"%s\"}]", $2)
+                gsub("/", " OR ", licence)
+                hash = hashes[crate[1] " " version]
+                if (hash != "") hash = sprintf(", \"hashes\": [{\"alg\": \"SHA-256\", \"content\": \"%s\"}]", hash)
+                purl = sprintf("pkg:cargo/%s@%s", crate[1], version)
+                rows = rows separator sprintf("    {\"type\": \"library\", \"bom-ref\": \"%s\", \"name\": \"%s\", " \
+                    "\"version\": \"%s\", \"purl\": \"%s\"%s%s}", purl, crate[1], version, purl, licence, hash)
+                separator = ",\n"
+            }
+            END {
+                printf "{\n  \"bomFormat\": \"CycloneDX\",\n  \"specVersion\": \"1.5\",\n  \"version\": 1,\n"
+                printf "  \"metadata\": {\"component\": {\"type\": \"application\", \"name\": \"allocation\", "
+                printf "\"version\": \"%s\"}},\n  \"components\": [\n%s\n  ]\n}\n", program, rows
+            }' Cargo.lock -
+}
+
 case ${1:-} in
     run) run ;;
     sqlx-metadata) sqlx_metadata ;;
     sqlx-check) sqlx_check ;;
     fuzz) fuzz ;;
-    *) say "usage: config/run.sh run | sqlx-metadata | sqlx-check | fuzz"; exit 2 ;;
+    sbom) sbom ;;
+    *) say "usage: config/run.sh run | sqlx-metadata | sqlx-check | fuzz | sbom"; exit 2 ;;
 esac
