@@ -65,6 +65,9 @@ pub const AMQP: UrlForm = UrlForm {
         public("channel_max"),
         public("connection_timeout"),
         public("auth_mechanism"),
+        public("cacertfile"),
+        public("certfile"),
+        public("keyfile"),
     ],
 };
 

@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(
             error("amqp://h?heartbeat=1&verify=verify_peer", &AMQP),
             "parameter 2 after '?' is unknown, has no value or occurs twice; the known ones are heartbeat, \
-             frame_max, channel_max, connection_timeout, auth_mechanism"
+             frame_max, channel_max, connection_timeout, auth_mechanism, cacertfile, certfile, keyfile"
         );
         assert_eq!(error("amqp://[::g]", &AMQP), InvalidUrl::Host.to_string());
         assert_eq!(error("amqp://h:99999", &AMQP), "a port is not a number from 1 to 65535");

@@ -1,6 +1,6 @@
 //! A URL in its parts, and how it is printed.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use secrecy::SecretString;
 
@@ -37,6 +37,21 @@ pub struct ServerUrl {
 }
 
 impl ServerUrl {
+    /// Whether it has a password.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.password.is_some() || self.parameter("password").is_some()
+    }
+
+    /// Whether a server is on another machine.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        match self.parameter("hostaddr").or_else(|| self.parameter("host")) {
+            Some(host) => is_remote(host),
+            None => self.hosts.iter().any(|host| is_remote(&host.name)),
+        }
+    }
+
     /// The value of a parameter.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
@@ -89,6 +104,17 @@ impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Whether a host is another machine: neither a loopback address nor the folder of a socket. Without a name it is this one.
+fn is_remote(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let is_local = host.is_empty()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    !is_local
 }
 
 /// A text of which nothing can be part of something else.

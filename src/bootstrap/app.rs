@@ -16,7 +16,7 @@ use crate::{
         rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
     },
     config::{Settings, Worker},
-    entrypoints::{api::Api, consumer::Consumer, watchdog::Watchdog},
+    entrypoints::{api::Api, consumer::Consumer, storage::Storage, watchdog::Watchdog},
     faults,
     pg::{PgConfig, Pool},
     ports::{
@@ -68,6 +68,7 @@ pub struct App {
     pub(super) broker_log: Arc<AvailabilityLog>,
     mail_log: Arc<AvailabilityLog>,
     watchdog: Watchdog,
+    pub(super) storage: Storage,
     commands: Arc<MessageBus>,
     archive: Arc<Archive>,
     notifications: Arc<NotificationHandler>,
@@ -102,6 +103,7 @@ impl App {
             broker_log: Arc::new(AvailabilityLog::of("broker")),
             mail_log: Arc::new(AvailabilityLog::of("mail server")),
             watchdog: Watchdog::default(),
+            storage: Storage::default(),
             settings,
         })
     }
@@ -140,6 +142,12 @@ impl App {
     #[must_use]
     pub fn read_model(&self) -> impl ReadModel + use<> {
         PgReadModel::new(self.pool.clone(), &self.pg)
+    }
+
+    /// The bytes that failed messages may take.
+    #[must_use]
+    pub fn failed_message_limit(&self) -> u64 {
+        self.settings.limits.failed_messages.as_u64()
     }
 
     /// The prefix of every exchange and queue name.
@@ -212,6 +220,7 @@ impl App {
             requeue_after: settings.requeue_after,
             finish_timeout: settings.shutdown_timeout.mul_f64(FINISH_SHARE),
             watchdog: self.watchdog.clone(),
+            storage: self.storage.clone(),
             dependencies: Dependencies {
                 database: self.database_log.clone(),
                 notifier: mails.then(|| self.mail_log.clone()),
@@ -258,6 +267,7 @@ impl App {
             namespace: self.settings.namespace.clone(),
             checked: self.checked.clone(),
             watchdog: self.watchdog.clone(),
+            storage: self.storage.clone(),
             database: self.database_log.clone(),
         }
     }

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::memory::{MemoryQueues, MemoryState, MemoryStore, RecordingPublisher},
-    entrypoints::{consumer::Consumer, prefetch::PrefetchLimits, watchdog::Watchdog},
+    entrypoints::{consumer::Consumer, prefetch::PrefetchLimits, storage::Storage, watchdog::Watchdog},
     ports::{
         outbox::Retention,
         queue::{Message, QueueKind, QueueName},
@@ -61,6 +61,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         collect_for: Duration::ZERO,
         requeue_after: Duration::MAX,
         finish_timeout: Duration::MAX,
+        storage: Storage::default(),
         watchdog: Watchdog::default(),
         dependencies: Dependencies { database: database.clone(), notifier: None },
         broker: broker.clone(),

@@ -43,6 +43,7 @@ impl App {
     /// The database has another encoding or schema version than required or belongs to another namespace, the address of
     /// the API cannot be used, or a role panicked.
     pub async fn run(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
+        self.settings.warnings().iter().for_each(|warning| warn!("{warning}"));
         let (mut tasks, mut background) = (JoinSet::new(), JoinSet::new());
         if roles.contains(&Role::Api) {
             // Before the servers respond, so that the readiness check can be queried meanwhile.
@@ -58,6 +59,9 @@ impl App {
             self.settings.database.timeout,
             self.commit_signal.clone(),
         ));
+        let (storage, views, limit, stopped) =
+            (self.storage.clone(), self.views(), self.failed_message_limit(), stop.clone());
+        background.spawn(async move { storage.monitor(&views, limit, &stopped).await });
         for role in roles {
             self.start(*role, stop, &mut tasks, &mut background);
         }

@@ -57,6 +57,7 @@ fn columns(declared: &DeclareResult) -> (&str, &str, Option<&str>) {
 }
 
 pub(super) fn config(settings: &Settings, json: bool) -> anyhow::Result<ExitStatus> {
+    settings.warnings().iter().for_each(|warning| output::note(&format!("warning: {warning}")));
     let settings = serde_json::to_value(settings)?;
     if json {
         output::json(&settings)?;

@@ -1,5 +1,6 @@
 //! `allocation status`: the state of the servers, the queues, the outbox and the failed messages.
 
+use bytesize::ByteSize;
 use serde::Serialize;
 
 use crate::{
@@ -22,19 +23,32 @@ struct Status {
     queues: Vec<QueueDepth>,
     outbox: Option<OutboxDepth>,
     failures: Option<FailureCounts>,
+    failed_message_bytes: Option<u64>,
+    #[serde(skip)]
+    failed_message_limit: u64,
 }
 
-/// Exits 1 when a server does not respond, the database accepts no writes or cannot be used, or messages wait in a queue
-/// without a consumer.
+impl Status {
+    /// Whether failed messages take more space than allowed.
+    fn is_full(&self) -> bool {
+        self.failed_message_bytes > Some(self.failed_message_limit)
+    }
+}
+
+/// Exits 1 when a server does not respond, the database accepts no writes or cannot be used, failed messages take more space
+/// than allowed, or messages wait in a queue without a consumer.
 pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> {
     let topology = app.topology();
     let (state, queues) = tokio::join!(app.database_state(), topology.queue_depths());
     let fits = state.as_ref().is_ok_and(|state| state.schema.fits());
-    let (outbox, failures) = if fits {
-        (Some(app.views().outbox_depth().await?), Some(app.views().failure_counts().await?))
-    } else {
-        (None, None)
-    };
+    let (mut outbox, mut failures, mut failed_message_bytes) = (None, None, None);
+    let failed_message_limit = app.failed_message_limit();
+    if fits {
+        let views = app.views();
+        outbox = Some(views.outbox_depth().await?);
+        failures = Some(views.failure_counts().await?);
+        failed_message_bytes = Some(views.failed_message_bytes(failed_message_limit).await?);
+    }
     let status = Status {
         database: match &state {
             Ok(state) => database(app, state).await,
@@ -45,6 +59,8 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
         queues: queues.unwrap_or_default(),
         outbox,
         failures,
+        failed_message_bytes,
+        failed_message_limit,
     };
     if json {
         output::json(&status)?;
@@ -52,7 +68,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
         print(&status);
     }
     let is_consumed = !status.queues.iter().any(is_not_consumed);
-    Ok(if status.database == "ok" && status.broker == "ok" && is_consumed {
+    Ok(if status.database == "ok" && status.broker == "ok" && is_consumed && !status.is_full() {
         ExitStatus::Success
     } else {
         ExitStatus::Incomplete
@@ -89,6 +105,13 @@ fn print(status: &Status) {
     if let Some(FailureCounts { retrying, waiting, dead, discarded }) = &status.failures {
         output::line(&format!(
             "failures   {retrying} retrying, {waiting} waiting, {dead} dead, {discarded} discarded"
+        ));
+    }
+    if let Some(bytes) = status.failed_message_bytes {
+        let [bytes, limit] = [bytes, status.failed_message_limit].map(ByteSize::b);
+        let hint = if status.is_full() { "; no queue is consumed until they take less" } else { "" };
+        output::line(&format!(
+            "storage    {bytes} of failed messages, limits.failed_messages is {limit}{hint}"
         ));
     }
     for queue in &status.queues {

@@ -21,6 +21,8 @@ const MAX_HEADER_BYTES: u64 = 1024 * 1024;
 /// Half of the broker's default timeout for acknowledgements.
 const MAX_DIGEST: Duration = Duration::from_mins(15);
 const MAX_CONNECTIONS: u64 = 10_000;
+/// A token that others can try must not be guessable.
+const MIN_TOKEN: usize = 20;
 
 /// Checks every rule. Returns one line for each setting that breaks one, which begins with its name.
 pub(super) fn check(settings: &Settings) -> Vec<String> {
@@ -77,6 +79,14 @@ impl Mistakes {
         let smtp = smtp.url.expose();
         if !smtp.is_empty() && !smtp.starts_with("file:") {
             self.url("smtp.url", smtp, &SMTP);
+            let is_protected = ServerUrl::parse(smtp, &SMTP).map_or(true, |url| {
+                url.scheme != "smtp"
+                    || url.parameter("tls").is_some()
+                    || !url.has_password()
+                    || !url.is_remote()
+            });
+            let rule = "a password would be sent without TLS to another machine; add ?tls=required, or ?tls=none to allow it";
+            self.rule("smtp.url", is_protected, rule);
         }
     }
 
@@ -100,6 +110,8 @@ impl Mistakes {
         self.number("limits.header_bytes", limits.header_bytes.get(), 1..=MAX_HEADER_BYTES);
         let is_memory = (ByteSize::mb(1)..=ByteSize::tb(1)).contains(&limits.memory);
         self.rule("limits.memory", is_memory, "must be from 1 MB to 1 TB");
+        let is_storage = (ByteSize::mb(1)..=ByteSize::pb(1)).contains(&limits.failed_messages);
+        self.rule("limits.failed_messages", is_storage, "must be from 1 MB to 1 PB");
     }
 
     fn check_durations(&mut self, settings: &Settings) {
@@ -126,5 +138,11 @@ impl Mistakes {
         let is_guarded = token.is_some() || api.listen.ip().is_loopback();
         let rule = format!("must be set, since api.listen = {} is not a loopback address", api.listen);
         self.rule("api.token", is_guarded, rule);
+        let is_long = api.listen.ip().is_loopback() || token.is_none_or(|token| token.len() >= MIN_TOKEN);
+        let rule = format!(
+            "must have at least {MIN_TOKEN} characters, since api.listen = {} is not a loopback address",
+            api.listen
+        );
+        self.rule("api.token", is_long, rule);
     }
 }

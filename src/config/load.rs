@@ -7,6 +7,7 @@ use config::{Config, ConfigError, Environment, File, FileFormat, Source, Value, 
 use super::{
     check::check,
     error::{SettingsError, invalid_file, invalid_value},
+    files::read_files,
     settings::Settings,
 };
 
@@ -24,13 +25,14 @@ const SIMILARITY: f32 = 0.6;
 
 impl Settings {
     /// Reads the defaults, then `file`, then `DATABASE_URL` and `AMQP_URL`, then `ALLOCATION__…` variables. A later source
-    /// overrides an earlier one.
+    /// overrides an earlier one. A secret may be in a file that a variable names.
     ///
     /// # Errors
-    /// Keys are unknown or their values are invalid.
+    /// Keys are unknown or their values are invalid, or a file cannot be read.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
         let file = file.map(|file| File::from(file).format(FileFormat::Toml));
-        merge(file, variables(env::vars_os())?)
+        let variables = read_files(variables(env::vars_os())?, is_secret);
+        merge(file, variables.map_err(|mistakes| SettingsError { mistakes })?)
     }
 
     /// The same with the text of a file, and with these variables as the environment.
@@ -77,7 +79,8 @@ fn variables(
     for (name, value) in environment {
         let name = name.to_string_lossy().into_owned();
         let is_setting = name.to_ascii_uppercase().starts_with(&format!("{PREFIX}{SEPARATOR}"));
-        if !is_setting && !URLS.iter().any(|(variable, _)| *variable == name) {
+        // With a suffix, it may name a file with the value.
+        if !is_setting && !URLS.iter().any(|(variable, _)| name.starts_with(variable)) {
             continue;
         }
         match value.into_string() {
@@ -86,6 +89,16 @@ fn variables(
         }
     }
     if mistakes.is_empty() { Ok(variables) } else { Err(SettingsError { mistakes }) }
+}
+
+/// Whether a variable is a setting that may be a secret.
+fn is_secret(name: &str) -> bool {
+    if URLS.iter().any(|(variable, _)| *variable == name) {
+        return true;
+    }
+    let name = name.to_ascii_lowercase().replace(SEPARATOR, ".");
+    let key = name.strip_prefix(&PREFIX.to_ascii_lowercase()).and_then(|name| name.strip_prefix('.'));
+    key.is_some_and(|key| SECRETS.contains(&key))
 }
 
 fn defaults() -> File<config::FileSourceString, FileFormat> {

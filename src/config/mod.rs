@@ -2,9 +2,11 @@
 
 mod check;
 mod error;
+mod files;
 mod load;
 mod secret;
 mod settings;
+mod warnings;
 
 pub use error::SettingsError;
 pub use secret::{Secret, SecretUrl};

@@ -111,6 +111,7 @@ pub struct Retry {
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     pub memory: ByteSize,
+    pub failed_messages: ByteSize,
     pub body_bytes: NonZeroUsize,
     pub header_bytes: NonZeroUsize,
 }

@@ -28,8 +28,10 @@ use crate::{
 };
 
 use super::{
+    failure_log::FailureLog,
     partition::{Partition, PendingDelivery, Signals, partition_of},
     prefetch::{InFlight, PrefetchLimits},
+    storage::Storage,
     watchdog::{ConsumerStatus, Watchdog},
 };
 
@@ -67,6 +69,8 @@ pub struct Consumer {
     pub finish_timeout: Duration,
     /// Observes the partitions.
     pub watchdog: Watchdog,
+    /// Whether failed messages may take more space.
+    pub storage: Storage,
     /// The servers that the handler needs.
     pub dependencies: Dependencies,
     /// The availability of the broker.
@@ -96,6 +100,10 @@ impl Consumer {
         let mut probing = false;
         let status = self.watchdog.register_consumer(self.queue_name());
         loop {
+            if let Some(reason) = self.storage.is_full() {
+                status.not_consuming(&reason);
+                let Some(()) = stop.run_until_cancelled(self.storage.freed()).await else { return };
+            }
             let subscribing = self.subscribe(if probing { 1 } else { self.prefetch.messages }, &status);
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
@@ -221,6 +229,7 @@ impl Consumer {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break ConsumerStopped::Finished,
+                () = self.storage.filled() => break ConsumerStopped::Finished,
                 // The messages of the partition are redelivered, and count as starts without an end.
                 Some(Err(panic)) = running.join_next() => break ConsumerStopped::HandlerPanicked(panic),
                 () = signals.requeue.cancelled() => {
@@ -257,6 +266,7 @@ impl Consumer {
         acknowledger: &Arc<dyn Acknowledger>,
         signals: &Signals,
     ) -> Vec<UnboundedSender<PendingDelivery>> {
+        let failures = FailureLog::of(self.queue.as_str());
         let mut start = || {
             let (sender, deliveries) = mpsc::unbounded_channel();
             let partition = Partition {
@@ -269,6 +279,7 @@ impl Consumer {
                 acknowledger: acknowledger.clone(),
                 status: self.watchdog.register(self.queue.as_str()),
                 signals: signals.clone(),
+                failures: failures.clone(),
             };
             running.spawn(async move { partition.run(deliveries).await });
             sender

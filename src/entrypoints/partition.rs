@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-use super::{prefetch::InFlight, watchdog::PartitionStatus};
+use super::{failure_log::FailureLog, prefetch::InFlight, watchdog::PartitionStatus};
 
 /// How long a stop waits for recorded starts to be reverted.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,6 +86,7 @@ pub(super) struct Partition {
     pub(super) acknowledger: Arc<dyn Acknowledger>,
     pub(super) status: Arc<PartitionStatus>,
     pub(super) signals: Signals,
+    pub(super) failures: FailureLog,
 }
 
 impl Partition {
@@ -196,6 +197,7 @@ impl Partition {
             // The other two are for senders that wait for an answer.
             CommandOutcome::Handled | CommandOutcome::Reported(_) | CommandOutcome::Unknown => {}
             CommandOutcome::Duplicate => debug!(queue, message_id, "duplicate or outdated copy skipped"),
+            CommandOutcome::Recorded(error, _) if !self.failures.admits(error.error_pattern()) => {}
             CommandOutcome::Recorded(error, RetryDecision::Retry(delay)) => {
                 let error = error_text(error);
                 info!(

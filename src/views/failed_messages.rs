@@ -173,6 +173,30 @@ impl Views {
         Ok((groups.collect(), all))
     }
 
+    /// The bytes that failed messages take in the database. Removed rows leave free space in the files; therefore, above
+    /// `limit`, the bytes of the rows are counted.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn failed_message_bytes(&self, limit: u64) -> Result<u64, StoreError> {
+        let files = sqlx::query_scalar!(
+            r#"select pg_total_relation_size('failed_messages') + pg_total_relation_size('failed_attempts')
+                      + pg_total_relation_size('failed_actions') as "bytes!""#
+        );
+        let files = self.query(async |connection| files.fetch_one(connection).await).await?;
+        if u64::try_from(files).unwrap_or_default() <= limit {
+            return Ok(u64::try_from(files).unwrap_or_default());
+        }
+        let rows = sqlx::query_scalar!(
+            r#"select ((select coalesce(sum(pg_column_size(body) + pg_column_size(original) + pg_column_size(properties)
+                                            + pg_column_size(error) + 400), 0) from failed_messages)
+                     + (select coalesce(sum(pg_column_size(error) + pg_column_size(chain) + 100), 0)
+                        from failed_attempts))::bigint as "bytes!""#
+        );
+        let rows = self.query(async |connection| rows.fetch_one(connection).await).await?;
+        Ok(u64::try_from(rows).unwrap_or_default())
+    }
+
     /// The number of failed messages by status.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Helpers of the tests: a system on real servers for each test, clients, fake servers, and faults of connections.
 
 mod broker;
+mod certificates;
 mod database;
 mod http;
 mod in_process;
@@ -16,6 +17,7 @@ mod wait;
 mod workload;
 
 pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
+pub(crate) use certificates::Certificates;
 pub(crate) use database::{Database, NAMESPACE, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{

@@ -5,6 +5,7 @@ mod addresses;
 mod architecture;
 mod book;
 mod broker_rights;
+mod client_certificates;
 mod command_order;
 mod commands;
 #[path = "../consistency.rs"]
@@ -42,6 +43,7 @@ mod service;
 mod settings;
 mod signals;
 mod slow_commits;
+mod storage;
 mod store_contract;
 mod subscriptions;
 mod terminal;

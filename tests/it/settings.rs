@@ -77,3 +77,39 @@ fn an_empty_address_is_an_error() {
     with("DATABASE_URL", "").exits(2).assert_error("database.url (DATABASE_URL): it is empty");
     with("AMQP_URL", " \n").exits(2).assert_error("broker.url (AMQP_URL): it is empty");
 }
+
+/// A password or token in the environment of a process can be read by tools that list processes of a container.
+#[test]
+fn a_secret_can_be_in_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().as_os_str();
+    std::fs::write(file.path(), "amqps://u:hunter2@broker:5671/v\n").unwrap();
+    for name in ["AMQP_URL_FILE", "ALLOCATION__BROKER__URL_FILE"] {
+        let output = config(&[(name, path)]).exits(0);
+        assert_eq!(output.json()["broker"]["url"], "amqps://u:redacted@broker:5671/v", "{name}");
+    }
+    std::fs::write(file.path(), "a-token-of-twenty-one").unwrap();
+    let listen = ("ALLOCATION__API__LISTEN", OsStr::new("0.0.0.0:80"));
+    let output = config(&[("ALLOCATION__API__TOKEN_FILE", path), listen]).exits(0);
+    assert_eq!(output.json()["api"]["token"], "redacted");
+    with("ALLOCATION__API__TOKEN_FILE", "/no/such/file").exits(2).assert_error("ALLOCATION__API__TOKEN_FILE");
+    with("ALLOCATION__NAMESPACE_FILE", "/dev/null").exits(2).assert_error("unknown setting namespace_file");
+}
+
+#[test]
+fn config_warns_of_passwords_that_others_could_read() {
+    let output = config(&[
+        ("DATABASE_URL", OsStr::new("postgres://u:hunter2@db.example/d")),
+        ("ALLOCATION__SMTP__URL", OsStr::new("smtp://u:hunter2@mail.example?tls=none")),
+    ]);
+    let output = output.exits(0);
+    for warning in
+        ["warning: database.url: the password for db.example", "warning: smtp.url: the password for"]
+    {
+        output.assert_error(warning);
+    }
+    assert!(!output.text().contains("hunter2"));
+    with("ALLOCATION__SMTP__URL", "smtp://u:hunter2@mail.example")
+        .exits(2)
+        .assert_error("smtp.url: a password");
+}

@@ -70,7 +70,7 @@ fn server(url: &str) -> Result<AsyncSmtpTransportBuilder, InvalidUrl> {
     let tls = || TlsParameters::new(host.name.clone()).map_err(|_| InvalidUrl::Host);
     let (port, tls) = match (scheme, parameters.first().map(|(_, value)| value.as_str())) {
         ("smtps", None | Some("required")) => (SUBMISSIONS_PORT, Tls::Wrapper(tls()?)),
-        ("smtp", None) => (SMTP_PORT, Tls::None),
+        ("smtp", None | Some("none")) => (SMTP_PORT, Tls::None),
         ("smtp", Some("required")) => (SUBMISSION_PORT, Tls::Required(tls()?)),
         ("smtp", Some("opportunistic")) => (SUBMISSION_PORT, Tls::Opportunistic(tls()?)),
         _ => return Err(InvalidUrl::Value("tls")),
@@ -140,6 +140,7 @@ mod tests {
         for (url, port) in [
             ("smtp://mail", "25"),
             ("smtp://mail?tls=required", "587"),
+            ("smtp://mail?tls=none", "25"),
             ("smtp://mail?tls=opportunistic", "587"),
             ("smtps://u:p@mail/my.name", "465"),
             ("smtp://[::1]:2525", "2525"),

@@ -22,6 +22,7 @@ use crate::{
 };
 
 use super::{
+    certificates::CertificateFiles,
     screen::Undecodable,
     screened,
     throttle::{ReadAllowance, ThrottledRuntime},
@@ -40,14 +41,21 @@ const HEARTBEAT_SECONDS: u16 = 10;
 #[derive(Clone)]
 pub struct RabbitConfig {
     /// The nodes of the broker; never empty.
-    nodes: Vec<AMQPUri>,
+    nodes: Vec<Node>,
     namespace: String,
+}
+
+/// A node of the broker.
+#[derive(Clone, Debug, PartialEq)]
+struct Node {
+    uri: AMQPUri,
+    certificates: CertificateFiles,
 }
 
 /// Without the passwords.
 impl fmt::Debug for RabbitConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: Vec<_> = self.nodes.iter().map(name_of).collect();
+        let nodes: Vec<_> = self.nodes.iter().map(|node| name_of(&node.uri)).collect();
         f.debug_struct("RabbitConfig").field("nodes", &nodes).field("namespace", &self.namespace).finish()
     }
 }
@@ -98,9 +106,9 @@ impl RabbitConfig {
     /// # Errors
     /// No node replies in time, or all refuse the connection.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        let open = |node, properties| {
+        let open = |node, properties, tls| {
             let runtime = Runtime::new(Tokio::current());
-            Connection::connect_uri_with_config(node, properties, OwnedTLSConfig::default(), runtime)
+            Connection::connect_uri_with_config(node, properties, tls, runtime)
         };
         self.connect_each(purpose, open).await
     }
@@ -112,9 +120,9 @@ impl RabbitConfig {
         allowance: &ReadAllowance,
         undecodable: &Undecodable,
     ) -> Result<Connection, BrokerError> {
-        let open = |node, properties| {
+        let open = |node, properties, tls| {
             let throttled = ThrottledRuntime::new(allowance.clone());
-            screened::connect(node, properties, OwnedTLSConfig::default(), throttled, undecodable.clone())
+            screened::connect(node, properties, tls, throttled, undecodable.clone())
         };
         self.connect_each(purpose, open).await
     }
@@ -122,7 +130,7 @@ impl RabbitConfig {
     async fn connect_each<F>(
         &self,
         purpose: &str,
-        open: impl Fn(AMQPUri, ConnectionProperties) -> F,
+        open: impl Fn(AMQPUri, ConnectionProperties, OwnedTLSConfig) -> F,
     ) -> Result<Connection, BrokerError>
     where
         F: Future<Output = Result<Connection, lapin::Error>>,
@@ -134,9 +142,14 @@ impl RabbitConfig {
         for node in self.nodes.iter().cycle().skip(first).take(count) {
             let name = format!("{} {purpose}", self.namespace);
             let properties = ConnectionProperties::default().with_connection_name(name.into());
-            match with_timeout(timeout, open(node.clone(), properties)).await {
+            let tls = node.certificates.read().await;
+            let connected = match tls {
+                Ok(tls) => with_timeout(timeout, open(node.uri.clone(), properties, tls)).await,
+                Err(error) => Err(error),
+            };
+            match connected {
                 Ok(connection) => return Ok(connection),
-                Err(error) => errors.push((node, error)),
+                Err(error) => errors.push((&node.uri, error)),
             }
         }
         Err(no_node(errors))
@@ -162,7 +175,7 @@ fn name_of(node: &AMQPUri) -> String {
     Host { name: host.clone(), port: Some(*port) }.to_string()
 }
 
-fn nodes(text: &str) -> Result<Vec<AMQPUri>, InvalidUrl> {
+fn nodes(text: &str) -> Result<Vec<Node>, InvalidUrl> {
     let mut nodes = Vec::new();
     for url in ServerUrl::parse_all(text, &AMQP)? {
         for host in &url.hosts {
@@ -173,13 +186,14 @@ fn nodes(text: &str) -> Result<Vec<AMQPUri>, InvalidUrl> {
 }
 
 /// What a URL leaves out has the value that RabbitMQ defines.
-fn node(url: &ServerUrl, host: &Host) -> Result<AMQPUri, InvalidUrl> {
+fn node(url: &ServerUrl, host: &Host) -> Result<Node, InvalidUrl> {
     let default = AMQPUri::default();
     let scheme = if url.scheme == "amqps" { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
     let AMQPUserInfo { username, password } = default.authority.userinfo;
     let password = url.password.as_ref().map_or(password, |password| password.expose_secret().to_owned());
     let mechanism = url.parameter("auth_mechanism").map(SASLMechanism::from_str).transpose();
-    Ok(AMQPUri {
+    let certificates = CertificateFiles::of(url)?;
+    let uri = AMQPUri {
         authority: AMQPAuthority {
             userinfo: AMQPUserInfo { username: url.user.clone().unwrap_or(username), password },
             host: if host.name.is_empty() { default.authority.host } else { host.name.clone() },
@@ -194,7 +208,8 @@ fn node(url: &ServerUrl, host: &Host) -> Result<AMQPUri, InvalidUrl> {
             connection_timeout: number(url, "connection_timeout")?,
             auth_mechanism: mechanism.map_err(|_| InvalidUrl::Value("auth_mechanism"))?,
         },
-    })
+    };
+    Ok(Node { uri, certificates })
 }
 
 fn number<T: FromStr>(url: &ServerUrl, name: &'static str) -> Result<Option<T>, InvalidUrl> {
@@ -247,7 +262,7 @@ mod tests {
     fn only_node(url: &str) -> AMQPUri {
         let mut nodes = nodes(url).unwrap();
         assert_eq!(nodes.len(), 1, "{url}");
-        nodes.remove(0)
+        nodes.remove(0).uri
     }
 
     #[test]
@@ -273,7 +288,7 @@ mod tests {
         let config = RabbitConfig::new("amqp://u:hunter2@a,[::1]:5673/v,amqps://b/w", "ns").unwrap();
         let printed = r#"RabbitConfig { nodes: ["a:5672", "[::1]:5673", "b:5671"], namespace: "ns" }"#;
         assert_eq!(format!("{config:?}"), printed);
-        let vhosts: Vec<_> = config.nodes.iter().map(|node| node.vhost.as_str()).collect();
+        let vhosts: Vec<_> = config.nodes.iter().map(|node| node.uri.vhost.as_str()).collect();
         assert_eq!(vhosts, ["v", "v", "w"]);
     }
 
@@ -283,6 +298,9 @@ mod tests {
             ("amqp://h?heartbeat=hunter2", "heartbeat"),
             ("amqp://h?channel_max=70000", "channel_max"),
             ("amqp://h?auth_mechanism=hunter2", "auth_mechanism"),
+            ("amqps://h?certfile=/c", "keyfile"),
+            ("amqps://h?keyfile=/k", "certfile"),
+            ("amqp://h?cacertfile=/a", "cacertfile"),
         ] {
             assert_eq!(nodes(url), Err(InvalidUrl::Value(name)));
         }

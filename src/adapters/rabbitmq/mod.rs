@@ -4,6 +4,7 @@
 //! publish, and acknowledgements on them would not arrive.
 
 mod ack_tracker;
+mod certificates;
 mod confirm_channel;
 mod connection;
 mod consumer;

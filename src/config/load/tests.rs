@@ -15,6 +15,40 @@ fn mistake(toml: &str) -> String {
 #[test]
 fn the_defaults_are_complete_and_valid() {
     assert_eq!(with("").unwrap().worker.max_batch.get(), 500);
+    assert_eq!(with("").unwrap().warnings(), [""; 0]);
+}
+
+#[test]
+fn a_password_that_others_could_read_is_a_warning() {
+    let settings = with(
+        "[database]\nurl = \"postgres://u:hunter2@db/d?sslmode=require\"\n\
+         [broker]\nurl = \"amqps://u:hunter2@a,amqp://u:hunter2@[fe80::1]:5672\"\n\
+         [smtp]\nurl = \"smtp://u:hunter2@mail?tls=none\"",
+    );
+    let warnings = settings.unwrap().warnings();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].starts_with("database.url: the password for db goes to any server"), "{warnings:?}");
+    assert!(warnings[1].starts_with("broker.url: the password for [fe80::1]:5672 goes over"), "{warnings:?}");
+    assert!(warnings[2].starts_with("smtp.url: the password for mail goes over"), "{warnings:?}");
+    assert!(!warnings.concat().contains("hunter2"));
+}
+
+#[test]
+fn a_short_token_and_a_plain_login_are_allowed_on_this_machine() {
+    with("[api]\nlisten = \"127.0.0.1:8080\"\ntoken = \"short\"").unwrap();
+    with("[api]\nlisten = \"0.0.0.0:8080\"\ntoken = \"12345678901234567890\"").unwrap();
+    with("[smtp]\nurl = \"smtp://u:p@localhost\"").unwrap();
+    with("[smtp]\nurl = \"smtp://mail.example\"").unwrap();
+}
+
+#[test]
+fn only_secrets_may_be_in_files() {
+    for name in ["DATABASE_URL", "AMQP_URL", "ALLOCATION__API__TOKEN", "allocation__smtp__url"] {
+        assert!(is_secret(name), "{name}");
+    }
+    for name in ["ALLOCATION__NAMESPACE", "ALLOCATION__API__LISTEN", "ALLOCATION__DATABASE", "SMTP__URL"] {
+        assert!(!is_secret(name), "{name}");
+    }
 }
 
 #[test]
@@ -46,6 +80,11 @@ fn the_error_for_an_invalid_value_names_its_key() {
         ("[api]\ntimeout = \"0s\"", "api.timeout: must be from 1ms to 1h"),
         ("[api]\nlisten = \"0.0.0.0:8080\"", "api.token: must be set"),
         ("[api]\nlisten = \"[::]:8080\"", "api.token: must be set"),
+        (
+            "[api]\nlisten = \"0.0.0.0:8080\"\ntoken = \"1234567890123456789\"",
+            "api.token: must have at least 20",
+        ),
+        ("[smtp]\nurl = \"smtp://u:p@mail.example\"", "smtp.url: a password would be sent without TLS"),
         ("[retry]\njitter = 1.0", "retry.jitter: must be"),
         ("[retry]\nmultiplier = 0.5", "retry.multiplier: must be"),
         ("[database]\nurl = \"\"", "database.url (DATABASE_URL): it is empty"),

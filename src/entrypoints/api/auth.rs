@@ -11,11 +11,12 @@ use axum::{
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{responses, state::ApiState};
+use super::{refusals::Peer, responses, state::ApiState};
 
 pub(super) async fn guard(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
     match &state.api.token {
         Some(token) if !token_matches(token, request.headers()) => {
+            state.refusals.add(request.extensions().get().map(|Peer(peer)| *peer));
             let refused = responses::message(
                 StatusCode::UNAUTHORIZED,
                 "Authorization: Bearer TOKEN is required (api.token)",

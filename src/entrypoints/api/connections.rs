@@ -6,13 +6,16 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hyper::service::Service;
+use hyper::{Request, service::Service};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use super::refusals::Peer;
 
 /// The connections of a server. Clones share them.
 #[derive(Clone)]
@@ -116,22 +119,25 @@ impl Drop for OpenConnection {
 pub(super) struct OnConnection<S> {
     pub(super) service: S,
     pub(super) connection: Arc<OpenConnection>,
+    /// The client's address, which is added to each request.
+    pub(super) peer: SocketAddr,
 }
 
-impl<S, R> Service<R> for OnConnection<S>
+impl<S, B> Service<Request<B>> for OnConnection<S>
 where
-    S: Service<R>,
+    S: Service<Request<B>>,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
-    fn call(&self, request: R) -> Self::Future {
+    fn call(&self, mut request: Request<B>) -> Self::Future {
         if !self.connection.begin_request() {
             // The connection is closed before this is polled again; the request is not processed.
             return Box::pin(async { match std::future::pending::<Infallible>().await {} });
         }
+        request.extensions_mut().insert(Peer(self.peer));
         let (response, connection) = (self.service.call(request), self.connection.clone());
         Box::pin(async move {
             let response = response.await;

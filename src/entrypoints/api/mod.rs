@@ -6,6 +6,7 @@ mod commands;
 mod connections;
 mod health;
 mod readiness;
+mod refusals;
 mod request_body;
 mod responses;
 mod routes;

@@ -17,7 +17,7 @@ use crate::{
     service::{availability::AvailabilityLog, batch_handler::BatchHandler},
 };
 
-use super::super::watchdog::Watchdog;
+use super::super::{storage::Storage, watchdog::Watchdog};
 
 /// A result is reused for this long: every check opens a connection to the broker.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,6 +32,8 @@ pub(super) struct ReadinessReport {
     database: &'static str,
     schema: &'static str,
     broker: &'static str,
+    /// Whether failed messages may take more space: above the limit no queue is consumed.
+    failed_messages: &'static str,
     /// Queues that this process should consume and does not.
     not_consuming: Vec<String>,
     /// The queues with messages that cannot be decoded. They hold up nothing.
@@ -62,6 +64,7 @@ pub(super) struct Readiness {
     pub(super) commands: Arc<dyn BatchHandler>,
     pub(super) topology: Arc<dyn Topology>,
     pub(super) watchdog: Watchdog,
+    pub(super) storage: Storage,
     pub(super) last: LastReport,
 }
 
@@ -88,10 +91,13 @@ impl Readiness {
         let queues = queues.ok().and_then(Result::ok);
         let broker = if queues.is_some() { "ok" } else { "unavailable, or a queue is missing" };
         let unreadable = queues.map(unreadable).unwrap_or_default();
+        let failed_messages =
+            if self.storage.is_full().is_some() { "more than limits.failed_messages" } else { "ok" };
         let not_consuming = self.watchdog.not_consuming();
         let servers = [database, schema, broker];
         let ready = servers.iter().all(|part| *part == "ok") && not_consuming.is_empty();
-        let report = ReadinessReport { ready, database, schema, broker, not_consuming, unreadable };
+        let report =
+            ReadinessReport { ready, database, schema, broker, failed_messages, not_consuming, unreadable };
         *last = Some((Instant::now(), report.clone()));
         report
     }

@@ -25,6 +25,7 @@ use super::{
     batcher::{BatcherOptions, CommandBatcher},
     connections::{Connections, OnConnection},
     readiness::{LastReport, Readiness},
+    refusals::Refusals,
     request_body::BodyMemory,
     routes,
     state::{Api, ApiState},
@@ -33,7 +34,7 @@ use super::{
 /// The number of connections that are served concurrently. Each may have one command in a batcher.
 const CONNECTIONS: usize = 2048;
 /// The size of request line and headers together.
-const HEADER_BYTES: usize = 64 * 1024;
+const HEADER_BYTES: usize = 16 * 1024;
 /// The pause after a connection could not be accepted: usually all file descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -79,7 +80,8 @@ impl Api {
         let (batcher, tasks) = CommandBatcher::start(&self.batcher_options());
         let readiness = self.readiness();
         let body_memory = BodyMemory::new(self.body_memory);
-        (routes::router(ApiState { api: self, batcher, body_memory, readiness }), tasks)
+        let refusals = Refusals::default();
+        (routes::router(ApiState { api: self, batcher, body_memory, readiness, refusals }), tasks)
     }
 
     fn readiness(&self) -> Readiness {
@@ -91,6 +93,7 @@ impl Api {
             commands: self.commands.clone(),
             topology: self.topology.clone(),
             watchdog: self.watchdog.clone(),
+            storage: self.storage.clone(),
             last: LastReport::default(),
         }
     }
@@ -133,10 +136,10 @@ async fn serve(
     // This limits an idle connection, and the headers of a request as well. A client that sends them slowly is idle.
     http.timer(TokioTimer::new()).header_read_timeout(keep_alive).max_buf_size(HEADER_BYTES);
     let connections = Connections::new(CONNECTIONS);
-    while let Some(stream) = stop.run_until_cancelled(accept(listener)).await {
+    while let Some((stream, peer)) = stop.run_until_cancelled(accept(listener)).await {
         let Some(connection) = stop.run_until_cancelled(connections.open()).await else { return };
         let connection = Arc::new(connection);
-        let service = OnConnection { service: service.clone(), connection: connection.clone() };
+        let service = OnConnection { service: service.clone(), connection: connection.clone(), peer };
         let served = shutdown.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             tokio::select! {
@@ -149,12 +152,12 @@ async fn serve(
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
-                return stream;
+                return (stream, peer);
             }
             Err(error) => {
                 debug!(%error, "connection not accepted");

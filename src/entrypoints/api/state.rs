@@ -11,7 +11,11 @@ use crate::{
 };
 
 use super::{
-    super::watchdog::Watchdog, batcher::CommandBatcher, readiness::Readiness, request_body::BodyMemory,
+    super::{storage::Storage, watchdog::Watchdog},
+    batcher::CommandBatcher,
+    readiness::Readiness,
+    refusals::Refusals,
+    request_body::BodyMemory,
 };
 
 /// The options and the dependencies of the HTTP server.
@@ -48,6 +52,8 @@ pub struct Api {
     pub checked: CancellationToken,
     /// Observes the partitions of this process.
     pub watchdog: Watchdog,
+    /// Whether failed messages may take more space.
+    pub storage: Storage,
     /// The availability of the database.
     pub database: Arc<AvailabilityLog>,
 }
@@ -58,4 +64,5 @@ pub(super) struct ApiState {
     pub(super) batcher: CommandBatcher,
     pub(super) body_memory: BodyMemory,
     pub(super) readiness: Readiness,
+    pub(super) refusals: Refusals,
 }

@@ -14,7 +14,7 @@ use allocation::{
         rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
     domain::{Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, OutboxRow, Product, Sku},
-    entrypoints::{consumer::Consumer, watchdog::Watchdog},
+    entrypoints::{consumer::Consumer, storage::Storage, watchdog::Watchdog},
     pg::PgConfig,
     ports::{
         error::{BrokerError, StoreError},
@@ -340,6 +340,7 @@ async fn a_worker_with_a_fault() {
         requeue_after: Duration::from_mins(1),
         finish_timeout: Duration::from_secs(10),
         watchdog: Watchdog::default(),
+        storage: Storage::default(),
         dependencies: Dependencies { database: database.clone(), notifier: None },
         broker: broker_outage.clone(),
     };

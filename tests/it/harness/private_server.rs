@@ -1,35 +1,63 @@
 //! A PostgreSQL cluster of a test's own, for what concerns a whole server.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     net::TcpListener,
     os::unix::{
-        fs::{MetadataExt as _, chown},
+        fs::{MetadataExt as _, PermissionsExt as _, chown},
         process::CommandExt as _,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
-use super::wait::{SOON, wait_until};
+use super::{
+    certificates::Certificates,
+    wait::{SOON, wait_until},
+};
 
 /// A running cluster. Dropping it stops the server.
 pub(crate) struct PrivatePostgres {
     _folder: TempDir,
     port: u16,
     server: Child,
+    /// The parameters of every URL, with the question mark.
+    parameters: String,
 }
 
 impl PrivatePostgres {
     /// Creates a cluster of this encoding, without a locale, and starts it. Every role may log in.
     pub(crate) async fn start(encoding: &str) -> Self {
-        let folder = TempDir::with_prefix("it-postgres-").expect("there is room for files");
-        if let Some((user, group)) = account() {
-            chown(folder.path(), Some(user), Some(group)).expect("root may change the owner");
+        Self::launch(folder(), encoding, &[], String::new()).await
+    }
+
+    /// Creates a cluster that accepts only clients with a certificate, whose name is that of their role.
+    pub(crate) async fn start_with_certificates(certificates: &Certificates) -> Self {
+        let folder = folder();
+        for file in ["ca.pem", "server.pem", "server.key"] {
+            let copy = folder.path().join(file);
+            fs::copy(certificates.path(file), &copy).expect("there is room for files");
+            fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("the file has a mode");
+            own(&copy);
         }
+        let access = folder.path().join("access");
+        fs::write(&access, "hostssl all all 127.0.0.1/32 cert").expect("there is room for files");
+        own(&access);
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let options = [
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", file("server.pem")),
+            format!("ssl_key_file={}", file("server.key")),
+            format!("ssl_ca_file={}", file("ca.pem")),
+            format!("hba_file={}", file("access")),
+        ];
+        Self::launch(folder, "UTF8", &options, certificates.postgres_parameters()).await
+    }
+
+    async fn launch(folder: TempDir, encoding: &str, settings: &[String], parameters: String) -> Self {
         let data = folder.path().join("data");
         let options = ["-U", "postgres", "-A", "trust", "-E", encoding, "--no-locale", "--no-sync", "-D"];
         let made = command("initdb").args(options).arg(&data).output().expect("PostgreSQL is installed");
@@ -40,9 +68,12 @@ impl PrivatePostgres {
         let mut server = command("postgres");
         server.arg("-D").arg(&data).arg("-k").arg(folder.path()).args(["-p", &port.port().to_string()]);
         server.args(["-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=16MB", "-c", "fsync=off"]);
+        for setting in settings {
+            server.args(["-c", setting]);
+        }
         let server = server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        let server =
-            Self { _folder: folder, port: port.port(), server: server.expect("the server can be started") };
+        let server = server.expect("the server can be started");
+        let server = Self { _folder: folder, port: port.port(), server, parameters };
         let answers = async || PgConnection::connect(&server.url("postgres", "postgres")).await.is_ok();
         wait_until("the server accepts connections", SOON, answers).await;
         server
@@ -50,7 +81,7 @@ impl PrivatePostgres {
 
     /// The URL of a database for a role.
     pub(crate) fn url(&self, role: &str, database: &str) -> String {
-        format!("postgres://{role}@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{role}@127.0.0.1:{}/{database}{}", self.port, self.parameters)
     }
 
     /// Runs statements one by one in the database `postgres`, as its owner.
@@ -73,6 +104,20 @@ impl Drop for PrivatePostgres {
         let pid = self.server.id().to_string();
         let _ = Command::new("sh").arg("-c").arg(format!("kill -s QUIT {pid}")).status();
         let _ = self.server.wait();
+    }
+}
+
+/// A folder that the server may use.
+fn folder() -> TempDir {
+    let folder = TempDir::with_prefix("it-postgres-").expect("there is room for files");
+    own(folder.path());
+    folder
+}
+
+/// Makes the account of the server the owner of a file.
+fn own(path: &Path) {
+    if let Some((user, group)) = account() {
+        chown(path, Some(user), Some(group)).expect("root may change the owner");
     }
 }
 

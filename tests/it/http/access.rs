@@ -55,6 +55,10 @@ async fn without_the_token_only_the_health_endpoints_are_served() {
     client.request("GET", "/availability/LAMP", &other_host, b"").await.expect_status(200);
     system.settled(1).await;
     assert!(!api.log().contains(TOKEN.1), "the token is in the log");
+    let refused = async || api.log().contains("HTTP logins refused");
+    wait_until("the first refusal is logged", DRAINS_WITHIN, refused).await;
+    assert!(api.log().contains("count=1 peer=\"127.0.0.1:"), "{}", api.log());
+    assert_eq!(api.log().matches("HTTP logins refused").count(), 1, "the others are logged a minute later");
     system.close_after([api]).await;
 }
 
@@ -79,7 +83,8 @@ fn an_address_other_than_loopback_requires_a_token() {
 #[test]
 fn an_address_that_the_machine_does_not_have_is_an_immediate_error() {
     // Reserved for documentation by RFC 5737: no machine has it.
-    let ended = run_with(&[("ALLOCATION__API__LISTEN", "192.0.2.1:8080"), TOKEN]);
+    let token = ("ALLOCATION__API__TOKEN", "open-sesame-open-sesame");
+    let ended = run_with(&[("ALLOCATION__API__LISTEN", "192.0.2.1:8080"), token]);
     let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("api.listen") && stderr.contains("192.0.2.1:8080"), "{stderr}");

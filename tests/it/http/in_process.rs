@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use allocation::{
-    entrypoints::{api::Api, watchdog::Watchdog},
+    entrypoints::{api::Api, storage::Storage, watchdog::Watchdog},
     ports::{
         admin::{DeclareResult, QueueDepth, Topology},
         error::{BrokerError, StoreError},
@@ -117,6 +117,7 @@ async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -
         namespace: "test".into(),
         checked,
         watchdog: Watchdog::default(),
+        storage: Storage::default(),
         database: Arc::new(AvailabilityLog::of("database")),
     };
     let listener = api.bind().await.unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use allocation::{
-    entrypoints::{consumer::Consumer, watchdog::Watchdog},
+    entrypoints::{consumer::Consumer, storage::Storage, watchdog::Watchdog},
     ports::{
         error::BrokerError,
         queue::{Acknowledger, Delivery, Message, QueueKind, QueueName, Queues, Subscription},
@@ -227,6 +227,7 @@ pub(crate) fn consumer(queues: &ScriptedQueues, store: &ScriptedStore) -> Consum
         requeue_after: Duration::from_secs(3),
         finish_timeout: Duration::from_secs(8),
         watchdog: Watchdog::default(),
+        storage: Storage::default(),
         dependencies: Dependencies { database: Arc::new(AvailabilityLog::of("database")), notifier: None },
         broker: Arc::new(AvailabilityLog::of("broker")),
     }
