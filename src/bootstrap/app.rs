@@ -144,12 +144,6 @@ impl App {
         PgReadModel::new(self.pool.clone(), &self.pg)
     }
 
-    /// The bytes that failed messages may take.
-    #[must_use]
-    pub fn failed_message_limit(&self) -> u64 {
-        self.settings.limits.failed_messages.as_u64()
-    }
-
     /// The prefix of every exchange and queue name.
     #[must_use]
     pub fn namespace(&self) -> &str {

@@ -47,6 +47,8 @@ pub struct CsvReport {
     pub without_stock: Vec<(String, String, u32)>,
     /// Rows that a rule rejected, each with file, line and reason.
     pub rejected: Vec<String>,
+    /// Written rows with a value that a spreadsheet would evaluate, each with file and line.
+    pub formulas: Vec<String>,
 }
 
 /// Rows that are invalid, each with file and line; nothing was written.
@@ -104,7 +106,9 @@ pub(super) async fn allocate(
     let mut report = CsvReport { orders: orders.len(), kept: kept.len(), ..CsvReport::default() };
     handle(&store, &mut orders, &mut report.rejected, progress).await?;
     let placed = collect_results(&store, orders, &mut report).await;
-    Ok((report, kept.into_iter().map(|(_, kept)| kept).chain(placed).collect()))
+    let written: Vec<_> = kept.into_iter().map(|(_, kept)| kept).chain(placed).collect();
+    report.formulas = formulas(&written);
+    Ok((report, written))
 }
 
 /// An order as a delivery from a queue.
@@ -174,6 +178,19 @@ async fn collect_results(
     }
     report.placed = placed.len();
     placed
+}
+
+/// The rows with a value that begins like a formula. They are written as they are: another run must read the same values.
+fn formulas(written: &[Allocation]) -> Vec<String> {
+    let is_formula = |value: &str| value.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let rows = written.iter().enumerate().filter(|(_, Allocation { orderid, sku, batchref, .. })| {
+        [orderid.as_str(), sku.as_str(), batchref.as_str()].into_iter().any(is_formula)
+    });
+    // The first line has the names of the columns.
+    let line = |(index, _)| {
+        error_at(ALLOCATIONS, index as u64 + 2, "a spreadsheet would evaluate a value as a formula")
+    };
+    rows.map(line).collect()
 }
 
 fn write(folder: &Path, allocations: &[Allocation]) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ mod demo_run;
 mod memory;
 mod roles;
 mod servers;
+mod storage;
 mod wait;
 
 pub use app::App;

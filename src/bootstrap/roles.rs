@@ -59,9 +59,7 @@ impl App {
             self.settings.database.timeout,
             self.commit_signal.clone(),
         ));
-        let (storage, views, limit, stopped) =
-            (self.storage.clone(), self.views(), self.failed_message_limit(), stop.clone());
-        background.spawn(async move { storage.monitor(&views, limit, &stopped).await });
+        self.monitor_storage(stop, &mut background);
         for role in roles {
             self.start(*role, stop, &mut tasks, &mut background);
         }

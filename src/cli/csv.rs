@@ -49,9 +49,12 @@ impl Csv {
 }
 
 fn print(report: &CsvReport, json: bool) -> anyhow::Result<()> {
-    let CsvReport { orders, kept, placed, without_stock, rejected } = report;
+    let CsvReport { orders, kept, placed, without_stock, rejected, formulas } = report;
     for row in rejected {
         output::error(row);
+    }
+    for row in formulas {
+        output::note(&format!("warning: {row}"));
     }
     if json {
         let waiting = without_stock

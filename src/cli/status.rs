@@ -97,10 +97,17 @@ fn print(status: &Status) {
     output::line(&format!("broker     {}", status.broker));
     if let Some(outbox) = &status.outbox {
         let oldest = outbox.oldest_seconds.map(|age| format!(", oldest {age:.1} s")).unwrap_or_default();
-        let OutboxDepth { pending, set_aside, unroutable, .. } = outbox;
+        let OutboxDepth { pending, set_aside, unroutable, nacked_events, nacked_since, .. } = outbox;
         output::line(&format!(
             "outbox     {pending} pending{oldest}; {set_aside} parked; {unroutable} unroutable in total"
         ));
+        if let Some(since) = nacked_since {
+            output::line(&format!(
+                "events     the broker rejects {} since {}: a subscriber's queue is full",
+                nacked_events.join(", "),
+                output::short_time(*since)
+            ));
+        }
     }
     if let Some(FailureCounts { retrying, waiting, dead, discarded }) = &status.failures {
         output::line(&format!(

@@ -26,6 +26,7 @@ impl Settings {
         let mut warnings = Vec::new();
         for (key, text, form, remedy) in [
             ("database.url", database.url.expose(), &POSTGRES, "add ?sslmode=verify-full"),
+            ("database.session_url", database.session_url.expose(), &POSTGRES, "add ?sslmode=verify-full"),
             ("broker.url", broker.url.expose(), &AMQP, "use amqps://"),
             ("smtp.url", smtp.url.expose(), &SMTP, "use smtps://, or add ?tls=required"),
         ] {

@@ -63,6 +63,10 @@ impl EventFeed for FaultyLeaderSession {
         Ok(())
     }
 
+    async fn record_nacked(&mut self, names: &[String]) -> Result<(), StoreError> {
+        self.0.record_nacked(names).await
+    }
+
     async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
         self.0.park(id, reason).await
     }

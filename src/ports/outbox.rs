@@ -64,6 +64,10 @@ pub trait EventFeed: Send {
     /// Removes published rows, and counts the `unroutable` ones among them.
     async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError>;
 
+    /// Records the names of the events that the broker nacks at present; the time of the first of them is kept until there is
+    /// none.
+    async fn record_nacked(&mut self, names: &[String]) -> Result<(), StoreError>;
+
     /// Parks a row that the broker rejected. No row of its SKU counts as unpublished until it is
     /// [unparked](ParkedEvents::unpark).
     async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError>;

@@ -67,6 +67,9 @@ pub struct ActionRow {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     pub who: String,
+    /// The role that was logged in to the database, and from where; none by a socket.
+    pub database_user: Option<String>,
+    pub address: Option<String>,
     pub what: String,
     pub why: Option<String>,
 }
@@ -187,14 +190,15 @@ impl Views {
 
     async fn actions(&self, ids: &[i64]) -> Result<HashMap<i64, Vec<ActionRow>>, StoreError> {
         let rows = sqlx::query!(
-            "select failed_message_id as message, at, who, what, why from failed_actions
-             where failed_message_id = any($1) order by id",
+            "select failed_message_id as message, at, who, database_user, host(client_address) as address, what, why
+             from failed_actions where failed_message_id = any($1) order by id",
             ids,
         );
         let rows = self.query(async |connection| rows.fetch_all(connection).await).await?;
         let mut of: HashMap<i64, Vec<ActionRow>> = HashMap::new();
         for row in rows {
-            let action = ActionRow { at: row.at, who: row.who, what: row.what, why: row.why };
+            let (at, who, database_user, address) = (row.at, row.who, row.database_user, row.address);
+            let action = ActionRow { at, who, database_user, address, what: row.what, why: row.why };
             of.entry(row.message).or_default().push(action);
         }
         Ok(of)

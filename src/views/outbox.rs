@@ -19,6 +19,11 @@ pub struct OutboxDepth {
     pub set_aside: i64,
     /// Events that were published while no queue was bound for them, in total.
     pub unroutable: i64,
+    /// The types of the events that the broker nacks, because a subscriber's queue is full.
+    pub nacked_events: Vec<String>,
+    /// Since when it nacks events.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub nacked_since: Option<OffsetDateTime>,
 }
 
 /// An unpublished event.
@@ -65,7 +70,7 @@ impl Views {
                       (select extract(epoch from now() - committed_at)::double precision
                        from outbox order by id limit 1) as oldest_seconds,
                       (select count(*) from outbox where refused is not null) as "set_aside!",
-                      unroutable
+                      unroutable, nacked_events, nacked_since
                from relay_state"#
         );
         self.query(async |connection| depth.fetch_one(connection).await).await

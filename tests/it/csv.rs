@@ -302,3 +302,16 @@ fn a_hundred_thousand_orders_are_allocated_within_a_minute() {
     let rows = folder.allocations().unwrap();
     assert_eq!(rows.lines().count(), 1 + placed);
 }
+
+/// The values stay as they are: a second run must read the same ones.
+#[test]
+fn a_warning_names_the_rows_that_a_spreadsheet_would_evaluate() {
+    let folder =
+        Folder::with_stock("orderid,sku,qty\no-1,LAMP,1\n=cmd|'/C calc'!A0,LAMP,1\n@SUM(1),LAMP,1\n");
+    let output = folder.run().exits(0);
+    for line in [3, 4] {
+        output.assert_error(&format!("warning: allocations.csv, line {line}: a spreadsheet would evaluate"));
+    }
+    assert_eq!(output.stderr().matches("warning").count(), 2, "{}", output.stderr());
+    assert!(folder.allocations().unwrap().contains("=cmd|'/C calc'!A0"));
+}

@@ -1,8 +1,11 @@
 //! Edits of dead letters: what counts as a change, and what stays as it is.
 
-use serde_json::{Value, json};
+use std::process::Stdio;
 
-use crate::harness::{CliOutput, TestSystem};
+use serde_json::{Value, json};
+use tokio::{process::Command, time::timeout};
+
+use crate::harness::{CliOutput, SOON, TestSystem, wait_until};
 
 const BODY: &str = r#"{"qty":-5,  "sku":"LAMP", "orderid":"o-1", "note":"größe", "n":1.50}"#;
 
@@ -124,5 +127,35 @@ async fn an_editor_shows_the_fields_as_they_are_stored() {
     let body: Value = serde_json::from_str(&state(&system).await.1).unwrap();
     assert_eq!(body["qty"], 5);
     system.expect_dead(0);
+    system.close().await;
+}
+
+/// The file of an editor has the body of a message; so have the copies that editors write beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_the_file_of_an_editor_also_after_a_signal() {
+    let system = TestSystem::new("nothing_is_left_of_the_file_of_an_editor_also_after_a_signal").await;
+    system.insert_dead_letters(1).await;
+    let id = system.count("select id from failed_messages").await.to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(folder.path()).unwrap().count();
+    let opened = system.file("not-yet", b"").with_file_name("opened");
+    for signal in [None, Some("TERM"), Some("HUP")] {
+        let waits = if signal.is_some() { "sleep 60" } else { "true" };
+        let editor = format!("sh -c 'cp \"$1\" \"$1~\"; touch {}; {waits}' editor", opened.display());
+        let mut edit = system.command(&["dead-letters", "edit", &id]);
+        edit.env("EDITOR", editor).env("TMPDIR", folder.path()).env_remove("VISUAL").stderr(Stdio::null());
+        let mut edit = edit.spawn().unwrap();
+        wait_until("the editor is open", SOON, async || opened.exists()).await;
+        if let Some(signal) = signal {
+            assert_eq!(left(), 1, "a private folder");
+            let pid = edit.id().unwrap();
+            let sent = Command::new("sh").arg("-c").arg(format!("kill -s {signal} {pid}")).status();
+            assert!(sent.await.unwrap().success());
+        }
+        let status = timeout(SOON, edit.wait()).await.expect("it ends").unwrap();
+        assert_eq!(status.code(), Some(1), "{signal:?}");
+        assert_eq!(left(), 0, "{signal:?}");
+        std::fs::remove_file(&opened).unwrap();
+    }
     system.close().await;
 }

@@ -5,7 +5,7 @@ mod addresses;
 mod architecture;
 mod book;
 mod broker_rights;
-mod client_certificates;
+mod certificates;
 mod command_order;
 mod commands;
 #[path = "../consistency.rs"]

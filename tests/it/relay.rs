@@ -322,8 +322,11 @@ async fn a_full_queue_causes_few_duplicates_for_other_subscribers() {
     tokio::time::sleep(Duration::from_secs(5).saturating_sub(begin.elapsed())).await; // the duration of the fault
     let copies = system.events_of(200).await.len();
     assert!(copies <= 200 + 8, "{copies} copies of 200 events");
+    let nacked = async || system.cli(&["status", "--json"]).await.json()["outbox"]["nacked_events"].clone();
+    assert_eq!(nacked().await, serde_json::json!(["allocated"]));
     channel.queue_delete(full.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
     wait_for("all events are published", Duration::from_secs(30), &0, async || pending(&system).await).await;
+    wait_for("status reports no full queue", Duration::from_secs(30), &serde_json::json!([]), nacked).await;
     system.close_after([relay]).await;
 }
 

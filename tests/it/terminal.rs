@@ -45,6 +45,17 @@ async fn no_text_of_a_message_reaches_the_terminal_as_it_is() {
         assert_safe("JSON", &json.text());
         json.json();
     }
+    // The environment says who it is; the database knows who is logged in.
+    for action in [&["discard", "--why", "test"][..], &["restore"]] {
+        let call = [&["dead-letters"], action, &["1"]].concat();
+        system.cli_with(&call, &[("SUDO_USER", HOSTILE)]).await.exits(0);
+    }
+    let show = system.cli(&["dead-letters", "show", "1", "--json"]).await.exits(0);
+    let action = &show.json()["actions"][0];
+    assert_safe("who", action["who"].as_str().unwrap());
+    let user: String = sqlx::query_scalar("select session_user::text").fetch_one(&system.pool).await.unwrap();
+    assert_eq!(action["database_user"], user.as_str(), "{action}");
+    assert!(action["address"].is_string(), "{action}");
     let exported = system.cli(&["dead-letters", "export"]).await.exits(0);
     assert_safe("export", &exported.text());
     let bodies: Vec<_> = exported.json_lines().into_iter().map(|letter| letter["body"].clone()).collect();

@@ -92,6 +92,10 @@ impl EventFeed for MemoryLeaderSession {
         Ok(())
     }
 
+    async fn record_nacked(&mut self, _names: &[String]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
         let mut state = self.store.state().await;
         if state.outbox.iter().any(|row| row.id == id) {

@@ -167,6 +167,10 @@ impl EventFeed for PgLeaderSession {
         with_timeout(self.timeout, outbox::remove(&mut self.connection, ids, unroutable)).await
     }
 
+    async fn record_nacked(&mut self, names: &[String]) -> Result<(), StoreError> {
+        with_timeout(self.timeout, outbox::record_nacked(&mut self.connection, names)).await
+    }
+
     async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
         with_timeout(self.timeout, outbox::park(&mut self.connection, id, reason)).await
     }

@@ -50,6 +50,9 @@ pub enum MigrationError {
         "{0}; end that session with `select pg_terminate_backend(PID)`, or wait until it ends, and run it again"
     )]
     Blocked(String),
+    /// The database accepted the connection, or a statement, and does not reply.
+    #[error("the database did not reply within {} (database.timeout)", humantime::format_duration(*.0))]
+    NoReply(Duration),
     /// A statement failed.
     #[error(transparent)]
     Statement(#[from] sqlx::Error),
@@ -65,18 +68,20 @@ pub enum MigrationError {
 /// The database is unavailable or cannot be used, or a migration failed. Each migration is one transaction.
 pub async fn migrate(config: &PgConfig, migration: &Migration<'_>) -> Result<SchemaVersion, MigrationError> {
     // A server that does not reply, or does not have the database, is reported below.
-    if let Ok(usable) = installation::check_sessions(config).await {
+    if let Ok(Ok(usable)) = tokio::time::timeout(config.timeout, installation::check_sessions(config)).await {
         usable?;
     }
     let options = config.migration_session();
-    let mut connection = connect_or_create(&options).await?;
-    let before = installation::state(&mut connection).await?;
+    let before = async {
+        let mut connection = connect_or_create(&options).await?;
+        Ok(installation::state(&mut connection).await?)
+    };
+    let before = within(config.timeout, before).await?;
     check(&before, migration)?;
-    drop(connection);
     let mut tries = 0;
     let blocked = loop {
         tries += 1;
-        match attempt(&options, migration).await? {
+        match attempt(config.timeout, &options, migration).await? {
             Ok(version) => return Ok(version),
             Err(blocked) if tries == TRIES => break blocked,
             Err(blocked) => (migration.on_delay)(&format!("{blocked}; trying again in {PAUSE:?}")),
@@ -84,6 +89,14 @@ pub async fn migrate(config: &PgConfig, migration: &Migration<'_>) -> Result<Sch
         tokio::time::sleep(PAUSE).await;
     };
     Err(MigrationError::Blocked(blocked))
+}
+
+/// Only the migration itself may take long.
+async fn within<T>(
+    timeout: Duration,
+    operation: impl Future<Output = Result<T, MigrationError>>,
+) -> Result<T, MigrationError> {
+    tokio::time::timeout(timeout, operation).await.unwrap_or(Err(MigrationError::NoReply(timeout)))
 }
 
 fn check(state: &DatabaseState, migration: &Migration<'_>) -> Result<(), UnusableDatabase> {
@@ -96,11 +109,16 @@ fn check(state: &DatabaseState, migration: &Migration<'_>) -> Result<(), Unusabl
 
 /// Migrates, or returns which session holds a lock.
 async fn attempt(
+    timeout: Duration,
     options: &SessionOptions,
     migration: &Migration<'_>,
 ) -> Result<Result<SchemaVersion, String>, MigrationError> {
-    let mut connection = options.connect().await?;
-    let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
+    let connected = async {
+        let mut connection = options.connect().await?;
+        let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
+        Ok((connection, pid))
+    };
+    let (mut connection, pid) = within(timeout, connected).await?;
     let (migrated, blockers) = blockers::observe(options, pid, run(&mut connection, migration)).await;
     // Also after an error: the connection has locks.
     let _ = connection.close().await;

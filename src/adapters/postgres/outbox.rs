@@ -91,6 +91,22 @@ pub(super) async fn remove(
     .map(drop)
 }
 
+/// Records the names of the events that the broker nacks.
+pub(super) async fn record_nacked(
+    connection: &mut PgConnection,
+    names: &[String],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update relay_state
+         set nacked_events = $1, nacked_since = case when $1 = '{}'::text[] then null else coalesce(nacked_since, now()) end
+         where nacked_events <> $1",
+        names,
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
 /// Parks a row.
 pub(super) async fn park(connection: &mut PgConnection, id: i64, reason: &str) -> Result<(), sqlx::Error> {
     sqlx::query!("update outbox set refused = $2, refused_at = now() where id = $1", id, reason)

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use crate::{
     bootstrap::App,
     domain::{OperatorAction, StatusKind},
-    ports::failed_messages::Operator,
+    ports::{failed_messages::Operator, text::sanitize},
     views::ListPosition,
 };
 
@@ -142,5 +142,6 @@ impl DeadLetters {
 fn operator(why: Option<String>) -> Operator {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = gethostname::gethostname();
-    Operator { who: format!("{}@{}", user.unwrap_or_else(|| "unknown".into()), host.to_string_lossy()), why }
+    let who = format!("{}@{}", user.unwrap_or_else(|| "unknown".into()), host.to_string_lossy());
+    Operator { who: sanitize(&who), why }
 }

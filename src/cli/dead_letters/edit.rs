@@ -1,14 +1,17 @@
 //! `edit`: replaces the content of a dead letter.
 
 use std::{
-    fs,
+    fs::{self, File, Permissions},
     io::{Read as _, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Child, Command},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use similar::TextDiff;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     bootstrap::App,
@@ -24,6 +27,9 @@ use crate::{
 };
 
 use super::super::{exit::ExitStatus, output};
+
+/// How often the editor is asked whether it has ended.
+const EDITOR_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The arguments of `edit`; what is absent stays as it is.
 pub(super) struct EditArgs {
@@ -49,7 +55,7 @@ pub(super) async fn edit(app: &App, args: EditArgs, by: &Operator, json: bool) -
         message_id: detail.summary.message_id.clone().unwrap_or_default(),
         body: detail.bytes.clone(),
     };
-    let body = edited_body(&shown.body, new_body(&detail, &args)?);
+    let body = edited_body(&shown.body, new_body(&detail, &args).await?);
     if body != shown.body {
         output::note_lines(&diff(&shown.body, &body));
     }
@@ -72,11 +78,11 @@ pub(super) async fn edit(app: &App, args: EditArgs, by: &Operator, json: bool) -
 }
 
 /// The body from the file, from the editor, or the stored one if something else is to be changed.
-fn new_body(detail: &FailedMessageDetail, args: &EditArgs) -> anyhow::Result<Vec<u8>> {
+async fn new_body(detail: &FailedMessageDetail, args: &EditArgs) -> anyhow::Result<Vec<u8>> {
     match &args.body {
         Some(file) => read(file),
         None if args.kind.is_some() || args.message_id.is_some() => Ok(detail.bytes.clone()),
-        None => in_editor(&detail.bytes),
+        None => in_editor(&detail.bytes).await,
     }
 }
 
@@ -123,17 +129,43 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Opens the operator's editor on the body, indented if it is JSON.
-fn in_editor(stored: &[u8]) -> anyhow::Result<Vec<u8>> {
+async fn in_editor(stored: &[u8]) -> anyhow::Result<Vec<u8>> {
     let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok());
     let editor = editor.context("neither $VISUAL nor $EDITOR is set; set one or use --body FILE")?;
-    // Only the owner can read it, and it is removed at the end.
-    let mut file = tempfile::Builder::new().prefix("allocation-").suffix(".json").tempfile()?;
-    file.write_all(indented(stored).as_deref().map_or(stored, str::as_bytes))?;
+    // Only the owner can read it. It is removed at the end, with the copies that editors write beside the file.
+    let private = Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().prefix("allocation-").permissions(private).tempdir()?;
+    let file = folder.path().join("body.json");
+    let mut options = File::options();
+    let mut body = options.write(true).create_new(true).mode(0o600).open(&file)?;
+    body.write_all(indented(stored).as_deref().map_or(stored, str::as_bytes))?;
+    drop(body);
     // The variable may have arguments: "code --wait".
     let run = format!("{editor} \"$1\"");
-    let status = Command::new("sh").arg("-c").arg(run).arg("editor").arg(file.path()).status()?;
+    let mut process = Command::new("sh").arg("-c").arg(run).arg("editor").arg(&file).spawn()?;
+    let status = wait_for_editor(&mut process).await?;
     anyhow::ensure!(status.success(), "the editor ended with {status}; nothing was changed");
-    Ok(fs::read(file.path())?)
+    Ok(fs::read(file)?)
+}
+
+/// Waits for the end of the editor. A signal that would end this process ends the editor instead, so that the file is removed.
+async fn wait_for_editor(editor: &mut Child) -> anyhow::Result<process::ExitStatus> {
+    // Ctrl-C in a terminal reaches the editor, too, which may use it.
+    let _interrupt = signal(SignalKind::interrupt())?;
+    let (mut terminate, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    loop {
+        if let Some(status) = editor.try_wait()? {
+            return Ok(status);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EDITOR_POLL_INTERVAL) => continue,
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        editor.kill()?;
+        editor.wait()?;
+        anyhow::bail!("interrupted; nothing was changed");
+    }
 }
 
 /// The changed lines, with one field of JSON in each.

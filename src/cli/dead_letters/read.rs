@@ -153,7 +153,11 @@ fn print(detail: &FailedMessageDetail) {
     history.iter().for_each(print_attempt);
     for action in actions {
         let why = action.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-        output::line(&format!("  {}  {} by {}{why}", output::long_time(action.at), action.what, action.who));
+        let user = action.database_user.as_deref().unwrap_or("unknown");
+        let from = action.address.as_deref().map(|address| format!(" from {address}")).unwrap_or_default();
+        let at = output::long_time(action.at);
+        let (what, who) = (&action.what, &action.who);
+        output::line(&format!("  {at}  {what} by {who} (database user {user}{from}){why}"));
     }
 }
 

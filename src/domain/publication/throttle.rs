@@ -61,6 +61,13 @@ impl ThrottledName {
 }
 
 impl Throttle {
+    /// The throttled event names, in order.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.names.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
     /// SKUs whose next event may not be published now.
     pub(super) fn blocked_skus(&self, now: Instant) -> Vec<String> {
         let waiting = self.names.values().filter(|name| name.next_try > now);

@@ -46,6 +46,12 @@ impl PublishWindow {
         self.throttle.blocked_skus(now)
     }
 
+    /// The event names that are throttled, because events of these names are nacked, in order.
+    #[must_use]
+    pub fn throttled_names(&self) -> Vec<String> {
+        self.throttle.names()
+    }
+
     /// The earliest time at which a throttled event may be published; `None` if there is none that has to wait.
     #[must_use]
     pub fn next_try(&self, now: Instant) -> Option<Instant> {

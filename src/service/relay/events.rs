@@ -21,17 +21,20 @@ pub(super) struct EventRelay<'a> {
     publisher: &'a dyn Publisher,
     broker: &'a AvailabilityLog,
     window: PublishWindow,
+    /// The nacked event names as they are recorded; none at first, because the former leader may have recorded others.
+    recorded: Option<Vec<String>>,
 }
 
 type Published = Answered<OutboxRow, PublishOutcome>;
 
 impl<'a> EventRelay<'a> {
     pub(super) fn new(publisher: &'a dyn Publisher, broker: &'a AvailabilityLog, max_in_flight: u32) -> Self {
-        Self { publisher, broker, window: PublishWindow::new(max_in_flight) }
+        Self { publisher, broker, window: PublishWindow::new(max_in_flight), recorded: None }
     }
 
     /// Publishes one window of events.
     pub(super) async fn relay(&mut self, feed: &mut dyn EventFeed) -> Result<CycleResult, StoreError> {
+        self.record_nacked(feed).await?;
         let now = now();
         let rows = feed.unpublished(self.window.size(), &self.window.blocked_skus(now)).await?;
         if rows.is_empty() {
@@ -45,6 +48,16 @@ impl<'a> EventRelay<'a> {
             Some(published) => self.settle(feed, &published).await,
             None => Ok(CycleResult::Stalled),
         }
+    }
+
+    /// Operators see which events the broker nacks, and since when.
+    async fn record_nacked(&mut self, feed: &mut dyn EventFeed) -> Result<(), StoreError> {
+        let nacked = self.window.throttled_names();
+        if self.recorded.as_ref() != Some(&nacked) {
+            feed.record_nacked(&nacked).await?;
+            self.recorded = Some(nacked);
+        }
+        Ok(())
     }
 
     fn until_next_try(&self, now: Instant) -> Duration {

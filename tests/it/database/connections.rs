@@ -8,6 +8,8 @@ use allocation::{
     ports::{error::error_text, queue::QueueName, store::Store as _},
 };
 
+use tokio::{net::TcpListener, time::timeout};
+
 use crate::harness::{Database, SOON, TestSystem, create_batch, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,4 +40,16 @@ async fn a_pool_without_a_free_connection_names_its_setting() {
     let error = error_text(&store.begin(QueueName::Orders).await.map(drop).unwrap_err());
     assert!(error.contains("database.max_connections = 1"), "{error}");
     held.rollback().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_gives_up_on_a_server_that_accepts_connections_and_does_not_reply() {
+    let system =
+        TestSystem::new("migrate_gives_up_on_a_server_that_accepts_connections_and_does_not_reply").await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://postgres@{}/silent", silent.local_addr().unwrap());
+    let environment = [("DATABASE_URL", url.as_str()), ("ALLOCATION__DATABASE__TIMEOUT", "500ms")];
+    let migrate = timeout(SOON, system.cli_with(&["migrate"], &environment)).await;
+    migrate.expect("it ends").exits(1).assert_error("did not reply within 500ms (database.timeout)");
+    system.close().await;
 }

@@ -1,5 +1,7 @@
 //! Ports that pass everything on, except for one fault, and a worker process whose ports are wrapped like this.
 
+mod leader;
+
 use std::{
     sync::{
         Arc,
@@ -13,13 +15,12 @@ use allocation::{
         postgres::{CommitSignal, PgOutbox, PgStore},
         rabbitmq::{RabbitConfig, RabbitPublisher, RabbitQueues},
     },
-    domain::{Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, OutboxRow, Product, Sku},
+    domain::{Batch, BatchRef, BatchSearch, FailedMessageKey, MessageKey, Product, Sku},
     entrypoints::{consumer::Consumer, storage::Storage, watchdog::Watchdog},
     pg::PgConfig,
     ports::{
         error::{BrokerError, StoreError},
-        failed_messages::DueRetry,
-        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
+        outbox::{LeaderSession, Outbox, Retention},
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, RetryMark, Subscription},
         store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
     },
@@ -248,59 +249,6 @@ impl Outbox for FaultyPort<PgOutbox> {
 
     async fn wait_for_wakeup(&self) {
         self.inner.wait_for_wakeup().await;
-    }
-}
-
-#[async_trait]
-impl LeaderSession for FaultyPort<Box<dyn LeaderSession>> {
-    async fn release(self: Box<Self>) {
-        self.inner.release().await;
-    }
-}
-
-#[async_trait]
-impl EventFeed for FaultyPort<Box<dyn LeaderSession>> {
-    async fn pending(&mut self) -> Result<PendingWork, StoreError> {
-        self.inner.pending().await
-    }
-
-    async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError> {
-        self.inner.unpublished(at_most, except).await
-    }
-
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
-        self.inner.remove(ids, unroutable).await
-    }
-
-    async fn park(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
-        self.inner.park(id, reason).await
-    }
-}
-
-#[async_trait]
-impl RetryFeed for FaultyPort<Box<dyn LeaderSession>> {
-    async fn due(&mut self, at_most: u32, at_most_bytes: usize) -> Result<Vec<DueRetry>, StoreError> {
-        self.inner.due(at_most, at_most_bytes).await
-    }
-
-    async fn published(&mut self, retries: &[&DueRetry]) -> Result<(), StoreError> {
-        self.die_if(Fault::DiesBeforeMarkingRetries);
-        self.inner.published(retries).await
-    }
-
-    async fn defer(&mut self, retries: &[&DueRetry], reason: &str) -> Result<(), StoreError> {
-        self.inner.defer(retries, reason).await
-    }
-
-    async fn reject(&mut self, retry: &DueRetry, reason: &str) -> Result<(), StoreError> {
-        self.inner.reject(retry, reason).await
-    }
-}
-
-#[async_trait]
-impl Upkeep for FaultyPort<Box<dyn LeaderSession>> {
-    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError> {
-        self.inner.purge(retention).await
     }
 }
 

@@ -2,7 +2,13 @@
 
 use std::process::{Command, Output};
 
-use crate::harness::{DRAINS_WITHIN, JSON, TestSystem, wait_until};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::harness::{DRAINS_WITHIN, JSON, SOON, TestSystem, wait_until};
 
 use super::{ROLES, TOKEN, add_batch, allocate, batch};
 
@@ -35,7 +41,17 @@ async fn without_the_token_only_the_health_endpoints_are_served() {
     let system = TestSystem::new("without_the_token_only_the_health_endpoints_are_served").await;
     let (api, client) = system.api(ROLES, &[TOKEN]).await;
     let body = batch("b-1", "LAMP", 10).to_string();
-    for wrong in [None, Some("Bearer"), Some("Bearer open"), Some("Basic open-sesame"), Some("open-sesame")] {
+    let wrong = [
+        None,
+        Some("Bearer"),
+        Some("Bearer open"),
+        Some("Bearer open-sesame1"),
+        Some("Bearer  open-sesame"),
+        Some("Bearer\topen-sesame"),
+        Some("Basic open-sesame"),
+        Some("open-sesame"),
+    ];
+    for wrong in wrong {
         let headers: Vec<_> = wrong.map(|wrong| ("Authorization", wrong)).into_iter().collect();
         let rejected = client.request("GET", "/orders/o-1", &headers, b"").await.expect_status(401);
         assert_eq!(rejected.header("www-authenticate"), Some("Bearer"));
@@ -107,4 +123,48 @@ async fn a_second_process_waits_for_the_address_and_takes_over() {
     allocate(&client, "o-1", "LAMP", 2).await;
     system.settled(2).await;
     system.close_after([second]).await;
+}
+
+/// A request without the token is answered before its body arrives, however long that is announced to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_not_read_without_the_token() {
+    let system = TestSystem::new("a_body_is_not_read_without_the_token").await;
+    let (api, client) = system.api(ROLES, &[TOKEN]).await;
+    let mut stream = TcpStream::connect(client.address()).await.unwrap();
+    let head = "POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    timeout(SOON, stream.read_exact(&mut status)).await.expect("it is answered").unwrap();
+    assert_eq!(&status, b"HTTP/1.1 401");
+    system.close_after([api]).await;
+}
+
+/// What a page in a browser on this machine can send without being asked first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_a_browser_can_send_no_command() {
+    let system = TestSystem::new("a_page_in_a_browser_can_send_no_command").await;
+    let (api, client) = system.api(ROLES, &[]).await;
+    let body = batch("b-1", "LAMP", 10).to_string();
+    let simple = [
+        "text/plain",
+        "text/plain; application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/plain, application/json",
+    ];
+    for content_type in simple {
+        let headers = [("Content-Type", content_type)];
+        let refused =
+            client.request("POST", "/add_batch", &headers, body.as_bytes()).await.expect_status(415);
+        assert_eq!(refused.header("content-type"), Some("application/json"), "markup in an error is text");
+    }
+    let origin = ("Origin", "https://shop.example");
+    let preflight = [origin, ("Access-Control-Request-Method", "POST")];
+    let refused = client.request("OPTIONS", "/add_batch", &preflight, b"").await.expect_status(405);
+    assert_eq!(refused.header("access-control-allow-origin"), None);
+    for host in ["127.0.0.1.nip.io", "0.0.0.0", "0", "2130706433", ""] {
+        client.request("GET", "/orders/o-1", &[("Host", host)], b"").await.expect_status(421);
+    }
+    assert_eq!(system.handled().await, 0);
+    system.close_after([api]).await;
 }

@@ -236,6 +236,10 @@ impl EventFeed for ScriptedOutbox {
         Ok(())
     }
 
+    async fn record_nacked(&mut self, _names: &[String]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn park(&mut self, id: i64, _reason: &str) -> Result<(), StoreError> {
         self.state().events.retain(|row| row.id != id);
         self.record(OutboxCall::Parked(id));

@@ -1,4 +1,4 @@
-//! Certificates by which this program identifies itself to its servers.
+//! Certificates: of servers, which must be valid, and of this program, by which it identifies itself.
 
 use std::{
     net::TcpListener,
@@ -7,8 +7,11 @@ use std::{
 };
 
 use allocation::{
-    adapters::rabbitmq::{RabbitConfig, RabbitTopology},
-    ports::{admin::Topology as _, error::error_text},
+    adapters::{
+        mail::{MailAddresses, SmtpNotifier},
+        rabbitmq::{RabbitConfig, RabbitTopology},
+    },
+    ports::{admin::Topology as _, error::error_text, notifier::Notifier as _},
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -35,19 +38,19 @@ async fn the_database_accepts_a_client_certificate_in_place_of_a_password() {
     system.close().await;
 }
 
-/// A TLS server that requires a client certificate and speaks nothing else.
+/// A TLS server that prints what it receives and answers nothing.
 struct TlsServer {
     port: u16,
     process: Child,
 }
 
 impl TlsServer {
-    async fn start(certificates: &Certificates) -> Self {
+    async fn start(certificates: &Certificates, options: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new("openssl")
             .args(["s_server", "-accept", &format!("127.0.0.1:{port}")])
             .args(["-cert", &certificates.name("server.pem"), "-key", &certificates.name("server.key")])
-            .args(["-CAfile", &certificates.name("ca.pem"), "-Verify", "1", "-verify_return_error"])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -70,7 +73,9 @@ impl TlsServer {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_broker_receives_the_client_certificate_of_the_url() {
     let Some(certificates) = Certificates::create() else { return skip() };
-    let server = TlsServer::start(&certificates).await;
+    let authority = certificates.name("ca.pem");
+    let options = ["-CAfile", &authority, "-Verify", "1", "-verify_return_error"];
+    let server = TlsServer::start(&certificates, &options).await;
     let file = |name: &str| certificates.name(name);
     let connect = async |client: &str| {
         let url = format!("amqps://localhost:{}/%2f?cacertfile={}{client}", server.port, file("ca.pem"));
@@ -90,4 +95,41 @@ async fn the_broker_receives_the_client_certificate_of_the_url() {
     assert!(printed.contains("peer did not return a certificate"), "{printed}");
     let subject = printed.replace(" = ", "=");
     assert!(subject.contains("CN=postgres"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_a_server_with_a_certificate_of_an_unknown_authority() {
+    let Some(certificates) = Certificates::create() else { return skip() };
+    let server = TlsServer::start(&certificates, &[]).await;
+    let url = format!("amqps://u:hunter2@localhost:{}", server.port);
+    let topology = RabbitTopology(RabbitConfig::new(&url, "ns").unwrap());
+    let broker = error_text(&topology.queue_depths().await.unwrap_err());
+    assert!(broker.contains("certificate"), "{broker}");
+    let addresses = MailAddresses::new("a@shop.example", "b@shop.example").unwrap();
+    let url = format!("smtps://u:hunter2@localhost:{}", server.port);
+    let notifier = SmtpNotifier::new(&url, addresses).unwrap();
+    let mail = error_text(&notifier.probe().await.unwrap_err());
+    assert!(mail.contains("certificate") || mail.contains("UnknownIssuer"), "{mail}");
+    let printed = server.stop();
+    for sent in ["AMQP", "EHLO", "hunter2"] {
+        assert!(!printed.contains(sent), "{sent}: {printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_a_certificate_of_an_unknown_authority_is_refused_before_the_login() {
+    let Some(certificates) = Certificates::create() else { return skip() };
+    let system =
+        TestSystem::new("a_database_with_a_certificate_of_an_unknown_authority_is_refused_before_the_login")
+            .await;
+    let server = PrivatePostgres::start_with_certificates(&certificates).await;
+    let url = server.url("postgres", "postgres");
+    let (plain, _) = url.split_once('?').unwrap();
+    for mode in ["verify-ca", "verify-full"] {
+        let refused = system.cli_on(&format!("{plain}?sslmode={mode}"), &["migrate"]).await.exits(1);
+        assert!(refused.text().contains("UnknownIssuer"), "{mode}: {}", refused.text());
+    }
+    let misspelt = system.cli_on(&format!("{plain}?sslmode=verify_full"), &["migrate"]).await;
+    assert_ne!(misspelt.code, 0, "{}", misspelt.text());
+    system.close().await;
 }
