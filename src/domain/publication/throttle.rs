@@ -61,9 +61,11 @@ impl ThrottledName {
 }
 
 impl Throttle {
-    /// The throttled event names, in order.
-    pub(super) fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.names.keys().cloned().collect();
+    /// The event names that were nacked when they were last tried, in order.
+    pub(super) fn nacked_names(&self) -> Vec<String> {
+        // A success resets the back-off.
+        let nacked = self.names.iter().filter(|(_, state)| state.backoff >= MIN_BACKOFF);
+        let mut names: Vec<_> = nacked.map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
     }
@@ -240,6 +242,7 @@ mod tests {
     fn other_names_are_published_while_one_is_throttled_and_nothing_overtakes_a_nacked_event() {
         let mut harness = Harness::new();
         harness.learn(&[row(1, "allocated", "a")], &nacked());
+        assert_eq!(harness.throttle.nacked_names(), ["allocated"]);
         let rows = || {
             vec![
                 row(1, "allocated", "a"),

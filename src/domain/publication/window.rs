@@ -46,10 +46,10 @@ impl PublishWindow {
         self.throttle.blocked_skus(now)
     }
 
-    /// The event names that are throttled, because events of these names are nacked, in order.
+    /// The event names that were nacked when they were last tried, in order.
     #[must_use]
-    pub fn throttled_names(&self) -> Vec<String> {
-        self.throttle.names()
+    pub fn nacked_names(&self) -> Vec<String> {
+        self.throttle.nacked_names()
     }
 
     /// The earliest time at which a throttled event may be published; `None` if there is none that has to wait.

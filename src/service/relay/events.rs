@@ -34,7 +34,6 @@ impl<'a> EventRelay<'a> {
 
     /// Publishes one window of events.
     pub(super) async fn relay(&mut self, feed: &mut dyn EventFeed) -> Result<CycleResult, StoreError> {
-        self.record_nacked(feed).await?;
         let now = now();
         let rows = feed.unpublished(self.window.size(), &self.window.blocked_skus(now)).await?;
         if rows.is_empty() {
@@ -50,9 +49,13 @@ impl<'a> EventRelay<'a> {
         }
     }
 
-    /// Operators see which events the broker nacks, and since when.
-    async fn record_nacked(&mut self, feed: &mut dyn EventFeed) -> Result<(), StoreError> {
-        let nacked = self.window.throttled_names();
+    /// Records for operators which events the broker nacks; none if no event is pending.
+    pub(super) async fn record_nacked(
+        &mut self,
+        feed: &mut dyn EventFeed,
+        pending: bool,
+    ) -> Result<(), StoreError> {
+        let nacked = if pending { self.window.nacked_names() } else { Vec::new() };
         if self.recorded.as_ref() != Some(&nacked) {
             feed.record_nacked(&nacked).await?;
             self.recorded = Some(nacked);

@@ -139,6 +139,7 @@ impl Relay {
         let pending = session.pending().await?;
         let until_retry = pending.retry_in.map_or(POLL_INTERVAL, |due| due.min(POLL_INTERVAL));
         let mut result = CycleResult::Idle(until_retry);
+        state.events.record_nacked(session, pending.events).await?;
         if pending.events {
             result = match state.events.relay(session).await? {
                 CycleResult::Idle(until_events) => CycleResult::Idle(until_events.min(until_retry)),
