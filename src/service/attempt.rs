@@ -19,9 +19,6 @@ use super::{
     policy::FailurePolicy,
 };
 
-/// The bytes of the id of a group.
-const GROUP_ID_BYTES: usize = 8;
-
 /// A failed message of a unit of work.
 pub(super) struct FailureRecord<'a> {
     /// Its index in the unit of work.
@@ -71,12 +68,14 @@ pub(super) fn new_attempt(
     }
 }
 
-/// The id of a group: a hash of what its failures have in common. A sender chooses a part of it, and must not find the id of
+/// The id of a group: 64 bits of a hash of what its failures have in common. A sender chooses a part of it, and must not find the id of
 /// another group; and senders can choose any number of unknown types, so these are one.
 fn group(queue: QueueName, kind: &str, reason: &str, error_pattern: &str) -> String {
     let kind = if routing::queue_of(kind).is_some() { kind } else { "…" };
     let digest = Sha256::digest([queue.as_str(), kind, reason, error_pattern].join("\n"));
-    digest.iter().take(GROUP_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    let mut id = [0; size_of::<u64>()];
+    id.copy_from_slice(&digest[..size_of::<u64>()]);
+    format!("{:016x}", u64::from_be_bytes(id))
 }
 
 /// The same with every text in ASCII, which each database can store. Body and original properties are bytes.

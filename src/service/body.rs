@@ -50,7 +50,7 @@ fn with_field(kind: &str, body: &[u8]) -> Option<String> {
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
     let error = Content::read(kind, tracked).err()?;
     let path = track.path();
-    let first = path.iter().next().map(|segment| segment.to_string());
+    let first = path.iter().next().map(ToString::to_string);
     Some(match first.as_deref() {
         None => error.to_string(),
         Some(first) if FIELDS.contains(&first) => format!("{path}: {error}"),
@@ -103,7 +103,7 @@ mod tests {
             (r#"["o1", "s", 1]"#, "must be a JSON object"),
             (r#"{"orderid": "o1""#, "EOF"),
             (r#"{"gggggk": tru}"#, r#""gggggk": expected ident"#),
-            (r#"{"a\"b": {"c": [1, tru]}}"#, r#"expected ident"#),
+            (r#"{"a\"b": {"c": [1, tru]}}"#, "expected ident"),
         ];
         for (body, expected) in cases {
             let error = error("allocate", body);

@@ -9,7 +9,8 @@ use lapin::{
 use url::Url;
 
 use crate::harness::{
-    DRAINS_WITHIN, Running, TestSystem, allocate, amqp_url, create_batch, properties, wait_for, wait_until,
+    DRAINS_WITHIN, Running, TestSystem, allocate, amqp_url, create_batch, properties, skip, wait_for,
+    wait_until,
 };
 
 /// The documented rights: user, configure, write, read.
@@ -28,7 +29,7 @@ struct BrokerUsers {
 }
 
 impl BrokerUsers {
-    /// Creates the documented users; `None` if this machine cannot administrate the broker.
+    /// Creates the documented users; `None`, with a note, if this machine cannot administrate the broker.
     fn create(system: &TestSystem) -> Option<Self> {
         let namespace = system.namespace.clone();
         let escaped = namespace.replace('.', r"\\.");
@@ -94,22 +95,17 @@ impl Drop for BrokerUsers {
 /// Whether the broker evaluated an Erlang expression.
 fn evaluate(expression: &str) -> bool {
     let output = Process::new("rabbitmqctl").args(["eval", expression]).output();
-    output.is_ok_and(|output| {
-        if !output.status.success() {
-            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        }
-        output.status.success()
-    })
-}
-
-fn skip() {
-    eprintln!("skipped: rabbitmqctl cannot create users on the broker");
+    let evaluated = output.as_ref().is_ok_and(|output| output.status.success());
+    if !evaluated {
+        skip(&format!("rabbitmqctl cannot create users on the broker: {output:?}"));
+    }
+    evaluated
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_works_with_its_documented_rights() {
     let system = TestSystem::new("every_role_works_with_its_documented_rights").await;
-    let Some(users) = BrokerUsers::create(&system) else { return skip() };
+    let Some(users) = BrokerUsers::create(&system) else { return };
     system.expect_dead(1);
     // Rejected before anything runs, it is in the dead-letter queue.
     let rejected = allocate("o-rejected", "LAMP", 1);
@@ -152,7 +148,7 @@ async fn every_role_works_with_its_documented_rights() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_with_rights_to_some_routing_keys_has_no_other_type_handled() {
     let system = TestSystem::new("a_sender_with_rights_to_some_routing_keys_has_no_other_type_handled").await;
-    let Some(users) = BrokerUsers::create(&system) else { return skip() };
+    let Some(users) = BrokerUsers::create(&system) else { return };
     system.expect_dead(3);
     let worker = system.worker();
     let commands = system.named("commands");

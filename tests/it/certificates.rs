@@ -20,13 +20,9 @@ use crate::harness::{Certificates, PrivatePostgres, SOON, TestSystem, wait_until
 /// The time after which a connection that has no error is established.
 const WITHOUT_REPLY: Duration = Duration::from_secs(5);
 
-fn skip() {
-    eprintln!("skipped: openssl cannot make certificates");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_accepts_a_client_certificate_in_place_of_a_password() {
-    let Some(certificates) = Certificates::create() else { return skip() };
+    let Some(certificates) = Certificates::create() else { return };
     let system = TestSystem::new("the_database_accepts_a_client_certificate_in_place_of_a_password").await;
     let server = PrivatePostgres::start_with_certificates(&certificates).await;
     let url = server.url("postgres", "certified");
@@ -72,7 +68,7 @@ impl TlsServer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_broker_receives_the_client_certificate_of_the_url() {
-    let Some(certificates) = Certificates::create() else { return skip() };
+    let Some(certificates) = Certificates::create() else { return };
     let authority = certificates.name("ca.pem");
     let options = ["-CAfile", &authority, "-Verify", "1", "-verify_return_error"];
     let server = TlsServer::start(&certificates, &options).await;
@@ -99,7 +95,7 @@ async fn the_broker_receives_the_client_certificate_of_the_url() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_to_a_server_with_a_certificate_of_an_unknown_authority() {
-    let Some(certificates) = Certificates::create() else { return skip() };
+    let Some(certificates) = Certificates::create() else { return };
     let server = TlsServer::start(&certificates, &[]).await;
     let url = format!("amqps://u:hunter2@localhost:{}", server.port);
     let topology = RabbitTopology(RabbitConfig::new(&url, "ns").unwrap());
@@ -118,7 +114,7 @@ async fn nothing_is_sent_to_a_server_with_a_certificate_of_an_unknown_authority(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_with_a_certificate_of_an_unknown_authority_is_refused_before_the_login() {
-    let Some(certificates) = Certificates::create() else { return skip() };
+    let Some(certificates) = Certificates::create() else { return };
     let system =
         TestSystem::new("a_database_with_a_certificate_of_an_unknown_authority_is_refused_before_the_login")
             .await;

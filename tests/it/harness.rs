@@ -17,7 +17,7 @@ mod wait;
 mod workload;
 
 pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
-pub(crate) use certificates::Certificates;
+pub(crate) use certificates::{Certificates, skip};
 pub(crate) use database::{Database, NAMESPACE, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{

@@ -115,7 +115,7 @@ impl FrameScreen {
         let payload = &frame[HEAD..frame.len() - 1];
         let replacement = match frame[0] {
             METHOD => self.examine_method(payload),
-            _ => self.examine_header(payload),
+            _ => examine_header(payload),
         };
         match replacement {
             None => output.extend_from_slice(frame),
@@ -139,12 +139,12 @@ impl FrameScreen {
         let is_text = is_text(rest.short()?) && is_text(rest.short()?);
         (!is_text).then(|| [&payload[..begin], &[0, 0]].concat())
     }
+}
 
-    /// A header without properties, if they cannot be decoded.
-    fn examine_header(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        let (before, properties) = payload.split_at_checked(BEFORE_PROPERTIES)?;
-        (!is_decodable(properties)).then(|| [before, &[0, 0]].concat())
-    }
+/// A header without properties, if they cannot be decoded.
+fn examine_header(payload: &[u8]) -> Option<Vec<u8>> {
+    let (before, properties) = payload.split_at_checked(BEFORE_PROPERTIES)?;
+    (!is_decodable(properties)).then(|| [before, &[0, 0]].concat())
 }
 
 /// Whether the client library can decode these properties.

@@ -38,24 +38,24 @@ pub(super) struct Screened<S> {
     inner: S,
     screen: FrameScreen,
     chunk: Box<[u8]>,
-    /// Screened bytes, of which the first are read already.
-    screened: Vec<u8>,
+    /// Bytes that may be read, of which the first are read already.
+    ready: Vec<u8>,
     read: usize,
 }
 
 impl<S> Screened<S> {
     fn new(inner: S, undecodable: Undecodable) -> Self {
         let chunk = vec![0; CHUNK].into_boxed_slice();
-        Self { inner, screen: FrameScreen::new(undecodable), chunk, screened: Vec::new(), read: 0 }
+        Self { inner, screen: FrameScreen::new(undecodable), chunk, ready: Vec::new(), read: 0 }
     }
 
     fn take(&mut self, buffer: &mut [u8]) -> usize {
-        let ready = &self.screened[self.read..];
+        let ready = &self.ready[self.read..];
         let count = ready.len().min(buffer.len());
         buffer[..count].copy_from_slice(&ready[..count]);
         self.read += count;
-        if self.read == self.screened.len() {
-            self.screened.clear();
+        if self.read == self.ready.len() {
+            self.ready.clear();
             self.read = 0;
         }
         count
@@ -69,12 +69,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        while this.screened.is_empty() {
+        while this.ready.is_empty() {
             let count = ready!(Pin::new(&mut this.inner).poll_read(context, &mut this.chunk))?;
             if count == 0 {
                 return Poll::Ready(Ok(0));
             }
-            this.screen.screen(&this.chunk[..count], &mut this.screened);
+            this.screen.screen(&this.chunk[..count], &mut this.ready);
         }
         Poll::Ready(Ok(this.take(buffer)))
     }

@@ -1,6 +1,6 @@
 //! A certificate authority of a test's own, with certificates of a server on this machine and of a client.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, io::Write as _, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
@@ -22,7 +22,7 @@ sign client postgres DNS:client
 pub(crate) struct Certificates(TempDir);
 
 impl Certificates {
-    /// Makes them; `None` if `openssl` is not installed.
+    /// Makes them; `None`, with a note, if `openssl` cannot.
     pub(crate) fn create() -> Option<Self> {
         let folder = TempDir::with_prefix("it-certificates-").expect("there is room for files");
         let made = Command::new("sh").args(["-c", SCRIPT]).current_dir(folder.path()).output();
@@ -30,7 +30,7 @@ impl Certificates {
         if made.status.success() {
             return Some(Self(folder));
         }
-        eprintln!("{}", String::from_utf8_lossy(&made.stderr));
+        skip(&format!("openssl cannot make certificates: {}", String::from_utf8_lossy(&made.stderr)));
         None
     }
 
@@ -55,4 +55,9 @@ impl Certificates {
             self.name("client.key")
         )
     }
+}
+
+/// Notes why a test does nothing on this machine.
+pub(crate) fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "skipped: {why}");
 }
