@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::memory::MemoryStore,
-    entrypoints::{api::Api, watchdog::Watchdog},
+    entrypoints::{api::Api, storage::Storage, watchdog::Watchdog},
     ports::{
         admin::{DeclareResult, QueueDepth, Topology},
         error::{BrokerError, StoreError},
@@ -138,6 +138,7 @@ async fn api() -> Api {
         namespace: "fuzzing".into(),
         checked,
         watchdog: Watchdog::default(),
+        storage: Storage::default(),
         database: Arc::new(AvailabilityLog::of("database")),
     }
 }
