@@ -1,6 +1,7 @@
 //! `allocation status`: the state of the servers, the queues, the outbox and the failed messages.
 
 use serde::Serialize;
+use time::format_description::well_known::Rfc3339;
 
 use crate::{
     bootstrap::App,
@@ -9,7 +10,7 @@ use crate::{
         error::error_text,
         installation::DatabaseState,
     },
-    views::{FailureCounts, OutboxDepth},
+    views::{FailureCounts, OutboxDepth, RelayLeader},
 };
 
 use super::{exit::ExitStatus, output};
@@ -20,6 +21,7 @@ struct Status {
     broker: String,
     schema_version: Option<i64>,
     queues: Vec<QueueDepth>,
+    relay: Option<RelayLeader>,
     outbox: Option<OutboxDepth>,
     failures: Option<FailureCounts>,
 }
@@ -30,10 +32,12 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
     let topology = app.topology();
     let (state, queues) = tokio::join!(app.database_state(), topology.queue_depths());
     let fits = state.as_ref().is_ok_and(|state| state.schema.fits());
-    let (outbox, failures) = if fits {
-        (Some(app.views().outbox_depth().await?), Some(app.views().failure_counts().await?))
+    let (relay, outbox, failures) = if fits {
+        let views = app.views();
+        let (outbox, failures) = (views.outbox_depth().await?, views.failure_counts().await?);
+        (views.relay_leader().await?, Some(outbox), Some(failures))
     } else {
-        (None, None)
+        (None, None, None)
     };
     let status = Status {
         database: match &state {
@@ -43,6 +47,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
         broker: queues.as_ref().map_or_else(|error| error_text(error), |_| "ok".into()),
         schema_version: state.ok().and_then(|state| state.schema.found),
         queues: queues.unwrap_or_default(),
+        relay,
         outbox,
         failures,
     };
@@ -79,6 +84,14 @@ fn print(status: &Status) {
         status.schema_version.map(|version| format!(", schema version {version}")).unwrap_or_default();
     output::line(&format!("database   {}{version}", status.database));
     output::line(&format!("broker     {}", status.broker));
+    match &status.relay {
+        Some(RelayLeader { pid, role, application, since, .. }) => output::line(&format!(
+            "relay      session {pid} of {role}, application {application}, leads since {}",
+            since.format(&Rfc3339).unwrap_or_default()
+        )),
+        None if status.outbox.is_some() => output::line("relay      none is the leader"),
+        None => {}
+    }
     if let Some(outbox) = &status.outbox {
         let oldest = outbox.oldest_seconds.map(|age| format!(", oldest {age:.1} s")).unwrap_or_default();
         let OutboxDepth { pending, set_aside, unroutable, .. } = outbox;

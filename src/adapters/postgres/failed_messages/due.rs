@@ -99,7 +99,7 @@ pub(in crate::adapters::postgres) async fn reject(
     let key = sqlx::query_scalar!(
         "update failed_messages
          set status = 'dead', reason = $4, error = $3, error_pattern = $3,
-             error_group = left(md5(concat_ws(' ', queue, type, $3::text)), 8), due_at = null, last_failed_at = now()
+             error_group = left(md5(queue || ' ' || type || ' ' || $3::text), 8), due_at = null, last_failed_at = now()
          where id = $1 and generation = $2 and status = 'retrying'
          returning key",
         retry.id,
