@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 use serde::Serialize;
+use time::format_description::well_known::Rfc3339;
 
 use crate::{
     bootstrap::App,
@@ -10,7 +11,7 @@ use crate::{
         error::error_text,
         installation::DatabaseState,
     },
-    views::{FailureCounts, OutboxDepth},
+    views::{FailureCounts, OutboxDepth, RelayLeader},
 };
 
 use super::{exit::ExitStatus, output};
@@ -21,6 +22,7 @@ struct Status {
     broker: String,
     schema_version: Option<i64>,
     queues: Vec<QueueDepth>,
+    relay: Option<RelayLeader>,
     outbox: Option<OutboxDepth>,
     failures: Option<FailureCounts>,
     failed_message_bytes: Option<u64>,
@@ -41,10 +43,11 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
     let topology = app.topology();
     let (state, queues) = tokio::join!(app.database_state(), topology.queue_depths());
     let fits = state.as_ref().is_ok_and(|state| state.schema.fits());
-    let (mut outbox, mut failures, mut failed_message_bytes) = (None, None, None);
+    let (mut relay, mut outbox, mut failures, mut failed_message_bytes) = (None, None, None, None);
     let failed_message_limit = app.failed_message_limit();
     if fits {
         let views = app.views();
+        relay = views.relay_leader().await?;
         outbox = Some(views.outbox_depth().await?);
         failures = Some(views.failure_counts().await?);
         failed_message_bytes = Some(views.failed_message_bytes(failed_message_limit).await?);
@@ -57,6 +60,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
         broker: queues.as_ref().map_or_else(|error| error_text(error), |_| "ok".into()),
         schema_version: state.ok().and_then(|state| state.schema.found),
         queues: queues.unwrap_or_default(),
+        relay,
         outbox,
         failures,
         failed_message_bytes,
@@ -95,6 +99,14 @@ fn print(status: &Status) {
         status.schema_version.map(|version| format!(", schema version {version}")).unwrap_or_default();
     output::line(&format!("database   {}{version}", status.database));
     output::line(&format!("broker     {}", status.broker));
+    match &status.relay {
+        Some(RelayLeader { pid, role, application, since, .. }) => output::line(&format!(
+            "relay      session {pid} of {role}, application {application}, leads since {}",
+            since.format(&Rfc3339).unwrap_or_default()
+        )),
+        None if status.outbox.is_some() => output::line("relay      none is the leader"),
+        None => {}
+    }
     if let Some(outbox) = &status.outbox {
         let oldest = outbox.oldest_seconds.map(|age| format!(", oldest {age:.1} s")).unwrap_or_default();
         let OutboxDepth { pending, set_aside, unroutable, nacked_events, nacked_since, .. } = outbox;

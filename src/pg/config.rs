@@ -24,6 +24,10 @@ pub const PLANNER: [(&str, &str); 5] = [
     ("jit", "off"), // The cost of disabled plans would exceed its threshold.
 ];
 
+/// Where names are looked up: not in a schema with the name of the role, which another role may create, and in no temporary
+/// one before. The server's own schema comes first.
+const SEARCH_PATH: (&str, &str) = ("search_path", "public,pg_temp");
+
 /// The database and its time limits.
 #[derive(Clone, Debug)]
 pub struct PgConfig {
@@ -77,7 +81,16 @@ impl PgConfig {
             ("lock_timeout", LOCK_TIMEOUT.to_owned()),
             ("idle_in_transaction_session_timeout", "60s".to_owned()),
         ];
-        limits.into_iter().chain(PLANNER.map(|(name, value)| (name, value.to_owned()))).collect()
+        let planner = PLANNER.map(|(name, value)| (name, value.to_owned()));
+        limits.into_iter().chain(planner).chain(self.search_path()).collect()
+    }
+
+    /// None if the URL has one.
+    fn search_path(&self) -> Option<(&'static str, String)> {
+        let url = self.session_url.as_ref().unwrap_or(&self.url);
+        let has_own = url.get_options().is_some_and(|options| options.contains("search_path"));
+        let (name, value) = SEARCH_PATH;
+        (!has_own).then(|| (name, value.to_owned()))
     }
 
     fn session_options(&self, name: &str, settings: &[(&str, String)]) -> SessionOptions {
@@ -94,7 +107,11 @@ impl PgConfig {
 
     /// A session that migrates: its statements may take long, but do not wait long for a lock.
     pub(crate) fn migration_session(&self) -> SessionOptions {
-        let settings = [("lock_timeout", LOCK_TIMEOUT.to_owned()), ("statement_timeout", "0".to_owned())];
+        // One session waits in a transaction while another one migrates.
+        let unlimited = ["statement_timeout", "idle_in_transaction_session_timeout"];
+        let limits = unlimited.map(|name| (name, "0".to_owned()));
+        let lock_timeout = ("lock_timeout", LOCK_TIMEOUT.to_owned());
+        let settings: Vec<_> = limits.into_iter().chain([lock_timeout]).chain(self.search_path()).collect();
         self.session_options("allocation migrate", &settings)
     }
 

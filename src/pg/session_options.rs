@@ -96,7 +96,12 @@ pub(super) fn without_settings(url: &PgConnectOptions, name: &str) -> PgConnectO
 
 /// Statements that assign the settings. `command` is `set` or `set local`.
 pub(super) fn assignments(command: &str, settings: &[(&str, String)]) -> String {
-    settings.iter().map(|(name, value)| format!("{command} {name} = '{value}'")).collect::<Vec<_>>().join(";")
+    let assign = |(name, value): &(&str, String)| {
+        // One word or a list of words: quotes would make one name of a list.
+        let value = if value.contains(',') { value.clone() } else { format!("'{value}'") };
+        format!("{command} {name} = {value}")
+    };
+    settings.iter().map(assign).collect::<Vec<_>>().join(";")
 }
 
 /// Whether the settings of a session that was opened with them have arrived. No statement is prepared for it: a pooler could

@@ -128,7 +128,7 @@ impl Views {
                           select e.id from failed_messages e
                           where e.key = f.key and e.status in ('retrying', 'waiting') order by e.id limit 1
                       ) end as behind
-               from failed_messages f join unnest($1::bigint[]) with ordinality as wanted (id, place) using (id)
+               from failed_messages f join pg_catalog.unnest($1::bigint[]) with ordinality as wanted (id, place) using (id)
                order by wanted.place"#,
             ids,
             self.namespace,

@@ -115,7 +115,7 @@ impl Views {
         let (within_seconds, since) = filter.since.map(Since::parts).unwrap_or_default();
         let messages = sqlx::query_as!(
             FailedMessageSummary,
-            r#"select f.id, concat($11::text, '.', f.queue) as "queue!", f.type as kind, f.message_id, f.status, f.reason,
+            r#"select f.id, $11::text || '.' || f.queue as "queue!", f.type as kind, f.message_id, f.status, f.reason,
                       f.error, f.attempts, f.first_failed_at, f.last_failed_at, f.due_at, f.overtaken_by,
                       case when f.status = 'waiting' then (
                           select e.id from failed_messages e
@@ -149,8 +149,9 @@ impl Views {
     /// The database is unavailable.
     pub async fn dead_letter_groups(&self, limit: i64) -> Result<(Vec<FailureGroup>, i64), StoreError> {
         let groups = sqlx::query!(
-            r#"select error_group as "group", concat($1::text, '.', queue) as "queue!", case when min(type) = max(type) then min(type) else '…' end as "kind!",
-                      reason, error_pattern as error, count(*) as "count!", count(*) over () as "groups!",
+            r#"select error_group as "group", $1::text || '.' || queue as "queue!",
+                      case when min(type) = max(type) then min(type) else '…' end as "kind!", reason,
+                      error_pattern as error, count(*) as "count!", count(*) over () as "groups!",
                       min(first_failed_at) as "first_failed_at!", max(last_failed_at) as "last_failed_at!"
                from failed_messages where status = 'dead'
                group by error_group, queue, reason, error_pattern

@@ -13,5 +13,5 @@ pub use failed_message_details::{ActionRow, AttemptRow, FailedMessageDetail};
 pub use failed_messages::{FailedMessageSummary, FailureCounts, FailureGroup, ListPosition};
 pub use handle::Views;
 pub use orders::{Allocation, Order, OrderLine};
-pub use outbox::{OutboxDepth, UnpublishedEvent};
+pub use outbox::{OutboxDepth, RelayLeader, UnpublishedEvent};
 pub use progress::{RecordedTotals, SendProgress};

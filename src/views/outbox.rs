@@ -58,7 +58,40 @@ pub struct UnpublishedEvent {
     pub body: Box<RawValue>,
 }
 
+/// The relay that publishes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RelayLeader {
+    /// The process id of its session.
+    pub pid: i32,
+    /// The role of its session.
+    pub role: String,
+    /// The application name of its session.
+    pub application: String,
+    /// The host that it connects from, unless this role may not see it.
+    pub address: Option<String>,
+    /// When it became the leader.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+}
+
 impl Views {
+    /// The relay that publishes; `None` if none does.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn relay_leader(&self) -> Result<Option<RelayLeader>, StoreError> {
+        let leader = sqlx::query_as!(
+            RelayLeader,
+            r#"select session.pid as "pid!", coalesce(session.usename, '') as "role!",
+                      session.application_name as "application!", session.client_addr::text as address,
+                      led_since as "since!"
+               from relay_state join pg_stat_activity session
+                 on session.pid = led_by_pid and session.usesysid = led_by_role
+                and session.application_name = led_by_application"#,
+        );
+        self.query(async |connection| leader.fetch_optional(connection).await).await
+    }
+
     /// The number of unpublished events.
     ///
     /// # Errors

@@ -53,11 +53,11 @@ impl Views {
     ) -> Result<SendProgress, StoreError> {
         let progress = sqlx::query_as!(
             SendProgress,
-            r#"select (select count(distinct message_id) from inbox
+            r#"select (select pg_catalog.count(distinct message_id) from inbox
                        where queue in ('orders', 'stock') and message_id = any($1)) as "handled!",
                       (select count(*) from failed_attempts join failed_messages on failed_messages.id = failed_message_id
                        where queue in ('orders', 'stock') and message_id = any($1)) as "failed_attempts!",
-                      count(batchref) as "allocated!",
+                      pg_catalog.count(batchref) as "allocated!",
                       count(*) filter (where orderid is not null and batchref is null) as "backordered!"
                from allocations_view where orderid = any($2)"#,
             message_ids,

@@ -135,7 +135,7 @@ pub(crate) async fn violated_rules(pool: &PgPool) -> anyhow::Result<Vec<String>>
 pub(crate) async fn idle_transactions(pool: &PgPool) -> anyhow::Result<i64> {
     let open = sqlx::query_scalar(
         "select count(*) from pg_stat_activity
-         where datname = current_database() and application_name = 'allocation'
+         where datname = current_database() and application_name ~ '^allocation( relay.*)?$'
            and state like 'idle in transaction%' and state_change < now() - interval '1 second'",
     );
     Ok(open.fetch_one(pool).await?)

@@ -5,5 +5,6 @@ mod encoding;
 mod maintenance;
 mod migration_locks;
 mod namespaces;
+mod other_roles;
 mod poolers;
 mod unwritable;

@@ -1,11 +1,11 @@
-//! Leadership: the leader holds an advisory lock, and uses the outbox only on the session that holds it.
+//! The outbox of a relay: the leader uses it only on the session that leads.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::Mutex;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     domain::OutboxRow,
@@ -18,16 +18,12 @@ use crate::{
 };
 
 use super::{
-    commit_signal::{self, CHANNEL, CommitSignal},
+    commit_signal::{self, CommitSignal},
     failed_messages, installation,
+    leadership::{self, Leader},
     low_water_mark::LowWaterMark,
     outbox, purge,
 };
-
-/// The advisory lock of the leader: "relay" in ASCII.
-const LEADER_LOCK: i64 = 0x72_65_6c_61_79;
-/// A leader whose session was silent for longer, several poll intervals, is unresponsive.
-const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(3);
 
 /// The outbox of a database, as one relay uses it.
 pub struct PgOutbox {
@@ -35,6 +31,8 @@ pub struct PgOutbox {
     namespace: String,
     /// Kept between two tries, so that a standby does not connect each time.
     standby: Mutex<Option<PgConnection>>,
+    /// The leader that the log has named last.
+    logged: Mutex<Option<Leader>>,
     commit_signal: Arc<CommitSignal>,
 }
 
@@ -42,13 +40,33 @@ impl PgOutbox {
     /// An outbox that connects when it is first used. Its database must belong to `namespace`.
     #[must_use]
     pub fn new(config: PgConfig, namespace: &str, commit_signal: Arc<CommitSignal>) -> Self {
-        Self { config, namespace: namespace.to_owned(), standby: Mutex::new(None), commit_signal }
+        Self {
+            config,
+            namespace: namespace.to_owned(),
+            standby: Mutex::new(None),
+            logged: Mutex::new(None),
+            commit_signal,
+        }
     }
 
     async fn connection(&self, standby: &mut Option<PgConnection>) -> Result<PgConnection, StoreError> {
-        match standby.take() {
-            Some(connection) => Ok(connection),
-            None => with_timeout(self.config.timeout, self.config.session().connect()).await,
+        if let Some(connection) = standby.take() {
+            return Ok(connection);
+        }
+        let named = async {
+            let mut connection = self.config.session().connect().await?;
+            leadership::name_session(&mut connection).await?;
+            Ok(connection)
+        };
+        with_timeout(self.config.timeout, named).await
+    }
+
+    /// Names the leader in the log, once.
+    async fn log_change(&self, leader: Option<&Leader>) {
+        let mut logged = self.logged.lock().await;
+        if let Some(leader) = leader.filter(|leader| logged.as_ref() != Some(*leader)) {
+            info!(%leader, "another relay is the leader");
+            *logged = Some(leader.clone());
         }
     }
 
@@ -64,7 +82,7 @@ impl Outbox for PgOutbox {
         let timeout = self.config.timeout;
         let mut standby = self.standby.lock().await;
         let mut connection = self.connection(&mut standby).await?;
-        if with_timeout(timeout, try_lock(&mut connection)).await? {
+        if with_timeout(timeout, leadership::claim(&mut connection)).await? {
             // Events that are published and cannot be removed would be published again and again.
             with_timeout(timeout, write(&mut connection)).await?;
             let state = with_timeout(timeout, installation::state(&mut connection)).await?;
@@ -72,11 +90,15 @@ impl Outbox for PgOutbox {
             state
                 .check_namespace(&self.namespace)
                 .map_err(|error| StoreError::Unavailable(Cause::new(error)))?;
+            *self.logged.lock().await = None;
             let low_water_mark = LowWaterMark::default();
             return Ok(Some(Box::new(PgLeaderSession { connection, timeout, low_water_mark })));
         }
-        if with_timeout(timeout, terminate_unresponsive_leader(&mut connection)).await? {
-            warn!("terminated the session of an unresponsive leader");
+        let leader = with_timeout(timeout, leadership::leader(&mut connection)).await?;
+        self.log_change(leader.as_ref()).await;
+        if with_timeout(timeout, leadership::terminate_unresponsive_leader(&mut connection)).await? {
+            let leader = leader.map(|leader| leader.to_string());
+            warn!(leader, "terminated the session of an unresponsive leader");
         }
         *standby = Some(connection);
         Ok(None)
@@ -96,34 +118,10 @@ impl Outbox for PgOutbox {
     }
 }
 
-/// Tries to take the lock of the leader, which the session then holds until it ends.
-pub(super) async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "locked!""#, LEADER_LOCK)
-        .fetch_one(connection)
-        .await
-}
-
 /// Writes a row: only a server that takes writes can do it.
 async fn write(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query!("update relay_state set unroutable = unroutable").execute(connection).await?;
     Ok(())
-}
-
-/// Terminates the leader's session if its process no longer uses it, because it is stopped or its machine is
-/// unreachable. A process that continues later can remove nothing from the outbox.
-async fn terminate_unresponsive_leader(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let terminated = sqlx::query_scalar!(
-        r#"select pg_terminate_backend(held.pid) as "ended!"
-           from pg_locks held join pg_stat_activity session using (pid)
-           where held.locktype = 'advisory' and held.granted and held.objsubid = 1
-             and held.database = (select oid from pg_database where datname = current_database())
-             and (held.classid::bigint << 32 | held.objid::bigint) = $1
-             and (session.state <> 'active' and session.state_change < now() - make_interval(secs => $2)
-                  or session.wait_event = 'ClientWrite' and session.query_start < now() - make_interval(secs => $2))"#,
-        LEADER_LOCK,
-        UNRESPONSIVE_AFTER.as_secs_f64(),
-    );
-    Ok(terminated.fetch_optional(connection).await?.unwrap_or(false))
 }
 
 struct PgLeaderSession {
@@ -135,9 +133,7 @@ struct PgLeaderSession {
 #[async_trait]
 impl LeaderSession for PgLeaderSession {
     async fn release(mut self: Box<Self>) {
-        let unlock =
-            sqlx::query("select pg_advisory_unlock($1), pg_notify($2, '')").bind(LEADER_LOCK).bind(CHANNEL);
-        if with_timeout(self.timeout, unlock.execute(&mut self.connection)).await.is_ok() {
+        if with_timeout(self.timeout, leadership::release(&mut self.connection)).await.is_ok() {
             let _ = self.connection.close().await;
         }
     }

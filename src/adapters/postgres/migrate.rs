@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, PgConnection, migrate::MigrateError};
+use sqlx::{
+    Connection as _, Executor as _, PgConnection,
+    migrate::{Migrate as _, MigrateError},
+};
 
 use crate::{
     pg::{PgConfig, SessionOptions, sqlstate},
@@ -13,8 +16,9 @@ use crate::{
 };
 
 use super::{
-    blockers, installation, leader,
-    schema::{MIGRATIONS, expected_version},
+    blockers, installation, leadership,
+    schema::{self, expected_version},
+    schema_rights,
 };
 
 /// The number of tries: with their pauses they take five minutes.
@@ -114,14 +118,24 @@ async fn attempt(
     migration: &Migration<'_>,
 ) -> Result<Result<SchemaVersion, String>, MigrationError> {
     let connected = async {
-        let mut connection = options.connect().await?;
-        let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
-        Ok((connection, pid))
+        let (mut lock, connection) = (options.connect().await?, options.connect().await?);
+        let pid = pid(&mut lock).await?;
+        Ok((lock, pid, connection))
     };
-    let (mut connection, pid) = within(timeout, connected).await?;
-    let (migrated, blockers) = blockers::observe(options, pid, run(&mut connection, migration)).await;
-    // Also after an error: the connection has locks.
+    let (mut lock, pid, mut connection) = within(timeout, connected).await?;
+    let (locked, mut blockers) = blockers::observe(options, pid, lock_out_others(&mut lock)).await;
+    let migrated = match locked {
+        Ok(()) => {
+            let pid = self::pid(&mut connection).await?;
+            let (migrated, seen) = blockers::observe(options, pid, run(&mut connection, migration)).await;
+            blockers = seen;
+            migrated
+        }
+        Err(error) => Err(error),
+    };
+    // Also after an error: the connections have locks.
     let _ = connection.close().await;
+    let _ = lock.close().await;
     match migrated {
         Ok(()) => {
             let expected = expected_version();
@@ -132,8 +146,24 @@ async fn attempt(
     }
 }
 
+async fn pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await
+}
+
+/// Waits for another migration to end, and keeps others waiting until the connection is closed. The lock needs privileges
+/// that only the owner of the schema has.
+async fn lock_out_others(connection: &mut PgConnection) -> Result<(), MigrationError> {
+    // Of two that create the table at the same time, one may fail.
+    if connection.ensure_migrations_table().await.is_err() {
+        connection.ensure_migrations_table().await?;
+    }
+    connection.execute("begin; lock table _sqlx_migrations in share update exclusive mode").await?;
+    Ok(())
+}
+
 async fn run(connection: &mut PgConnection, migration: &Migration<'_>) -> Result<(), MigrationError> {
-    MIGRATIONS.run_direct(connection).await?;
+    schema_rights::restrict(connection).await?;
+    schema::unlocked().run_direct(connection).await?;
     if migration.rename {
         return rename(connection, migration.namespace).await;
     }
@@ -147,7 +177,8 @@ async fn rename(connection: &mut PgConnection, namespace: &str) -> Result<(), Mi
     if recorded == namespace {
         return Ok(());
     }
-    if !leader::try_lock(connection).await? {
+    leadership::name_session(connection).await?;
+    if !leadership::claim(connection).await? {
         return Err(MigrationError::RelayRunning(recorded));
     }
     sqlx::query!("update installation set namespace = $1", namespace).execute(connection).await?;

@@ -6,6 +6,7 @@ mod failed_messages;
 mod inbox;
 mod installation;
 mod leader;
+mod leadership;
 mod low_water_mark;
 mod migrate;
 mod outbox;
@@ -15,6 +16,7 @@ mod purge;
 mod read_model;
 mod rebuild;
 mod schema;
+mod schema_rights;
 mod starts;
 mod store;
 

@@ -32,7 +32,7 @@ pub(super) async fn record_starts(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into message_starts (queue, message_id, starts)
-         select distinct $1, id, 1 from unnest($2::text[]) as id order by id
+         select distinct $1, id, 1 from pg_catalog.unnest($2::text[]) as id order by id
          on conflict (queue, message_id) do update set starts = message_starts.starts + 1, started_at = now()",
         queue,
         &texts(ids) as &[&str],

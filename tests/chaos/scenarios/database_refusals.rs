@@ -110,7 +110,7 @@ pub(super) async fn deadlock(cluster: &Cluster) -> anyhow::Result<CheckReport> {
 /// Its deadlock check is so late that the program always gets the error; the program's check is after one second.
 const RIVAL: &str = "set deadlock_timeout = '5min'; set application_name = 'rival'";
 const PROGRAM_WAITS: &str = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
-                             and datname = current_database() and application_name = 'allocation'";
+                             and datname = current_database() and application_name ~ '^allocation( relay.*)?$'";
 const RIVAL_WAITS: &str = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
                            and datname = current_database() and application_name = 'rival'";
 

@@ -83,14 +83,14 @@ impl Postgres {
         let mut watch = PgConnection::connect(&self.url("postgres", "postgres")).await?;
         let open: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity where backend_type = 'client backend' and datname = $1
-             and application_name = 'allocation' and xact_start is not null and state <> 'idle'",
+             and application_name ~ '^allocation( relay.*)?$' and xact_start is not null and state <> 'idle'",
         )
         .bind(database)
         .fetch_one(&mut watch)
         .await?;
         let backend: Option<i32> = sqlx::query_scalar(
             "select pid from pg_stat_activity where backend_type = 'client backend' and datname = $1
-             and application_name = 'allocation' order by (state <> 'idle') desc, pid limit 1",
+             and application_name ~ '^allocation( relay.*)?$' order by (state <> 'idle') desc, pid limit 1",
         )
         .bind(database)
         .fetch_optional(&mut watch)

@@ -52,7 +52,7 @@ async fn a_migration_gives_way_to_the_work_and_names_the_session_that_blocks_it(
     system.close_after([worker]).await;
 }
 
-/// The advisory lock that two migrations take in turn.
+/// The lock that two migrations take in turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_waits_for_another_one_names_it() {
     let system = TestSystem::new("a_migration_that_waits_for_another_one_names_it").await;
@@ -61,24 +61,13 @@ async fn a_migration_that_waits_for_another_one_names_it() {
     execute(&mut report, "begin; select count(*) from order_lines").await;
     // Another version of the program may wait for a table for a long time.
     let mut other = session(&system, "other-migration").await;
-    let lock: i64 = 0x3d32_ad9e * i64::from(crc(system.database_url().rsplit('/').next().unwrap()));
-    execute(&mut other, &format!("select pg_advisory_lock({lock})")).await;
+    execute(&mut other, "begin; lock table _sqlx_migrations in share update exclusive mode").await;
     let migrate = system.start(&["migrate"], &[]);
     let named = async || migrate.log().contains("other-migration");
     wait_until("the other migration is named", SOON, named).await;
-    execute(&mut other, "select pg_advisory_unlock_all()").await;
+    execute(&mut other, "commit").await;
     execute(&mut report, "commit").await;
     let migrated = "select count(*) from _sqlx_migrations where version = 5";
     wait_until("the schema is migrated", SOON, async || system.count(migrated).await == 1).await;
     system.close().await;
-}
-
-/// The checksum of which the client library makes the key of its lock: CRC-32.
-fn crc(name: &str) -> u32 {
-    !name.bytes().fold(!0_u32, |crc, byte| {
-        (0..8).fold(
-            crc ^ u32::from(byte),
-            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 },
-        )
-    })
 }

@@ -111,7 +111,7 @@ async fn a_read_only_database_is_an_outage_until_a_write_succeeds() {
         // The sessions that were opened meanwhile keep the setting.
         "alter database DATABASE reset default_transaction_read_only;
          select pg_terminate_backend(pid) from pg_stat_activity
-         where datname = current_database() and application_name = 'allocation'",
+         where datname = current_database() and application_name ~ '^allocation( relay.*)?$'",
     )
     .await;
 }

@@ -225,13 +225,12 @@ impl Database {
         self.closed_gate().await
     }
 
-    /// Makes new sessions execute a statement before they read the last id of the outbox: a view in the schema of their
-    /// role hides the sequence.
+    /// Makes sessions execute a statement before they read the last id of the outbox: a view has the name of the sequence.
     pub(crate) async fn before_the_last_id(&self, statement: &str) {
         self.execute(&format!(
-            "do $$ begin execute format('create schema if not exists authorization %I', current_user); end $$;
+            "alter sequence outbox_id_seq rename to outbox_ids;
              create function last_id() returns bigint language plpgsql set lock_timeout = 0
-                 as $$ begin {statement}; return (select last_value from public.outbox_id_seq); end $$;
+                 as $$ begin {statement}; return (select last_value from outbox_ids); end $$;
              create view outbox_id_seq as select last_id() as last_value"
         ))
         .await;

@@ -141,7 +141,7 @@ impl TestSystem {
     pub(crate) async fn end_sessions(&self) {
         self.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity
-             where datname = current_database() and application_name = 'allocation'",
+             where datname = current_database() and application_name ~ '^allocation( relay.*)?$'",
         )
         .await;
     }

@@ -34,7 +34,7 @@ fn much_stock() -> Vec<Stock> {
     let etas = [None, Some(date!(2026 - 12 - 24)), Some(date!(2026 - 11 - 02))];
     let stock = |number: usize| {
         let purchased = quantities[number * 7 % quantities.len()];
-        let allocated = if number % 3 == 0 { purchased / 9 } else { 0 };
+        let allocated = if number.is_multiple_of(3) { purchased / 9 } else { 0 };
         Stock { purchased, allocated, eta: etas[number * 5 % 4 % 3] }
     };
     (0..100).map(stock).collect()

@@ -100,7 +100,7 @@ pub(in crate::adapters::postgres) async fn reject(
         "update failed_messages
          set status = 'dead', reason = $4, error = $3, error_pattern = $3,
              error_group = left(encode(sha256(convert_to(
-                 concat_ws(E'\\n', queue, type, $4::text, $3::text), 'UTF8')), 'hex'), 16),
+                 queue || E'\\n' || type || E'\\n' || $4::text || E'\\n' || $3::text, 'UTF8')), 'hex'), 16),
              due_at = null, last_failed_at = now()
          where id = $1 and generation = $2 and status = 'retrying'
          returning key",

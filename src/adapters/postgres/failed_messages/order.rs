@@ -49,7 +49,7 @@ async fn known(
 ) -> Result<Vec<usize>, sqlx::Error> {
     let keys: Vec<_> = messages.iter().map(|message| message.key.as_str()).collect();
     let rows = sqlx::query_scalar!(
-        r#"select asked.place as "place!" from unnest($1::text[]) with ordinality as asked (key, place)
+        r#"select asked.place as "place!" from pg_catalog.unnest($1::text[]) with ordinality as asked (key, place)
            where ((select exists (select from failed_messages
                                   where key is not null and status in ('retrying', 'waiting')))
                   and exists (select from failed_messages f
@@ -75,7 +75,7 @@ async fn lock_heads(
          where id = any(array(
              select (select f.id from failed_messages f
                      where f.key = asked.key and f.status in ('retrying', 'waiting') order by f.id limit 1)
-             from unnest($1::text[]) as asked (key)))
+             from pg_catalog.unnest($1::text[]) as asked (key)))
          order by id for share",
         &keys as &[&str],
     );
@@ -179,7 +179,7 @@ pub(in crate::adapters::postgres) async fn release(
     while !keys.is_empty() {
         let next = sqlx::query!(
             r#"with next as (
-                   select head.id from unnest($1::text[]) as asked (key)
+                   select head.id from pg_catalog.unnest($1::text[]) as asked (key)
                    cross join lateral (
                        select f.id, f.status from failed_messages f
                        where f.key = asked.key and f.status in ('retrying', 'waiting') order by f.id limit 1

@@ -91,7 +91,7 @@ pub(in crate::adapters::postgres) async fn resolve(
         "update failed_messages as failed
          set status = 'resolved', reason = null, due_at = null, ended_at = now()
          where failed.status <> 'resolved' and failed.id = any(array(
-             select same_id.id from unnest($2::text[]) as handled (message_id)
+             select same_id.id from pg_catalog.unnest($2::text[]) as handled (message_id)
              cross join lateral (
                  select f.id from failed_messages f
                  where f.queue = $1 and coalesce(f.message_id, '') = handled.message_id offset 0

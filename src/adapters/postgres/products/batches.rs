@@ -40,7 +40,7 @@ pub(super) async fn attach(
     let rows = sqlx::query!(
         r#"select first.ref as "reference!", first.sku as "sku!", ordered as "ordered!", purchased as "purchased!",
                   allocated as "allocated!", eta, revision, false as "named!"
-           from unnest($1::text[]) as asked (sku)
+           from pg_catalog.unnest($1::text[]) as asked (sku)
            cross join lateral (
                select ref, sku, ordered, purchased, allocated, eta, revision from batches
                where sku = asked.sku and open order by eta nulls first, ref collate "C" limit $2

@@ -121,7 +121,7 @@ pub(in crate::adapters::postgres) async fn load_waiting_lines(
                select orderid, qty, place from order_lines
                where sku = $1 and batchref is null and qty = quantities.qty and orderid <> all($3)
                order by place
-               limit (select sum(available / quantities.qty) from unnest($2::integer[]) as available)
+               limit (select sum(available / quantities.qty) from pg_catalog.unnest($2::integer[]) as available)
            ) as waiting
            where quantities.qty <= $4"#,
         product.sku().as_str(),
