@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos soak bench bench-relay fuzz lint fmt sqlx-metadata sqlx-check deny sbom
+.PHONY: help run test chaos soak bench bench-relay fuzz mutants lint fmt sqlx-metadata sqlx-check deny sbom
 # One cargo process uses all cores; a second one would wait for its lock.
 .NOTPARALLEL:
 
@@ -32,6 +32,9 @@ bench-relay: ## Measure the relay alone
 
 fuzz: ## Parse generated inputs: MINUTES=10 for each target; TARGETS="body csv"
 	@MINUTES="$(MINUTES)" TARGETS="$(TARGETS)" config/run.sh fuzz
+
+mutants: ## Change domain and service, and see a test fail: FILES="src/domain src/service/decode.rs" TESTS=--lib
+	@FILES="$(FILES)" TESTS="$(TESTS)" config/run.sh mutants
 
 lint: ## Check formatting, SQL metadata and clippy; a warning is an error
 	cargo fmt --check

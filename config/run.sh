@@ -146,11 +146,47 @@ sbom() {
             }' Cargo.lock -
 }
 
+# One mutant takes seconds, because only the layers without servers are built, as a package in target/mutants, with their unit
+# tests and those of tests/it/service.
+mutants() {
+    local package=target/mutants names
+    cargo mutants --version &>/dev/null || { say "cargo-mutants is not installed; run: cargo install --locked cargo-mutants"; exit 1; }
+    rm -rf "$package/src" "$package/tests"
+    mkdir -p "$package"/src/{adapters,entrypoints} "$package/tests/it/harness"
+    cp -r src/{domain,ports,service,faults} "$package/src"
+    cp -r src/adapters/memory "$package/src/adapters"
+    cp src/entrypoints/{consumer,partition,prefetch,watchdog}.rs "$package/src/entrypoints"
+    cp -r tests/it/service tests/it/service.rs "$package/tests/it"
+    cp tests/it/harness/{commands,in_process,wait}.rs "$package/tests/it/harness"
+    printf 'pub mod %s;\n' adapters domain entrypoints faults ports service >"$package/src/lib.rs"
+    echo 'pub mod memory;' >"$package/src/adapters/mod.rs"
+    printf '%s;\n' 'pub mod consumer' 'mod partition' 'pub mod prefetch' 'pub mod watchdog' >"$package/src/entrypoints/mod.rs"
+    printf 'mod harness;\nmod service;\n' >"$package/tests/it/main.rs"
+    printf '%s;\n' 'mod commands' 'mod in_process' 'mod wait' 'pub(crate) use commands::*' 'pub(crate) use in_process::*' \
+        'pub(crate) use wait::*' >"$package/tests/it/harness.rs"
+    names=async-trait,backoff,fastrand,futures-util,humantime,proptest,serde,serde_json,serde_path_to_error,sha2,thiserror,time,tokio,tokio-util,tracing,tracing-subscriber,unicode-properties,uuid
+    {
+        printf '[package]\nname = "allocation"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n\n[features]\nchaos = []\n'
+        awk -v names="$names" 'BEGIN { split(names, list, ","); for (i in list) wanted[list[i]] }
+            /^\[/ { section = $0; if (/dependencies/) print "\n" $0 }
+            section ~ /dependencies/ && ($1 in wanted)' Cargo.toml
+        printf '\n[profile.dev]\ndebug = false\n'
+    } >"$package/Cargo.toml"
+    cp Cargo.lock "$package"
+    if [[ ${TESTS:-} == --lib ]]; then rm -r "$package/tests"; fi # cargo would build them
+    local args=() file
+    for file in ${FILES:-src/domain src/service}; do
+        if [[ $file == *.rs ]]; then args+=(--file "$file"); else args+=(--file "$file/**/*.rs"); fi
+    done
+    (cd "$package" && cargo mutants --in-place --no-shuffle --timeout 60 --minimum-test-timeout 30 "${args[@]}" ${TESTS:+-- $TESTS})
+}
+
 case ${1:-} in
     run) run ;;
     sqlx-metadata) sqlx_metadata ;;
     sqlx-check) sqlx_check ;;
     fuzz) fuzz ;;
     sbom) sbom ;;
-    *) say "usage: config/run.sh run | sqlx-metadata | sqlx-check | fuzz | sbom"; exit 2 ;;
+    mutants) mutants ;;
+    *) say "usage: config/run.sh run | sqlx-metadata | sqlx-check | fuzz | sbom | mutants"; exit 2 ;;
 esac

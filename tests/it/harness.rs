@@ -2,6 +2,7 @@
 
 mod broker;
 mod certificates;
+mod commands;
 mod database;
 mod http;
 mod in_process;
@@ -18,6 +19,7 @@ mod workload;
 
 pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
 pub(crate) use certificates::{Certificates, skip};
+pub(crate) use commands::{Command, Random, allocate, change_batch_quantity, create_batch, deallocate};
 pub(crate) use database::{Database, NAMESPACE, Row};
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{
@@ -32,6 +34,4 @@ pub(crate) use proxy::Proxy;
 pub(crate) use smtp::{Mail, MailServer};
 pub(crate) use system::TestSystem;
 pub(crate) use wait::{DRAINS_WITHIN, SOON, wait_for, wait_until};
-pub(crate) use workload::{
-    Command, Random, Workload, allocate, allocated_by, change_batch_quantity, create_batch, deallocate,
-};
+pub(crate) use workload::{Workload, allocated_by};

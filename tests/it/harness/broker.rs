@@ -16,7 +16,7 @@ use lapin::{
 };
 use serde_json::Value;
 
-use super::workload::Command;
+use super::commands::Command;
 
 /// The maximum number of outstanding confirms.
 const WINDOW: usize = 500;

@@ -23,7 +23,7 @@ use allocation::{
 };
 use serde_json::Value;
 
-use super::workload::Command;
+use super::commands::Command;
 
 /// Enough deliveries for every test, of any size.
 pub(crate) const PREFETCH: PrefetchLimits = PrefetchLimits { messages: 100, bytes: usize::MAX };

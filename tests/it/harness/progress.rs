@@ -12,8 +12,8 @@ use crate::consistency;
 use super::{
     TestSystem,
     broker::{Event, assert_gapless, distinct},
+    commands::Command,
     wait::{DRAINS_WITHIN, wait_for, wait_until},
-    workload::Command,
 };
 
 /// The deadline for the arrival of confirmed events.
