@@ -83,7 +83,7 @@ impl Views {
         let leader = sqlx::query_as!(
             RelayLeader,
             r#"select session.pid as "pid!", coalesce(session.usename, '') as "role!",
-                      session.application_name as "application!", session.client_addr::text as address,
+                      session.application_name as "application!", host(session.client_addr) as address,
                       led_since as "since!"
                from relay_state join pg_stat_activity session
                  on session.pid = led_by_pid and session.usesysid = led_by_role

@@ -1,6 +1,7 @@
 //! The database as an installation: its namespace, encoding, rights and locks, and what happens while it cannot be written.
 
 mod connections;
+mod deployment_roles;
 mod encoding;
 mod maintenance;
 mod migration_locks;

@@ -13,7 +13,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{amqp_url, wait_until};
+use super::{
+    amqp_url,
+    roles::{RUNTIME_LOGIN, tests_runtime_role},
+    wait_until,
+};
 
 /// The deadline for a shutdown.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
@@ -23,12 +27,21 @@ pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -
     let mut command = Command::new(env!("CARGO_BIN_EXE_allocation"));
     command
         .args(arguments)
-        .env("DATABASE_URL", database_url)
+        .env("DATABASE_URL", as_tested_role(database_url, arguments))
         .env("AMQP_URL", amqp_url())
         .env("ALLOCATION__NAMESPACE", namespace)
         .env("ALLOCATION__NOTIFICATIONS__DIGEST", "0s")
         .kill_on_drop(true);
     command
+}
+
+/// With `TEST_ROLE=runtime`, everything but `migrate` has the privileges of `deploy/sql/grants.sql` only.
+fn as_tested_role(url: &str, arguments: &[&str]) -> String {
+    let mut url = url::Url::parse(url).expect("it is a URL");
+    if tests_runtime_role() && arguments.first() != Some(&"migrate") {
+        url.set_username(RUNTIME_LOGIN).expect("the URL has a host");
+    }
+    url.into()
 }
 
 /// Runs the program until it exits.

@@ -22,6 +22,7 @@ use super::{
     broker::{Event, Observer, Sender, distinct},
     namespace::{TestNamespace, amqp_url, connect_to_broker, database_url},
     process::{CliOutput, Running, call, program},
+    roles,
     wait::{DRAINS_WITHIN, wait_for},
 };
 
@@ -52,13 +53,14 @@ impl TestSystem {
     pub(crate) async fn new(name: &str) -> Self {
         let test_namespace = TestNamespace::create().await;
         let (namespace, url) = (test_namespace.namespace(), database_url(&test_namespace.database()));
-        for preparation in ["migrate", "topology"] {
-            call(&mut program(&namespace, &url, &[preparation])).await.exits(0);
-        }
-        let connection = connect_to_broker().await;
+        call(&mut program(&namespace, &url, &["migrate"])).await.exits(0);
         let pool = PgPoolOptions::new().max_connections(3).connect(&url).await;
+        let pool = pool.expect("the database was created");
+        roles::prepare(&pool).await;
+        call(&mut program(&namespace, &url, &["topology"])).await.exits(0);
+        let connection = connect_to_broker().await;
         Self {
-            pool: pool.expect("the database was created"),
+            pool,
             sender: Sender::open(&connection, &namespace).await,
             observer: Observer::open(&connection, &namespace).await,
             channel: connection.create_channel().await.expect("a channel opens"),
@@ -125,13 +127,18 @@ impl TestSystem {
 
     /// The URL of the database for a role that may log in and do what the program does. `options` are those of `create role`.
     pub(crate) async fn url_of_role(&self, options: &str) -> String {
+        self.url_with_grants(
+            options,
+            "grant all on all tables in schema public to ROLE; grant all on all sequences in schema public to ROLE",
+        )
+        .await
+    }
+
+    /// The URL of the database for a role that may log in. In `grants`, ROLE stands for its name.
+    pub(crate) async fn url_with_grants(&self, options: &str, grants: &str) -> String {
         let role = self.test_namespace.database();
-        self.execute(&format!(
-            "create role {role} login {options};
-             grant all on all tables in schema public to {role};
-             grant all on all sequences in schema public to {role}"
-        ))
-        .await;
+        let grants = grants.replace("ROLE", &role);
+        self.execute(&format!("create role {role} login {options}; {grants}")).await;
         let mut url = Url::parse(&self.database_url()).expect("it is a URL");
         url.set_username(&role).expect("the URL has a host");
         url.into()
