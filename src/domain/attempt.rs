@@ -37,11 +37,21 @@ pub enum RetryDecision {
     Retry(Duration),
     /// No other attempt, for this reason.
     Dead(Reason),
+    /// It could not be attempted; it is tried again after this delay.
+    Postpone(Duration),
     /// It was not attempted: it waits until no earlier message with its key is retrying or waiting.
     Wait,
 }
 
-/// A failed attempt, with everything that an operator or a retry needs.
+impl RetryDecision {
+    /// Whether the message was attempted: only then it is a failed attempt.
+    #[must_use]
+    pub fn was_attempted(self) -> bool {
+        matches!(self, Self::Retry(_) | Self::Dead(_))
+    }
+}
+
+/// A failed attempt, or a message that could not be attempted, with everything that an operator or a retry needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewAttempt {
     /// The message of the queue.
@@ -66,7 +76,7 @@ pub struct NewAttempt {
     pub error_group: String,
     /// What caused the error, outermost first.
     pub chain: Vec<String>,
-    /// The number of this attempt, from 1; of a message that waits, the number of its earlier attempts.
+    /// The number of this attempt, from 1; if it was not attempted, the number of the earlier attempts.
     pub attempts: u32,
     /// How long the attempt took.
     pub duration: Duration,

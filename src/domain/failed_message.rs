@@ -84,7 +84,7 @@ impl Status {
 impl From<RetryDecision> for Status {
     fn from(decision: RetryDecision) -> Self {
         match decision {
-            RetryDecision::Retry(_) => Self::Retrying,
+            RetryDecision::Retry(_) | RetryDecision::Postpone(_) => Self::Retrying,
             RetryDecision::Dead(reason) => Self::Dead(reason),
             RetryDecision::Wait => Self::Waiting,
         }

@@ -197,6 +197,13 @@ impl Partition {
             // The other two are for senders that wait for an answer.
             CommandOutcome::Handled | CommandOutcome::Reported(_) | CommandOutcome::Unknown => {}
             CommandOutcome::Duplicate => debug!(queue, message_id, "duplicate or outdated copy skipped"),
+            CommandOutcome::Recorded(_, RetryDecision::Wait) => {
+                debug!(queue, message_id, "command waits for an earlier one for the same line or batch");
+            }
+            CommandOutcome::Recorded(error, RetryDecision::Postpone(delay)) => {
+                let error = error_text(error);
+                debug!(queue, message_id, error, retry_in_ms = delay.as_millis(), "command postponed");
+            }
             CommandOutcome::Recorded(error, _) if !self.failures.admits(error.error_pattern()) => {}
             CommandOutcome::Recorded(error, RetryDecision::Retry(delay)) => {
                 let error = error_text(error);
@@ -207,9 +214,6 @@ impl Partition {
                     retry_in_ms = delay.as_millis(),
                     "command failed, retry scheduled"
                 );
-            }
-            CommandOutcome::Recorded(_, RetryDecision::Wait) => {
-                debug!(queue, message_id, "command waits for an earlier one for the same line or batch");
             }
             CommandOutcome::Recorded(error, RetryDecision::Dead(reason)) => {
                 let (error, reason) = (error_text(error), reason.as_str());

@@ -9,7 +9,10 @@ use crate::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
+        store::{
+            ChangeSet, InboxCheck, LoadedProducts, LockMode, OrderCheck, OrderedMessage, RetryCheck, Store,
+            Tx, WorkingSet,
+        },
     },
 };
 
@@ -30,8 +33,8 @@ impl FaultyStore {
 
 #[async_trait]
 impl Store for FaultyStore {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let inner = self.inner.begin(queue).await?;
+    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
+        let inner = self.inner.begin_with(queue, locks).await?;
         plan::pass(CrashPoint::WorkerBegun);
         Ok(Box::new(FaultyTx { inner, store: self.inner.clone(), queue }))
     }
@@ -97,7 +100,7 @@ impl Tx for FaultyTx {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
         self.inner.load_products(working_set).await
     }
 

@@ -35,9 +35,12 @@ pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
 
 fn by_sqlstate(code: &str) -> fn(Cause) -> StoreError {
     match code {
-        // Serialization failure, deadlock, lock not available, and two transactions that create the same row.
-        "40001" | "40P01" | "55P03" | "23505" => StoreError::Conflict,
-        // Read-only after a failover, a transaction that was cut off, a prepared statement that a pooler lost, a missing database; shutting down, starting up, a
+        // Serialization failure, deadlock.
+        "40001" | "40P01" => StoreError::Conflict,
+        "23505" => StoreError::AlreadyExists,
+        "55P03" => StoreError::Locked,
+        // Read-only after a failover, a transaction that was cut off, a prepared statement that a pooler lost, a missing
+        // database; shutting down, starting up, a
         // session that was idle for too long; but not a cancelled statement.
         "25006" | "25P03" | "25P04" | "26000" | "3D000" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => {
             StoreError::Unavailable
@@ -60,6 +63,8 @@ mod tests {
     fn every_sqlstate_has_its_class() {
         let class = |code| match by_sqlstate(code)("".into()) {
             StoreError::Conflict(_) => "conflict",
+            StoreError::AlreadyExists(_) => "exists",
+            StoreError::Locked(_) => "locked",
             StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_) => {
                 "unavailable"
             }
@@ -67,7 +72,9 @@ mod tests {
             StoreError::Failed(_) => "failed",
         };
         let table = [
-            ("conflict", vec!["40001", "40P01", "55P03", "23505"]),
+            ("conflict", vec!["40001", "40P01"]),
+            ("exists", vec!["23505"]),
+            ("locked", vec!["55P03"]),
             (
                 "unavailable",
                 vec![

@@ -36,6 +36,17 @@ impl PooledSession {
         Ok(session)
     }
 
+    /// The same, with further settings of the transaction.
+    pub(crate) async fn begin_with(
+        pool: &Pool,
+        timeout: Duration,
+        settings: &'static str,
+    ) -> Result<Self, StoreError> {
+        let mut session = Self::acquire(pool, timeout).await?;
+        session.statement(&format!("{}; {settings}", pool.begin())).await?;
+        Ok(session)
+    }
+
     async fn acquire(pool: &Pool, timeout: Duration) -> Result<Self, StoreError> {
         let connection = match pool.connections().acquire().await {
             Err(sqlx::Error::PoolTimedOut) => return Err(no_connection(pool.connections(), timeout).await),

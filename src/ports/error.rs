@@ -54,6 +54,13 @@ pub enum StoreError {
     /// Another transaction conflicts; nothing was changed, and an immediate retry will probably succeed.
     #[error("conflicting transaction")]
     Conflict(#[source] Cause),
+    /// A row with this key exists. Another transaction may have created it meanwhile, so that an immediate retry succeeds;
+    /// nothing was changed.
+    #[error("row exists already")]
+    AlreadyExists(#[source] Cause),
+    /// Another session holds a lock and did not release it in time; nothing was changed. The session may hold it for long.
+    #[error("locked by another session")]
+    Locked(#[source] Cause),
     /// It can never store this data; nothing was changed.
     #[error("the database rejected the data")]
     InvalidData(#[source] Cause),
@@ -66,6 +73,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether another transaction prevented the operation, which may succeed once that has ended; nothing was changed.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_) | Self::Locked(_))
+    }
+
     /// Whether the store may be unavailable, so that the outcome of the operation is unknown.
     #[must_use]
     pub fn is_outage(&self) -> bool {

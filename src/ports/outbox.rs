@@ -50,7 +50,7 @@ pub trait LeaderSession: EventFeed + RetryFeed + Upkeep {
 /// The events that the leader publishes.
 ///
 /// # Errors
-/// Every method fails with a [`StoreError`] if the store does not answer. After any but [`StoreError::Conflict`] the
+/// Every method fails with a [`StoreError`] if the store does not answer. After any but [a conflict](StoreError::is_conflict) the
 /// session, and leadership with it, is lost.
 #[async_trait]
 pub trait EventFeed: Send {

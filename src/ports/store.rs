@@ -112,6 +112,48 @@ impl WorkingSet {
     }
 }
 
+/// What a transaction does about rows that another session has locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// It waits longer than other transactions of this program usually take: then [`StoreError::Locked`].
+    Wait,
+    /// It loads no product that is locked, and waits briefly for other rows.
+    Skip,
+}
+
+/// The products of a working set.
+#[derive(Debug, Default)]
+pub struct LoadedProducts {
+    /// Those that exist, without those that are locked.
+    pub products: Vec<Product>,
+    /// What another session has locked; only with [`LockMode::Skip`].
+    pub locked: LockedRows,
+}
+
+/// What another session has locked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockedRows {
+    /// Products, by SKU.
+    pub skus: BTreeSet<Sku>,
+    /// The batches of the working set that belong to them.
+    pub batches: BTreeSet<BatchRef>,
+}
+
+impl LockedRows {
+    /// Whether `command` needs one of them.
+    #[must_use]
+    pub fn include(&self, command: &Command) -> bool {
+        match command {
+            Command::CreateBatch(command) => {
+                self.skus.contains(&command.sku) || self.batches.contains(&command.reference)
+            }
+            Command::Allocate(command) => self.skus.contains(&command.sku),
+            Command::Deallocate(command) => self.skus.contains(&command.sku),
+            Command::ChangeBatchQuantity(command) => self.batches.contains(&command.reference),
+        }
+    }
+}
+
 /// An event to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxEvent {
@@ -179,11 +221,19 @@ pub struct ChangeSet {
 /// Begins transactions.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Begins a transaction for messages of `queue`.
+    /// Begins a transaction for messages of `queue` that waits for locks.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if there is no connection.
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError>;
+    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+        self.begin_with(queue, LockMode::Wait).await
+    }
+
+    /// The same, with another behaviour towards locked rows.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError>;
 
     /// Whether the store is available.
     ///
@@ -223,7 +273,7 @@ pub trait Tx: Send {
     /// Loads the products of the working set and locks them until the end of the transaction, in SKU order, so that two
     /// transactions cannot deadlock. A product is loaded with the batches of its first search ([`BatchSearch::FIRST`]), the
     /// named batches, the named lines and their batches. A product that does not exist is left out.
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError>;
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError>;
 
     /// The stored batches of a product that a search finds, in the order of allocation. The cost grows with the logarithm of
     /// their number.

@@ -42,12 +42,12 @@ pub(super) fn new_attempt(
     policy: &FailurePolicy,
 ) -> NewAttempt {
     let FailureRecord { key, message, generation, failure, took, .. } = failed;
-    let next = decide(failure, before + 1, &policy.retry);
+    let next = decide(failure, before + 1, *generation, &policy.retry);
     let reason = match next {
         RetryDecision::Dead(reason) => reason.as_str(),
-        RetryDecision::Retry(_) | RetryDecision::Wait => "",
+        RetryDecision::Retry(_) | RetryDecision::Postpone(_) | RetryDecision::Wait => "",
     };
-    let attempts = if next == RetryDecision::Wait { before } else { before + 1 };
+    let attempts = if next.was_attempted() { before + 1 } else { before };
     let error_pattern = sanitize(&failure.error_pattern());
     NewAttempt {
         key: key.clone(),

@@ -13,6 +13,11 @@ const OUTAGE_INITIAL: Duration = Duration::from_millis(100);
 /// A server that is available again is detected within about two seconds.
 const OUTAGE_LONGEST: Duration = Duration::from_secs(2);
 
+/// The delay before a message is tried again that needs a row which another session has locked.
+const LOCK_INITIAL: Duration = Duration::from_secs(1);
+/// A lock that was released is noticed within about this time. Many messages may wait for one lock, and each try is a message.
+const LOCK_LONGEST: Duration = Duration::from_secs(10);
+
 /// The delay after messages were returned to their queue once.
 const REQUEUE_INITIAL: Duration = Duration::from_secs(1);
 /// With this delay between two deliveries, a message reaches the delivery limit of its queue only after hours.
@@ -106,6 +111,17 @@ impl RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// The delay of a message that could not be attempted, after it was recorded this number of times.
+    #[must_use]
+    pub fn postponement(&self, recorded: i64) -> Duration {
+        let mut delays = exponential(LOCK_INITIAL, 2.0, self.jitter, LOCK_LONGEST);
+        let mut delay = LOCK_INITIAL;
+        for _ in 0..=recorded.clamp(0, 10) {
+            delay = delays.next_backoff().unwrap_or(LOCK_LONGEST);
+        }
+        delay
+    }
+
     /// The delay after this number of attempts at a deferred notification; `None` if it was retried for long enough. The
     /// delays up to now are added up without their random parts.
     #[must_use]
@@ -169,6 +185,14 @@ mod tests {
         assert!(differ(&|| Some(RetryPolicy::default().delay(1))), "retries");
         assert!(differ(&|| Backoff::after_conflict().next()), "conflicts");
         assert!(differ(&|| Backoff::during_outage().next()), "probes during an outage");
+    }
+
+    #[test]
+    fn a_postponed_message_is_tried_again_within_seconds() {
+        let policy = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
+        let delays =
+            [-1, 0, 1, 2, 3, 4, 100, i64::MAX].map(|recorded| policy.postponement(recorded).as_secs());
+        assert_eq!(delays, [1, 1, 2, 4, 8, 10, 10, 10]);
     }
 
     #[test]

@@ -138,7 +138,8 @@ async fn with_conflict_retry<T>(action: impl AsyncFn() -> Result<T, StoreError>)
     let mut delays = Backoff::after_conflict();
     loop {
         match (action().await, delays.next()) {
-            (Err(StoreError::Conflict(_)), Some(delay)) => tokio::time::sleep(delay).await,
+            (Err(StoreError::AlreadyExists(_)), Some(delay)) => tokio::time::sleep(delay).await,
+            (Err(error), Some(delay)) if error.is_conflict() => tokio::time::sleep(delay).await,
             (outcome, _) => return outcome,
         }
     }

@@ -50,7 +50,7 @@ const DEATH_REASONS: [&str; 4] = ["rejected", "expired", "maxlen", "delivery_lim
 /// How a failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
-    /// Retried immediately, a few times, with jitter; not an attempt.
+    /// Retried immediately, a few times, with jitter, and then after a delay; not an attempt.
     Conflict,
     /// Retried when the server is available; not an attempt.
     Outage,
@@ -71,9 +71,14 @@ pub fn classify(failure: &Failure) -> FailureClass {
         Failure::Store(StoreError::Unavailable(_)) | Failure::Notification(NotifierError::Unavailable(_)) => {
             FailureClass::Outage
         }
-        Failure::Store(StoreError::Conflict(_)) => FailureClass::Conflict,
+        Failure::Store(StoreError::Conflict(_) | StoreError::Locked(_)) => FailureClass::Conflict,
         // A timeout is an attempt only after the store has answered a probe.
-        Failure::Store(StoreError::Failed(_) | StoreError::Timeout(_) | StoreError::CommitUnknown(_))
+        Failure::Store(
+            StoreError::Failed(_)
+            | StoreError::Timeout(_)
+            | StoreError::CommitUnknown(_)
+            | StoreError::AlreadyExists(_),
+        )
         | Failure::Panicked(_)
         | Failure::TimedOut(_) => FailureClass::Retryable(Reason::AttemptsExhausted),
         Failure::Notification(NotifierError::Deferred(_)) => FailureClass::Deferred,
@@ -99,23 +104,22 @@ pub fn classify(failure: &Failure) -> FailureClass {
     }
 }
 
-/// What follows attempt number `attempts`. A conflict that outlasted its immediate retries is an attempt like any other.
+/// What follows attempt number `attempts` of a message that was recorded `recorded` times. Conflicts and outages are no
+/// attempts: no number of them is the last one.
 #[must_use]
-pub fn decide(failure: &Failure, attempts: u32, policy: &RetryPolicy) -> RetryDecision {
+pub fn decide(failure: &Failure, attempts: u32, recorded: i64, policy: &RetryPolicy) -> RetryDecision {
     match classify(failure) {
         FailureClass::Permanent(reason) => RetryDecision::Dead(reason),
         FailureClass::Waiting => RetryDecision::Wait,
+        FailureClass::Conflict | FailureClass::Outage => {
+            RetryDecision::Postpone(policy.postponement(recorded))
+        }
         FailureClass::Deferred => match policy.deferred_delay(attempts) {
             Some(delay) => RetryDecision::Retry(delay),
             None => RetryDecision::Dead(Reason::AttemptsExhausted),
         },
         FailureClass::Retryable(reason) if attempts >= policy.max_attempts => RetryDecision::Dead(reason),
-        FailureClass::Conflict | FailureClass::Outage if attempts >= policy.max_attempts => {
-            RetryDecision::Dead(Reason::AttemptsExhausted)
-        }
-        FailureClass::Retryable(_) | FailureClass::Conflict | FailureClass::Outage => {
-            RetryDecision::Retry(policy.delay(attempts))
-        }
+        FailureClass::Retryable(_) => RetryDecision::Retry(policy.delay(attempts)),
     }
 }
 
@@ -183,7 +187,9 @@ mod tests {
             DecodeError::TooLarge { part: "body", size: 2, limit: 1, setting: "limits.body_bytes" };
         let table = [
             (store(StoreError::Conflict), FailureClass::Conflict),
+            (store(StoreError::Locked), FailureClass::Conflict),
             (store(StoreError::Unavailable), FailureClass::Outage),
+            (store(StoreError::AlreadyExists), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::Failed), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::Timeout), FailureClass::Retryable(Reason::AttemptsExhausted)),
             (store(StoreError::CommitUnknown), FailureClass::Retryable(Reason::AttemptsExhausted)),
@@ -221,29 +227,14 @@ mod tests {
     fn after_the_last_attempt_a_message_is_dead() {
         let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
         let panicked = Failure::Panicked(String::new());
-        assert!(matches!(decide(&panicked, 2, &policy), RetryDecision::Retry(_)));
-        assert_eq!(decide(&panicked, 3, &policy), RetryDecision::Dead(Reason::AttemptsExhausted));
+        assert!(matches!(decide(&panicked, 2, 1, &policy), RetryDecision::Retry(_)));
+        assert_eq!(decide(&panicked, 3, 2, &policy), RetryDecision::Dead(Reason::AttemptsExhausted));
         assert_eq!(
-            decide(&Failure::BodyMismatch, 1, &policy),
+            decide(&Failure::BodyMismatch, 1, 0, &policy),
             RetryDecision::Dead(Reason::MessageIdConflict)
         );
-        for lasting in [store(StoreError::Conflict), store(StoreError::Unavailable)] {
-            assert!(matches!(decide(&lasting, 2, &policy), RetryDecision::Retry(_)), "{lasting}");
-            assert_eq!(
-                decide(&lasting, 3, &policy),
-                RetryDecision::Dead(Reason::AttemptsExhausted),
-                "{lasting}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_conflict_that_outlasts_every_attempt_is_dead() {
-        let policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
-        let conflict = store(StoreError::Conflict);
-        assert!(matches!(decide(&conflict, 2, &policy), RetryDecision::Retry(_)));
-        for attempts in [3, 4] {
-            assert_eq!(decide(&conflict, attempts, &policy), RetryDecision::Dead(Reason::AttemptsExhausted));
+        for lasting in [StoreError::Conflict, StoreError::Locked, StoreError::Unavailable] {
+            assert!(matches!(decide(&store(lasting), 3, 2, &policy), RetryDecision::Postpone(_)));
         }
     }
 

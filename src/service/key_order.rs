@@ -83,9 +83,9 @@ impl FailedKeys {
                 let Some(key) = checked.received.ordering_key() else { return };
                 let attempts = checked.order.own.map_or(0, |own| own.attempts);
                 let position = position(&checked.order);
-                match decide(failure, attempts + 1, &policy.retry) {
+                match decide(failure, attempts + 1, checked.generation, &policy.retry) {
                     RetryDecision::Dead(_) => self.dead.entry(key).or_default().push((index, position)),
-                    RetryDecision::Retry(_) => {
+                    RetryDecision::Retry(_) | RetryDecision::Postpone(_) => {
                         let first = self.open.entry(key).or_insert(position);
                         *first = position.min(*first);
                     }

@@ -2,20 +2,23 @@
 
 use crate::{
     domain::{BatchRef, BatchSearch, Quantity, Sku},
-    ports::{error::StoreError, store::WorkingSet},
+    ports::{
+        error::StoreError,
+        store::{LoadedProducts, LockedRows, WorkingSet},
+    },
 };
 
 use super::unit_of_work::UnitOfWork;
 
 impl UnitOfWork {
-    /// Loads and locks what commands need.
-    pub(super) async fn load(&mut self, working_set: &WorkingSet) -> Result<(), StoreError> {
+    /// Loads and locks what commands need, and returns what another session has locked.
+    pub(super) async fn load(&mut self, working_set: &WorkingSet) -> Result<LockedRows, StoreError> {
         if *working_set == WorkingSet::default() {
-            return Ok(());
+            return Ok(LockedRows::default());
         }
-        let products = self.tx.load_products(working_set).await?;
+        let LoadedProducts { products, locked } = self.tx.load_products(working_set).await?;
         self.products.extend(products.into_iter().map(|product| (product.sku().clone(), product)));
-        Ok(())
+        Ok(locked)
     }
 
     /// Loads batches of a product until the first one that a line of `quantity` fits into is known.

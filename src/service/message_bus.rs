@@ -72,7 +72,7 @@ impl MessageBus {
     ) -> Result<(), HandleError> {
         crash_loop::record_starts(&*self.store, queue, group).await?;
         for run in message_check::runs(group) {
-            self.processor.handle(queue, &mut group[run], false).await?;
+            self.processor.handle(queue, &mut group[run]).await?;
         }
         Ok(())
     }
@@ -82,7 +82,7 @@ impl MessageBus {
 impl BatchHandler for MessageBus {
     async fn handle(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
         match self.reverted.write(&*self.store).await {
-            Ok(()) | Err(StoreError::Conflict(_)) => {} // After a conflict the next call writes them.
+            Ok(()) | Err(StoreError::Conflict(_) | StoreError::Locked(_)) => {} // After a conflict the next call writes them.
             Err(error) => return Err(error.into()),
         }
         // In the order of arrival: commands about one line or batch must not overtake each other.

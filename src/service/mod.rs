@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod batch_handler;
 mod bisect;
 pub mod body;
+mod contention;
 mod crash_loop;
 pub mod decode;
 pub mod decode_error;

@@ -18,7 +18,7 @@ use crate::{
         error::NotifierError,
         notifier::Notifier,
         queue::QueueName,
-        store::Store,
+        store::{LockMode, Store},
     },
 };
 
@@ -90,7 +90,7 @@ impl NotificationHandler {
         queue: QueueName,
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
-        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::Wait).await?;
         let processed = self.process(&mut uow, batch).await;
         uow.finish(processed).await
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::ports::{
+    error::StoreError,
     queue::QueueName,
-    store::{Store, WorkingSet},
+    store::{LockMode, LockedRows, Store, WorkingSet},
 };
 
 use super::{
@@ -40,8 +41,9 @@ impl CommandProcessor {
         &self,
         queue: QueueName,
         batch: &[&ReceivedMessage],
+        locks: LockMode,
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
-        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue, locks).await?;
         let processed = self.process(&mut uow, batch).await;
         uow.finish(processed).await
     }
@@ -52,7 +54,7 @@ impl CommandProcessor {
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
-        uow.load(&working_set(&checked)).await?;
+        let locked = uow.load(&working_set(&checked)).await?;
         let mut processed = Vec::with_capacity(batch.len());
         let mut failed_keys = FailedKeys::default();
         for (index, checked) in checked.into_iter().enumerate() {
@@ -61,6 +63,10 @@ impl CommandProcessor {
                 Remaining::Handle(envelope) if failed_keys.hold(envelope, &checked.order) => {
                     uow.forget(&envelope.key);
                     key_order::must_wait()
+                }
+                Remaining::Handle(envelope) if needs(envelope, &locked) => {
+                    uow.forget(&envelope.key);
+                    Step::failed(StoreError::Locked("the product is locked".into()))
                 }
                 Remaining::Handle(envelope) => self.handle(uow, envelope).await?,
             };
@@ -82,6 +88,11 @@ impl CommandProcessor {
         message_check::end(uow, envelope, &step);
         Ok(step)
     }
+}
+
+/// Whether a command needs a row that another session has locked.
+fn needs(envelope: &Envelope, locked: &LockedRows) -> bool {
+    matches!(&envelope.content, Content::Command(command) if locked.include(command))
 }
 
 fn working_set(checked: &[CheckedMessage<'_>]) -> WorkingSet {

@@ -79,6 +79,11 @@ impl ReceivedMessage {
         !self.awaited || matches!(failure, Failure::Waiting)
     }
 
+    /// Messages with the same partition key are handled by one partition; none if it cannot be decoded.
+    pub(super) fn partition_key(&self) -> Option<&str> {
+        self.decoded.as_ref().ok().map(|envelope| envelope.content.partition_key())
+    }
+
     /// The line or the batch that it is about; none if it is no command that can be decoded.
     pub(super) fn ordering_key(&self) -> Option<OrderingKey> {
         self.decoded.as_ref().ok().and_then(|envelope| envelope.content.ordering_key())

@@ -6,14 +6,15 @@ use crate::ports::{
     answered::{MissingAnswers, Slots},
     error::{NotifierError, StoreError},
     queue::QueueName,
-    store::Store,
+    store::{LockMode, Store},
 };
 
 use super::{
     attempt::FailureRecord,
     backoff::Backoff,
     batch_handler::HandleError,
-    failure::Failure,
+    failure::{Failure, FailureClass, classify},
+    key_order,
     message_check::{self, MessageCheck},
     outcome::{CommandOutcome, Step},
     policy::FailurePolicy,
@@ -82,6 +83,10 @@ fn failure_record(
     let (key, message) = (received.failed_message_key(), &received.message);
     let ordering_key = received.ordering_key();
     FailureRecord { index, key, message, ordering_key, generation, overtaken_by: None, failure, took }
+}
+
+fn is_permanent(failure: &Failure) -> bool {
+    matches!(classify(failure), FailureClass::Permanent(_))
 }
 
 /// Records failures in transactions of their own.
@@ -161,7 +166,7 @@ impl FailureRecorder {
         error: StoreError,
     ) -> Result<CommandOutcome, StoreError> {
         let record = failure_record(0, received, 0, error.into());
-        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::Wait).await?;
         let decision = uow.record_in_ascii(&record, &self.policy);
         uow.commit().await?;
         Ok(CommandOutcome::Recorded(record.failure, decision))
@@ -173,7 +178,7 @@ impl FailureRecorder {
         received: &ReceivedMessage,
         failed: &HandlingFailure,
     ) -> Result<CommandOutcome, QueryError> {
-        let mut uow = UnitOfWork::begin(&*self.store, queue).await?;
+        let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::Wait).await?;
         let checked = message_check::check_one(&mut uow, received).await?;
         checked.clear_starts(&mut uow);
         match checked.check {
@@ -188,7 +193,11 @@ impl FailureRecorder {
             }
             MessageCheck::CopyOf(_) | MessageCheck::BodyMismatch | MessageCheck::Invalid(_) => {}
         }
-        let step = Step::Failed(failed.failure.clone(), failed.took);
+        let must_wait = matches!(checked.check, MessageCheck::Behind(_)) && !is_permanent(&failed.failure);
+        let step = match must_wait {
+            true => key_order::must_wait(),
+            false => Step::Failed(failed.failure.clone(), failed.took),
+        };
         let processed = Processed { received, generation: checked.generation, step, overtaken_by: None };
         let outcome = record_one(&mut uow, &self.policy, processed).await?;
         uow.commit().await?;

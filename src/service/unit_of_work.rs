@@ -19,8 +19,8 @@ use crate::{
         error::StoreError,
         queue::{QueueName, RetryMark},
         store::{
-            ChangeSet, InboxCheck, OrderCheck, OrderedMessage, OutboxEvent, Overtaking, ReadModelRow,
-            ReadModelState, RetryCheck, Store, Tx,
+            ChangeSet, InboxCheck, LockMode, OrderCheck, OrderedMessage, OutboxEvent, Overtaking,
+            ReadModelRow, ReadModelState, RetryCheck, Store, Tx,
         },
     },
 };
@@ -71,7 +71,7 @@ pub(super) enum UnitOfWorkError {
 }
 
 /// A failure that one of the messages, or the store, caused.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HandlingFailure {
     pub(super) failure: Failure,
     /// How long the handler that failed had taken, if it was a handler.
@@ -128,9 +128,9 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if none can be had now.
-    pub async fn begin(store: &dyn Store, queue: QueueName) -> Result<Self, StoreError> {
+    pub async fn begin(store: &dyn Store, queue: QueueName, locks: LockMode) -> Result<Self, StoreError> {
         Ok(Self {
-            tx: store.begin(queue).await?,
+            tx: store.begin_with(queue, locks).await?,
             queue,
             products: HashMap::new(),
             touched: Vec::new(),

@@ -3,6 +3,7 @@
 mod connections;
 mod deployment_roles;
 mod encoding;
+mod locks;
 mod maintenance;
 mod migration_locks;
 mod namespaces;

@@ -106,7 +106,7 @@ async fn commit(tx: Box<dyn Tx>, product: Product) -> Result<(), StoreError> {
 }
 
 async fn load(tx: &mut Box<dyn Tx>, working_set: &WorkingSet) -> Product {
-    let mut products = tx.load_products(working_set).await.unwrap();
+    let mut products = tx.load_products(working_set).await.unwrap().products;
     assert_eq!(products.len(), 1);
     products.remove(0)
 }
@@ -244,7 +244,7 @@ async fn a_batch_reference_of_another_product_is_a_conflict(store: AnyStore) {
     let mut other = Product::new(Sku::new("OTHER-STOOL").unwrap());
     other.add_batch(batch("b1", 10)).unwrap();
     let outcome = commit(begin(&store).await, other).await;
-    assert!(matches!(outcome, Err(StoreError::Conflict(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(StoreError::AlreadyExists(_))), "{outcome:?}");
 }
 
 async fn waiting_lines_are_loaded_as_far_as_the_stock_suffices(store: AnyStore) {

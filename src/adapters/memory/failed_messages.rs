@@ -129,7 +129,7 @@ impl Row {
 
 fn due_at(attempt: &NewAttempt) -> Option<Instant> {
     match attempt.next {
-        RetryDecision::Retry(delay) => Some(Instant::now() + delay),
+        RetryDecision::Retry(delay) | RetryDecision::Postpone(delay) => Some(Instant::now() + delay),
         RetryDecision::Dead(_) | RetryDecision::Wait => None,
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::ports::{
     error::StoreError,
     queue::QueueName,
-    store::{Store, Tx},
+    store::{LockMode, Store, Tx},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+    async fn begin_with(&self, queue: QueueName, _locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
         let state = self.state().await;
         Ok(Box::new(MemoryTx::new(state, queue, self.committed.clone())))
     }

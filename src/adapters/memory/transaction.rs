@@ -18,8 +18,8 @@ use crate::{
         error::StoreError,
         queue::{QueueName, RetryMark},
         store::{
-            ChangeSet, InboxCheck, OrderCheck, OrderedMessage, OutboxEvent, ReadModelState, RetryCheck, Tx,
-            WorkingSet,
+            ChangeSet, InboxCheck, LoadedProducts, OrderCheck, OrderedMessage, OutboxEvent, ReadModelState,
+            RetryCheck, Tx, WorkingSet,
         },
     },
 };
@@ -70,7 +70,7 @@ impl Tx for MemoryTx {
         Ok(keys.iter().map(|key| self.state.failed_messages.count_attempts(self.queue, key)).collect())
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
         let named = |stored: &StoredProduct| {
             working_set.batches.iter().any(|name| stored.batches.get(name).is_some())
         };
@@ -93,7 +93,7 @@ impl Tx for MemoryTx {
             product.attach_found(&BatchSearch::FIRST, found(stored, &BatchSearch::FIRST));
             products.push(product);
         }
-        Ok(products)
+        Ok(LoadedProducts { products, ..LoadedProducts::default() })
     }
 
     async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
@@ -231,7 +231,7 @@ impl MemoryState {
                 return Err(StoreError::Conflict(conflict.into()));
             }
             if let Some(batch) = product.changes().new_batches.iter().find(|batch| taken(&batch.reference)) {
-                return Err(StoreError::Conflict(format!("batch {} exists", batch.reference).into()));
+                return Err(StoreError::AlreadyExists(format!("batch {} exists", batch.reference).into()));
             }
         }
         Ok(())

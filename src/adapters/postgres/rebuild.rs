@@ -65,7 +65,7 @@ impl PgReadModel {
     async fn repair_through_conflicts(&self, keys: &[LineKey]) -> Result<u64, StoreError> {
         for _ in 1..LOCK_ATTEMPTS {
             match self.repair(keys).await {
-                Err(StoreError::Conflict(_)) => {} // After `lock_timeout`, so there is no further delay.
+                Err(error) if error.is_conflict() => {} // After `lock_timeout`, so there is no further delay.
                 outcome => return outcome,
             }
         }

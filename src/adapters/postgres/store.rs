@@ -8,7 +8,10 @@ use crate::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
+        store::{
+            ChangeSet, InboxCheck, LoadedProducts, LockMode, OrderCheck, OrderedMessage, RetryCheck, Store,
+            Tx, WorkingSet,
+        },
     },
 };
 use async_trait::async_trait;
@@ -33,13 +36,10 @@ impl PgStore {
 
 #[async_trait]
 impl Store for PgStore {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let mut session = PooledSession::begin(&self.pool, self.timeout).await?;
-        if queue == QueueName::Notifications {
-            // A mail server may take longer than other transactions may rest.
-            session.statement("set local idle_in_transaction_session_timeout = '5min'").await?;
-        }
-        Ok(Box::new(PgTx { session, queue: queue.as_str(), commit_signal: self.commit_signal.clone() }))
+    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
+        let session = PooledSession::begin_with(&self.pool, self.timeout, settings(queue, locks)).await?;
+        let commit_signal = self.commit_signal.clone();
+        Ok(Box::new(PgTx { session, queue: queue.as_str(), locks, commit_signal }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -77,9 +77,20 @@ impl Store for PgStore {
 /// Rows of the read model or the outbox that one statement writes: as [`products::write`] does with lines.
 const ROWS_AT_ONCE: usize = 5_000;
 
+/// The settings of a transaction, in one request with its begin.
+fn settings(queue: QueueName, locks: LockMode) -> &'static str {
+    match (queue, locks) {
+        // A mail server may take longer than other transactions may rest.
+        (QueueName::Notifications, _) => "set local idle_in_transaction_session_timeout = '5min'",
+        (QueueName::Orders | QueueName::Stock, LockMode::Wait) => "set local lock_timeout = '1s'",
+        (QueueName::Orders | QueueName::Stock, LockMode::Skip) => "set local lock_timeout = '50ms'",
+    }
+}
+
 struct PgTx {
     session: PooledSession,
     queue: &'static str,
+    locks: LockMode,
     commit_signal: Arc<CommitSignal>,
 }
 
@@ -143,8 +154,9 @@ impl Tx for PgTx {
             .await
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
-        self.session.run(async |connection| products::load(connection, working_set).await).await
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
+        let locks = self.locks;
+        self.session.run(async |connection| products::load(connection, working_set, locks).await).await
     }
 
     async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {

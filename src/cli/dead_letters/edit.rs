@@ -96,7 +96,9 @@ fn report(edited: Result<ActionResult, EditError>, kind: &str, json: bool) -> an
             let text = format!("{unchanged}; the message was not retried");
             print_report(0, 1, &text, json).map(|_| ExitStatus::Incomplete)
         }
-        Err(EditError::Store(StoreError::Conflict(_))) => {
+        Err(EditError::Store(error))
+            if error.is_conflict() || matches!(error, StoreError::AlreadyExists(_)) =>
+        {
             output::error(
                 "another failed message has this id, type and body, or this one is being handled; nothing was changed",
             );

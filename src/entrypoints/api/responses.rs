@@ -52,9 +52,7 @@ fn failed(failure: &Failure) -> Response {
         }
         Failure::Store(_) | Failure::TimedOut(_) | Failure::Waiting => {
             log(failure);
-            return retry_later(
-                "The command was not processed because of a temporary conflict. Retry the request",
-            );
+            return not_processed();
         }
         Failure::Notification(_)
         | Failure::Panicked(_)
@@ -82,6 +80,11 @@ pub(super) fn body_not_read(error: BodyError, limit: usize) -> Response {
             "Too many large requests are being processed. The command was not processed; retry the request",
         ),
     }
+}
+
+/// Another transaction prevented the command.
+fn not_processed() -> Response {
+    retry_later("The command was not processed because of a temporary conflict. Retry the request")
 }
 
 /// The log has the whole chain of an error, the response has not.
@@ -132,10 +135,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_response_contains_no_cause_of_a_failure() {
-        let stores: [fn(Cause) -> StoreError; 6] = [
+        let stores: [fn(Cause) -> StoreError; 8] = [
             StoreError::Unavailable,
             StoreError::Timeout,
             StoreError::Conflict,
+            StoreError::AlreadyExists,
+            StoreError::Locked,
             StoreError::InvalidData,
             StoreError::CommitUnknown,
             StoreError::Failed,

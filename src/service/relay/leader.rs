@@ -102,7 +102,9 @@ impl Relay {
                 Ok(CycleResult::Idle(at_most)) => self.wait(at_most, stop).await,
                 Ok(CycleResult::Progress) => delays = Backoff::during_outage(),
                 // In a conflict another transaction has locked a row: the session is intact.
-                Ok(CycleResult::Stalled) | Err(StoreError::Conflict(_)) => pause(delays.next(), stop).await,
+                Ok(CycleResult::Stalled) | Err(StoreError::Conflict(_) | StoreError::Locked(_)) => {
+                    pause(delays.next(), stop).await;
+                }
                 Err(error) => {
                     warn!(error = error_text(&error), "relay lost leadership");
                     return;

@@ -61,7 +61,7 @@ async fn a_product_is_found_by_any_of_its_batches() {
     for (batch, product) in [("b-1", "LAMP"), ("b-2", "LAMP"), ("b-3", "VASE")] {
         let mut tx = store.begin(QueueName::Stock).await.unwrap();
         let working_set = WorkingSet { batches: [reference(batch)].into(), ..WorkingSet::default() };
-        let found = tx.load_products(&working_set).await.unwrap();
+        let found = tx.load_products(&working_set).await.unwrap().products;
         tx.rollback().await;
         let [found] = &found[..] else { panic!("{found:?}") };
         assert_eq!(found.sku().as_str(), product);
@@ -122,7 +122,7 @@ async fn after_an_error_nothing_is_stored() {
     commit(&*store, vec![product_with("LAMP", "b-1")]).await.unwrap();
     let good_and_bad = vec![product_with("STOOL", "b-2"), product_with("VASE", "b-1")];
     let failed = commit(&*store, good_and_bad).await;
-    assert!(matches!(failed, Err(StoreError::Conflict(_))), "{failed:?}");
+    assert!(matches!(failed, Err(StoreError::AlreadyExists(_))), "{failed:?}");
     assert_eq!(rows(&system).await, 3);
     close(system).await;
 }

@@ -22,7 +22,10 @@ use allocation::{
         error::{BrokerError, StoreError},
         outbox::{LeaderSession, Outbox, Retention},
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, RetryMark, Subscription},
-        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
+        store::{
+            ChangeSet, InboxCheck, LoadedProducts, LockMode, OrderCheck, OrderedMessage, RetryCheck, Store,
+            Tx, WorkingSet,
+        },
     },
     service::{
         availability::{AvailabilityLog, Dependencies},
@@ -100,9 +103,9 @@ impl<T> FaultyPort<T> {
 
 #[async_trait]
 impl<S: Store> Store for FaultyPort<S> {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        let inner = self.inner.begin(queue).await?;
+        let inner = self.inner.begin_with(queue, locks).await?;
         Ok(Box::new(FaultyPort {
             inner,
             fault: self.fault,
@@ -146,7 +149,7 @@ impl Tx for FaultyPort<Box<dyn Tx>> {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
         if working_set.skus.iter().any(|sku| sku.as_str() == CRASHING_SKU) {
             self.die_if(Fault::DiesLoading);
             assert!(self.fault != Fault::PartitionPanics, "the partition panics");

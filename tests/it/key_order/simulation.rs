@@ -16,7 +16,10 @@ use allocation::{
         failed_messages::DueRetry,
         outbox::{LeaderSession, Outbox as _},
         queue::{Message, QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
+        store::{
+            ChangeSet, InboxCheck, LoadedProducts, LockMode, OrderCheck, OrderedMessage, RetryCheck, Store,
+            Tx, WorkingSet,
+        },
     },
     service::{message_bus::MessageBus, received::ReceivedMessage},
 };
@@ -83,8 +86,8 @@ struct FailingStore {
 
 #[async_trait]
 impl Store for FailingStore {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
-        let inner = self.memory.begin(queue).await?;
+    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
+        let inner = self.memory.begin_with(queue, locks).await?;
         Ok(Box::new(FailingTx { inner, store: self.clone(), ids: Vec::new() }))
     }
 
@@ -134,7 +137,7 @@ impl Tx for FailingTx {
         self.inner.failed_attempts(keys).await
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
         {
             let failures = self.store.failures.lock().unwrap();
             if self.ids.iter().any(|id| failures.get(id).is_some_and(|left| *left > 0)) {
@@ -179,7 +182,7 @@ impl Tx for FailingTx {
         let mut failures = self.store.failures.lock().unwrap();
         for (_, attempt) in &recorded.failures[*seen..] {
             if let Some(left) = attempt.key.message_id.as_ref().and_then(|id| failures.get_mut(id))
-                && attempt.next != RetryDecision::Wait
+                && attempt.next.was_attempted()
             {
                 *left = left.saturating_sub(1);
             }

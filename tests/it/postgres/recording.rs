@@ -85,7 +85,9 @@ async fn a_further_failure_is_recorded_if_its_copy_is_current_or_a_sender_sent_i
                     (true, RetryDecision::Retry(_)) => {
                         another_attempt(&before.columns(), "retrying", None, Some("in 3600 s"))
                     }
-                    (true, RetryDecision::Wait) => unreachable!("the test records no such message"),
+                    (true, RetryDecision::Postpone(_) | RetryDecision::Wait) => {
+                        unreachable!("the test has none")
+                    }
                     (true, RetryDecision::Dead(_)) => {
                         another_attempt(&before.columns(), "dead", Some("crash_loop"), None)
                     }

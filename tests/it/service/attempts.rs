@@ -64,26 +64,6 @@ async fn a_timeout_is_an_attempt_only_if_the_database_is_available() {
     assert_eq!(store.failures().len(), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_conflict_is_retried_and_is_an_attempt_only_if_it_persists() {
-    let store = ScriptedStore::default();
-    store.set_next_replies(Call::Commit, vec![Reply::Fails(conflict()); 6]);
-    assert_eq!(
-        names(&bus(&store).handle_all(ORDERS, &mut [batch("m1", "LAMP")]).await.unwrap()),
-        ["handled"]
-    );
-    assert_eq!(store.failures(), []);
-    for (attempt, then) in [(1, "retry"), (2, "retry"), (3, "dead")] {
-        store.set_next_replies(Call::Commit, vec![Reply::Fails(conflict()); 7]);
-        let message = after_failures(&store, batch("m2", "LAMP"), i64::from(attempt) - 1);
-        let outcomes = bus(&store).handle_all(ORDERS, &mut [message]).await.unwrap();
-        assert_eq!(names(&outcomes), [then], "attempt {attempt}");
-        assert_eq!(store.failures().last().unwrap().attempts, attempt);
-    }
-    let last = store.failures().pop().unwrap();
-    assert_eq!(last.next, RetryDecision::Dead(Reason::AttemptsExhausted));
-}
-
 /// The client sends the command again; a recorded retry would handle it a second time.
 #[tokio::test]
 async fn a_failure_is_reported_to_a_waiting_sender_and_not_recorded() {

@@ -133,6 +133,7 @@ pub(crate) fn names(outcomes: &[CommandOutcome]) -> Vec<&'static str> {
         CommandOutcome::Duplicate => "duplicate",
         CommandOutcome::Recorded(_, RetryDecision::Retry(_)) => "retry",
         CommandOutcome::Recorded(_, RetryDecision::Dead(_)) => "dead",
+        CommandOutcome::Recorded(_, RetryDecision::Postpone(_)) => "postponed",
         CommandOutcome::Recorded(_, RetryDecision::Wait) => "waits",
         CommandOutcome::Reported(_) => "reported",
         CommandOutcome::Unknown => "unknown",

@@ -26,7 +26,7 @@ async fn record_one(
 ) -> Result<(), sqlx::Error> {
     let status = Status::from(failure.next);
     let delay = match failure.next {
-        RetryDecision::Retry(delay) => Some(delay.as_secs_f64()),
+        RetryDecision::Retry(delay) | RetryDecision::Postpone(delay) => Some(delay.as_secs_f64()),
         RetryDecision::Dead(_) | RetryDecision::Wait => None,
     };
     let attempts = i32::try_from(failure.attempts).unwrap_or(i32::MAX);
@@ -48,7 +48,7 @@ async fn record_one(
              returning id, generation
          )
          insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
-         select id, generation, $13, $16, $17, $10, $18 from recorded where $8 <> 'waiting'",
+         select id, generation, $13, $16, $17, $10, $18 from recorded where $21",
         queue,
         failure.key.message_id.as_deref(),
         &failure.key.body_hash.0[..],
@@ -69,6 +69,7 @@ async fn record_one(
         &failure.chain,
         failure.ordering_key.as_ref().map(OrderingKey::as_str),
         failure.overtaken_by.as_deref(),
+        failure.next.was_attempted(),
     )
     .execute(connection)
     .await?;

@@ -7,12 +7,16 @@ use sqlx::PgConnection;
 use crate::{
     domain::{BatchRef, Line, OrderId, Product, Sku},
     pg::PooledSession,
-    ports::{error::StoreError, store::WorkingSet},
+    ports::{
+        error::StoreError,
+        store::{LoadedProducts, LockMode, LockedRows, WorkingSet},
+    },
 };
 
 use super::{
     batches,
     convert::{decode, integer, line_from_row},
+    lock,
 };
 
 /// Lines that are attached without a pause.
@@ -22,13 +26,21 @@ const LINES_AT_ONCE: usize = 500;
 pub(in crate::adapters::postgres) async fn load(
     connection: &mut PgConnection,
     working_set: &WorkingSet,
-) -> Result<Vec<Product>, sqlx::Error> {
+    locks: LockMode,
+) -> Result<LoadedProducts, sqlx::Error> {
+    let named = skus_of_batches(connection, &working_set.batches).await?;
     let mut skus: BTreeSet<_> = working_set.skus.iter().map(|sku| sku.as_str().to_owned()).collect();
-    if !working_set.batches.is_empty() {
-        skus.extend(skus_of_batches(connection, &working_set.batches).await?);
-    }
+    skus.extend(named.iter().map(|(_, sku)| sku.clone()));
     let skus: Vec<_> = skus.into_iter().collect();
-    let mut products = lock(connection, &skus).await?;
+    let mut products = match locks {
+        LockMode::Wait => lock::wait(connection, &skus).await?,
+        LockMode::Skip => lock::skip(connection, &skus).await?,
+    };
+    let locked = if locks == LockMode::Skip && products.len() < skus.len() {
+        locked_rows(lock::existing(connection, &skus).await?, &products, named)?
+    } else {
+        LockedRows::default()
+    };
     let mut references: BTreeSet<_> = working_set.batches.iter().map(BatchRef::to_string).collect();
     for (sku, orderid, line) in lines(connection, &working_set.lines).await? {
         references.extend(line.batch.as_ref().map(BatchRef::to_string));
@@ -37,41 +49,34 @@ pub(in crate::adapters::postgres) async fn load(
         }
     }
     batches::attach(connection, &mut products, &references.into_iter().collect::<Vec<_>>()).await?;
-    Ok(products.into_values().collect())
+    Ok(LoadedProducts { products: products.into_values().collect(), locked })
 }
 
+/// The products that exist and were not loaded, and the named batches that belong to them.
+fn locked_rows(
+    existing: Vec<String>,
+    loaded: &HashMap<String, Product>,
+    named: Vec<(String, String)>,
+) -> Result<LockedRows, sqlx::Error> {
+    let locked: BTreeSet<_> = existing.into_iter().filter(|sku| !loaded.contains_key(sku)).collect();
+    let batches = named.into_iter().filter(|(_, sku)| locked.contains(sku));
+    let batches: Result<_, _> = batches.map(|(reference, _)| decode(BatchRef::new(&reference))).collect();
+    let skus: Result<_, _> = locked.iter().map(|sku| decode(Sku::new(sku))).collect();
+    Ok(LockedRows { skus: skus?, batches: batches? })
+}
+
+/// The batches that exist, each with its SKU.
 async fn skus_of_batches(
     connection: &mut PgConnection,
     references: &BTreeSet<BatchRef>,
-) -> Result<Vec<String>, sqlx::Error> {
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    if references.is_empty() {
+        return Ok(Vec::new());
+    }
     let references: Vec<_> = references.iter().map(BatchRef::as_str).collect();
-    sqlx::query_scalar!("select sku from batches where ref = any($1)", &references as &[&str])
-        .fetch_all(connection)
-        .await
-}
-
-/// Locks the products in SKU order, so that two transactions cannot deadlock.
-async fn lock(
-    connection: &mut PgConnection,
-    skus: &[String],
-) -> Result<HashMap<String, Product>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "select sku, version, event_sequence, last_place, backordered
-         from products where sku = any($1) order by sku for no key update",
-        skus,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let sku = decode(Sku::new(&row.sku))?;
-            let backordered = decode(u64::try_from(row.backordered))?;
-            Ok((
-                row.sku,
-                Product::from_stored(sku, row.version, row.event_sequence, row.last_place, backordered),
-            ))
-        })
-        .collect()
+    let rows =
+        sqlx::query!("select ref as reference, sku from batches where ref = any($1)", &references as &[&str]);
+    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| (row.reference, row.sku)).collect())
 }
 
 async fn lines(

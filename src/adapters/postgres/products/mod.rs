@@ -3,6 +3,7 @@
 mod batches;
 mod convert;
 mod load;
+mod lock;
 mod write;
 
 pub(super) use batches::search;

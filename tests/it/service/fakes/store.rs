@@ -1,8 +1,9 @@
 //! A store with scripted replies; it calls the store in memory.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use allocation::{
@@ -11,7 +12,10 @@ use allocation::{
     ports::{
         error::StoreError,
         queue::{QueueName, RetryMark},
-        store::{ChangeSet, InboxCheck, OrderCheck, OrderedMessage, RetryCheck, Store, Tx, WorkingSet},
+        store::{
+            ChangeSet, InboxCheck, LoadedProducts, LockMode, LockedRows, OrderCheck, OrderedMessage,
+            RetryCheck, Store, Tx, WorkingSet,
+        },
     },
 };
 use async_trait::async_trait;
@@ -84,6 +88,9 @@ struct Script {
     next_replies: HashMap<Call, VecDeque<Reply>>,
     replies: HashMap<Call, Reply>,
     load_replies: HashMap<String, Reply>,
+    /// The products that another session has locked, and those of which it has locked other rows.
+    locked: HashSet<String>,
+    rows_locked: HashSet<String>,
     retry_checks: HashMap<RetryMark, RetryCheck>,
     calls: Vec<Call>,
     commits: Vec<Committed>,
@@ -149,6 +156,16 @@ impl ScriptedStore {
         }
     }
 
+    /// Another session has locked exactly these products.
+    pub(crate) fn set_locked(&self, skus: &[&str]) {
+        self.script().locked = skus.iter().map(ToString::to_string).collect();
+    }
+
+    /// Another session has locked rows of exactly these products, but not the products.
+    pub(crate) fn set_rows_locked(&self, skus: &[&str]) {
+        self.script().rows_locked = skus.iter().map(ToString::to_string).collect();
+    }
+
     async fn reply_to(&self, call: Call) -> Result<After, StoreError> {
         let reply = {
             let mut script = self.script();
@@ -176,9 +193,10 @@ async fn execute(reply: Option<Reply>) -> Result<After, StoreError> {
 
 #[async_trait]
 impl Store for ScriptedStore {
-    async fn begin(&self, queue: QueueName) -> Result<Box<dyn Tx>, StoreError> {
+    async fn begin_with(&self, queue: QueueName, locks: LockMode) -> Result<Box<dyn Tx>, StoreError> {
         self.reply_to(Call::Begin).await?;
-        Ok(Box::new(ScriptedTx { inner: self.memory.begin(queue).await?, store: self.clone() }))
+        let inner = self.memory.begin_with(queue, locks).await?;
+        Ok(Box::new(ScriptedTx { inner, locks, store: self.clone() }))
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -203,7 +221,15 @@ impl Store for ScriptedStore {
 
 struct ScriptedTx {
     inner: Box<dyn Tx>,
+    locks: LockMode,
     store: ScriptedStore,
+}
+
+/// Waits for a lock in vain.
+async fn lock_timeout<T>(locks: LockMode) -> Result<T, StoreError> {
+    let timeout = if locks == LockMode::Wait { 1000 } else { 50 };
+    tokio::time::sleep(Duration::from_millis(timeout)).await;
+    Err(StoreError::Locked("lock timeout".into()))
 }
 
 fn texts(ids: &[Arc<str>]) -> Vec<String> {
@@ -234,14 +260,22 @@ impl Tx for ScriptedTx {
         after.apply(self.inner.failed_attempts(keys).await?)
     }
 
-    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<Vec<Product>, StoreError> {
+    async fn load_products(&mut self, working_set: &WorkingSet) -> Result<LoadedProducts, StoreError> {
         self.store.reply_to(Call::Load).await?;
         let of_sku = {
             let script = self.store.script();
             working_set.skus.iter().find_map(|sku| script.load_replies.get(sku.as_str()).cloned())
         };
         execute(of_sku).await?;
-        self.inner.load_products(working_set).await
+        let mut working_set = working_set.clone();
+        let is_locked = |sku: &Sku| self.store.script().locked.contains(sku.as_str());
+        let locked: BTreeSet<_> = working_set.skus.extract_if(.., |sku| is_locked(sku)).collect();
+        if !locked.is_empty() && self.locks != LockMode::Skip {
+            return lock_timeout(self.locks).await;
+        }
+        let mut loaded = self.inner.load_products(&working_set).await?;
+        loaded.locked = LockedRows { skus: locked, ..LockedRows::default() };
+        Ok(loaded)
     }
 
     async fn search_batches(&mut self, sku: &Sku, search: &BatchSearch) -> Result<Vec<Batch>, StoreError> {
@@ -264,6 +298,10 @@ impl Tx for ScriptedTx {
 
     async fn commit(self: Box<Self>, work: ChangeSet) -> Result<(), StoreError> {
         let after = self.store.reply_to(Call::Commit).await?;
+        let changed = work.products.iter().map(|product| product.sku().to_string());
+        if changed.into_iter().any(|sku| self.store.script().rows_locked.contains(&sku)) {
+            return lock_timeout(self.locks).await;
+        }
         let commit = Committed {
             skus: work.products.iter().map(|product| product.sku().to_string()).collect(),
             handled: texts(&work.handled),
