@@ -16,13 +16,14 @@ mod product;
 mod publication;
 mod rejection;
 mod size_class;
+mod skip_reason;
 mod values;
 
 pub use attempt::{NewAttempt, Reason, RetryDecision};
 pub use batch::Batch;
 pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocate, ReadError};
 pub use event::{Event, RecordedEvent};
-pub use failed_message::{Edit, FailedMessage, OperatorAction, SkipReason, Status, StatusKind, Transition};
+pub use failed_message::{Edit, FailedMessage, OperatorAction, Status, StatusKind, Transition};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};
 pub use ordering_key::OrderingKey;
 pub use product::{BatchRank, BatchSearch, Batches, Line, OfferProgress, Product, ProductChanges};
@@ -31,4 +32,5 @@ pub use publication::{
 };
 pub use rejection::Rejection;
 pub use size_class::SizeClass;
+pub use skip_reason::SkipReason;
 pub use values::{BatchRef, InvalidValue, OrderId, Quantity, Sku, StockQuantity};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::ports::{
-    answered::MissingAnswers,
+    answered::{Answered, MissingAnswers},
     store::{InboxCheck, OrderCheck, OrderedMessage, RetryCheck},
 };
 
@@ -143,7 +143,7 @@ async fn check_order(uow: &mut UnitOfWork, checked: &mut [CheckedMessage<'_>]) -
             indexes.push(index);
         }
     }
-    for (index, (_, order)) in indexes.into_iter().zip(uow.check_order(commands).await?) {
+    for (index, order) in Answered::new(indexes, uow.check_order(&commands).await?)? {
         let checked = &mut checked[index];
         checked.order = order;
         if let MessageCheck::New(envelope) = checked.check {

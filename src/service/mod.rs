@@ -13,6 +13,7 @@ pub mod decode;
 pub mod decode_error;
 mod dispatch;
 pub mod envelope;
+mod failed_keys;
 pub mod failed_messages;
 pub mod failure;
 mod handlers;

@@ -194,9 +194,10 @@ impl FailureRecorder {
             MessageCheck::CopyOf(_) | MessageCheck::BodyMismatch | MessageCheck::Invalid(_) => {}
         }
         let must_wait = matches!(checked.check, MessageCheck::Behind(_)) && !is_permanent(&failed.failure);
-        let step = match must_wait {
-            true => key_order::must_wait(),
-            false => Step::Failed(failed.failure.clone(), failed.took),
+        let step = if must_wait {
+            key_order::must_wait()
+        } else {
+            Step::Failed(failed.failure.clone(), failed.took)
         };
         let processed = Processed { received, generation: checked.generation, step, overtaken_by: None };
         let outcome = record_one(&mut uow, &self.policy, processed).await?;

@@ -163,13 +163,12 @@ impl UnitOfWork {
         Ok(Answered::new(marks, checks)?)
     }
 
-    /// Returns the places of commands in the order of their keys.
+    /// Returns the places of commands in the order of their keys, one for each.
     pub(super) async fn check_order(
         &mut self,
-        messages: Vec<OrderedMessage>,
-    ) -> Result<Answered<OrderedMessage, OrderCheck>, QueryError> {
-        let checks = if messages.is_empty() { Vec::new() } else { self.tx.check_order(&messages).await? };
-        Ok(Answered::new(messages, checks)?)
+        messages: &[OrderedMessage],
+    ) -> Result<Vec<OrderCheck>, StoreError> {
+        if messages.is_empty() { Ok(Vec::new()) } else { self.tx.check_order(messages).await }
     }
 
     /// The product of a SKU that exists.

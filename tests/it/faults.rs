@@ -2,6 +2,7 @@
 //! whose ports are wrapped: the program has no hook that could be left on by mistake.
 
 mod faulty;
+mod faulty_store;
 
 use std::{
     process::Stdio,

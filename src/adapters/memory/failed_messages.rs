@@ -278,7 +278,9 @@ impl FailedMessageTable {
             row.attempt.error_pattern.clone_from(&row.attempt.error);
             key.clone_from(&row.attempt.ordering_key);
         }
-        key.iter().for_each(|key| self.release(key));
+        if let Some(key) = key {
+            self.release(&key);
+        }
     }
 
     /// Removes expired messages, and makes retries due again whose copies may be lost.
@@ -289,7 +291,9 @@ impl FailedMessageTable {
         }
         let waiting = self.rows.values().filter(|row| row.message.status == Status::Waiting);
         let keys: HashSet<_> = waiting.filter_map(|row| row.attempt.ordering_key.clone()).collect();
-        keys.iter().for_each(|key| self.release(key));
+        for key in keys {
+            self.release(&key);
+        }
     }
 
     /// The ids of messages that are not resolved.

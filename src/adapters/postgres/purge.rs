@@ -55,7 +55,12 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
            and now() - published_at > published_at - due_at"
     );
     lost.execute(&mut *connection).await?;
-    // Nobody else releases them after a process of an earlier version has handled the message before them.
+    release_forgotten(connection).await?;
+    Ok(handled.max(ended) >= PURGE_SIZE.unsigned_abs())
+}
+
+/// A process of an earlier version that ends a message releases none that wait for it.
+async fn release_forgotten(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let forgotten = sqlx::query!(
         "update failed_messages
          set status = 'retrying', due_at = now(), published_at = null, generation = generation + 1
@@ -67,7 +72,7 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
                                  and earlier.id < f.id)))"
     );
     forgotten.execute(connection).await?;
-    Ok(handled.max(ended) >= PURGE_SIZE.unsigned_abs())
+    Ok(())
 }
 
 fn seconds(duration: Duration) -> f64 {

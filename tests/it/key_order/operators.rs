@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::harness::{DRAINS_WITHIN, TestSystem, allocate, create_batch, deallocate, wait_for};
 
 const ONE_ATTEMPT: &[(&str, &str)] = &[("ALLOCATION__RETRY__MAX_ATTEMPTS", "1")];
+const LINES: u32 = 2_000;
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,22 +39,25 @@ async fn a_retry_of_an_overtaken_dead_letter_must_be_requested() {
     system.close_after([worker]).await;
 }
 
-/// Of 10,000 dead letters, 100 lines were cancelled meanwhile.
+/// Of 2,000 lines, 20 were cancelled meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_retry_skips_the_overtaken_dead_letters_only() {
     let system = TestSystem::new("a_bulk_retry_skips_the_overtaken_dead_letters_only").await;
     let worker = system.worker_with(ONE_ATTEMPT);
-    let lines: Vec<_> = (0..10_000).map(|n| allocate(&format!("o-{n}"), "LAMP", 1)).collect();
+    let lines: Vec<_> = (0..LINES).map(|n| allocate(&format!("o-{n}"), "LAMP", 1)).collect();
     system.sender.send_all(&lines).await;
-    wait_for("the lines are dead", DRAINS_WITHIN, &10_000, async || system.count(DEAD).await).await;
-    system.sender.send(&create_batch("b-1", "LAMP", 10_000)).await;
-    let cancelled: Vec<_> = (0..100).map(|n| deallocate(&format!("o-{}", n * 100), "LAMP")).collect();
+    wait_for("the lines are dead", DRAINS_WITHIN, &i64::from(LINES), async || system.count(DEAD).await).await;
+    system.sender.send(&create_batch("b-1", "LAMP", LINES)).await;
+    system.wait_handled(1).await;
+    let cancelled: Vec<_> = (0..LINES / 100).map(|n| deallocate(&format!("o-{}", n * 100), "LAMP")).collect();
     system.sender.send_all(&cancelled).await;
-    system.wait_handled(101).await;
+    system.wait_handled(1 + cancelled.len()).await;
     let retried = system.cli(&["--json", "dead-letters", "retry", "--all"]).await.exits(1).json();
-    assert_eq!(retried, json!({ "matched": 10_000, "done": 9_900, "skipped": 100, "failed": 0 }));
-    system.expect_dead(100);
-    system.settled(101 + 9_900).await;
+    let (matched, skipped) = (lines.len(), cancelled.len());
+    let done = matched - skipped;
+    assert_eq!(retried, json!({ "matched": matched, "done": done, "skipped": skipped, "failed": 0 }));
+    system.expect_dead(i64::from(LINES / 100));
+    system.settled(1 + skipped + done).await;
     let allocated = "select count(*) from order_lines where substr(orderid, 3)::int % 100 = 0";
     assert_eq!(system.count(allocated).await, 0, "a cancelled line was allocated");
     system.close_after([worker]).await;

@@ -32,8 +32,9 @@ pub(in crate::adapters::postgres) async fn check_order(
         let locked = lock_heads(connection, &asked).await?;
         let places = places(connection, queue, &asked).await?;
         if places.iter().all(|place| place.head.is_none_or(|head| locked.contains(&head))) {
-            for (index, place) in known.iter().zip(&places) {
-                checks[*index] = place.check();
+            for place in &places {
+                let index = usize::try_from(place.asked - 1).unwrap_or_default();
+                checks[known[index]] = place.check();
             }
             return Ok(Some(checks));
         }
@@ -83,6 +84,8 @@ async fn lock_heads(
 }
 
 struct Place {
+    /// The number of the message in the question, from 1.
+    asked: i64,
     own_id: Option<i64>,
     own_status: Option<String>,
     own_attempts: Option<i32>,
@@ -94,11 +97,11 @@ impl Place {
     fn check(&self) -> OrderCheck {
         let status = self.own_status.as_deref().and_then(StatusKind::from_name);
         let attempts = self.own_attempts.filter(|_| status == Some(StatusKind::Retrying));
-        let own = self.own_id.zip(status).map(|(id, status)| OwnFailedMessage {
-            id,
-            status,
-            attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or_default(),
-        });
+        let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or_default();
+        let own = match (self.own_id, status) {
+            (Some(id), Some(status)) => Some(OwnFailedMessage { id, status, attempts }),
+            _ => None,
+        };
         let is_behind = self.head.is_some_and(|head| self.own_id.is_none_or(|own| head < own));
         OrderCheck { own, is_behind, overtakes: self.overtakes }
     }
@@ -116,7 +119,7 @@ async fn places(
     let hashes: Vec<_> = messages.iter().map(|of| &of.message.body_hash.0[..]).collect();
     let places = sqlx::query_as!(
         Place,
-        r#"select own.id as "own_id?", own.status as "own_status?", own.attempts as "own_attempts?", head.id as "head?",
+        r#"select asked.place as "asked!", own.id as "own_id?", own.status as "own_status?", own.attempts as "own_attempts?", head.id as "head?",
                   exists (select from failed_messages f where f.key = asked.key and f.status in ('dead', 'discarded')
                           and (own.id is null or f.id < own.id) offset 0) as "overtakes!"
            from unnest($2::text[], $3::text[], $4::text[], $5::bytea[]) with ordinality

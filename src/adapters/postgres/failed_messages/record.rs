@@ -19,16 +19,20 @@ pub(in crate::adapters::postgres) async fn record(
     Ok(())
 }
 
+/// The seconds until it is tried again.
+fn delay(next: RetryDecision) -> Option<f64> {
+    match next {
+        RetryDecision::Retry(delay) | RetryDecision::Postpone(delay) => Some(delay.as_secs_f64()),
+        RetryDecision::Dead(_) | RetryDecision::Wait => None,
+    }
+}
+
 async fn record_one(
     connection: &mut PgConnection,
     queue: &str,
     failure: &NewAttempt,
 ) -> Result<(), sqlx::Error> {
     let status = Status::from(failure.next);
-    let delay = match failure.next {
-        RetryDecision::Retry(delay) | RetryDecision::Postpone(delay) => Some(delay.as_secs_f64()),
-        RetryDecision::Dead(_) | RetryDecision::Wait => None,
-    };
     let attempts = i32::try_from(failure.attempts).unwrap_or(i32::MAX);
     sqlx::query!(
         "with recorded as (
@@ -62,7 +66,7 @@ async fn record_one(
         failure.error_pattern,
         failure.error_group,
         attempts,
-        delay,
+        delay(failure.next),
         failure.generation,
         failure.host,
         i64::try_from(failure.duration.as_millis()).unwrap_or(i64::MAX),
