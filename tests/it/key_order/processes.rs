@@ -167,7 +167,7 @@ async fn a_thousand_commands_that_wait_for_one_are_handled_in_their_order_within
     system.cli(&["dead-letters", "retry", &first]).await.exits(0);
     system.settled(1002).await;
     println!("1,000 commands that waited were handled in {:.1?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_mins(1), "{:?}", begin.elapsed());
     assert_eq!(system.count("select purchased::bigint from batches").await, 1001);
     system.close_after([worker]).await;
 }

@@ -128,7 +128,9 @@ impl Tx for FailingTx {
     async fn check_order(&mut self, messages: &[OrderedMessage]) -> Result<Vec<OrderCheck>, StoreError> {
         let mut checks = self.inner.check_order(messages).await?;
         if self.store.mistake == Mistake::ReleasesByTime {
-            checks.iter_mut().for_each(|check| check.is_behind &= check.own.is_none());
+            for check in &mut checks {
+                check.is_behind &= check.own.is_none();
+            }
         }
         Ok(checks)
     }
