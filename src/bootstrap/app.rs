@@ -83,7 +83,8 @@ impl App {
         let Settings { database, broker, smtp, notifications, .. } = &settings;
         let pg = servers::database(database)?;
         let broker = RabbitConfig::new(broker.url.expose(), &settings.namespace)
-            .context("broker.url (or AMQP_URL) cannot be used")?;
+            .context("broker.url (or AMQP_URL) cannot be used")?
+            .with_single_active_consumer(settings.queues.single_active_consumer);
         let addresses = MailAddresses::new(&notifications.from, &notifications.to)?;
         let (pool, commit_signal) = (pg.pool(), Arc::<CommitSignal>::default());
         let store = faults::store(PgStore::new(pool.clone(), &pg, commit_signal.clone()));

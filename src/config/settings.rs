@@ -20,6 +20,7 @@ pub struct Settings {
     pub namespace: String,
     pub database: Database,
     pub broker: Broker,
+    pub queues: Queues,
     pub worker: Worker,
     pub relay: Relay,
     pub api: Api,
@@ -45,6 +46,12 @@ pub struct Database {
 #[serde(deny_unknown_fields)]
 pub struct Broker {
     pub url: SecretUrl,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queues {
+    pub single_active_consumer: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -4,3 +4,4 @@ mod operators;
 mod processes;
 mod random_runs;
 mod simulation;
+mod single_active_consumer;

@@ -160,7 +160,7 @@ fn for_random_units(
 #[test]
 fn random_commands_have_the_results_of_a_naive_model() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for_random_units(&units(), 600, 10_000, |units| runtime.block_on(compare_in_memory(units)););
+    for_random_units(&units(), 600, 10_000, |units| runtime.block_on(compare_in_memory(units)));
     for_random_units(&units_on_a_full_shelf(), 200, 2_000, |units| {
         runtime.block_on(compare_in_memory(units));
     });

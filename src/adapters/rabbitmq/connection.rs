@@ -43,6 +43,8 @@ pub struct RabbitConfig {
     /// The nodes of the broker; never empty.
     nodes: Vec<Node>,
     namespace: String,
+    /// Whether the queues of commands deliver to one consumer at a time.
+    pub(super) single_active_consumer: bool,
 }
 
 /// A node of the broker.
@@ -67,7 +69,13 @@ impl RabbitConfig {
     /// The URL is invalid. The message does not contain it, since it may contain a password.
     pub fn new(url: &str, namespace: &str) -> Result<Self, BrokerError> {
         let nodes = nodes(url).map_err(|error| BrokerError::InvalidUrl(Cause::new(error)))?;
-        Ok(Self { nodes, namespace: namespace.to_owned() })
+        Ok(Self { nodes, namespace: namespace.to_owned(), single_active_consumer: false })
+    }
+
+    /// The same, with queues of commands that deliver to one consumer at a time, if `single` is true.
+    #[must_use]
+    pub fn with_single_active_consumer(self, single: bool) -> Self {
+        Self { single_active_consumer: single, ..self }
     }
 
     /// The prefix of every name.

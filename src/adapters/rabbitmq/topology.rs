@@ -61,7 +61,7 @@ async fn declare(broker: &RabbitConfig) -> Result<Vec<DeclareResult>, BrokerErro
         for (name, arguments) in [
             (&unreadable, unreadable_arguments()),
             (&dead, arguments(broker, &unreadable, DEAD_LETTER_DELIVERY_LIMIT)),
-            (&name, arguments(broker, &dead, DELIVERY_LIMIT)),
+            (&name, main_arguments(broker, queue, &dead)),
         ] {
             declared.push(declare_one(&connection, name, &Declaration::Queue(arguments)).await?);
         }
@@ -115,6 +115,15 @@ fn arguments(broker: &RabbitConfig, dead: &str, delivery_limit: i64) -> FieldTab
         ("x-overflow", text("reject-publish")),
         ("x-delivery-limit", AMQPValue::LongLongInt(delivery_limit)),
     ])
+}
+
+fn main_arguments(broker: &RabbitConfig, queue: QueueName, dead: &str) -> FieldTable {
+    let mut arguments = arguments(broker, dead, DELIVERY_LIMIT);
+    // The order of notifications has no meaning.
+    if broker.single_active_consumer && queue != QueueName::Notifications {
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    arguments
 }
 
 fn unreadable_arguments() -> FieldTable {

@@ -39,7 +39,7 @@ pub(crate) struct TestSystem {
     name: String,
     test_namespace: TestNamespace,
     pub(super) observer: Observer,
-    pub(super) channel: Channel,
+    pub(crate) channel: Channel,
     connection: Connection,
     files: TempDir,
     started: AtomicUsize,
