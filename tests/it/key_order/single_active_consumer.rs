@@ -22,8 +22,8 @@ async fn with_single_active_consumers(name: &str) -> TestSystem {
 async fn declare_again(system: &TestSystem, environment: &[(&str, &str)]) {
     for queue in ["orders", "stock"] {
         let queue = format!("{}.{queue}", system.namespace);
-        let empty = QueueDeleteOptions { if_empty: true, ..QueueDeleteOptions::default() };
-        system.channel.queue_delete(queue.into(), empty).await.unwrap();
+        let deleted = system.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+        assert_eq!(deleted.unwrap(), 0, "no message is left");
     }
     system.cli_with(&["topology"], environment).await.exits(0);
 }
