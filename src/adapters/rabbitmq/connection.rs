@@ -58,7 +58,10 @@ struct Node {
 impl fmt::Debug for RabbitConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes: Vec<_> = self.nodes.iter().map(|node| name_of(&node.uri)).collect();
-        f.debug_struct("RabbitConfig").field("nodes", &nodes).field("namespace", &self.namespace).finish()
+        f.debug_struct("RabbitConfig")
+            .field("nodes", &nodes)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn a_list_names_the_nodes_of_one_broker() {
         let config = RabbitConfig::new("amqp://u:hunter2@a,[::1]:5673/v,amqps://b/w", "ns").unwrap();
-        let printed = r#"RabbitConfig { nodes: ["a:5672", "[::1]:5673", "b:5671"], namespace: "ns" }"#;
+        let printed = r#"RabbitConfig { nodes: ["a:5672", "[::1]:5673", "b:5671"], namespace: "ns", .. }"#;
         assert_eq!(format!("{config:?}"), printed);
         let vhosts: Vec<_> = config.nodes.iter().map(|node| node.uri.vhost.as_str()).collect();
         assert_eq!(vhosts, ["v", "v", "w"]);
