@@ -3,6 +3,7 @@
 mod archive;
 mod attempts;
 mod error_chain;
+mod headers;
 
 use serde_json::{Value, json};
 

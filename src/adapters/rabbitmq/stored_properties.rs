@@ -42,6 +42,15 @@ mod tests {
     }
 
     #[test]
+    fn deeply_nested_headers_are_kept() {
+        let deep = (0..90).fold(AMQPValue::Void, |inner, _| AMQPValue::FieldArray(vec![inner].into()));
+        let mut headers = FieldTable::default();
+        headers.insert("deep".into(), deep);
+        let properties = BasicProperties::default().with_app_id("app".into()).with_headers(headers);
+        assert_eq!(decode(&encode(&properties)), properties);
+    }
+
+    #[test]
     fn json_of_an_earlier_version_is_read() {
         let properties = BasicProperties::default().with_message_id("m-1".into()).with_delivery_mode(2);
         let stored = serde_json::to_vec(&properties).unwrap();

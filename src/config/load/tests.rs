@@ -38,6 +38,8 @@ fn a_short_token_and_a_plain_login_are_allowed_on_this_machine() {
     with("[api]\nlisten = \"127.0.0.1:8080\"\ntoken = \"short\"").unwrap();
     with("[api]\nlisten = \"0.0.0.0:8080\"\ntoken = \"12345678901234567890\"").unwrap();
     with("[smtp]\nurl = \"smtp://u:p@localhost\"").unwrap();
+    with("[api]\nlisten = \"127.9.9.9:8080\"").unwrap();
+    with("[api]\nlisten = \"[::1]:8080\"").unwrap();
     with("[smtp]\nurl = \"smtp://mail.example\"").unwrap();
 }
 
@@ -80,6 +82,9 @@ fn the_error_for_an_invalid_value_names_its_key() {
         ("[api]\ntimeout = \"0s\"", "api.timeout: must be from 1ms to 1h"),
         ("[api]\nlisten = \"0.0.0.0:8080\"", "api.token: must be set"),
         ("[api]\nlisten = \"[::]:8080\"", "api.token: must be set"),
+        ("[api]\nlisten = \"[fe80::1]:8080\"", "api.token: must be set"),
+        ("[api]\nlisten = \"[::ffff:127.0.0.1]:8080\"", "api.token: must be set"),
+        ("[api]\nlisten = \"[::ffff:0.0.0.0]:8080\"", "api.token: must be set"),
         (
             "[api]\nlisten = \"0.0.0.0:8080\"\ntoken = \"1234567890123456789\"",
             "api.token: must have at least 20",
