@@ -128,6 +128,13 @@ mod tests {
         Quantity::new(number).unwrap()
     }
 
+    #[test]
+    fn a_batch_has_the_quantities_and_the_revision_it_was_stored_with() {
+        let stored = Batch::from_stored(BatchRef::new("batch-1").unwrap(), None, 20, 25, 7, Some(3));
+        assert_eq!((stored.purchased(), stored.allocated(), stored.revision()), (25, 7, Some(3)));
+        assert_eq!(stored.available(), 18);
+    }
+
     /// U1 of the book.
     #[test]
     fn allocating_reduces_the_available_quantity() {

@@ -206,6 +206,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_command_waits_for_earlier_ones_except_the_creation_of_a_batch() {
+        let body = r#"{"ref": "b", "batchref": "b", "orderid": "o", "sku": "s", "qty": "3"}"#;
+        let waiting: Vec<_> =
+            Command::NAMES.into_iter().filter(|name| read(name, body).unwrap().keeps_order()).collect();
+        assert_eq!(waiting, ["allocate", "deallocate", "change_batch_quantity"]);
+        assert_eq!(read("deallocate", body).unwrap().ordering_key().as_str(), "line:o/s");
+        assert_eq!(read("change_batch_quantity", body).unwrap().ordering_key().as_str(), "batch:b");
+    }
+
     /// An event that this service consumes is no command: senders must not be offered its name.
     #[test]
     fn the_error_for_an_unknown_type_names_the_commands_only() {

@@ -40,3 +40,30 @@ impl Rejection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_has_no_values_of_the_command() {
+        let (sku, quantity) = (Sku::new("LAMP").unwrap(), |number: u32| Quantity::new(number).unwrap());
+        let orderid = OrderId::new("o-1").unwrap();
+        let batch = BatchRef::new("b-1").unwrap();
+        let rules = [
+            Rejection::InvalidSku(sku.clone()).rule(),
+            Rejection::InvalidBatchref(batch.clone()).rule(),
+            Rejection::QuantityMismatch { orderid, sku, known: quantity(1), asked: quantity(2) }.rule(),
+            Rejection::BatchMismatch(batch).rule(),
+        ];
+        assert_eq!(
+            rules,
+            [
+                "Invalid sku …",
+                "Invalid batchref …",
+                "the line is known with another quantity",
+                "the batch is known with another sku, quantity or eta",
+            ]
+        );
+    }
+}

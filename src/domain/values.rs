@@ -225,5 +225,14 @@ mod tests {
             assert_eq!(read(invalid), None, "{invalid}");
         }
         assert_eq!(serde_json::from_str::<StockQuantity>("0").unwrap().get(), 0);
+        assert!(serde_json::from_str::<StockQuantity>("-1").is_err());
+    }
+
+    #[test]
+    fn the_error_for_a_value_of_another_type_says_what_is_expected() {
+        let text = serde_json::from_str::<Sku>("true").unwrap_err().to_string();
+        assert!(text.contains("a string of 1 to 255 characters"), "{text}");
+        let number = serde_json::from_str::<Quantity>("true").unwrap_err().to_string();
+        assert!(number.contains("a whole number from 1 to 2147483647"), "{number}");
     }
 }

@@ -272,3 +272,17 @@ fn names_are_unique_and_lead_back_to_their_values() {
     assert_eq!(Reason::from_name("Rejected"), None);
     assert_eq!(Status::new(StatusKind::Dead, None), None);
 }
+
+#[test]
+fn only_an_edit_has_new_content() {
+    let OperatorAction::Edit(content) = edit(4) else { unreachable!("it is an edit") };
+    assert_eq!(edit(4).new_content(), Some(&content));
+    for action in [
+        OperatorAction::Retry,
+        OperatorAction::RetryOvertaken,
+        OperatorAction::Discard,
+        OperatorAction::Restore,
+    ] {
+        assert_eq!(action.new_content(), None);
+    }
+}

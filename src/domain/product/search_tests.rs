@@ -6,7 +6,7 @@ use crate::domain::{
 };
 
 use super::{
-    batches::BatchSearch,
+    batches::{BatchRank, BatchSearch, Batches},
     product::Product,
     rules::OfferProgress,
     tests::{allocate, available, batch_of, batchref, events, offer, product},
@@ -75,4 +75,31 @@ fn freed_stock_is_offered_in_portions() {
     offer(&mut product);
     assert_eq!((available(&product, "b"), product.backordered()), (0, 100));
     assert_eq!(batch_of(&product, "o1099").as_deref(), Some("b"));
+}
+
+#[test]
+fn a_search_has_the_batches_with_enough_stock_in_the_order_of_allocation() {
+    let mut batches = Batches::default();
+    for batch in stored(&[("b3", 7), ("b1", 100), ("b2", 6), ("b4", 0)]) {
+        batches.insert(batch);
+    }
+    let found = |quantity, after: Option<&str>, at_most| -> Vec<String> {
+        let after = after.map(|name| BatchRank { eta: None, reference: batchref(name) });
+        let found = batches.search(&BatchSearch { quantity, after, at_most });
+        found.into_iter().map(|batch| batch.reference.to_string()).collect()
+    };
+    assert_eq!(found(7, None, 9), ["b1", "b3"]);
+    assert_eq!(found(6, None, 9), ["b1", "b2", "b3"]);
+    assert_eq!(found(6, None, 2), ["b1", "b2"]);
+    assert_eq!(found(1, Some("b1"), 1), ["b2"]);
+}
+
+#[test]
+fn a_batch_that_replaces_another_one_is_found_by_its_own_stock() {
+    let mut batches = Batches::default();
+    for batch in stored(&[("b1", 100), ("b2", 60), ("b1", 3)]) {
+        batches.insert(batch);
+    }
+    let first = batches.first_fit(Quantity::new(50).unwrap()).unwrap();
+    assert_eq!(first.reference, batchref("b2"));
 }

@@ -286,3 +286,54 @@ fn the_first_batch_that_a_line_fits_into_is_found() {
         assert_eq!(batch_of(&product, &name), expected, "{quantity}");
     }
 }
+
+/// A product with the stored batches b1 and b2, of which b1 has the stored line o1.
+fn loaded() -> Product {
+    let mut product = Product::from_stored(Sku::new("OAK-STOOL").unwrap(), 3, 7, 2, 0);
+    for (name, allocated) in [("b1", 4), ("b2", 0)] {
+        product.attach_batch(Batch::from_stored(batchref(name), None, 10, 10, allocated, None));
+    }
+    let quantity = Quantity::new(4).unwrap();
+    product.attach_line(order("o1"), Line { quantity, position: 1, batch: Some(batchref("b1")) });
+    product
+}
+
+/// The changes in short: new and changed batches, removed, new and moved lines.
+fn changes(product: &Product) -> [Vec<String>; 5] {
+    let changes = product.changes();
+    let batches = |batches: &[&Batch]| batches.iter().map(|batch| batch.reference.to_string()).collect();
+    let lines = |lines: &[(&OrderId, &Line)]| lines.iter().map(|(orderid, _)| orderid.to_string()).collect();
+    [
+        batches(&changes.new_batches),
+        batches(&changes.changed_batches),
+        changes.removed_lines.iter().map(ToString::to_string).collect(),
+        lines(&changes.new_lines),
+        lines(&changes.moved_lines),
+    ]
+}
+
+#[test]
+fn a_store_writes_what_has_changed_and_nothing_else() {
+    let mut product = loaded();
+    assert!(!product.is_changed() && changes(&product).concat().is_empty());
+    allocate(&mut product, "o2", 6);
+    assert!(product.is_changed());
+    assert_eq!(changes(&product).map(|names| names.join(" ")), ["", "b1", "", "o2", ""]);
+    change(&mut product, "b1", 0);
+    assert_eq!(changes(&product).map(|names| names.join(" ")), ["", "b1 b2", "", "o2", "o1"]);
+    product.deallocate(&order("o1"));
+    assert_eq!(changes(&product).map(|names| names.join(" ")), ["", "b1 b2", "o1", "o2", ""]);
+    let known: Vec<_> = product.known_lines().map(ToString::to_string).collect();
+    assert!(known.len() == 2 && known.contains(&"o1".into()) && known.contains(&"o2".into()), "{known:?}");
+}
+
+#[test]
+fn a_new_batch_is_new_although_it_has_changed() {
+    let mut product = loaded();
+    product.add_batch(Batch::new(batchref("b3"), StockQuantity::new(5u32).unwrap(), None)).unwrap();
+    assert!(product.is_changed());
+    allocate(&mut product, "o2", 6);
+    allocate(&mut product, "o3", 10);
+    allocate(&mut product, "o4", 5);
+    assert_eq!(changes(&product).map(|names| names.join(" ")), ["b3", "b1 b2", "", "o2 o3 o4", ""]);
+}
