@@ -68,7 +68,12 @@ run_sql() {
         type -P docker >/dev/null || { say "psql not found; install the Debian package postgresql-client"; return 1; }
         psql=(docker compose exec -T postgres psql)
     fi
-    "${psql[@]}" --no-psqlrc --quiet --set ON_ERROR_STOP=1 "$(url_of "$1")"
+    # The password is not on the command line, which every user of the machine can read.
+    local url password=
+    url=$(url_of "$1")
+    [[ ! $url =~ ^[a-z]+://[^:/@]*:([^@/]*)@ ]] || password=$(printf %b "${BASH_REMATCH[1]//%/\\x}")
+    PGPASSWORD=$password "${psql[@]}" --no-psqlrc --quiet --set ON_ERROR_STOP=1 \
+        "$(sed -E 's#^([a-z]+://[^:/@]*):[^@/]*@#\1@#' <<<"$url")"
 }
 
 url_of() { sed -E "s#^([a-z]+://[^/?]*)(/[^?]*)?#\1/$1#" <<<"$DATABASE_URL"; }

@@ -10,15 +10,23 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null # no command below may prompt
 
 deadline=90 # seconds; RabbitMQ needs 30 on a small machine, and more at the first start
-postgres_password=${POSTGRES_PASSWORD:-allocation}
-postgres_urls=("postgres://postgres@127.0.0.1:5432/allocation"
-    "postgres://allocation:$postgres_password@127.0.0.1:5432/allocation")
-amqp_urls=("amqp://guest:guest@127.0.0.1:5672/%2f" # guest can log in from the same host only: not to a container
-    "amqp://allocation:${RABBITMQ_PASSWORD:-allocation}@127.0.0.1:5672/%2f")
+# The passwords of servers that an earlier call has started.
+[[ ! -e .env ]] || { set -a; . ./.env; set +a; }
+set_urls() {
+    postgres_urls=("postgres://postgres@127.0.0.1:5432/allocation"
+        ${POSTGRES_ADMIN_PASSWORD:+"postgres://postgres:$POSTGRES_ADMIN_PASSWORD@127.0.0.1:5432/allocation"}
+        ${POSTGRES_RUNTIME_PASSWORD:+"postgres://allocation:$POSTGRES_RUNTIME_PASSWORD@127.0.0.1:5432/allocation"})
+    amqp_urls=("amqp://guest:guest@127.0.0.1:5672/%2f" # guest can log in from the same host only: not to a container
+        ${RABBITMQ_OWNER_PASSWORD:+"amqp://allocation_topology:$RABBITMQ_OWNER_PASSWORD@127.0.0.1:5672/%2f"})
+}
+set_urls
 database_url=${DATABASE_URL:-} amqp_url=${AMQP_URL:-}
 
 say() { echo "servers: $*" >&2; }
-redacted() { sed -E 's#://([^:@/]*):[^@/]*@#://\1:***@#' <<<"$1"; }
+redacted() { sed -E 's#://([^:@/]*):[^@/]*@#://\1:***@#; s#([?&]password=)[^&]*#\1***#' <<<"$1"; }
+# A URL and its password apart: a command line can be read by every user of the machine.
+without_password() { sed -E 's#^([a-z]+://[^:/@]*):[^@/]*@#\1@#' <<<"$1"; }
+password_of() { [[ ! $1 =~ ^[a-z]+://[^:/@]*:([^@/]*)@ ]] || printf %b "${BASH_REMATCH[1]//%/\\x}"; }
 
 # Connects descriptor 9 to the host and port (default: $2) of URL $1. Sets BASH_REMATCH: 2 user, 4 password.
 dial() {
@@ -29,7 +37,8 @@ dial() {
 postgres_answers() (
     if type -P psql >/dev/null; then # the database of the URL may not exist yet; postgres always exists
         for url in "$1" "$(sed -E 's#^([a-z]+://[^/?]*)(/[^?]*)?#\1/postgres#' <<<"$1")"; do
-            PGCONNECT_TIMEOUT=3 psql --no-psqlrc --no-password --quiet --command 'select 1' "$url" &>/dev/null && exit
+            PGPASSWORD=$(password_of "$url") PGCONNECT_TIMEOUT=3 psql --no-psqlrc --no-password --quiet \
+                --command 'select 1' "$(without_password "$url")" &>/dev/null && exit
         done
         exit 1
     else # StartupMessage as postgres: AuthenticationOk is R of length 8; a password is not verified
@@ -60,8 +69,16 @@ find_local_servers() {
     [[ -n $database_url && -n $amqp_url ]]
 }
 
+# Passwords for servers that are started here.
+use_secrets() {
+    config/secrets.sh
+    set -a; . ./.env; set +a
+    set_urls
+}
+
 start_containers() {
     { docker info && docker compose version; } >/dev/null 2>&1 || return
+    use_secrets
     local services=()
     [[ -n $database_url ]] || services+=(postgres)
     [[ -n $amqp_url ]] || services+=(rabbitmq)
@@ -72,6 +89,7 @@ start_containers() {
 # A package may not start its server: containers have no systemd, and often a policy that prevents it.
 start_debian_packages() {
     { ((EUID == 0)) && type -P apt-get >/dev/null; } || return
+    use_secrets
     local packages=()
     [[ -n $database_url ]] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
     [[ -n $amqp_url ]] || type -P rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
@@ -89,7 +107,8 @@ start_postgres() {
     [[ -d /etc/postgresql/$version/main ]] || pg_createcluster "$version" main >&2 || return
     dial "${postgres_urls[0]}" 5432 || pg_ctlcluster "$version" main start >&2 || return
     say "PostgreSQL $version is running; creating the role allocation (createdb) if it does not exist"
-    (cd / && runuser -u postgres -- psql --no-psqlrc --quiet --set password="$postgres_password" >&2) <<'SQL'
+    (cd / && runuser -u postgres -- psql --no-psqlrc --quiet >&2) <<'SQL'
+\getenv password POSTGRES_RUNTIME_PASSWORD
 select format('create role allocation login createdb password %L', :'password')
 where not exists (select from pg_roles where rolname = 'allocation') \gexec
 SQL

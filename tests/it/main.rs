@@ -8,6 +8,7 @@ mod broker_rights;
 mod certificates;
 mod command_order;
 mod commands;
+mod compose;
 #[path = "../consistency.rs"]
 mod consistency;
 mod csv;
