@@ -69,7 +69,12 @@ fn check_address(text: &str) {
     assert_printable_address(&printed);
     let urls =
         [&POSTGRES, &AMQP, &SMTP].into_iter().find_map(|form| ServerUrl::parse_all(&printed, form).ok());
-    for url in urls.unwrap_or_else(|| panic!("a printed address is an address: {printed}")) {
+    let Some(urls) = urls else {
+        // The name of an option of the server may be redacted, too, and is then no known parameter.
+        assert!(printed.contains("redacted=redacted"), "a printed address is an address: {printed}");
+        return;
+    };
+    for url in urls {
         use secrecy::ExposeSecret as _;
         assert!(url.password.is_none_or(|password| password.expose_secret() == REDACTED), "{printed}");
         let is_secret =
