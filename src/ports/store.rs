@@ -66,6 +66,8 @@ pub struct OwnFailedMessage {
     pub status: StatusKind,
     /// Its counted attempts.
     pub attempts: u32,
+    /// Whether a later command with its key was handled while it was dead or discarded.
+    pub overtaken: bool,
 }
 
 /// A handled command with earlier dead or discarded messages of its key.

@@ -15,15 +15,19 @@ pub(super) enum Turn {
     Recorded,
 }
 
-/// Whether it is the turn of a command. `is_current` means that it is the current copy of its failed message.
-pub(super) fn turn(check: &OrderCheck, envelope: &Envelope, is_current: bool) -> Turn {
-    if !check.is_behind || !envelope.content.keeps_order() {
+/// Whether it is the turn of a command. `is_current` means that it is the current copy of its failed message; `redelivered`,
+/// that it was delivered before.
+pub(super) fn turn(check: &OrderCheck, envelope: &Envelope, is_current: bool, redelivered: bool) -> Turn {
+    if !envelope.content.keeps_order() {
         return Turn::Now;
     }
-    match check.own.map(|own| own.status) {
-        Some(StatusKind::Waiting) => Turn::Recorded,
-        Some(StatusKind::Retrying) if !is_current => Turn::Recorded,
-        _ => Turn::AfterAnother,
+    match (check.own, check.is_behind) {
+        // Its worker was killed before it acknowledged the delivery, and a later command was handled: it stays dead.
+        (Some(own), _) if own.status == StatusKind::Dead && own.overtaken && redelivered => Turn::Recorded,
+        (_, false) => Turn::Now,
+        (Some(own), true) if own.status == StatusKind::Waiting => Turn::Recorded,
+        (Some(own), true) if own.status == StatusKind::Retrying && !is_current => Turn::Recorded,
+        (_, true) => Turn::AfterAnother,
     }
 }
 

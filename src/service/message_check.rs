@@ -146,8 +146,9 @@ async fn check_order(uow: &mut UnitOfWork, checked: &mut [CheckedMessage<'_>]) -
     for (index, order) in Answered::new(indexes, uow.check_order(&commands).await?)? {
         let checked = &mut checked[index];
         checked.order = order;
+        let redelivered = checked.received.redelivered;
         if let MessageCheck::New(envelope) = checked.check {
-            checked.check = match key_order::turn(&order, envelope, checked.generation > 0) {
+            checked.check = match key_order::turn(&order, envelope, checked.generation > 0, redelivered) {
                 Turn::Now => MessageCheck::New(envelope),
                 Turn::AfterAnother => MessageCheck::Behind(envelope),
                 Turn::Recorded => MessageCheck::Recorded(envelope),

@@ -3,6 +3,7 @@
 mod attempts;
 mod consumer;
 pub(crate) mod fakes;
+mod key_order;
 mod locks;
 mod missing_answers;
 mod notifications;

@@ -30,6 +30,12 @@ pub(crate) enum Fault {
     RemovedBeforeConfirmed,
     /// A stale leader removes rows.
     StaleLeaderRemoves,
+    /// A message that ends releases none that waits for it.
+    NothingIsReleased,
+    /// A command does not wait for an earlier one with its key that is retried.
+    NothingWaits,
+    /// An operator retries a dead message although a later command with its key was handled.
+    OvertakenIsRetried,
     /// The database is unavailable when the process stops, so the starts cannot be reverted.
     StopWithoutDatabase,
 }
@@ -76,6 +82,8 @@ pub(crate) struct Config {
     /// One consumer gets the deliveries, the others are on standby (`queues.single_active_consumer`). Only then is the
     /// order of commands of one line checked: message 0 allocates a line, the last message deallocates it.
     pub(crate) single_active_consumer: bool,
+    /// All messages are commands with one key, which are handled in their order, also when they are retried.
+    pub(crate) one_key: bool,
     /// Unacknowledged deliveries per subscription (`worker.prefetch`).
     pub(crate) prefetch: u8,
     /// Commands in one unit of work (`worker.max_batch`).
@@ -101,6 +109,7 @@ impl Config {
         messages: 1,
         workers: 1,
         single_active_consumer: false,
+        one_key: false,
         prefetch: 2,
         max_batch: 1,
         max_attempts: 1,

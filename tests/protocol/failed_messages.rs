@@ -1,7 +1,7 @@
 //! Failed messages: attempts, generations, operator actions and retention.
 //!
 //! Each operator action is one transaction. A retry is due at once. Not modelled: delays, reasons, the history of
-//! attempts, bulk actions, `waiting` messages and `overtaken_by`. Retention is assumed to be longer than any message
+//! attempts, bulk actions, `--overtaken`, an edit to another key. Retention is assumed to be longer than any message
 //! is outstanding. It may remove a resolved or discarded row if no copy of it is outstanding. It may remove an inbox
 //! row if no delivery of generation 0 is outstanding, every failed message of this id is resolved (an edited one may
 //! be dead because of the inbox row), and the sender does not send it again later. These are the conditions under
@@ -37,13 +37,23 @@ impl State {
             let (number, status) = (self.next_row, Status::Retrying);
             let Message { id, body, .. } = message;
             self.next_row += 1;
-            self.failed.push(Row { number, id, body, status, attempts: 0, generation: 0, published: false });
+            let overtaken = false;
+            self.failed.push(Row {
+                number,
+                id,
+                body,
+                status,
+                attempts: 0,
+                generation: 0,
+                published: false,
+                overtaken,
+            });
         } else {
             let row = &mut self.failed[index];
             let retrying = row.status == Status::Retrying;
             let dropped = match message.marker {
-                // Only a retrying row covers a message of generation 0: its retry will handle the message.
-                None => retrying || (config.fault == Fault::OldRowDropsMessage && message.redelivered),
+                // Only an open row covers a message of generation 0: its retry will handle the message.
+                None => row.is_open() || (config.fault == Fault::OldRowDropsMessage && message.redelivered),
                 Some(marker) => {
                     row.generation != marker.generation
                         || !retrying && config.fault != Fault::NoGenerationFence
@@ -62,6 +72,71 @@ impl State {
         row.published = false;
         row.status =
             if permanent || row.attempts >= config.max_attempts { Status::Dead } else { Status::Retrying };
+        self.release(config);
+    }
+
+    /// The number of the row of a message; one without a row comes after all others.
+    fn turn(&self, message: Message) -> u8 {
+        self.position_of(message).map_or(u8::MAX, |index| self.failed[index].number)
+    }
+
+    /// Whether an earlier message with the key is open.
+    pub(crate) fn must_wait(&self, config: &Config, message: Message) -> bool {
+        let turn = self.turn(message);
+        config.one_key
+            && config.fault != Fault::NothingWaits
+            && self.failed.iter().any(|row| row.is_open() && row.number < turn)
+    }
+
+    pub(crate) fn is_discarded(&self, message: Message) -> bool {
+        self.position_of(message).is_some_and(|index| self.failed[index].status == Status::Discarded)
+    }
+
+    /// Whether a redelivered message is dead, and a later command was handled since.
+    pub(crate) fn stays_overtaken(&self, message: Message) -> bool {
+        let row = self.position_of(message).map(|index| self.failed[index]);
+        message.redelivered && row.is_some_and(|row| row.status == Status::Dead && row.overtaken)
+    }
+
+    /// A message must wait. One that is recorded as open already, and is not the current copy, changes nothing.
+    pub(crate) fn record_waiting(&mut self, message: Message) {
+        let Some(index) = self.position_of(message) else {
+            let (number, Message { id, body, .. }) = (self.next_row, message);
+            self.next_row += 1;
+            let (status, overtaken) = (Status::Waiting, false);
+            let row =
+                Row { number, id, body, status, attempts: 0, generation: 1, published: false, overtaken };
+            return self.failed.push(row);
+        };
+        let row = &mut self.failed[index];
+        if message.marker.is_some() || !row.is_open() {
+            row.status = Status::Waiting;
+            row.generation += 1;
+            row.published = false;
+        }
+    }
+
+    /// A command was handled: earlier dead or discarded messages with its key are overtaken.
+    pub(crate) fn overtake(&mut self, config: &Config, message: Message) {
+        let turn = self.turn(message);
+        let ended = |row: &&mut Row| matches!(row.status, Status::Dead | Status::Discarded);
+        if config.one_key {
+            for row in self.failed.iter_mut().filter(ended).filter(|row| row.number < turn) {
+                row.overtaken = true;
+            }
+        }
+    }
+
+    /// The first open message is tried, if it waits.
+    fn release(&mut self, config: &Config) {
+        let first = self.failed.iter_mut().filter(|row| row.is_open()).min_by_key(|row| row.number);
+        if let Some(row) = first
+            && row.status == Status::Waiting
+            && config.fault != Fault::NothingIsReleased
+        {
+            row.status = Status::Retrying;
+            row.generation += 1;
+        }
     }
 
     /// A message was handled: its failed message is resolved, even a discarded one.
@@ -75,22 +150,25 @@ impl State {
             self.history.handled_after_discard.add(message.id);
         }
         *status = Status::Resolved;
+        self.release(config);
     }
 
     /// Whether an operation would change the row.
-    pub(crate) fn allows(&self, operation: Operation, row: Row) -> bool {
+    pub(crate) fn allows(&self, config: &Config, operation: Operation, row: Row) -> bool {
+        let overtaken = row.overtaken && config.fault != Fault::OvertakenIsRetried;
         match operation {
             Operation::Retry => {
-                row.status == Status::Dead || (row.status == Status::Retrying && row.published)
+                (row.status == Status::Dead && !overtaken)
+                    || (row.status == Status::Retrying && row.published)
             }
-            Operation::Discard => matches!(row.status, Status::Dead | Status::Retrying),
+            Operation::Discard => row.status == Status::Dead || row.is_open(),
             Operation::Restore => row.status == Status::Discarded,
-            Operation::ShowForEdit => row.status == Status::Dead && self.shown.is_none(),
+            Operation::ShowForEdit => row.status == Status::Dead && !overtaken && self.shown.is_none(),
             Operation::SaveEdit => self.shown.is_some_and(|shown| shown.row == row.number),
         }
     }
 
-    pub(crate) fn operate(&mut self, operation: Operation, index: usize) {
+    pub(crate) fn operate(&mut self, config: &Config, operation: Operation, index: usize) {
         let handled = self.inbox[usize::from(self.failed[index].id)] == Some(self.failed[index].body);
         let row = &mut self.failed[index];
         match operation {
@@ -101,6 +179,7 @@ impl State {
             Operation::Discard => {
                 row.status = Status::Discarded;
                 self.record_discard(index);
+                self.release(config);
             }
             Operation::Restore => {
                 row.status = Status::Dead;

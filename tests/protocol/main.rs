@@ -55,6 +55,28 @@ const RETRY: Config = Config {
     ..Config::SMALLEST
 };
 
+/// Three commands with one key, of which some are retried, one active worker and one on standby.
+const KEY_ORDER: Config = Config {
+    name: "key order",
+    messages: 3,
+    workers: 2,
+    single_active_consumer: true,
+    one_key: true,
+    max_batch: 2,
+    max_attempts: 2,
+    relays: 1,
+    budget: Budget { rejections: 2, actions: 1, ..NONE },
+    ..Config::SMALLEST
+};
+
+/// Two commands with one key, with crashes.
+const KEY_ORDER_OF_TWO: Config = Config {
+    name: "key order of two",
+    messages: 2,
+    budget: Budget { rejections: 2, crashes: 1, lost_replies: 1, actions: 1, ..NONE },
+    ..KEY_ORDER
+};
+
 /// One failing message: one worker, an editor, retention.
 const EDIT: Config = Config {
     name: "edit and retention",
@@ -142,6 +164,28 @@ fn commands_of_one_line_stay_in_order_through_crashes_stops_and_outages() {
 #[test]
 fn a_failed_message_is_neither_lost_nor_handled_twice_nor_handled_after_a_discard() {
     report::assert_holds(RETRY);
+}
+
+#[test]
+fn commands_of_one_key_take_effect_in_order_although_some_are_retried() {
+    report::assert_holds(KEY_ORDER);
+    report::assert_holds(KEY_ORDER_OF_TWO);
+}
+
+#[test]
+fn a_message_that_is_not_released_is_found() {
+    let property = "every message ends in an effect or a visible failed message";
+    report::assert_finds(KEY_ORDER, Fault::NothingIsReleased, property);
+}
+
+#[test]
+fn a_command_that_does_not_wait_is_found() {
+    report::assert_finds(KEY_ORDER, Fault::NothingWaits, "commands of one key take effect in order");
+}
+
+#[test]
+fn a_retry_of_an_overtaken_message_is_found() {
+    report::assert_finds(KEY_ORDER, Fault::OvertakenIsRetried, "commands of one key take effect in order");
 }
 
 #[test]

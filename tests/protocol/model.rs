@@ -255,7 +255,7 @@ impl Protocol {
                 (Operation::SaveEdit, 1),
             ];
             let allowed = |(operation, remaining): (_, u8)| {
-                (remaining > 0 && state.allows(operation, *row))
+                (remaining > 0 && state.allows(&self.config, operation, *row))
                     .then_some(Action::Operator { operation, row: row.number })
             };
             actions.extend(costs.into_iter().filter_map(allowed));

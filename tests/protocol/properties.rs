@@ -49,6 +49,18 @@ pub(crate) fn all(config: &Config) -> Vec<Property<Protocol>> {
     if config.single_active_consumer {
         properties.push(Property::always("commands of one line take effect in order", commands_in_order));
     }
+    if config.one_key {
+        // A redelivery of a discarded message cannot be told from a message that was sent again: it is handled.
+        properties.push(Property::always("commands of one key take effect in order", |_, state: &State| {
+            state.effects.is_sorted() || state.history.redelivered_after_discard
+        }));
+        properties.push(Property::sometimes("a command waits and is handled", |_, state: &State| {
+            state.failed.iter().any(|row| row.id > 0 && row.status == Status::Resolved)
+        }));
+        properties.push(Property::sometimes("a dead message is overtaken", |_, state: &State| {
+            state.failed.iter().any(|row| row.overtaken && row.status == Status::Dead)
+        }));
+    }
     if config.poison.is_some() && config.budget.crashes == 0 {
         properties
             .push(Property::always("only the message that crashes its worker is dead", only_poison_is_dead));

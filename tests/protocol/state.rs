@@ -43,6 +43,7 @@ impl Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Status {
     Retrying,
+    Waiting,
     Resolved,
     Dead,
     Discarded,
@@ -60,6 +61,15 @@ pub(crate) struct Row {
     pub(crate) generation: u8,
     /// A copy of this generation was published.
     pub(crate) published: bool,
+    /// A later command with the same key was handled while this one was dead or discarded (`overtaken_by`).
+    pub(crate) overtaken: bool,
+}
+
+impl Row {
+    /// Whether the program handles the message without an operator.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.status, Status::Retrying | Status::Waiting)
+    }
 }
 
 /// A set of message ids or of event sequences.
@@ -152,6 +162,8 @@ pub(crate) struct History {
     pub(crate) crash_loop: Set,
     /// Discarded messages that were sent again or redelivered, and then handled.
     pub(crate) handled_after_discard: Set,
+    /// A discarded message was redelivered: it is treated like one that was sent again.
+    pub(crate) redelivered_after_discard: bool,
 }
 
 impl State {

@@ -33,7 +33,7 @@ impl Protocol {
                     _ => state.remaining.actions -= 1,
                 }
                 let index = state.failed.iter().position(|exists| exists.number == row);
-                state.operate(operation, index.expect("the row existed when the action was chosen"));
+                state.operate(config, operation, index.expect("the row existed when the action was chosen"));
             }
             Action::RemoveInboxRow { id } => {
                 state.remaining.removals -= 1;

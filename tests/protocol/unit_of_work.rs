@@ -64,14 +64,20 @@ impl State {
 
     fn finish(&mut self, config: &Config, message: Message, isolation: Isolation, rejected: bool) {
         let passes = self.passes_fence(config, message);
-        let inbox = &mut self.inbox[usize::from(message.id)];
-        match *inbox {
-            None if !passes && config.fault == Fault::FencedCopyEntersInbox => *inbox = Some(message.body),
+        let id = usize::from(message.id);
+        self.history.redelivered_after_discard |= message.marker.is_none() && self.is_discarded(message);
+        match self.inbox[id] {
+            None if !passes && config.fault == Fault::FencedCopyEntersInbox => {
+                self.inbox[id] = Some(message.body);
+            }
             _ if !passes => {}
             None if isolation == Isolation::GiveUp => self.record(config, message, true),
+            None if self.stays_overtaken(message) => {}
+            None if self.must_wait(config, message) => self.record_waiting(message),
             None if rejected => self.record(config, message, false),
             None => {
-                *inbox = Some(message.body);
+                self.inbox[id] = Some(message.body);
+                self.overtake(config, message);
                 self.outbox.add(u8::try_from(self.effects.len()).expect("there are few messages"));
                 self.effects.push(message.id);
                 self.resolve(config, message);
@@ -101,7 +107,7 @@ impl State {
             || self.failed.iter().any(|row| {
                 row.id == message.id
                     && row.body == message.body
-                    && matches!(row.status, Status::Retrying | Status::Dead)
+                    && (row.is_open() || row.status == Status::Dead)
             });
         self.history.dropped |= !exists;
         let last =

@@ -186,6 +186,7 @@ impl FailedMessageTable {
                 id: own.id,
                 status: own.status.kind(),
                 attempts: if own.status == Status::Retrying { own.attempts } else { 0 },
+                overtaken: own.overtaken,
             }),
             ..OrderCheck::default()
         };

@@ -182,6 +182,8 @@ async fn a_command_overtakes_earlier_dead_messages_of_its_key(adapters: Adapters
     // A new delivery of the dead message is later than the command.
     record(&adapters, [failed("m1", 0, DEAD)]).await;
     assert_eq!(overtaken().await[0], None);
+    let own = check(&adapters, &["m1", "m3"]).await;
+    assert_eq!(own.iter().map(|check| check.own.unwrap().overtaken).collect::<Vec<_>>(), [false, true]);
     let by = NewAttempt { overtaken_by: Some("m6".into()), ..failed("m3", 0, DEAD) };
     record(&adapters, [by]).await;
     assert_eq!(overtaken().await[2].as_deref(), Some("m6"));

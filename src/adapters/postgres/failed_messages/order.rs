@@ -89,6 +89,7 @@ struct Place {
     own_id: Option<i64>,
     own_status: Option<String>,
     own_attempts: Option<i32>,
+    own_overtaken: bool,
     head: Option<i64>,
     overtakes: bool,
 }
@@ -99,7 +100,9 @@ impl Place {
         let attempts = self.own_attempts.filter(|_| status == Some(StatusKind::Retrying));
         let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or_default();
         let own = match (self.own_id, status) {
-            (Some(id), Some(status)) => Some(OwnFailedMessage { id, status, attempts }),
+            (Some(id), Some(status)) => {
+                Some(OwnFailedMessage { id, status, attempts, overtaken: self.own_overtaken })
+            }
             _ => None,
         };
         let is_behind = self.head.is_some_and(|head| self.own_id.is_none_or(|own| head < own));
@@ -119,13 +122,14 @@ async fn places(
     let hashes: Vec<_> = messages.iter().map(|of| &of.message.body_hash.0[..]).collect();
     let places = sqlx::query_as!(
         Place,
-        r#"select asked.place as "asked!", own.id as "own_id?", own.status as "own_status?", own.attempts as "own_attempts?", head.id as "head?",
+        r#"select asked.place as "asked!", own.id as "own_id?", own.status as "own_status?", own.attempts as "own_attempts?",
+                  own.overtaken_by is not null as "own_overtaken!", head.id as "head?",
                   exists (select from failed_messages f where f.key = asked.key and f.status in ('dead', 'discarded')
                           and (own.id is null or f.id < own.id) offset 0) as "overtakes!"
            from unnest($2::text[], $3::text[], $4::text[], $5::bytea[]) with ordinality
                as asked (key, message_id, type, fingerprint, place)
            left join lateral (
-               select f.id, f.status, f.attempts from failed_messages f
+               select f.id, f.status, f.attempts, f.overtaken_by from failed_messages f
                where f.queue = $1 and coalesce(f.message_id, '') = asked.message_id and f.type = asked.type
                  and f.fingerprint = asked.fingerprint offset 0
            ) as own on true
