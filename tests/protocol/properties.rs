@@ -50,16 +50,7 @@ pub(crate) fn all(config: &Config) -> Vec<Property<Protocol>> {
         properties.push(Property::always("commands of one line take effect in order", commands_in_order));
     }
     if config.one_key {
-        // A redelivery of a discarded message cannot be told from a message that was sent again: it is handled.
-        properties.push(Property::always("commands of one key take effect in order", |_, state: &State| {
-            state.effects.is_sorted() || state.history.redelivered_after_discard
-        }));
-        properties.push(Property::sometimes("a command waits and is handled", |_, state: &State| {
-            state.failed.iter().any(|row| row.id > 0 && row.status == Status::Resolved)
-        }));
-        properties.push(Property::sometimes("a dead message is overtaken", |_, state: &State| {
-            state.failed.iter().any(|row| row.overtaken && row.status == Status::Dead)
-        }));
+        properties.extend(key_order());
     }
     if config.poison.is_some() && config.budget.crashes == 0 {
         properties
@@ -67,6 +58,21 @@ pub(crate) fn all(config: &Config) -> Vec<Property<Protocol>> {
     }
     properties.extend(reachable(config));
     properties
+}
+
+/// A redelivery of a discarded message cannot be distinguished from a message that was sent again: it is handled.
+fn key_order() -> [Property<Protocol>; 3] {
+    [
+        Property::always("commands of one key take effect in order", |_, state: &State| {
+            state.effects.is_sorted() || state.history.redelivered_after_discard
+        }),
+        Property::sometimes("a command waits and is handled", |_, state: &State| {
+            state.failed.iter().any(|row| row.id > 0 && row.status == Status::Resolved)
+        }),
+        Property::sometimes("a dead message is overtaken", |_, state: &State| {
+            state.failed.iter().any(|row| row.overtaken && row.status == Status::Dead)
+        }),
+    ]
 }
 
 /// Situations that a configuration must contain; otherwise the check says nothing about them.

@@ -8,6 +8,10 @@ use crate::harness::{
     Command, DRAINS_WITHIN, Running, SOON, TestSystem, allocate, create_batch, deallocate, wait_until,
 };
 
+/// Slows down every unit of work, so that a kill interrupts one.
+const SLOW_INBOX: &str = "create function slow_down() returns trigger language plpgsql as $$
+     begin perform pg_sleep(0.02); return null; end $$;
+     create trigger slow after insert on inbox for each statement execute function slow_down()";
 const SINGLE: (&str, &str) = ("ALLOCATION__QUEUES__SINGLE_ACTIVE_CONSUMER", "true");
 
 /// A system whose queues of commands have a single active consumer.
@@ -48,13 +52,7 @@ async fn a_killed_worker_is_replaced_and_the_order_of_the_queue_is_kept() {
         let has_subscribed = async || worker.log().contains("consuming queue=\"orders\"");
         wait_until("the process has subscribed", SOON, has_subscribed).await;
     }
-    system
-        .execute(
-            "create function slow_down() returns trigger language plpgsql as $$
-             begin perform pg_sleep(0.02); return null; end $$;
-             create trigger slow after insert on inbox for each statement execute function slow_down()",
-        )
-        .await;
+    system.execute(SLOW_INBOX).await;
     let commands: Vec<Command> = (0..1_000)
         .flat_map(|n| {
             let (orderid, sku) = (format!("o-{n}"), format!("SKU-{}", n % 4));

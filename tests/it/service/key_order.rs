@@ -27,7 +27,7 @@ async fn commands_wait_for_one_that_failed_in_the_same_unit_of_work() {
     assert_eq!(names(&outcomes), ["handled", "waits"], "the creation of the batch does not wait");
 }
 
-/// What is recorded already is not recorded again, and a sender that waits is told that the command is accepted.
+/// What is recorded already is not recorded again, and the command of a sender that waits is accepted.
 #[tokio::test(start_paused = true)]
 async fn a_waiting_command_that_comes_again_is_a_duplicate() {
     let store = ScriptedStore::default();
