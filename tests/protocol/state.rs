@@ -67,7 +67,7 @@ pub(crate) struct Row {
 
 impl Row {
     /// Whether the program handles the message without an operator.
-    pub(crate) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(self) -> bool {
         matches!(self.status, Status::Retrying | Status::Waiting)
     }
 }
@@ -162,8 +162,8 @@ pub(crate) struct History {
     pub(crate) crash_loop: Set,
     /// Discarded messages that were sent again or redelivered, and then handled.
     pub(crate) handled_after_discard: Set,
-    /// A discarded message was redelivered: it is treated like one that was sent again.
-    pub(crate) redelivered_after_discard: bool,
+    /// Discarded messages that were redelivered: they are treated like messages that were sent again.
+    pub(crate) redelivered_after_discard: Set,
 }
 
 impl State {

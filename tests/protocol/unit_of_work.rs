@@ -65,7 +65,9 @@ impl State {
     fn finish(&mut self, config: &Config, message: Message, isolation: Isolation, rejected: bool) {
         let passes = self.passes_fence(config, message);
         let id = usize::from(message.id);
-        self.history.redelivered_after_discard |= message.marker.is_none() && self.is_discarded(message);
+        if message.marker.is_none() && self.is_discarded(message) {
+            self.history.redelivered_after_discard.add(message.id);
+        }
         match self.inbox[id] {
             None if !passes && config.fault == Fault::FencedCopyEntersInbox => {
                 self.inbox[id] = Some(message.body);
