@@ -57,7 +57,10 @@ impl ModelCommand {
                 json!({ "batchref": format!("b{batch}"), "qty": qty, "revision": revision }),
             ),
         };
-        command(&format!("m{number}"), kind, &body)
+        let mut received = command(&format!("m{number}"), kind, &body);
+        // A failure is reported and not recorded, so that later commands do not wait for its retry.
+        received.awaited = true;
+        received
     }
 }
 

@@ -50,6 +50,6 @@ async fn a_unique_violation_is_shown_without_the_value() {
     )
     .await;
     let violation = "duplicate key value violates unique constraint \"one_label\" (SQLSTATE 23505)";
-    assert_eq!(attempt["error"], format!("the store failed: conflicting transaction: {violation}"));
-    assert_eq!(attempt["chain"], json!(["conflicting transaction", violation]));
+    assert_eq!(attempt["error"], format!("the store failed: row exists already: {violation}"));
+    assert_eq!(attempt["chain"], json!(["row exists already", violation]));
 }
