@@ -9,12 +9,14 @@ use std::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::received::ReceivedMessage;
+use crate::domain::Command;
+
+use super::{envelope::Content, received::ReceivedMessage};
 
 /// How long a lock is remembered after it was met.
 const REMEMBERED_FOR: Duration = Duration::from_secs(30);
 
-/// The partition keys of messages that needed a locked row.
+/// The SKUs and batches of messages that needed a locked row.
 #[derive(Debug, Default)]
 pub(super) struct Contention {
     keys: Mutex<HashMap<String, Instant>>,
@@ -23,9 +25,10 @@ pub(super) struct Contention {
 impl Contention {
     /// A message needs a row that is locked.
     pub(super) fn met(&self, received: &ReceivedMessage) {
-        let (now, key) = (Instant::now(), received.partition_key().unwrap_or_default());
+        let now = Instant::now();
         let mut keys = self.keys();
         keys.retain(|_, met| now - *met < REMEMBERED_FOR);
+        let key = needed_row(received);
         if keys.insert(key.to_owned(), now).is_none() {
             warn!(key, "another session has locked rows; the commands that need them are postponed");
         }
@@ -35,24 +38,33 @@ impl Contention {
     pub(super) fn over(&self, received: &ReceivedMessage) {
         let mut keys = self.keys();
         if !keys.is_empty() {
-            let key = received.partition_key().unwrap_or_default();
+            let key = needed_row(received);
             if keys.remove(key).is_some() {
                 info!(key, "rows that another session had locked are free");
             }
         }
     }
 
-    /// Whether messages with the same partition key lately needed a row that was locked.
+    /// Whether messages that need the same rows were postponed lately.
     pub(super) fn concerns(&self, received: &ReceivedMessage) -> bool {
         let keys = self.keys();
         if keys.is_empty() {
             return false;
         }
-        let met = received.partition_key().and_then(|key| keys.get(key));
-        met.is_some_and(|met| met.elapsed() < REMEMBERED_FOR)
+        keys.get(needed_row(received)).is_some_and(|met| met.elapsed() < REMEMBERED_FOR)
     }
 
     fn keys(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The SKU or the batch whose rows a message needs.
+fn needed_row(received: &ReceivedMessage) -> &str {
+    match received.decoded.as_ref().map(|envelope| &envelope.content) {
+        // The batch does not exist yet.
+        Ok(Content::Command(Command::CreateBatch(command))) => command.sku.as_str(),
+        Ok(content) => content.partition_key(),
+        Err(_) => "",
     }
 }

@@ -82,7 +82,8 @@ fn settings(queue: QueueName, locks: LockMode) -> &'static str {
     match (queue, locks) {
         // A mail server may take longer than other transactions may rest.
         (QueueName::Notifications, _) => "set local idle_in_transaction_session_timeout = '5min'",
-        (QueueName::Orders | QueueName::Stock, LockMode::Wait) => "set local lock_timeout = '1s'",
+        // Longer than `deadlock_timeout`, so that the server ends a deadlock before.
+        (QueueName::Orders | QueueName::Stock, LockMode::Wait) => "set local lock_timeout = '1500ms'",
         (QueueName::Orders | QueueName::Stock, LockMode::Skip) => "set local lock_timeout = '50ms'",
     }
 }

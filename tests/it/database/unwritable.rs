@@ -73,7 +73,11 @@ async fn outage(name: &str, cause: &str, sqlstate: &str, repair: &str) {
     system.sender.send_all(&commands).await;
     let processes = [&outage.worker, &relay, &outage.api];
     for process in processes {
-        let down = async || count(process, "unavailable") > 0 && count(process, sqlstate) > 0;
+        let down = async || {
+            // Without requests the API does not notice what follows the end of its sessions.
+            assert_eq!(outage.post().await, 503);
+            count(process, "unavailable") > 0 && count(process, sqlstate) > 0
+        };
         wait_until("the outage is reported with its cause", SOON, down).await;
     }
     outage.wait_for_readiness(503).await;

@@ -50,6 +50,21 @@ async fn commands_of_a_locked_product_are_postponed_and_the_others_handled() {
     assert_eq!(names(&outcomes), ["handled", "duplicate", "handled", "duplicate"]);
 }
 
+/// A batch of the product needs the same row as its other batches.
+#[tokio::test(start_paused = true)]
+async fn a_known_lock_of_a_product_is_not_awaited_again_for_another_batch() {
+    let store = with_products().await;
+    let bus = bus(&store);
+    store.set_locked(&["LAMP"]);
+    for (id, other, longest) in [("m1", "m2", 1_100), ("m3", "m4", 60)] {
+        let begin = Instant::now();
+        let mut messages = [batch(id, "LAMP"), batch(other, "VASE")];
+        let outcomes = bus.handle_all(STOCK, &mut messages).await.unwrap();
+        assert_eq!(names(&outcomes), ["postponed", "handled"]);
+        assert!(begin.elapsed() < Duration::from_millis(longest), "{id}: {:?}", begin.elapsed());
+    }
+}
+
 /// For example a line, or a row of the read model: which command needs it is not known before it is written.
 #[tokio::test(start_paused = true)]
 async fn another_locked_row_postpones_only_the_commands_of_its_product() {
