@@ -27,3 +27,9 @@ pub struct FailedMessageKey {
     /// The hash of its body.
     pub body_hash: BodyHash,
 }
+
+impl From<&MessageKey> for FailedMessageKey {
+    fn from(key: &MessageKey) -> Self {
+        Self { message_id: Some(key.message_id.clone()), kind: key.kind.to_owned(), body_hash: key.body_hash }
+    }
+}

@@ -40,7 +40,7 @@ pub enum RetryCheck {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderedMessage {
     /// The message.
-    pub message: FailedMessageKey,
+    pub message: MessageKey,
     /// The line or the batch that it is about.
     pub key: OrderingKey,
 }

@@ -139,7 +139,7 @@ async fn check_order(uow: &mut UnitOfWork, checked: &mut [CheckedMessage<'_>]) -
         if let MessageCheck::New(envelope) = checked.check
             && let Some(key) = envelope.content.ordering_key()
         {
-            commands.push(OrderedMessage { message: checked.received.failed_message_key(), key });
+            commands.push(OrderedMessage { message: envelope.key.clone(), key });
             indexes.push(index);
         }
     }

@@ -162,13 +162,7 @@ impl FailedMessageTable {
 
     /// Resolves a message that was handled.
     pub(super) fn resolve(&mut self, queue: QueueName, handled: &MessageKey) {
-        let MessageKey { message_id, kind, body_hash } = handled;
-        let key = FailedMessageKey {
-            message_id: Some(message_id.clone()),
-            kind: (*kind).to_owned(),
-            body_hash: *body_hash,
-        };
-        if let Some(row) = self.rows.get_mut(&(queue, key)) {
+        if let Some(row) = self.rows.get_mut(&(queue, FailedMessageKey::from(handled))) {
             if row.message.resolve().is_some() {
                 row.ended_at = Some(Instant::now());
             }
@@ -178,7 +172,7 @@ impl FailedMessageTable {
 
     /// The place of a command in the order of its key.
     pub(super) fn check_order(&self, queue: QueueName, ordered: &OrderedMessage) -> OrderCheck {
-        let own = self.rows.get(&(queue, ordered.message.clone())).map(|row| &row.message);
+        let own = self.rows.get(&(queue, FailedMessageKey::from(&ordered.message))).map(|row| &row.message);
         let is_earlier =
             |row: &&Row| row.has_key(&ordered.key) && own.is_none_or(|own| row.message.id < own.id);
         let mut check = OrderCheck {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use crate::ports::outbox::Retention;
+use crate::{domain::OrderingKey, ports::outbox::Retention};
+
+use super::failed_messages;
 
 /// Rows of one table that one call removes: few enough that no other transaction has to wait for long.
 const PURGE_SIZE: i64 = 5000;
@@ -61,17 +63,11 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
 
 /// A process of an earlier version that ends a message releases none that wait for it.
 async fn release_forgotten(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let forgotten = sqlx::query!(
-        "update failed_messages
-         set status = 'retrying', due_at = now(), published_at = null, generation = generation + 1
-         where status = 'waiting' and id = any(array(
-             select f.id from failed_messages f
-             where f.status = 'waiting'
-               and not exists (select from failed_messages earlier
-                               where earlier.key = f.key and earlier.status in ('retrying', 'waiting')
-                                 and earlier.id < f.id)))"
+    let waiting = sqlx::query_scalar!(
+        r#"select distinct key as "key!" from failed_messages where status = 'waiting' and key is not null"#
     );
-    forgotten.execute(connection).await?;
+    let keys = waiting.fetch_all(&mut *connection).await?.into_iter().map(OrderingKey::from_stored);
+    failed_messages::release(connection, &keys.collect::<Vec<_>>()).await?;
     Ok(())
 }
 

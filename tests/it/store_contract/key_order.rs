@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use allocation::{
-    domain::{
-        BatchRef, BodyHash, FailedMessageKey, MessageKey, NewAttempt, OrderingKey, Reason, RetryDecision,
-        StatusKind,
-    },
+    domain::{BatchRef, BodyHash, MessageKey, NewAttempt, OrderingKey, Reason, RetryDecision, StatusKind},
     ports::{
         outbox::RetryFeed,
         queue::QueueName,
@@ -58,9 +55,9 @@ async fn handle(adapters: &Adapters, message_id: &str) {
 }
 
 fn ordered(message_id: &str, of: &str) -> OrderedMessage {
-    let FailedMessageKey { kind, body_hash, .. } = attempt("", 0, NOW).key;
+    let body_hash = attempt("", 0, NOW).key.body_hash;
     OrderedMessage {
-        message: FailedMessageKey { message_id: Some(message_id.into()), kind, body_hash },
+        message: MessageKey { message_id: message_id.into(), kind: "allocate", body_hash },
         key: key(of),
     }
 }

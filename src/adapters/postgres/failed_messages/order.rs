@@ -116,9 +116,8 @@ async fn places(
     messages: &[&OrderedMessage],
 ) -> Result<Vec<Place>, sqlx::Error> {
     let keys: Vec<_> = messages.iter().map(|of| of.key.as_str()).collect();
-    let ids: Vec<_> =
-        messages.iter().map(|of| of.message.message_id.as_deref().unwrap_or_default()).collect();
-    let kinds: Vec<_> = messages.iter().map(|of| of.message.kind.as_str()).collect();
+    let ids: Vec<_> = messages.iter().map(|of| &*of.message.message_id).collect();
+    let kinds: Vec<_> = messages.iter().map(|of| of.message.kind).collect();
     let hashes: Vec<_> = messages.iter().map(|of| &of.message.body_hash.0[..]).collect();
     let places = sqlx::query_as!(
         Place,
