@@ -15,3 +15,4 @@ pub mod queue;
 pub mod routing;
 pub mod store;
 pub mod text;
+pub mod trace;

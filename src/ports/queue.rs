@@ -68,6 +68,8 @@ pub struct Message {
     pub correlation_id: Option<String>,
     /// The sender's W3C trace context.
     pub traceparent: Option<String>,
+    /// What the systems of that trace add to it.
+    pub tracestate: Option<String>,
     /// The media type of the body.
     pub content_type: Option<String>,
     /// The encoding of the body.

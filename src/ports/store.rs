@@ -173,6 +173,8 @@ pub struct OutboxEvent {
     pub correlation_id: Arc<str>,
     /// The W3C trace context of the command.
     pub traceparent: Option<Arc<str>>,
+    /// What the systems of that trace add to it.
+    pub tracestate: Option<Arc<str>>,
 }
 
 /// The state of a line in the read model.

@@ -10,6 +10,7 @@ use crate::{
         queue::{Message, QueueName},
         routing,
         text::{is_printable, replace_nul},
+        trace::{TraceContext, is_tracestate},
     },
 };
 
@@ -17,7 +18,6 @@ use super::{
     body::read_body,
     decode_error::{DecodeError, MAX_MESSAGE_ID, MAX_MESSAGE_ID_BYTES},
     envelope::Envelope,
-    traceparent::is_traceparent,
 };
 
 /// The largest allowed message; a larger one is not parsed.
@@ -52,11 +52,16 @@ pub fn decode(queue: QueueName, message: &Message, limits: Limits) -> Result<Env
     let content = read_body(&message.kind, &message.body)?;
     let correlation_id =
         message.correlation_id.as_deref().map_or_else(|| message_id.clone(), |id| replace_nul(id).into());
+    let traceparent = message.traceparent.as_deref().filter(|trace| TraceContext::parse(trace).is_some());
+    // Without the other header it has no meaning.
+    let tracestate =
+        message.tracestate.as_deref().filter(|state| traceparent.is_some() && is_tracestate(state));
     Ok(Envelope {
         key: MessageKey { message_id, kind: content.kind(), body_hash: body_hash(&message.body) },
         content,
         correlation_id,
-        traceparent: message.traceparent.as_deref().filter(|trace| is_traceparent(trace)).map(Into::into),
+        traceparent: traceparent.map(Into::into),
+        tracestate: tracestate.map(Into::into),
     })
 }
 

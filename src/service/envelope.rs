@@ -17,6 +17,8 @@ pub struct Envelope {
     pub correlation_id: Arc<str>,
     /// The W3C trace that the message belongs to.
     pub traceparent: Option<Arc<str>>,
+    /// What the systems of this trace add to its context.
+    pub tracestate: Option<Arc<str>>,
 }
 
 /// What a message contains.

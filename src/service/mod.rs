@@ -30,5 +30,4 @@ mod process;
 pub mod received;
 mod recording;
 pub mod relay;
-mod traceparent;
 pub mod unit_of_work;

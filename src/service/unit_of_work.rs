@@ -321,5 +321,6 @@ fn outgoing(recorded: &RecordedEvent, cause: &Envelope) -> Option<OutboxEvent> {
         causation_id: cause.key.message_id.clone(),
         correlation_id: cause.correlation_id.clone(),
         traceparent: cause.traceparent.clone(),
+        tracestate: cause.tracestate.clone(),
     })
 }

@@ -158,6 +158,7 @@ async fn an_event_has_the_correlation_id_and_the_trace_of_its_command() {
     system.wait_handled(1).await;
     let mut headers = FieldTable::default();
     headers.insert("traceparent".into(), AMQPValue::LongString(TRACEPARENT.into()));
+    headers.insert("tracestate".into(), AMQPValue::LongString("congo=t61rcWkgMzE".into()));
     let line = allocate("o-1", "LAMP", 3);
     let sent = properties(line.kind, &line.message_id)
         .with_correlation_id("checkout-7".into())
@@ -168,6 +169,7 @@ async fn an_event_has_the_correlation_id_and_the_trace_of_its_command() {
     let [event] = &events[..] else { panic!("{events:?}") };
     assert_eq!(event.properties.correlation_id().as_ref().map(ShortString::as_str), Some("checkout-7"));
     assert_eq!(event.header("traceparent").as_deref(), Some(TRACEPARENT));
+    assert_eq!(event.header("tracestate").as_deref(), Some("congo=t61rcWkgMzE"));
     assert_eq!(event.header("causation_id"), Some(line.message_id));
     system.close_after([worker]).await;
 }
@@ -182,13 +184,15 @@ async fn a_header_that_is_no_traceparent_is_ignored() {
     for trace in [long.as_str(), "", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
         let mut headers = FieldTable::default();
         headers.insert("traceparent".into(), AMQPValue::LongString(trace.into()));
+        headers.insert("tracestate".into(), AMQPValue::LongString("congo=t61rcWkgMzE".into()));
         let line = allocate(&format!("o-{}", trace.len()), "LAMP", 1);
         let sent = properties(line.kind, &line.message_id).with_headers(headers);
         system.sender.publish_raw(line.kind, sent, line.body.to_string().as_bytes()).await;
     }
     let events = system.settled(4).await;
     assert_eq!(events.len(), 3);
-    assert!(events.iter().all(|event| event.header("traceparent").is_none()), "{events:?}");
+    let traced = |event: &Event| event.header("traceparent").or(event.header("tracestate"));
+    assert!(events.iter().all(|event| traced(event).is_none()), "{events:?}");
     system.close_after([worker]).await;
 }
 

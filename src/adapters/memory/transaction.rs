@@ -215,6 +215,7 @@ impl MemoryState {
             causation_id: event.causation_id.to_string(),
             correlation_id: event.correlation_id.to_string(),
             traceparent: event.traceparent.map(|trace| trace.to_string()),
+            tracestate: event.tracestate.map(|state| state.to_string()),
             committed_at: 0,
         });
     }

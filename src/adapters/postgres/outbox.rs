@@ -15,8 +15,8 @@ pub(super) async fn append(connection: &mut PgConnection, events: &[OutboxEvent]
         return Ok(());
     }
     sqlx::query!(
-        "insert into outbox (name, sku, sequence, body, causation_id, correlation_id, traceparent)
-         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])",
+        "insert into outbox (name, sku, sequence, body, causation_id, correlation_id, traceparent, tracestate)
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])",
         &events.iter().map(|event| event.name).collect::<Vec<_>>() as &[&str],
         &events.iter().map(|event| event.sku.as_str()).collect::<Vec<_>>() as &[&str],
         &events.iter().map(|event| event.sequence).collect::<Vec<_>>(),
@@ -24,6 +24,7 @@ pub(super) async fn append(connection: &mut PgConnection, events: &[OutboxEvent]
         &events.iter().map(|event| &*event.causation_id).collect::<Vec<_>>() as &[&str],
         &events.iter().map(|event| &*event.correlation_id).collect::<Vec<_>>() as &[&str],
         &events.iter().map(|event| event.traceparent.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+        &events.iter().map(|event| event.tracestate.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
     )
     .execute(connection)
     .await?;
@@ -58,7 +59,7 @@ pub(super) async fn unpublished(
 ) -> Result<Vec<OutboxRow>, sqlx::Error> {
     sqlx::query_as!(
         OutboxRow,
-        r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent,
+        r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent, tracestate,
                   extract(epoch from committed_at)::bigint as "committed_at!: UnixSeconds"
            from outbox o
            where id > $2 and refused is null and sku <> all($3)

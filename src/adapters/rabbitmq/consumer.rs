@@ -272,6 +272,7 @@ fn message(delivery: lapin::message::Delivery, queue_kind: QueueKind) -> Message
         message_id: text_of(properties.message_id()),
         correlation_id: text_of(properties.correlation_id()),
         traceparent: properties::text_header(&properties, properties::TRACEPARENT),
+        tracestate: properties::text_header(&properties, properties::TRACESTATE),
         content_type: text_of(properties.content_type()),
         content_encoding: text_of(properties.content_encoding()),
         header_bytes: properties::size(&properties),

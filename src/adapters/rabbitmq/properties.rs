@@ -17,6 +17,8 @@ use super::stored_properties;
 pub(super) const PERSISTENT: u8 = 2;
 /// The header of the W3C trace context.
 pub(super) const TRACEPARENT: &str = "traceparent";
+/// The header with what the systems of a trace add to its context.
+pub(super) const TRACESTATE: &str = "tracestate";
 /// Nested values below this depth are not shown: the database limits the depth of JSON.
 const MAX_DEPTH: usize = 32;
 /// The limit of a short string of AMQP, in bytes. The client library panics above it.

@@ -22,7 +22,7 @@ use crate::{
 use super::{
     confirm_channel::{ConfirmChannel, OutboundMessage},
     connection::{RETRIES, RabbitConfig},
-    properties::{PERSISTENT, TRACEPARENT, short},
+    properties::{PERSISTENT, TRACEPARENT, TRACESTATE, short},
     retry_properties::retry_properties,
 };
 
@@ -95,8 +95,10 @@ impl RabbitPublisher {
         headers.insert("causation_id".into(), AMQPValue::LongString(row.causation_id.as_str().into()));
         headers.insert("aggregate_id".into(), AMQPValue::LongString(row.sku.as_str().into()));
         headers.insert("sequence".into(), AMQPValue::LongLongInt(row.sequence));
-        if let Some(traceparent) = &row.traceparent {
-            headers.insert(TRACEPARENT.into(), AMQPValue::LongString(traceparent.as_str().into()));
+        for (name, value) in [(TRACEPARENT, &row.traceparent), (TRACESTATE, &row.tracestate)] {
+            if let Some(value) = value {
+                headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+            }
         }
         OutboundMessage {
             exchange: self.broker.named("events"),

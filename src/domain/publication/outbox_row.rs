@@ -23,6 +23,8 @@ pub struct OutboxRow {
     pub correlation_id: String,
     /// The W3C trace context of the command, if it had one.
     pub traceparent: Option<String>,
+    /// What the systems of that trace add to it.
+    pub tracestate: Option<String>,
     /// The time of the commit, in seconds since 1970.
     pub committed_at: u64,
 }
@@ -72,6 +74,7 @@ pub(super) fn row(id: i64, name: &str, sku: &str) -> OutboxRow {
         causation_id: String::new(),
         correlation_id: String::new(),
         traceparent: None,
+        tracestate: None,
         committed_at: 0,
     }
 }

@@ -20,6 +20,7 @@ use super::{responses, state::ApiState};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 pub(super) async fn add_batch(
     State(state): State<Arc<ApiState>>,
@@ -100,6 +101,7 @@ fn message(kind: &str, headers: &HeaderMap, body: Vec<u8>) -> Result<Message, Bo
         kind: kind.into(),
         message_id: Some(message_id),
         traceparent: only(headers, &TRACEPARENT).unwrap_or_default(),
+        tracestate: list(headers, &TRACESTATE),
         content_type,
         content_encoding: text(&header::CONTENT_ENCODING)?,
         body: body.into(),
@@ -125,6 +127,13 @@ fn only(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, NotTex
         Some(_) => Err(NotText),
         None => text(headers, name),
     }
+}
+
+/// The elements of a header that may occur several times, and that is one list; none if a part of it is not UTF-8.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let parts: Result<Vec<_>, _> =
+        headers.get_all(name).iter().map(|value| std::str::from_utf8(value.as_bytes())).collect();
+    parts.ok().filter(|parts| !parts.is_empty()).map(|parts| parts.join(","))
 }
 
 /// The text of a header. Nothing is replaced: two values must not become one.

@@ -75,11 +75,14 @@ async fn only_a_traceparent_of_the_w3c_is_copied_to_events() {
     let (long, upper) = ("x".repeat(10_000), VALID.to_uppercase());
     for (number, value) in [VALID, &long, &upper, "00-zz"].into_iter().enumerate() {
         let wanted = line(&format!("o-{number}"), "LAMP", 1).to_string();
-        let headers = [JSON, ("traceparent", value)];
+        let headers =
+            [JSON, ("traceparent", value), ("tracestate", "congo=t61rcWkgMzE"), ("tracestate", "rojo=1")];
         client.request("POST", "/allocate", &headers, wanted.as_bytes()).await.expect_status(202);
     }
     let events = system.settled(5).await;
     let copied: Vec<_> = events.iter().map(|event| event.header("traceparent")).collect();
     assert_eq!(copied, [Some(VALID.into()), None, None, None]);
+    let copied: Vec<_> = events.iter().map(|event| event.header("tracestate")).collect();
+    assert_eq!(copied, [Some("congo=t61rcWkgMzE,rojo=1".into()), None, None, None]);
     system.close_after([api]).await;
 }

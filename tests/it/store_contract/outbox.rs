@@ -31,6 +31,7 @@ fn event(sku: &str, sequence: i64) -> OutboxEvent {
         causation_id: "cause".into(),
         correlation_id: "request".into(),
         traceparent: Some("trace".into()),
+        tracestate: Some("state".into()),
     }
 }
 
@@ -73,13 +74,16 @@ async fn events_are_read_in_the_order_of_their_commits(adapters: Adapters) {
     assert!(session.pending().await.unwrap().events);
     let rows = read(&mut *session).await;
     assert!(rows.is_sorted_by(|one, next| one.id < next.id));
-    let OutboxRow { name, sku, sequence, body, causation_id, correlation_id, traceparent, .. } = &rows[1];
+    let OutboxRow {
+        name, sku, sequence, body, causation_id, correlation_id, traceparent, tracestate, ..
+    } = &rows[1];
     assert_eq!(
         (name.as_str(), sku.as_str(), *sequence, body.as_str()),
         ("allocated", "B", 2, "{\"qty\": 2}")
     );
-    let trace = (causation_id.as_str(), correlation_id.as_str(), traceparent.as_deref());
-    assert_eq!(trace, ("cause", "request", Some("trace")));
+    let trace =
+        (causation_id.as_str(), correlation_id.as_str(), traceparent.as_deref(), tracestate.as_deref());
+    assert_eq!(trace, ("cause", "request", Some("trace"), Some("state")));
     assert_eq!(unpublished(&mut *session).await, expected(&[("A", 1), ("B", 2), ("A", 1), ("C", 2)]));
     let first = session.unpublished(3, &[]).await.unwrap();
     assert_eq!(first, rows[..3]);

@@ -92,6 +92,7 @@ fn row(id: i64) -> OutboxRow {
         causation_id: "cause".into(),
         correlation_id: "request".into(),
         traceparent: None,
+        tracestate: None,
         committed_at: 0,
     }
 }

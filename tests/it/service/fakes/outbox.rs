@@ -162,6 +162,7 @@ fn event(id: i64, name: &str, sku: &str) -> OutboxRow {
         causation_id: String::new(),
         correlation_id: String::new(),
         traceparent: None,
+        tracestate: None,
         committed_at: 0,
     }
 }
