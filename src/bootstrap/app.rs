@@ -23,6 +23,7 @@ use crate::{
         admin::{CommandSender, ReadModel, Topology},
         failed_messages::FailedMessages,
         installation::{DatabaseState, Installation as _, SchemaVersion},
+        observer::{Observer, Observers, Server},
         outbox::{ParkedEvents, Retention},
         queue::{QueueKind, QueueName},
         store::Store,
@@ -69,6 +70,7 @@ pub struct App {
     mail_log: Arc<AvailabilityLog>,
     watchdog: Watchdog,
     pub(super) storage: Storage,
+    pub(super) observer: Arc<dyn Observer>,
     commands: Arc<MessageBus>,
     archive: Arc<Archive>,
     notifications: Arc<NotificationHandler>,
@@ -90,19 +92,27 @@ impl App {
         let store = faults::store(PgStore::new(pool.clone(), &pg, commit_signal.clone()));
         let notifier = servers::notifier(smtp.url.expose(), addresses)?;
         let policy = policy(&settings);
+        let observer: Arc<dyn Observer> = Arc::new(Observers::default());
+        let log = |name, server| Arc::new(AvailabilityLog::observed(name, server, observer.clone()));
         Ok(Self {
-            commands: Arc::new(MessageBus::new(store.clone(), policy.clone())),
-            archive: Arc::new(Archive::new(store.clone(), policy.clone())),
-            notifications: Arc::new(NotificationHandler::new(store.clone(), notifier, policy)),
+            database_log: log("database", Server::Database),
+            broker_log: log("broker", Server::Broker),
+            mail_log: log("mail server", Server::Mail),
+            commands: Arc::new(MessageBus::new(store.clone(), policy.clone(), observer.clone())),
+            archive: Arc::new(Archive::new(store.clone(), policy.clone(), observer.clone())),
+            notifications: Arc::new(NotificationHandler::new(
+                store.clone(),
+                notifier,
+                policy,
+                observer.clone(),
+            )),
+            observer,
             pool,
             store,
             checked: CancellationToken::new(),
             pg,
             broker,
             commit_signal,
-            database_log: Arc::new(AvailabilityLog::of("database")),
-            broker_log: Arc::new(AvailabilityLog::of("broker")),
-            mail_log: Arc::new(AvailabilityLog::of("mail server")),
             watchdog: Watchdog::default(),
             storage: Storage::default(),
             settings,
@@ -221,6 +231,7 @@ impl App {
                 notifier: mails.then(|| self.mail_log.clone()),
             },
             broker: self.broker_log.clone(),
+            observer: self.observer.clone(),
         }
     }
 
@@ -264,6 +275,7 @@ impl App {
             watchdog: self.watchdog.clone(),
             storage: self.storage.clone(),
             database: self.database_log.clone(),
+            observer: self.observer.clone(),
         }
     }
 
@@ -298,6 +310,7 @@ impl App {
             retention: self.retention(),
             database: self.database_log.clone(),
             broker: self.broker_log.clone(),
+            observer: self.observer.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     domain::Allocate,
     ports::{
         answered::MissingAnswers,
+        observer::NoObserver,
         queue::{Message, QueueName},
         store::ReadModelState,
     },
@@ -135,7 +136,7 @@ async fn handle(
         retry: RetryPolicy::default(),
         host: "files".into(),
     };
-    let bus = MessageBus::new(Arc::new(store.clone()), policy);
+    let bus = MessageBus::new(Arc::new(store.clone()), policy, Arc::new(NoObserver));
     let (mut handled, all) = (0, orders.len());
     for batch in orders.chunks_mut(BATCH_SIZE) {
         let mut received: Vec<_> = batch.iter_mut().map(|(_, order)| &mut order.received).collect();

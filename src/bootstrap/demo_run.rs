@@ -8,6 +8,7 @@ use crate::{
     adapters::memory::{MemoryQueues, MemoryState, MemoryStore, RecordingPublisher},
     entrypoints::{consumer::Consumer, prefetch::PrefetchLimits, storage::Storage, watchdog::Watchdog},
     ports::{
+        observer::NoObserver,
         outbox::Retention,
         queue::{Message, QueueKind, QueueName},
         routing,
@@ -40,14 +41,10 @@ pub struct DemoReport {
 pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
     let (store, queues, publisher) =
         (MemoryStore::default(), MemoryQueues::default(), RecordingPublisher::default());
-    let policy = FailurePolicy {
-        handler_timeout: Duration::from_secs(30),
-        retry: RetryPolicy::default(),
-        host: "demo".into(),
-    };
     let (database, broker) =
         (Arc::new(AvailabilityLog::of("store")), Arc::new(AvailabilityLog::of("broker")));
-    let bus = Arc::new(MessageBus::new(Arc::new(store.clone()), policy));
+    let observer = Arc::new(NoObserver);
+    let bus = Arc::new(MessageBus::new(Arc::new(store.clone()), policy(), observer.clone()));
     let consumer = |queue| Consumer {
         queue,
         queue_kind: QueueKind::Main,
@@ -65,6 +62,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         watchdog: Watchdog::default(),
         dependencies: Dependencies { database: database.clone(), notifier: None },
         broker: broker.clone(),
+        observer: observer.clone(),
     };
     let (orders, stock) = (consumer(QueueName::Orders), consumer(QueueName::Stock));
     let relay = Relay {
@@ -75,6 +73,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
         database: database.clone(),
         broker: broker.clone(),
+        observer: observer.clone(),
     };
     let stop = CancellationToken::new();
     let stop_when_published = async {
@@ -87,6 +86,14 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
     tokio::join!(orders.run(&stop), stock.run(&stop), relay.run(&stop), stop_when_published);
     let events = publisher.published().into_iter().map(|row| row.name).collect();
     report(&*store.state().await, events)
+}
+
+fn policy() -> FailurePolicy {
+    FailurePolicy {
+        handler_timeout: Duration::from_secs(30),
+        retry: RetryPolicy::default(),
+        host: "demo".into(),
+    }
 }
 
 /// Enqueues commands. Before the queue changes, the commands of the other one are handled: the memory store does not retry a

@@ -12,7 +12,8 @@ use crate::{
     adapters::postgres,
     ports::{
         admin::{DeclareResult, Topology as _},
-        installation::{Installation as _, UnusableDatabase},
+        installation::{Installation as _, SchemaVersion, UnusableDatabase},
+        observer::{Report, SchemaReport},
         queue::{QueueKind, QueueName},
     },
 };
@@ -152,6 +153,8 @@ impl App {
         }
         let installation = self.installation();
         let mut state = installation.state().await?;
+        let SchemaVersion { found, expected, .. } = state.schema;
+        self.observer.observe(&Report::Schema(SchemaReport { found, expected }));
         if let Err(unusable) = state.check(self.namespace()) {
             return Ok(Err(unusable));
         }

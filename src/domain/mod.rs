@@ -25,6 +25,7 @@ pub use command::{Allocate, ChangeBatchQuantity, Command, CreateBatch, Deallocat
 pub use event::{Event, RecordedEvent};
 pub use failed_message::{Edit, FailedMessage, OperatorAction, Status, StatusKind, Transition};
 pub use message::{BodyHash, FailedMessageKey, MessageKey};
+pub(crate) use names::named_values;
 pub use ordering_key::OrderingKey;
 pub use product::{BatchRank, BatchSearch, Batches, Line, OfferProgress, Product, ProductChanges};
 pub use publication::{

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::{
     ports::{
         error::{BrokerError, error_text},
+        observer::{Observer, Report, SubscriptionChange, SubscriptionReport},
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
     },
     service::{
@@ -75,6 +76,8 @@ pub struct Consumer {
     pub dependencies: Dependencies,
     /// The availability of the broker.
     pub broker: Arc<AvailabilityLog>,
+    /// Gets the reports.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// Why a subscription ended.
@@ -91,6 +94,16 @@ enum ConsumerStopped {
     SubscriptionLost(BrokerError),
 }
 
+impl ConsumerStopped {
+    /// What it means for the subscription.
+    fn change(&self) -> SubscriptionChange {
+        match self {
+            Self::Finished | Self::Requeued { .. } => SubscriptionChange::Ended,
+            Self::HandlerPanicked(_) | Self::SubscriptionLost(_) => SubscriptionChange::Lost,
+        }
+    }
+}
+
 impl Consumer {
     /// Consumes until `stop`; then begun batches are finished and the other messages return to the queue. A lost
     /// subscription is replaced, without end.
@@ -99,6 +112,7 @@ impl Consumer {
         let mut requeue_delays = Backoff::after_requeue();
         let mut probing = false;
         let status = self.watchdog.register_consumer(self.queue_name());
+        self.report(SubscriptionChange::Pending);
         loop {
             if let Some(reason) = self.storage.is_full() {
                 status.not_consuming(&reason);
@@ -108,7 +122,12 @@ impl Consumer {
             let Some(subscribed) = stop.run_until_cancelled(subscribing).await else { return };
             let begin = Instant::now();
             let stopped = match subscribed {
-                Ok(subscription) => self.serve(subscription, probing, stop).await,
+                Ok(subscription) => {
+                    self.report(SubscriptionChange::Began);
+                    let stopped = self.serve(subscription, probing, stop).await;
+                    self.report(stopped.change());
+                    stopped
+                }
                 Err(error) => ConsumerStopped::SubscriptionLost(error),
             };
             probing = false;
@@ -170,6 +189,11 @@ impl Consumer {
         }
     }
 
+    fn report(&self, change: SubscriptionChange) {
+        let (queue, queue_kind) = (self.queue, self.queue_kind);
+        self.observer.observe(&Report::Subscription(SubscriptionReport { queue, queue_kind, change }));
+    }
+
     async fn subscribe(
         &self,
         prefetch: u16,
@@ -221,6 +245,7 @@ impl Consumer {
         self.broker.up();
         info!(queue = self.queue.as_str(), queue_kind = ?self.queue_kind, "consuming");
         let in_flight = Arc::new(InFlight::new(self.prefetch.bytes, subscription.flow_control()));
+        self.watchdog.register_deliveries(self.queue, &in_flight);
         let signals = Signals::new(in_flight.clone());
         let mut running = JoinSet::new();
         let partitions = self.start_partitions(&mut running, &subscription.acknowledger(), &signals);
@@ -271,6 +296,8 @@ impl Consumer {
             let (sender, deliveries) = mpsc::unbounded_channel();
             let partition = Partition {
                 queue: self.queue,
+                queue_kind: self.queue_kind,
+                observer: self.observer.clone(),
                 handler: self.handler.clone(),
                 dependencies: self.dependencies.clone(),
                 max_batch: self.max_batch,

@@ -18,7 +18,8 @@ use crate::{
     ports::{
         answered::{Answered, MissingAnswers},
         error::error_text,
-        queue::{Acknowledger, QueueName},
+        observer::{BatchReport, Observer, Report, Source},
+        queue::{Acknowledger, QueueKind, QueueName},
     },
     service::{
         availability::{Dependencies, ServerUnavailable},
@@ -78,6 +79,8 @@ impl Signals {
 /// Handles the deliveries of one partition, in order.
 pub(super) struct Partition {
     pub(super) queue: QueueName,
+    pub(super) queue_kind: QueueKind,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) handler: Arc<dyn BatchHandler>,
     pub(super) dependencies: Dependencies,
     pub(super) max_batch: usize,
@@ -102,6 +105,7 @@ impl Partition {
             if self.signals.halt.is_cancelled() || self.acknowledger.is_closed() {
                 return;
             }
+            self.report(&batch);
             batch = self.handle_until_available(batch).await;
             if !batch.is_empty() {
                 let left: Vec<_> = batch.iter().map(|delivery| &delivery.received).collect();
@@ -110,6 +114,16 @@ impl Partition {
                 return;
             }
         }
+    }
+
+    fn report(&self, batch: &[PendingDelivery]) {
+        self.observer.observe(&Report::Batch(&BatchReport {
+            queue: self.queue,
+            queue_kind: self.queue_kind,
+            source: Source::Queue,
+            messages: batch.len(),
+            redelivered: batch.iter().filter(|delivery| delivery.received.redelivered).count(),
+        }));
     }
 
     /// Adds the messages that arrive in time, unless the subscription ends before.

@@ -20,6 +20,7 @@ pub struct PrefetchLimits {
 /// The unacknowledged deliveries of a subscription, which receives no more than fit into the limit.
 #[derive(Default)]
 pub(super) struct InFlight {
+    messages: AtomicUsize,
     bytes: AtomicUsize,
     limit: usize,
     flow_control: Option<Arc<dyn FlowControl>>,
@@ -33,15 +34,22 @@ impl InFlight {
 
     /// A message was delivered.
     pub(super) fn add(&self, bytes: usize) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// A delivery was acknowledged: as many bytes may be received.
     pub(super) fn remove(&self, bytes: usize) {
+        self.messages.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(flow_control) = &self.flow_control {
             flow_control.allow(bytes);
         }
+    }
+
+    /// The number of deliveries.
+    pub(super) fn messages(&self) -> usize {
+        self.messages.load(Ordering::Relaxed)
     }
 
     /// Waits until all allowed bytes were received, and allows more if less are in flight: a message takes more bytes on the

@@ -5,11 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::ports::queue::QueueName;
+
+use super::prefetch::InFlight;
+
+/// The deliveries of a subscription to a queue.
+type Deliveries = (QueueName, Weak<InFlight>);
+
 /// All partitions of a process. Clones are one watchdog.
 #[derive(Clone, Default)]
 pub struct Watchdog {
     partitions: Arc<Mutex<Vec<Weak<PartitionStatus>>>>,
     consumers: Arc<Mutex<Vec<Weak<ConsumerStatus>>>>,
+    deliveries: Arc<Mutex<Vec<Deliveries>>>,
 }
 
 /// Whether a consumer has a subscription.
@@ -44,6 +52,30 @@ impl Watchdog {
         consumers.retain(|consumer| consumer.strong_count() > 0);
         consumers.push(Arc::downgrade(&status));
         status
+    }
+
+    /// Registers the deliveries of a subscription; they are removed when it has ended.
+    pub(super) fn register_deliveries(&self, queue: QueueName, in_flight: &Arc<InFlight>) {
+        let mut deliveries = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        deliveries.retain(|(_, in_flight)| in_flight.strong_count() > 0);
+        deliveries.push((queue, Arc::downgrade(in_flight)));
+    }
+
+    /// The number of messages of a queue, and of its dead letters, that this process has and has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self, queue: QueueName) -> usize {
+        let deliveries = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_queue = deliveries.iter().filter(|(of, _)| *of == queue);
+        of_queue.filter_map(|(_, in_flight)| in_flight.upgrade()).map(|in_flight| in_flight.messages()).sum()
+    }
+
+    /// How long the partition of a queue that has been busy for longest has been; zero if none is busy.
+    #[must_use]
+    pub fn busy_for(&self, queue: QueueName) -> Duration {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_queue =
+            partitions.iter().filter_map(Weak::upgrade).filter(|status| status.queue == queue.as_str());
+        of_queue.filter_map(|status| status.busy_for()).max().unwrap_or_default()
     }
 
     /// The queues whose consumer in this process has no subscription.

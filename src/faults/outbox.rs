@@ -9,7 +9,7 @@ use crate::{
     ports::{
         error::StoreError,
         failed_messages::DueRetry,
-        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
+        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Purge, Retention, RetryFeed, Upkeep},
     },
 };
 
@@ -97,7 +97,7 @@ impl RetryFeed for FaultyLeaderSession {
 
 #[async_trait]
 impl Upkeep for FaultyLeaderSession {
-    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError> {
+    async fn purge(&mut self, retention: Retention) -> Result<Purge, StoreError> {
         self.0.purge(retention).await
     }
 }

@@ -20,6 +20,7 @@ use crate::{
         admin::{DeclareResult, QueueDepth, Topology},
         error::{BrokerError, StoreError},
         installation::{DatabaseState, Installation, SchemaVersion},
+        observer::NoObserver,
     },
     service::{
         availability::AvailabilityLog, backoff::RetryPolicy, message_bus::MessageBus, policy::FailurePolicy,
@@ -131,7 +132,7 @@ async fn api() -> Api {
         tasks: 1,
         max_batch: 10,
         stall_timeout: Duration::from_mins(1),
-        commands: Arc::new(MessageBus::new(Arc::new(MemoryStore::default()), policy)),
+        commands: Arc::new(MessageBus::new(Arc::new(MemoryStore::default()), policy, Arc::new(NoObserver))),
         views: Views::new(pool, "fuzzing".into(), Duration::from_secs(1)),
         topology: Arc::new(Ready),
         installation: Arc::new(Ready),
@@ -140,6 +141,7 @@ async fn api() -> Api {
         watchdog: Watchdog::default(),
         storage: Storage::default(),
         database: Arc::new(AvailabilityLog::of("database")),
+        observer: Arc::new(NoObserver),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The interfaces of the service to the outside, in terms of the domain.
 //!
 //! [`store`] and [`failed_messages`] keep the state, [`queue`] delivers messages, [`outbox`] publishes events, [`notifier`]
-//! sends mail, [`admin`] is for operators, [`installation`] is checked first. What commands need has two adapters, a real one and one in memory, and both
+//! sends mail, [`admin`] is for operators, [`installation`] is checked first, [`observer`] is
+//! informed of everything. What commands need has two adapters, a real one and one in memory, and both
 //! stores pass the same contract tests.
 
 pub mod admin;
@@ -10,6 +11,7 @@ pub mod error;
 pub mod failed_messages;
 pub mod installation;
 pub mod notifier;
+pub mod observer;
 pub mod outbox;
 pub mod queue;
 pub mod routing;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::domain::{OutboxRow, PublishOutcome};
 
-use super::{error::StoreError, failed_messages::DueRetry};
+use super::{error::StoreError, failed_messages::DueRetry, observer::PurgedRows};
 
 /// The committed, unpublished events.
 #[async_trait]
@@ -99,8 +99,17 @@ pub trait RetryFeed: Send {
 /// As for [`EventFeed`].
 #[async_trait]
 pub trait Upkeep: Send {
-    /// Removes a limited number of expired rows; true if there may be more.
-    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError>;
+    /// Removes a limited number of expired rows.
+    async fn purge(&mut self, retention: Retention) -> Result<Purge, StoreError>;
+}
+
+/// The result of one step of the upkeep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purge {
+    /// The removed rows.
+    pub rows: PurgedRows,
+    /// Whether there may be more expired rows.
+    pub is_incomplete: bool,
 }
 
 /// How long rows are kept that no message in flight needs.

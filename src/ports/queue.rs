@@ -106,12 +106,26 @@ pub struct Delivery {
 }
 
 /// A queue, or its dead-letter queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QueueKind {
     /// The queue itself.
     Main,
     /// The messages that the broker dead-lettered from it.
     DeadLetter,
+}
+
+impl QueueKind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Main, Self::DeadLetter];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
 }
 
 /// Opens subscriptions.

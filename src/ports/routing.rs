@@ -34,6 +34,15 @@ pub fn queue_of(kind: &str) -> Option<QueueName> {
     ROUTES.iter().find(|route| route.kind == kind).map(|route| route.queue)
 }
 
+/// The name of the types that this service does not handle, where types are counted.
+pub const OTHER_TYPE: &str = "other";
+
+/// The type if this service handles it, otherwise [`OTHER_TYPE`]: senders can choose any number of types.
+#[must_use]
+pub fn counted_type(kind: &str) -> &'static str {
+    ROUTES.iter().find(|route| route.kind == kind).map_or(OTHER_TYPE, |route| route.kind)
+}
+
 /// The routes that lead to a queue.
 pub fn routes_to(queue: QueueName) -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(move |route| route.queue == queue)

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::ports::{queue::QueueName, store::Store};
+use crate::ports::{
+    observer::Observer,
+    queue::{QueueKind, QueueName},
+    store::Store,
+};
 
 use super::{
     availability::ServerUnavailable,
@@ -13,6 +17,7 @@ use super::{
     policy::FailurePolicy,
     received::ReceivedMessage,
     recording::FailureRecorder,
+    reporting::Reporter,
 };
 
 /// Records messages that the broker dead-lettered. One that was handled in the meantime is not recorded.
@@ -24,8 +29,9 @@ pub struct Archive {
 impl Archive {
     /// An archive in a store.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, policy: FailurePolicy) -> Self {
-        Self { recorder: FailureRecorder::new(store.clone(), Arc::new(policy)), store }
+    pub fn new(store: Arc<dyn Store>, policy: FailurePolicy, observer: Arc<dyn Observer>) -> Self {
+        let reporter = Reporter::new(observer, QueueKind::DeadLetter);
+        Self { recorder: FailureRecorder::new(store.clone(), Arc::new(policy), reporter), store }
     }
 }
 

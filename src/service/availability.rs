@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     error::Error,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use crate::ports::{
     answered::Answered,
     error::{NotifierError, StoreError, error_text},
+    observer::{AvailabilityReport, Observer, Report, Server},
 };
 
 use super::{
@@ -32,10 +34,17 @@ pub enum ServerUnavailable {
 }
 
 /// Whether a server is unavailable, for the whole process.
-#[derive(Debug)]
 pub struct AvailabilityLog {
     dependency: &'static str,
     outage: Mutex<Option<Outage>>,
+    observed: Option<(Server, Arc<dyn Observer>)>,
+}
+
+impl fmt::Debug for AvailabilityLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dependency, outage, .. } = self;
+        f.debug_struct("AvailabilityLog").field("dependency", dependency).field("outage", outage).finish()
+    }
 }
 
 #[derive(Debug)]
@@ -64,7 +73,13 @@ impl AvailabilityLog {
     /// `dependency` names the server in the log: "database", "broker", "mail server".
     #[must_use]
     pub fn of(dependency: &'static str) -> Self {
-        Self { dependency, outage: Mutex::new(None) }
+        Self { dependency, outage: Mutex::new(None), observed: None }
+    }
+
+    /// The same for a server whose outages are reported.
+    #[must_use]
+    pub fn observed(dependency: &'static str, server: Server, observer: Arc<dyn Observer>) -> Self {
+        Self { observed: Some((server, observer)), ..Self::of(dependency) }
     }
 
     /// It did not answer. Each cause is logged with its whole chain: a connection that was lost often hides why no other one
@@ -77,6 +92,7 @@ impl AvailabilityLog {
                 warn!(dependency, error, "{dependency} unavailable, retrying");
                 let causes = HashSet::from([without_values(&error)]);
                 *outage = Some(Outage { begin: now, causes, logged: error, logged_at: now });
+                self.report(None);
             }
             Some(outage) => {
                 if outage.must_log(&error, now) {
@@ -89,8 +105,13 @@ impl AvailabilityLog {
 
     /// It answered; a database also accepted a write. Logged if it was down.
     pub fn up(&self) {
-        if let Some(outage) = self.outage().take() {
-            let outage_ms = u64::try_from(outage.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut current = self.outage();
+        if let Some(outage) = current.take() {
+            let lasted = outage.begin.elapsed();
+            // With the lock, so that reports are in the order of what they report.
+            self.report(Some(lasted));
+            drop(current);
+            let outage_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
             let dependency = self.dependency;
             info!(dependency, outage_ms, "{dependency} available again");
         }
@@ -100,6 +121,12 @@ impl AvailabilityLog {
     #[must_use]
     pub fn is_down(&self) -> bool {
         self.outage().is_some()
+    }
+
+    fn report(&self, ended_after: Option<Duration>) {
+        if let Some((server, observer)) = &self.observed {
+            observer.observe(&Report::Availability(AvailabilityReport { server: *server, ended_after }));
+        }
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {

@@ -21,6 +21,7 @@ use super::{
     process::CommandProcessor,
     received::ReceivedMessage,
     recording::FailureRecorder,
+    reporting::Reporter,
     unit_of_work::{HandlingFailure, UnitOfWorkError},
 };
 
@@ -38,10 +39,10 @@ pub(super) struct BisectingProcessor {
 }
 
 impl BisectingProcessor {
-    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>, reporter: Reporter) -> Self {
         Self {
-            processor: CommandProcessor::new(store.clone(), policy.clone()),
-            recorder: FailureRecorder::new(store, policy),
+            processor: CommandProcessor::new(store.clone(), policy.clone(), reporter.clone()),
+            recorder: FailureRecorder::new(store, policy, reporter),
             contention: Arc::default(),
         }
     }

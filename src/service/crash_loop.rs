@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::ports::{answered::Answered, error::StoreError, queue::QueueName, store::Store};
+use crate::ports::{answered::Answered, error::StoreError, observer::Report, queue::QueueName, store::Store};
 
-use super::{received::ReceivedMessage, unit_of_work::QueryError};
+use super::{received::ReceivedMessage, reporting::Reporter, unit_of_work::QueryError};
 
 /// The largest number of redelivered messages in one unit of work: a crash can be attributed to these at most.
 const MAX_REDELIVERED_BATCH: usize = 32;
@@ -37,8 +37,12 @@ pub(super) async fn isolate(
     store: &dyn Store,
     queue: QueueName,
     batch: &mut [&mut ReceivedMessage],
+    reporter: &Reporter,
 ) -> Result<Vec<Isolation>, QueryError> {
-    look_up_starts(store, queue, batch).await?;
+    let interrupted = look_up_starts(store, queue, batch).await?;
+    if interrupted > 0 {
+        reporter.report(&Report::InterruptedStarts(queue, interrupted));
+    }
     let starts = batch.iter().map(|received| received.suspect_id().map(|_| received.starts.unwrap_or(0)));
     Ok(groups(starts))
 }
@@ -76,11 +80,12 @@ fn close(groups: &mut Vec<Isolation>, shared: Range<usize>) {
     }
 }
 
+/// Returns how many of the messages that were looked up have a start without an end.
 async fn look_up_starts(
     store: &dyn Store,
     queue: QueueName,
     batch: &mut [&mut ReceivedMessage],
-) -> Result<(), QueryError> {
+) -> Result<usize, QueryError> {
     let (mut unknown, mut ids) = (Vec::new(), Vec::new());
     for received in batch.iter_mut().filter(|received| received.starts.is_none()) {
         if let Some(id) = received.suspect_id() {
@@ -89,17 +94,19 @@ async fn look_up_starts(
         }
     }
     if unknown.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let starts = match store.unfinished_starts(queue, &ids).await {
         // An id that cannot be stored has no starts. It is recorded as a failure when the message is handled.
         Err(StoreError::InvalidData(_)) => vec![0; ids.len()],
         starts => starts?,
     };
+    let mut interrupted = 0;
     for (received, starts) in Answered::new(unknown, starts)? {
         received.starts = Some(starts);
+        interrupted += usize::from(starts > 0);
     }
-    Ok(())
+    Ok(interrupted)
 }
 
 /// Records the starts of redelivered messages before they are handled, each once in this process.

@@ -18,7 +18,7 @@ use super::{
     envelope::Envelope,
     failure::Failure,
     handlers::{self, HandlerError},
-    outcome::{CommandOutcome, Step},
+    outcome::Step,
     unit_of_work::{HandlingFailure, UnitOfWork},
 };
 
@@ -39,7 +39,7 @@ pub(super) async fn run_handler(
     let failed = |failure| Err(HandlingFailure { failure, took: begin.elapsed() });
     let guarded = AssertUnwindSafe(dispatch(uow, command, envelope)).catch_unwind();
     match tokio::time::timeout(timeout, guarded).await {
-        Ok(Ok(Ok(()))) => Ok(Step::Done(CommandOutcome::Handled)),
+        Ok(Ok(Ok(()))) => Ok(Step::Handled(begin.elapsed())),
         Ok(Ok(Err(HandlerError::Rejected(rejection)))) => Ok(Step::Failed(rejection.into(), begin.elapsed())),
         Ok(Ok(Err(HandlerError::Store(error)))) => failed(error.into()),
         Ok(Err(panic)) => failed(Failure::Panicked(panic_text(&*panic).to_owned())),

@@ -8,13 +8,8 @@ use crate::{
 };
 
 use super::{
-    envelope::Envelope,
-    failure::decide,
-    message_check::CheckedMessage,
-    outcome::{CommandOutcome, Step},
-    policy::FailurePolicy,
-    recording::Processed,
-    unit_of_work::UnitOfWork,
+    envelope::Envelope, failure::decide, message_check::CheckedMessage, outcome::Step, policy::FailurePolicy,
+    recording::Processed, unit_of_work::UnitOfWork,
 };
 
 /// The position of a command among those with its key: the id of its failed message. Commands without one come after all
@@ -70,7 +65,7 @@ impl FailedKeys {
                     RetryDecision::Wait => {}
                 }
             }
-            Step::Done(CommandOutcome::Handled) => self.note_handled(uow, checked),
+            Step::Handled(_) => self.note_handled(uow, checked),
             Step::Done(_) | Step::Failed(..) | Step::CopyOf(_) => {}
         }
     }

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::RwLock;
 
-use crate::ports::{error::StoreError, queue::QueueName, store::Store};
+use crate::ports::{
+    error::StoreError,
+    observer::Observer,
+    queue::{QueueKind, QueueName},
+    store::Store,
+};
 
 use super::{
     availability::ServerUnavailable,
@@ -16,6 +21,7 @@ use super::{
     message_check,
     policy::FailurePolicy,
     received::ReceivedMessage,
+    reporting::Reporter,
 };
 
 /// Handles commands, one or many in one unit of work. A process has one; clones share it.
@@ -26,14 +32,17 @@ pub struct MessageBus {
     /// Held shared while messages are handled, and exclusively while one must be the only one in this process.
     isolation_lock: Arc<RwLock<()>>,
     reverted: Arc<RevertedStarts>,
+    reporter: Reporter,
 }
 
 impl MessageBus {
     /// A bus over a store.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, policy: FailurePolicy) -> Self {
+    pub fn new(store: Arc<dyn Store>, policy: FailurePolicy, observer: Arc<dyn Observer>) -> Self {
+        let reporter = Reporter::new(observer, QueueKind::Main);
         Self {
-            processor: BisectingProcessor::new(store.clone(), Arc::new(policy)),
+            processor: BisectingProcessor::new(store.clone(), Arc::new(policy), reporter.clone()),
+            reporter,
             store,
             isolation_lock: Arc::default(),
             reverted: Arc::default(),
@@ -86,7 +95,7 @@ impl BatchHandler for MessageBus {
             Err(error) => return Err(error.into()),
         }
         // In the order of arrival: commands about one line or batch must not overtake each other.
-        for isolation in crash_loop::isolate(&*self.store, queue, batch).await? {
+        for isolation in crash_loop::isolate(&*self.store, queue, batch, &self.reporter).await? {
             self.handle_isolated(queue, batch, isolation).await?;
         }
         Ok(())

@@ -169,7 +169,7 @@ pub(super) async fn check_one<'a>(
 /// Marks a new message as handled, or removes it from the inbox if handling it failed.
 pub(super) fn end(uow: &mut UnitOfWork, envelope: &Envelope, step: &Step) {
     match step {
-        Step::Done(_) => uow.mark_handled(&envelope.key),
+        Step::Handled(_) | Step::Done(_) => uow.mark_handled(&envelope.key),
         Step::Failed(..) | Step::CopyOf(_) => uow.forget(&envelope.key),
     }
 }

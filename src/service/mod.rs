@@ -30,4 +30,5 @@ mod process;
 pub mod received;
 mod recording;
 pub mod relay;
+pub mod reporting;
 pub mod unit_of_work;

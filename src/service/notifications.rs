@@ -17,7 +17,8 @@ use crate::{
         answered::{Answered, MissingAnswers},
         error::NotifierError,
         notifier::Notifier,
-        queue::QueueName,
+        observer::{NotificationOutcome, NotificationReport, Observer, Report, Stopwatch},
+        queue::{QueueKind, QueueName},
         store::{LockMode, Store},
     },
 };
@@ -31,10 +32,11 @@ use super::{
     failure::{Failure, FailureClass, classify},
     message_check::{self, CheckedMessage, Remaining},
     notification_text::{NotifiedEvent, notification},
-    outcome::{CommandOutcome, Step},
+    outcome::{CommandOutcome, Settled, Step},
     policy::FailurePolicy,
     received::ReceivedMessage,
     recording::{self, FailureRecorder, Processed},
+    reporting::{Phases, Reporter},
     unit_of_work::{HandlingFailure, UnitOfWork, UnitOfWorkError},
 };
 
@@ -49,16 +51,23 @@ pub struct NotificationHandler {
     notifier: Arc<dyn Notifier>,
     policy: Arc<FailurePolicy>,
     recorder: FailureRecorder,
+    reporter: Reporter,
     sent: SentNotifications,
 }
 
 impl NotificationHandler {
     /// A handler that sends by `notifier` and records in `store`.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, notifier: Arc<dyn Notifier>, policy: FailurePolicy) -> Self {
-        let policy = Arc::new(policy);
+    pub fn new(
+        store: Arc<dyn Store>,
+        notifier: Arc<dyn Notifier>,
+        policy: FailurePolicy,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let (policy, reporter) = (Arc::new(policy), Reporter::new(observer, QueueKind::Main));
         Self {
-            recorder: FailureRecorder::new(store.clone(), policy.clone()),
+            recorder: FailureRecorder::new(store.clone(), policy.clone(), reporter.clone()),
+            reporter,
             store,
             notifier,
             policy,
@@ -90,8 +99,20 @@ impl NotificationHandler {
         queue: QueueName,
         batch: &[&ReceivedMessage],
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        let mut phases = Phases::begin();
+        let settled = self.committed(queue, batch, &mut phases).await;
+        self.reporter.unit_of_work(queue, batch, &phases, &settled);
+        Ok(settled?.into_iter().map(|settled| settled.outcome).collect())
+    }
+
+    async fn committed(
+        &self,
+        queue: QueueName,
+        batch: &[&ReceivedMessage],
+        phases: &mut Phases,
+    ) -> Result<Vec<Settled>, UnitOfWorkError> {
         let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::Wait).await?;
-        let processed = self.process(&mut uow, batch).await;
+        let processed = self.process(&mut uow, batch, phases).await;
         uow.finish(processed).await
     }
 
@@ -99,8 +120,10 @@ impl NotificationHandler {
         &self,
         uow: &mut UnitOfWork,
         batch: &[&ReceivedMessage],
-    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        phases: &mut Phases,
+    ) -> Result<Vec<Settled>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
+        phases.handle();
         let messages: Vec<_> = checked.into_iter().map(|checked| self.begin(uow, checked)).collect();
         let begin = Instant::now();
         let sent = self.send(&unsent(&messages)).await?;
@@ -118,6 +141,7 @@ impl NotificationHandler {
             };
             processed.push(Processed { received, generation, step, overtaken_by: None });
         }
+        phases.commit();
         Ok(recording::record_failures(uow, &self.policy, processed).await?)
     }
 
@@ -137,7 +161,13 @@ impl NotificationHandler {
         events: &[NotifiedEvent<'_>],
     ) -> Result<Option<Result<(), NotifierError>>, HandlingFailure> {
         let Some(notification) = notification(events) else { return Ok(None) };
+        let begin = Stopwatch::start();
         let result = self.notifier.notify(&notification).await;
+        self.reporter.report(&Report::Notification(NotificationReport {
+            outcome: notification_outcome(&result),
+            duration: begin.elapsed(),
+            events: events.len(),
+        }));
         match &result {
             Err(error @ NotifierError::Unavailable(_)) => Err(Failure::from(error.clone()).into()),
             // One event may be the cause; the others are sent without it.
@@ -175,6 +205,15 @@ impl NotificationHandler {
     }
 }
 
+fn notification_outcome(result: &Result<(), NotifierError>) -> NotificationOutcome {
+    match result {
+        Ok(()) => NotificationOutcome::Sent,
+        Err(NotifierError::Deferred(_)) => NotificationOutcome::Deferred,
+        Err(NotifierError::Rejected(_)) => NotificationOutcome::Rejected,
+        Err(NotifierError::Unavailable(_)) => NotificationOutcome::Unavailable,
+    }
+}
+
 /// A message of a unit of work.
 struct BegunMessage<'a> {
     remaining: Remaining<'a>,
@@ -201,7 +240,7 @@ fn unsent<'a>(messages: &[BegunMessage<'a>]) -> Vec<NotifiedEvent<'a>> {
 /// The result of an event whose mail was sent.
 fn step(envelope: &Envelope, sent: Option<Result<(), NotifierError>>, begin: Instant) -> Step {
     match (&envelope.content, sent) {
-        (Content::OutOfStock(_), Some(Ok(()))) => Step::Done(CommandOutcome::Handled),
+        (Content::OutOfStock(_), Some(Ok(()))) => Step::Handled(begin.elapsed()),
         (Content::OutOfStock(_), Some(Err(error))) => Step::Failed(error.into(), begin.elapsed()),
         _ => Step::failed(DecodeError::unexpected(envelope.key.kind)),
     }

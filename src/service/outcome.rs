@@ -28,8 +28,7 @@ impl CommandOutcome {
         matches!(self, Self::Handled | Self::Duplicate | Self::Recorded(..))
     }
 
-    /// The outcome of a copy of the message in the same unit of work.
-    pub(super) fn of_copy(&self) -> Self {
+    fn of_copy(&self) -> Self {
         match self {
             Self::Handled => Self::Duplicate,
             other => other.clone(),
@@ -37,9 +36,51 @@ impl CommandOutcome {
     }
 }
 
+/// The outcome of a message, with what observers need besides.
+#[derive(Clone, Debug)]
+pub(super) struct Settled {
+    pub(super) outcome: CommandOutcome,
+    /// The generation of the copy; 0 for a message from a sender.
+    pub(super) generation: i64,
+    /// How long its handler ran; none if none did.
+    pub(super) handler: Option<Duration>,
+    /// Its record as a failed message, if there is one.
+    pub(super) record: Option<AttemptRecord>,
+    /// Whether it is a copy of another message of its unit of work: then its failure is not recorded again.
+    pub(super) is_copy: bool,
+}
+
+/// What follows a recorded failure.
+#[derive(Clone, Debug)]
+pub(super) struct AttemptRecord {
+    pub(super) decision: RetryDecision,
+    pub(super) attempts: u32,
+    pub(super) error_group: String,
+}
+
+impl Settled {
+    /// The outcome of a message that was not handled now.
+    pub(super) fn new(outcome: CommandOutcome, generation: i64) -> Self {
+        Self { outcome, generation, handler: None, record: None, is_copy: false }
+    }
+
+    /// The outcome of a copy of the message in the same unit of work.
+    pub(super) fn of_copy(&self) -> Self {
+        Self { outcome: self.outcome.of_copy(), handler: None, is_copy: true, ..self.clone() }
+    }
+
+    /// The same with the time that a handler took; zero if none was run.
+    pub(super) fn after(self, took: Duration) -> Self {
+        Self { handler: (!took.is_zero()).then_some(took), ..self }
+    }
+}
+
 /// The result for one message of a unit of work, before failures are recorded and the unit of work is committed.
 #[derive(Debug)]
 pub(super) enum Step {
+    /// It was handled, in this time.
+    Handled(Duration),
+    /// It need not be handled.
     Done(CommandOutcome),
     /// Handling it failed after this time; the other messages are not affected.
     Failed(Failure, Duration),

@@ -15,10 +15,11 @@ use super::{
     failed_keys::FailedKeys,
     key_order,
     message_check::{self, CheckedMessage, MessageCheck, Remaining},
-    outcome::{CommandOutcome, Step},
+    outcome::{CommandOutcome, Settled, Step},
     policy::FailurePolicy,
     received::ReceivedMessage,
     recording::{self, Processed},
+    reporting::{Phases, Reporter},
     unit_of_work::{UnitOfWork, UnitOfWorkError},
 };
 
@@ -27,11 +28,12 @@ use super::{
 pub(super) struct CommandProcessor {
     store: Arc<dyn Store>,
     policy: Arc<FailurePolicy>,
+    reporter: Reporter,
 }
 
 impl CommandProcessor {
-    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>) -> Self {
-        Self { store, policy }
+    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>, reporter: Reporter) -> Self {
+        Self { store, policy, reporter }
     }
 
     /// One outcome for each message, in order.
@@ -44,8 +46,21 @@ impl CommandProcessor {
         batch: &[&ReceivedMessage],
         locks: LockMode,
     ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        let mut phases = Phases::begin();
+        let settled = self.committed(queue, batch, locks, &mut phases).await;
+        self.reporter.unit_of_work(queue, batch, &phases, &settled);
+        Ok(settled?.into_iter().map(|settled| settled.outcome).collect())
+    }
+
+    async fn committed(
+        &self,
+        queue: QueueName,
+        batch: &[&ReceivedMessage],
+        locks: LockMode,
+        phases: &mut Phases,
+    ) -> Result<Vec<Settled>, UnitOfWorkError> {
         let mut uow = UnitOfWork::begin(&*self.store, queue, locks).await?;
-        let processed = self.process(&mut uow, batch).await;
+        let processed = self.process(&mut uow, batch, phases).await;
         uow.finish(processed).await
     }
 
@@ -53,9 +68,11 @@ impl CommandProcessor {
         &self,
         uow: &mut UnitOfWork,
         batch: &[&ReceivedMessage],
-    ) -> Result<Vec<CommandOutcome>, UnitOfWorkError> {
+        phases: &mut Phases,
+    ) -> Result<Vec<Settled>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
         let locked = uow.load(&working_set(&checked)).await?;
+        phases.handle();
         let mut processed = Vec::with_capacity(batch.len());
         let mut failed_keys = FailedKeys::default();
         for (index, checked) in checked.into_iter().enumerate() {
@@ -76,6 +93,7 @@ impl CommandProcessor {
             processed.push(Processed { received, generation, step, overtaken_by: None });
         }
         failed_keys.mark_overtaken(&mut processed);
+        phases.commit();
         Ok(recording::record_failures(uow, &self.policy, processed).await?)
     }
 

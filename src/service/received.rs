@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     domain::{FailedMessageKey, MessageKey, OrderingKey},
     ports::{
+        observer::Stopwatch,
         queue::{Message, QueueName},
         text::{replace_nul, sanitize},
     },
@@ -33,6 +34,8 @@ pub struct ReceivedMessage {
     pub(super) starts: Option<u32>,
     /// Whether this process has recorded its own start. A message that is started again during an outage is recorded once.
     pub(super) start_recorded: bool,
+    /// When this process received it.
+    pub(super) received: Stopwatch,
     outcome: Option<CommandOutcome>,
 }
 
@@ -47,6 +50,7 @@ impl ReceivedMessage {
             awaited: false,
             starts: None,
             start_recorded: false,
+            received: Stopwatch::start(),
             outcome: None,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::ports::{
     answered::{MissingAnswers, Slots},
     error::{NotifierError, StoreError},
+    observer::Stopwatch,
     queue::QueueName,
     store::{LockMode, Store},
 };
@@ -16,9 +17,10 @@ use super::{
     failure::{Failure, FailureClass, classify},
     key_order,
     message_check::{self, MessageCheck},
-    outcome::{CommandOutcome, Step},
+    outcome::{AttemptRecord, CommandOutcome, Settled, Step},
     policy::FailurePolicy,
     received::ReceivedMessage,
+    reporting::Reporter,
     unit_of_work::{HandlingFailure, QueryError, UnitOfWork, UnitOfWorkError},
 };
 
@@ -36,32 +38,43 @@ pub(super) async fn record_failures(
     uow: &mut UnitOfWork,
     policy: &FailurePolicy,
     processed: Vec<Processed<'_>>,
-) -> Result<Vec<CommandOutcome>, QueryError> {
-    let mut outcomes = Slots::new(processed.len());
+) -> Result<Vec<Settled>, QueryError> {
+    let mut settled = Slots::new(processed.len());
     let (mut failed, mut copies) = (Vec::new(), Vec::new());
     for (index, processed) in processed.into_iter().enumerate() {
         let Processed { received, generation, step, overtaken_by } = processed;
         match step {
-            Step::Done(outcome) => outcomes.set(index, outcome),
+            Step::Handled(took) => {
+                let handled = Settled::new(CommandOutcome::Handled, generation);
+                settled.set(index, Settled { handler: Some(took), ..handled });
+            }
+            Step::Done(outcome) => settled.set(index, Settled::new(outcome, generation)),
             Step::Failed(failure, took) if received.is_recorded(&failure) => {
                 let failure = HandlingFailure { failure, took };
                 let record = failure_record(index, received, generation, failure);
                 failed.push(FailureRecord { overtaken_by, ..record });
             }
-            Step::Failed(failure, _) => outcomes.set(index, CommandOutcome::Reported(failure)),
+            Step::Failed(failure, took) => {
+                settled.set(index, Settled::new(CommandOutcome::Reported(failure), generation).after(took));
+            }
             Step::CopyOf(original) => copies.push((index, original)),
         }
     }
-    for (failed, decision) in uow.record_failures(failed, policy).await? {
-        outcomes.set(failed.index, CommandOutcome::Recorded(failed.failure, decision));
+    for (failed, record) in uow.record_failures(failed, policy).await? {
+        settled.set(failed.index, recorded(failed, record));
     }
     for (copy, original) in copies {
-        if let Some(outcome) = outcomes.get(original) {
-            let outcome = outcome.of_copy();
-            outcomes.set(copy, outcome);
+        if let Some(original) = settled.get(original) {
+            let of_copy = original.of_copy();
+            settled.set(copy, of_copy);
         }
     }
-    Ok(outcomes.finish()?)
+    Ok(settled.finish()?)
+}
+
+fn recorded(failed: FailureRecord<'_>, record: AttemptRecord) -> Settled {
+    let outcome = CommandOutcome::Recorded(failed.failure, record.decision);
+    Settled { record: Some(record), ..Settled::new(outcome, failed.generation).after(failed.took) }
 }
 
 /// The same for the only message of a unit of work.
@@ -69,9 +82,9 @@ pub(super) async fn record_one(
     uow: &mut UnitOfWork,
     policy: &FailurePolicy,
     processed: Processed<'_>,
-) -> Result<CommandOutcome, QueryError> {
-    let mut outcomes = record_failures(uow, policy, vec![processed]).await?;
-    Ok(outcomes.pop().ok_or(MissingAnswers::NONE)?)
+) -> Result<Settled, QueryError> {
+    let mut settled = record_failures(uow, policy, vec![processed]).await?;
+    Ok(settled.pop().ok_or(MissingAnswers::NONE)?)
 }
 
 fn failure_record(
@@ -94,11 +107,12 @@ fn is_permanent(failure: &Failure) -> bool {
 pub(super) struct FailureRecorder {
     store: Arc<dyn Store>,
     policy: Arc<FailurePolicy>,
+    reporter: Reporter,
 }
 
 impl FailureRecorder {
-    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>) -> Self {
-        Self { store, policy }
+    pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>, reporter: Reporter) -> Self {
+        Self { store, policy, reporter }
     }
 
     /// Separates outages, which concern every message, from failures. A store that did not respond is unavailable only if it
@@ -131,18 +145,29 @@ impl FailureRecorder {
         failed: impl Into<HandlingFailure>,
         in_doubt: bool,
     ) -> Result<CommandOutcome, HandleError> {
+        let begin = Stopwatch::start();
         let failed = failed.into();
-        if received.awaited {
-            return Ok(if in_doubt {
-                CommandOutcome::Unknown
-            } else {
-                CommandOutcome::Reported(failed.failure)
-            });
-        }
+        let settled = if !received.awaited {
+            self.settle(queue, received, &failed).await?
+        } else if in_doubt {
+            Settled::new(CommandOutcome::Unknown, 0)
+        } else {
+            Settled::new(CommandOutcome::Reported(failed.failure), 0).after(failed.took)
+        };
+        self.reporter.failure(queue, received, begin, &settled);
+        Ok(settled.outcome)
+    }
+
+    async fn settle(
+        &self,
+        queue: QueueName,
+        received: &ReceivedMessage,
+        failed: &HandlingFailure,
+    ) -> Result<Settled, HandleError> {
         let mut delays = Backoff::after_conflict();
         loop {
-            match self.try_to_record(queue, received, &failed).await {
-                Ok(outcome) => return Ok(outcome),
+            match self.try_to_record(queue, received, failed).await {
+                Ok(settled) => return Ok(settled),
                 Err(QueryError::Missing(missing)) => return Err(missing.into()),
                 // Its failure contains a value that the store rejects, and would be rejected each time.
                 Err(QueryError::Store(error @ StoreError::InvalidData(_))) => {
@@ -164,12 +189,12 @@ impl FailureRecorder {
         queue: QueueName,
         received: &ReceivedMessage,
         error: StoreError,
-    ) -> Result<CommandOutcome, StoreError> {
-        let record = failure_record(0, received, 0, error.into());
+    ) -> Result<Settled, StoreError> {
+        let failed = failure_record(0, received, 0, error.into());
         let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::Wait).await?;
-        let decision = uow.record_in_ascii(&record, &self.policy);
+        let record = uow.record_in_ascii(&failed, &self.policy);
         uow.commit().await?;
-        Ok(CommandOutcome::Recorded(record.failure, decision))
+        Ok(recorded(failed, record))
     }
 
     async fn try_to_record(
@@ -177,14 +202,14 @@ impl FailureRecorder {
         queue: QueueName,
         received: &ReceivedMessage,
         failed: &HandlingFailure,
-    ) -> Result<CommandOutcome, QueryError> {
+    ) -> Result<Settled, QueryError> {
         let mut uow = UnitOfWork::begin(&*self.store, queue, LockMode::Wait).await?;
         let checked = message_check::check_one(&mut uow, received).await?;
         checked.clear_starts(&mut uow);
         match checked.check {
             MessageCheck::Duplicate(_) | MessageCheck::Outdated => {
                 uow.commit().await?;
-                return Ok(CommandOutcome::Duplicate);
+                return Ok(Settled::new(CommandOutcome::Duplicate, checked.generation));
             }
             MessageCheck::New(envelope)
             | MessageCheck::Behind(envelope)
@@ -200,8 +225,8 @@ impl FailureRecorder {
             Step::Failed(failed.failure.clone(), failed.took)
         };
         let processed = Processed { received, generation: checked.generation, step, overtaken_by: None };
-        let outcome = record_one(&mut uow, &self.policy, processed).await?;
+        let settled = record_one(&mut uow, &self.policy, processed).await?;
         uow.commit().await?;
-        Ok(outcome)
+        Ok(settled)
     }
 }

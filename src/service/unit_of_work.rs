@@ -30,6 +30,7 @@ use super::{
     batch_handler::HandleError,
     envelope::Envelope,
     failure::Failure,
+    outcome::AttemptRecord,
     policy::FailurePolicy,
 };
 
@@ -239,16 +240,16 @@ impl UnitOfWork {
         &mut self,
         failed: Vec<FailureRecord<'a>>,
         policy: &FailurePolicy,
-    ) -> Result<Answered<FailureRecord<'a>, RetryDecision>, QueryError> {
+    ) -> Result<Answered<FailureRecord<'a>, AttemptRecord>, QueryError> {
         let keys: Vec<_> = failed.iter().map(|failed| failed.key.clone()).collect();
         let before = if keys.is_empty() { Vec::new() } else { self.tx.failed_attempts(&keys).await? };
-        let mut decisions = Vec::with_capacity(failed.len());
+        let mut records = Vec::with_capacity(failed.len());
         let failed = Answered::new(failed, before)?;
         for (failed, before) in &failed {
-            decisions.push(self.add_failure(new_attempt(self.queue, failed, *before, policy)));
+            records.push(self.add_failure(new_attempt(self.queue, failed, *before, policy)));
         }
         let failed = failed.into_iter().map(|(failed, _)| failed).collect();
-        Ok(Answered::new(failed, decisions)?)
+        Ok(Answered::new(failed, records)?)
     }
 
     /// Adds the failed attempt of a message with a value that the store rejects, with every text in ASCII. The caller has
@@ -257,18 +258,19 @@ impl UnitOfWork {
         &mut self,
         failed: &FailureRecord<'_>,
         policy: &FailurePolicy,
-    ) -> RetryDecision {
+    ) -> AttemptRecord {
         self.add_failure(in_ascii(new_attempt(self.queue, failed, 0, policy)))
     }
 
     /// A dead message holds up no other one.
-    fn add_failure(&mut self, attempt: NewAttempt) -> RetryDecision {
-        let decision = attempt.next;
+    fn add_failure(&mut self, attempt: NewAttempt) -> AttemptRecord {
+        let NewAttempt { next: decision, attempts, .. } = attempt;
         if let (RetryDecision::Dead(_), Some(key)) = (decision, &attempt.ordering_key) {
             self.released.insert(key.clone());
         }
+        let record = AttemptRecord { decision, attempts, error_group: attempt.error_group.clone() };
         self.failures.push(attempt);
-        decision
+        record
     }
 
     /// Commits if the work succeeded, and rolls back otherwise.

@@ -279,6 +279,10 @@ impl FailedMessageTable {
     }
 
     /// Removes expired messages, and makes retries due again whose copies may be lost.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(super) fn purge(&mut self, retention: Retention) {
         self.rows.retain(|_, row| !row.is_expired(retention));
         for row in self.rows.values_mut().filter(|row| row.may_be_lost()) {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, OwnedMutexGuard},
     time::Instant,
@@ -216,7 +217,7 @@ impl MemoryState {
             correlation_id: event.correlation_id.to_string(),
             traceparent: event.traceparent.map(|trace| trace.to_string()),
             tracestate: event.tracestate.map(|state| state.to_string()),
-            committed_at: 0,
+            committed_at: OffsetDateTime::UNIX_EPOCH,
         });
     }
 

@@ -13,7 +13,7 @@ use crate::{
     ports::{
         error::{Cause, StoreError, error_text},
         failed_messages::DueRetry,
-        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
+        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Purge, Retention, RetryFeed, Upkeep},
     },
 };
 
@@ -193,7 +193,7 @@ impl RetryFeed for PgLeaderSession {
 
 #[async_trait]
 impl Upkeep for PgLeaderSession {
-    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError> {
+    async fn purge(&mut self, retention: Retention) -> Result<Purge, StoreError> {
         let oldest = with_timeout(self.timeout, outbox::oldest_id(&mut self.connection)).await?;
         if let Some(oldest) = oldest {
             self.low_water_mark.must_be_below(oldest);

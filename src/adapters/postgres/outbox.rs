@@ -60,7 +60,7 @@ pub(super) async fn unpublished(
     sqlx::query_as!(
         OutboxRow,
         r#"select id, event_id, name, sku, sequence, body, causation_id, correlation_id, traceparent, tracestate,
-                  extract(epoch from committed_at)::bigint as "committed_at!: UnixSeconds"
+                  committed_at
            from outbox o
            where id > $2 and refused is null and sku <> all($3)
              and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
@@ -119,15 +119,4 @@ pub(super) async fn park(connection: &mut PgConnection, id: i64, reason: &str) -
 /// The id of the oldest row.
 pub(super) async fn oldest_id(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar!("select id from outbox order by id limit 1").fetch_optional(connection).await
-}
-
-/// Seconds since 1970, as PostgreSQL returns them.
-#[derive(sqlx::Type)]
-#[sqlx(transparent)]
-struct UnixSeconds(i64);
-
-impl From<UnixSeconds> for u64 {
-    fn from(seconds: UnixSeconds) -> Self {
-        Self::try_from(seconds.0).unwrap_or_default()
-    }
 }

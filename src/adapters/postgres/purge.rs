@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use crate::{domain::OrderingKey, ports::outbox::Retention};
+use crate::{
+    domain::OrderingKey,
+    ports::{
+        observer::PurgedRows,
+        outbox::{Purge, Retention},
+    },
+};
 
 use super::failed_messages;
 
@@ -13,8 +19,8 @@ use super::failed_messages;
 const PURGE_SIZE: i64 = 5000;
 
 /// Removes expired inbox rows, starts and failed messages, and publishes retries again that were not handled within an hour.
-/// True if there may be more.
-pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -> Result<bool, sqlx::Error> {
+/// The result says whether there may be more.
+pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -> Result<Purge, sqlx::Error> {
     // An id stays as long as another message with this id, for example an edited one, may be retried.
     let inbox = sqlx::query!(
         "delete from inbox where ctid = any(array(
@@ -48,7 +54,7 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
         "delete from message_starts where started_at < now() - make_interval(secs => $1)",
         seconds(retention.inbox),
     );
-    starts.execute(&mut *connection).await?;
+    let message_starts = starts.execute(&mut *connection).await?.rows_affected();
     // A copy that is not handled yet may have been lost with its queue. A second copy is harmless, but without a running
     // worker copies would accumulate: they are published after 1, 2, 4, 8 hours.
     let lost = sqlx::query!(
@@ -58,7 +64,10 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
     );
     lost.execute(&mut *connection).await?;
     release_forgotten(connection).await?;
-    Ok(handled.max(ended) >= PURGE_SIZE.unsigned_abs())
+    Ok(Purge {
+        rows: PurgedRows { inbox: handled, failed_messages: ended, message_starts },
+        is_incomplete: handled.max(ended) >= PURGE_SIZE.unsigned_abs(),
+    })
 }
 
 /// A process of an earlier version that ends a message releases none that wait for it.

@@ -108,7 +108,7 @@ impl RabbitPublisher {
                 .with_headers(headers)
                 .with_correlation_id(short(&row.correlation_id))
                 .with_app_id(self.broker.namespace().into())
-                .with_timestamp(row.committed_at),
+                .with_timestamp(row.committed_at.unix_timestamp().unsigned_abs()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A committed event that is not published yet, and the outcomes of its publication.
 
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// A committed event that is not published yet.
@@ -25,8 +26,8 @@ pub struct OutboxRow {
     pub traceparent: Option<String>,
     /// What the systems of that trace add to it.
     pub tracestate: Option<String>,
-    /// The time of the commit, in seconds since 1970.
-    pub committed_at: u64,
+    /// The time of the commit, by the clock of the store.
+    pub committed_at: OffsetDateTime,
 }
 
 /// The outcome of one publication.
@@ -75,6 +76,6 @@ pub(super) fn row(id: i64, name: &str, sku: &str) -> OutboxRow {
         correlation_id: String::new(),
         traceparent: None,
         tracestate: None,
-        committed_at: 0,
+        committed_at: OffsetDateTime::UNIX_EPOCH,
     }
 }

@@ -12,12 +12,17 @@ use tokio::{
 use tracing::error;
 
 use crate::{
-    ports::{answered::Answered, queue::QueueName},
+    ports::{
+        answered::Answered,
+        observer::{BatchReport, Observer, Report, Source},
+        queue::{QueueKind, QueueName},
+    },
     service::{
         availability::AvailabilityLog,
         batch_handler::{BatchHandler, HandleError},
         outcome::CommandOutcome,
         received::ReceivedMessage,
+        reporting::report_unanswered,
     },
 };
 
@@ -43,6 +48,7 @@ pub(super) struct BatcherOptions {
     pub(super) max_waiting: usize,
     pub(super) watchdog: Watchdog,
     pub(super) database: Arc<AvailabilityLog>,
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 struct PendingRequest {
@@ -73,6 +79,7 @@ impl CommandBatcher {
                     handler: options.handler.clone(),
                     max_batch: options.max_batch,
                     database: options.database.clone(),
+                    observer: options.observer.clone(),
                     status: options.watchdog.register(queue.as_str()),
                 };
                 running.spawn(async move { task.run(requests).await });
@@ -105,6 +112,7 @@ struct BatchTask {
     handler: Arc<dyn BatchHandler>,
     max_batch: usize,
     database: Arc<AvailabilityLog>,
+    observer: Arc<dyn Observer>,
     status: Arc<PartitionStatus>,
 }
 
@@ -122,6 +130,13 @@ impl BatchTask {
 
     /// Answers every request, with its own outcome or with the reason why it has none.
     async fn handle(&self, mut batch: Vec<PendingRequest>) {
+        self.observer.observe(&Report::Batch(&BatchReport {
+            queue: self.queue,
+            queue_kind: QueueKind::Main,
+            source: Source::Http,
+            messages: batch.len(),
+            redelivered: 0,
+        }));
         let mut received: Vec<_> = batch.iter_mut().map(|request| &mut request.received).collect();
         let handled = self.handler.handle(self.queue, &mut received).await;
         let (answered, unanswered) =
@@ -134,6 +149,7 @@ impl BatchTask {
             let _ = request.answer.send(Ok(outcome));
         }
         for request in unanswered {
+            report_unanswered(&*self.observer, self.queue, &request.received);
             let _ = request.answer.send(Err(missing));
         }
     }
@@ -173,7 +189,7 @@ mod tests {
         adapters::memory::MemoryStore,
         domain::Sku,
         entrypoints::watchdog::Watchdog,
-        ports::{answered::MissingAnswers, queue::Message},
+        ports::{answered::MissingAnswers, observer::NoObserver, queue::Message},
         service::{
             availability::ServerUnavailable, backoff::RetryPolicy, decode::Limits, message_bus::MessageBus,
             policy::FailurePolicy,
@@ -198,6 +214,7 @@ mod tests {
             handler: Arc::new(handler),
             max_batch: 10,
             database: Arc::new(AvailabilityLog::of("database")),
+            observer: Arc::new(NoObserver),
             status: Watchdog::default().register("stock"),
         }
     }
@@ -230,7 +247,7 @@ mod tests {
         let (answer, answered) = oneshot::channel();
         assert!(sender.send(PendingRequest { received: received("b-2"), answer }).await.is_ok());
         drop(sender);
-        task(MessageBus::new(Arc::new(store.clone()), policy)).run(requests).await;
+        task(MessageBus::new(Arc::new(store.clone()), policy, Arc::new(NoObserver))).run(requests).await;
         assert!(matches!(answered.await, Ok(Ok(CommandOutcome::Handled))));
         let product = store.state().await.product(&Sku::new("LAMP").unwrap()).unwrap();
         let batches: Vec<_> = product.batches().iter().map(|batch| batch.reference.to_string()).collect();

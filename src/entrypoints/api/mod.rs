@@ -5,6 +5,7 @@ mod batcher;
 mod commands;
 mod connections;
 mod health;
+mod observed;
 mod readiness;
 mod refusals;
 mod request_body;

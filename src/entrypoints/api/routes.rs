@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::ports::error::error_text;
 
-use super::{auth, commands, health, responses, state::ApiState};
+use super::{auth, commands, health, observed, responses, state::ApiState};
 
 pub(super) fn router(state: ApiState) -> Router {
     let state = Arc::new(state);
@@ -33,6 +33,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(async || {
             responses::message(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the header Allow")
         })
+        .layer(middleware::from_fn_with_state(state.clone(), observed::report))
         .with_state(state)
 }
 

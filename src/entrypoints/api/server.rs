@@ -106,6 +106,7 @@ impl Api {
             max_waiting: CONNECTIONS,
             watchdog: self.watchdog.clone(),
             database: self.database.clone(),
+            observer: self.observer.clone(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ports::{admin::Topology, installation::Installation},
+    ports::{admin::Topology, installation::Installation, observer::Observer},
     service::{availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits},
     views::Views,
 };
@@ -56,6 +56,8 @@ pub struct Api {
     pub storage: Storage,
     /// The availability of the database.
     pub database: Arc<AvailabilityLog>,
+    /// Gets the reports.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// The state of the router.

@@ -9,6 +9,7 @@ use crate::{
     ports::{
         answered::Answered,
         error::StoreError,
+        observer::{EventsPublished, Observer, PublishedEvent, Report, Stopwatch},
         outbox::{EventFeed, Publisher},
     },
     service::availability::AvailabilityLog,
@@ -20,6 +21,7 @@ use super::cycle::{CycleResult, POLL_INTERVAL, pair, update_broker_health, with_
 pub(super) struct EventRelay<'a> {
     publisher: &'a dyn Publisher,
     broker: &'a AvailabilityLog,
+    observer: &'a dyn Observer,
     window: PublishWindow,
     /// The nacked event names as they are recorded; none at first, because the former leader may have recorded others.
     recorded: Option<Vec<String>>,
@@ -28,8 +30,13 @@ pub(super) struct EventRelay<'a> {
 type Published = Answered<OutboxRow, PublishOutcome>;
 
 impl<'a> EventRelay<'a> {
-    pub(super) fn new(publisher: &'a dyn Publisher, broker: &'a AvailabilityLog, max_in_flight: u32) -> Self {
-        Self { publisher, broker, window: PublishWindow::new(max_in_flight), recorded: None }
+    pub(super) fn new(
+        publisher: &'a dyn Publisher,
+        broker: &'a AvailabilityLog,
+        observer: &'a dyn Observer,
+        max_in_flight: u32,
+    ) -> Self {
+        Self { publisher, broker, observer, window: PublishWindow::new(max_in_flight), recorded: None }
     }
 
     /// Publishes one window of events.
@@ -73,8 +80,22 @@ impl<'a> EventRelay<'a> {
         feed: &mut dyn EventFeed,
         rows: Vec<OutboxRow>,
     ) -> Result<Option<Published>, StoreError> {
+        let begin = Stopwatch::start();
         let outcomes = with_heartbeat(feed, self.publisher.publish(&rows)).await?;
-        Ok(pair(rows, outcomes))
+        let published = pair(rows, outcomes);
+        if let Some(published) = &published {
+            self.report(begin, published);
+        }
+        Ok(published)
+    }
+
+    fn report(&self, begin: Stopwatch, published: &Published) {
+        if self.observer.is_active() {
+            let period = begin.period();
+            let events: Vec<_> =
+                published.iter().map(|(row, outcome)| published_event(row, outcome)).collect();
+            self.observer.observe(&Report::EventsPublished(&EventsPublished { period, events: &events }));
+        }
     }
 
     async fn settle(
@@ -110,6 +131,19 @@ impl<'a> EventRelay<'a> {
         let confirmed = ConfirmedPrefix::of(published.iter().as_slice());
         feed.remove(&confirmed.ids, confirmed.unroutable).await?;
         Ok(park_rejected(feed, &published).await? || !confirmed.ids.is_empty())
+    }
+}
+
+fn published_event<'a>(row: &'a OutboxRow, outcome: &PublishOutcome) -> PublishedEvent<'a> {
+    PublishedEvent {
+        event_id: row.event_id,
+        name: &row.name,
+        sku: &row.sku,
+        sequence: row.sequence,
+        committed_at: row.committed_at.into(),
+        correlation_id: &row.correlation_id,
+        traceparent: row.traceparent.as_deref(),
+        outcome: outcome.into(),
     }
 }
 

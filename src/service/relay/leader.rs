@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::{
     ports::{
         error::{StoreError, error_text},
+        observer::{LeadershipChange, Observer, Report},
         outbox::{LeaderSession, Outbox, Publisher, Retention},
     },
     service::{availability::AvailabilityLog, backoff::Backoff},
@@ -43,6 +44,8 @@ pub struct Relay {
     pub database: Arc<AvailabilityLog>,
     /// Whether the broker is available.
     pub broker: Arc<AvailabilityLog>,
+    /// Gets the reports.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// What a leader keeps between its cycles.
@@ -56,12 +59,15 @@ impl Relay {
     /// Runs as leader or standby until `stop`; then the current cycle is finished and leadership released.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut delays = Backoff::during_outage();
+        self.observer.observe(&Report::Leadership(LeadershipChange::Standby));
         while !stop.is_cancelled() {
             match self.outbox.try_lead().await {
                 Ok(Some(session)) => {
                     self.database.up();
                     let begin = Instant::now();
+                    self.observer.observe(&Report::Leadership(LeadershipChange::Began));
                     self.lead(session, stop).await;
+                    self.observer.observe(&Report::Leadership(LeadershipChange::Ended));
                     if begin.elapsed() > POLL_INTERVAL {
                         delays = Backoff::during_outage();
                     }
@@ -124,10 +130,10 @@ impl Relay {
     }
 
     fn initial_state(&self) -> LeaderState<'_> {
-        let (publisher, broker) = (&*self.publisher, &*self.broker);
+        let (publisher, broker, observer) = (&*self.publisher, &*self.broker, &*self.observer);
         LeaderState {
-            events: EventRelay::new(publisher, broker, self.max_in_flight),
-            retries: RetryRelay::new(publisher, broker, self.max_in_flight, self.max_retry_bytes),
+            events: EventRelay::new(publisher, broker, observer, self.max_in_flight),
+            retries: RetryRelay::new(publisher, broker, observer, self.max_in_flight, self.max_retry_bytes),
             next_purge: Instant::now(),
         }
     }
@@ -165,8 +171,10 @@ impl Relay {
     /// Returns the pause until the next purge. An error delays no event: if the session is lost, the next poll fails.
     async fn purge(&self, session: &mut dyn LeaderSession) -> Duration {
         match session.purge(self.retention).await {
-            Ok(true) => PURGE_AGAIN_AFTER,
-            Ok(false) => self.purge_interval(),
+            Ok(purge) => {
+                self.observer.observe(&Report::Purged(purge.rows));
+                if purge.is_incomplete { PURGE_AGAIN_AFTER } else { self.purge_interval() }
+            }
             Err(error) => {
                 warn!(error = error_text(&error), "expired rows were not removed");
                 self.purge_interval()

@@ -8,6 +8,7 @@ use crate::{
         answered::Answered,
         error::StoreError,
         failed_messages::DueRetry,
+        observer::{Observer, PublishedRetry, Report, RetriesPublished, Stopwatch},
         outbox::{LeaderSession, Publisher, RetryFeed},
     },
     service::availability::AvailabilityLog,
@@ -19,6 +20,7 @@ use super::cycle::{pair, update_broker_health, with_heartbeat};
 pub(super) struct RetryRelay<'a> {
     publisher: &'a dyn Publisher,
     broker: &'a AvailabilityLog,
+    observer: &'a dyn Observer,
     max_in_flight: u32,
     max_bytes: usize,
 }
@@ -29,10 +31,11 @@ impl<'a> RetryRelay<'a> {
     pub(super) fn new(
         publisher: &'a dyn Publisher,
         broker: &'a AvailabilityLog,
+        observer: &'a dyn Observer,
         max_in_flight: u32,
         max_bytes: usize,
     ) -> Self {
-        Self { publisher, broker, max_in_flight, max_bytes }
+        Self { publisher, broker, observer, max_in_flight, max_bytes }
     }
 
     /// Publishes the retries that are due. True if the outcome of at least one is known, even if it has to wait.
@@ -59,8 +62,22 @@ impl<'a> RetryRelay<'a> {
         session: &mut dyn LeaderSession,
         due: Vec<DueRetry>,
     ) -> Result<Option<Published>, StoreError> {
+        let begin = Stopwatch::start();
         let outcomes = with_heartbeat(session, self.publisher.publish_retries(&due)).await?;
-        Ok(pair(due, outcomes))
+        let published = pair(due, outcomes);
+        if let Some(published) = &published {
+            self.report(begin, published);
+        }
+        Ok(published)
+    }
+
+    fn report(&self, begin: Stopwatch, published: &Published) {
+        if self.observer.is_active() {
+            let period = begin.period();
+            let retries: Vec<_> =
+                published.iter().map(|(retry, outcome)| published_retry(retry, outcome)).collect();
+            self.observer.observe(&Report::RetriesPublished(&RetriesPublished { period, retries: &retries }));
+        }
     }
 
     /// Finds out whether this retry closed the channel for those behind it. True if it blocks them no longer.
@@ -73,6 +90,16 @@ impl<'a> RetryRelay<'a> {
             Some(published) => settle(session, &published).await,
             None => Ok(false),
         }
+    }
+}
+
+fn published_retry<'a>(retry: &'a DueRetry, outcome: &PublishOutcome) -> PublishedRetry<'a> {
+    PublishedRetry {
+        failed_message_id: retry.id,
+        generation: retry.generation,
+        queue: &retry.queue,
+        message_id: retry.message_id.as_deref(),
+        outcome: outcome.into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use allocation::{
     adapters::postgres::PgStore,
     domain::{Reason, RetryDecision},
-    ports::{queue::QueueName, store::Store},
+    ports::{observer::NoObserver, queue::QueueName, store::Store},
     service::{
         archive::Archive, batch_handler::BatchHandler, outcome::CommandOutcome, received::ReceivedMessage,
     },
@@ -78,7 +78,7 @@ async fn a_value_that_the_database_cannot_store_is_a_dead_letter_and_its_neighbo
 async fn a_dead_letter_of_the_broker_that_cannot_be_stored_as_it_is_is_recorded() {
     let db = in_latin1().await;
     let store: Arc<dyn Store> = Arc::new(PgStore::new(db.config().pool(), &db.config(), Arc::default()));
-    let archive = Archive::new(store, policy());
+    let archive = Archive::new(store, policy(), Arc::new(NoObserver));
     let outcomes = archive.handle_all(QueueName::Orders, &mut [line("日本", "o-1")]).await.unwrap();
     assert!(is_invalid(&outcomes[0]), "{outcomes:?}");
     assert_kept(&db, r"\u65e5\u672c", r#"{"orderid":"o-1","qty":1,"sku":"LAMP"}"#).await;

@@ -16,6 +16,7 @@ use allocation::{
     pg::PgConfig,
     ports::{
         error::{BrokerError, StoreError},
+        observer::NoObserver,
         outbox::{LeaderSession, Outbox, Retention},
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
     },
@@ -179,7 +180,7 @@ async fn a_worker_with_a_fault() {
         limits: LIMITS,
         prefetch: PREFETCH,
         queues: Arc::new(FaultyPort::around(RabbitQueues(broker.clone()), fault)),
-        handler: Arc::new(MessageBus::new(Arc::new(store.clone()), policy.clone())),
+        handler: Arc::new(MessageBus::new(Arc::new(store.clone()), policy.clone(), Arc::new(NoObserver))),
         partitions: 2,
         max_batch: 100,
         collect_for: Duration::ZERO,
@@ -189,6 +190,7 @@ async fn a_worker_with_a_fault() {
         storage: Storage::default(),
         dependencies: Dependencies { database: database.clone(), notifier: None },
         broker: broker_outage.clone(),
+        observer: Arc::new(NoObserver),
     };
     let relay = Relay {
         outbox: Arc::new(FaultyPort::around(PgOutbox::new(access, &namespace, commit_signal), fault)),
@@ -198,6 +200,7 @@ async fn a_worker_with_a_fault() {
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
         database: database.clone(),
         broker: broker_outage.clone(),
+        observer: Arc::new(NoObserver),
     };
     let forever = CancellationToken::new();
     let (orders, stock) = (worker(QueueName::Orders), worker(QueueName::Stock));

@@ -6,6 +6,7 @@ use allocation::{
     adapters::memory::RecordingNotifier,
     entrypoints::prefetch::PrefetchLimits,
     ports::{
+        observer::NoObserver,
         queue::{Message, QueueName},
         routing,
         store::Store,
@@ -41,7 +42,7 @@ pub(crate) fn policy() -> FailurePolicy {
 
 /// A message bus with a store.
 pub(crate) fn bus(store: Arc<dyn Store>) -> MessageBus {
-    MessageBus::new(store, policy())
+    MessageBus::new(store, policy(), Arc::new(NoObserver))
 }
 
 /// A handler of notifications with a store.
@@ -49,7 +50,7 @@ pub(crate) fn notification_handler(
     store: Arc<dyn Store>,
     notifier: RecordingNotifier,
 ) -> NotificationHandler {
-    NotificationHandler::new(store, Arc::new(notifier), policy())
+    NotificationHandler::new(store, Arc::new(notifier), policy(), Arc::new(NoObserver))
 }
 
 /// A handler failed before all messages had an outcome.

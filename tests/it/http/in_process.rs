@@ -8,6 +8,7 @@ use allocation::{
         admin::{DeclareResult, QueueDepth, Topology},
         error::{BrokerError, StoreError},
         installation::{DatabaseState, Installation, SchemaVersion},
+        observer::NoObserver,
     },
     service::{
         availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits, message_bus::MessageBus,
@@ -119,6 +120,7 @@ async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -
         watchdog: Watchdog::default(),
         storage: Storage::default(),
         database: Arc::new(AvailabilityLog::of("database")),
+        observer: Arc::new(NoObserver),
     };
     let listener = api.bind().await.unwrap();
     let address = listener.as_ref().unwrap().local_addr().unwrap();

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use allocation::{
     domain::RetryDecision,
-    ports::{error::StoreError, queue::RetryMark, store::RetryCheck},
+    ports::{error::StoreError, observer::NoObserver, queue::RetryMark, store::RetryCheck},
     service::{
         archive::Archive, backoff::RetryPolicy, decode::Limits, message_bus::MessageBus,
         notifications::NotificationHandler, outcome::CommandOutcome, policy::FailurePolicy,
@@ -60,15 +60,20 @@ fn policy() -> FailurePolicy {
 }
 
 pub(crate) fn bus(store: &ScriptedStore) -> MessageBus {
-    MessageBus::new(Arc::new(store.clone()), policy())
+    MessageBus::new(Arc::new(store.clone()), policy(), Arc::new(NoObserver))
 }
 
 pub(crate) fn archive(store: &ScriptedStore) -> Archive {
-    Archive::new(Arc::new(store.clone()), policy())
+    Archive::new(Arc::new(store.clone()), policy(), Arc::new(NoObserver))
 }
 
 pub(crate) fn notifications(store: &ScriptedStore, notifier: &ScriptedNotifier) -> NotificationHandler {
-    NotificationHandler::new(Arc::new(store.clone()), Arc::new(notifier.clone()), policy())
+    NotificationHandler::new(
+        Arc::new(store.clone()),
+        Arc::new(notifier.clone()),
+        policy(),
+        Arc::new(NoObserver),
+    )
 }
 
 /// A command that succeeds: a new batch.

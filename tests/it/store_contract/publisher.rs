@@ -11,6 +11,7 @@ use allocation::{
     ports::{failed_messages::DueRetry, outbox::Publisher},
 };
 use lapin::options::QueuePurgeOptions;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::harness::{TestSystem, amqp_url};
@@ -93,7 +94,7 @@ fn row(id: i64) -> OutboxRow {
         correlation_id: "request".into(),
         traceparent: None,
         tracestate: None,
-        committed_at: 0,
+        committed_at: OffsetDateTime::UNIX_EPOCH,
     }
 }
 

@@ -5,7 +5,7 @@ use allocation::{
     ports::{
         error::StoreError,
         failed_messages::DueRetry,
-        outbox::{EventFeed, LeaderSession, PendingWork, Retention, RetryFeed, Upkeep},
+        outbox::{EventFeed, LeaderSession, PendingWork, Purge, Retention, RetryFeed, Upkeep},
     },
 };
 use async_trait::async_trait;
@@ -64,7 +64,7 @@ impl RetryFeed for FaultyPort<Box<dyn LeaderSession>> {
 
 #[async_trait]
 impl Upkeep for FaultyPort<Box<dyn LeaderSession>> {
-    async fn purge(&mut self, retention: Retention) -> Result<bool, StoreError> {
+    async fn purge(&mut self, retention: Retention) -> Result<Purge, StoreError> {
         self.inner.purge(retention).await
     }
 }

@@ -11,10 +11,11 @@ use allocation::{
     ports::{
         error::StoreError,
         failed_messages::DueRetry,
-        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Retention, RetryFeed, Upkeep},
+        outbox::{EventFeed, LeaderSession, Outbox, PendingWork, Purge, Retention, RetryFeed, Upkeep},
     },
 };
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
@@ -163,7 +164,7 @@ fn event(id: i64, name: &str, sku: &str) -> OutboxRow {
         correlation_id: String::new(),
         traceparent: None,
         tracestate: None,
-        committed_at: 0,
+        committed_at: OffsetDateTime::UNIX_EPOCH,
     }
 }
 
@@ -282,8 +283,9 @@ impl RetryFeed for ScriptedOutbox {
 
 #[async_trait]
 impl Upkeep for ScriptedOutbox {
-    async fn purge(&mut self, _retention: Retention) -> Result<bool, StoreError> {
+    async fn purge(&mut self, _retention: Retention) -> Result<Purge, StoreError> {
         self.record(OutboxCall::Purged);
-        self.state().purge_answers.pop_front().unwrap_or(Ok(false))
+        let answer = self.state().purge_answers.pop_front().unwrap_or(Ok(false));
+        answer.map(|is_incomplete| Purge { is_incomplete, ..Purge::default() })
     }
 }

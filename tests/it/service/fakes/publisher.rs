@@ -9,6 +9,7 @@ use allocation::{
     domain::{OutboxRow, PublishOutcome},
     ports::{
         failed_messages::DueRetry,
+        observer::NoObserver,
         outbox::{Publisher, Retention},
     },
     service::{availability::AvailabilityLog, relay::Relay},
@@ -149,6 +150,7 @@ pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> R
         retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
         database: Arc::new(AvailabilityLog::of("database")),
         broker,
+        observer: Arc::new(NoObserver),
     }
 }
 

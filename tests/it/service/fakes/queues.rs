@@ -10,6 +10,7 @@ use allocation::{
     entrypoints::{consumer::Consumer, storage::Storage, watchdog::Watchdog},
     ports::{
         error::BrokerError,
+        observer::NoObserver,
         queue::{Acknowledger, Delivery, Message, QueueKind, QueueName, Queues, Subscription},
     },
     service::availability::{AvailabilityLog, Dependencies},
@@ -230,6 +231,7 @@ pub(crate) fn consumer(queues: &ScriptedQueues, store: &ScriptedStore) -> Consum
         storage: Storage::default(),
         dependencies: Dependencies { database: Arc::new(AvailabilityLog::of("database")), notifier: None },
         broker: Arc::new(AvailabilityLog::of("broker")),
+        observer: Arc::new(NoObserver),
     }
 }
 

@@ -1,0 +1,82 @@
+//! What the leading relay measures.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    domain::{StatusKind, named_values},
+    ports::{
+        error::{BrokerError, StoreError},
+        queue::QueueName,
+    },
+};
+
+/// The number of failed messages of one queue in one status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedMessageCount {
+    /// The queue.
+    pub queue: QueueName,
+    /// The status; never `resolved`.
+    pub status: StatusKind,
+    /// The number.
+    pub messages: u64,
+}
+
+/// What waits in the database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Unpublished events, counted up to a limit.
+    pub outbox_pending: u64,
+    /// The age of the oldest unpublished event that is not parked.
+    pub outbox_oldest: Duration,
+    /// Parked events.
+    pub outbox_parked: u64,
+    /// Failed messages.
+    pub failed_messages: Vec<FailedMessageCount>,
+    /// Groups of dead letters.
+    pub failed_message_groups: u64,
+    /// How long the retry that has been due for longest is overdue.
+    pub retries_overdue: Duration,
+}
+
+named_values! {
+    /// The queues that the broker has for one queue of the service.
+    GaugedQueueKind {
+        /// The queue itself.
+        Main = "main",
+        /// Its dead letters.
+        DeadLetter = "dead_letter",
+        /// Its messages that cannot be decoded.
+        Unreadable = "unreadable",
+    }
+}
+
+/// The state of a queue of the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueState {
+    /// The queue.
+    pub queue: QueueName,
+    /// Which of its queues.
+    pub kind: GaugedQueueKind,
+    /// Messages that are ready for delivery.
+    pub ready: u32,
+    /// Consumers.
+    pub consumers: u32,
+}
+
+/// Measures what waits, on connections of its own. Each answer takes a limited time.
+#[async_trait]
+pub trait BacklogReader: Send + Sync {
+    /// Measures the database.
+    ///
+    /// # Errors
+    /// The database does not answer in time.
+    async fn backlog(&self) -> Result<Backlog, StoreError>;
+
+    /// Measures the queues that exist.
+    ///
+    /// # Errors
+    /// The broker does not answer in time.
+    async fn queues(&self) -> Result<Vec<QueueState>, BrokerError>;
+}
