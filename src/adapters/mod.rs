@@ -3,5 +3,6 @@
 pub mod csv;
 pub mod mail;
 pub mod memory;
+pub mod otel;
 pub mod postgres;
 pub mod rabbitmq;

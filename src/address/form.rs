@@ -74,8 +74,11 @@ pub const AMQP: UrlForm = UrlForm {
 /// The URL of a mail server.
 pub const SMTP: UrlForm = UrlForm { schemes: &["smtp", "smtps"], many: false, parameters: &[public("tls")] };
 
+/// The URL of a server that speaks HTTP.
+pub const HTTP: UrlForm = UrlForm { schemes: &["http", "https"], many: false, parameters: &[] };
+
 /// All forms.
-pub(super) const ALL: [&UrlForm; 3] = [&POSTGRES, &AMQP, &SMTP];
+pub(super) const ALL: [&UrlForm; 4] = [&POSTGRES, &AMQP, &SMTP, &HTTP];
 
 impl UrlForm {
     /// The known parameter of this name.

@@ -4,6 +4,6 @@ mod form;
 mod parse;
 mod url;
 
-pub use form::{AMQP, POSTGRES, SMTP, UrlForm};
+pub use form::{AMQP, HTTP, POSTGRES, SMTP, UrlForm};
 pub use parse::InvalidUrl;
 pub use url::{Host, ServerUrl, printable};

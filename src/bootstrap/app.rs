@@ -1,14 +1,17 @@
 //! Builds the parts from the settings.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use gethostname::gethostname;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::{
         mail::MailAddresses,
+        otel::SpanExporter,
         postgres::{
             self, CommitSignal, Migration, PgFailedMessages, PgInstallation, PgOutbox, PgParkedEvents,
             PgReadModel, PgStore,
@@ -23,7 +26,7 @@ use crate::{
         admin::{CommandSender, ReadModel, Topology},
         failed_messages::FailedMessages,
         installation::{DatabaseState, Installation as _, SchemaVersion},
-        observer::{Observer, Observers, Server},
+        observer::{Observer, Server},
         outbox::{ParkedEvents, Retention},
         queue::{QueueKind, QueueName},
         store::Store,
@@ -31,18 +34,16 @@ use crate::{
     service::{
         archive::Archive,
         availability::{AvailabilityLog, Dependencies},
-        backoff::RetryPolicy,
         batch_handler::BatchHandler,
         decode::Limits,
         message_bus::MessageBus,
         notifications::NotificationHandler,
-        policy::FailurePolicy,
         relay::Relay,
     },
     views::Views,
 };
 
-use super::{memory::MemoryShares, servers};
+use super::{memory::MemoryShares, observation::Observation, policy::policy, servers};
 
 /// Unacknowledged notifications per process. Sending mail is slow, so the others stay available to other processes.
 const NOTIFIER_PREFETCH: u16 = 20;
@@ -71,6 +72,8 @@ pub struct App {
     watchdog: Watchdog,
     pub(super) storage: Storage,
     pub(super) observer: Arc<dyn Observer>,
+    /// Until it runs.
+    pub(super) exporter: Mutex<Option<SpanExporter>>,
     commands: Arc<MessageBus>,
     archive: Arc<Archive>,
     notifications: Arc<NotificationHandler>,
@@ -92,7 +95,7 @@ impl App {
         let store = faults::store(PgStore::new(pool.clone(), &pg, commit_signal.clone()));
         let notifier = servers::notifier(smtp.url.expose(), addresses)?;
         let policy = policy(&settings);
-        let observer: Arc<dyn Observer> = Arc::new(Observers::default());
+        let Observation { observer, exporter } = Observation::new(&settings, broker.host());
         let log = |name, server| Arc::new(AvailabilityLog::observed(name, server, observer.clone()));
         Ok(Self {
             database_log: log("database", Server::Database),
@@ -107,6 +110,7 @@ impl App {
                 observer.clone(),
             )),
             observer,
+            exporter: Mutex::new(exporter),
             pool,
             store,
             checked: CancellationToken::new(),
@@ -327,21 +331,5 @@ impl Batching {
     fn of(settings: &Worker, partitions: usize) -> Self {
         let (prefetch, max_batch) = (settings.prefetch.get(), settings.max_batch.get());
         Self { prefetch, max_batch, partitions, collect_for: Duration::ZERO }
-    }
-}
-
-fn policy(settings: &Settings) -> FailurePolicy {
-    let retry = &settings.retry;
-    FailurePolicy {
-        handler_timeout: settings.worker.handler_timeout,
-        retry: RetryPolicy {
-            max_attempts: retry.max_attempts.get(),
-            initial_interval: retry.initial_interval,
-            multiplier: retry.multiplier,
-            max_interval: retry.max_interval,
-            jitter: retry.jitter,
-            deferred_for: settings.notifications.retry_for,
-        },
-        host: format!("{}:{}", gethostname().to_string_lossy(), std::process::id()),
     }
 }

@@ -8,6 +8,8 @@ mod csv_run;
 mod csv_stock;
 mod demo_run;
 mod memory;
+mod observation;
+mod policy;
 mod roles;
 mod servers;
 mod storage;

@@ -1,6 +1,6 @@
 //! Starts the roles of a process, and stops them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::postgres,
+    config::Settings,
     ports::{
         admin::{DeclareResult, Topology as _},
         installation::{Installation as _, SchemaVersion, UnusableDatabase},
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-use super::{app::App, wait::retry_until_available};
+use super::{app::App, observation::SpanExport, wait::retry_until_available};
 
 /// What a process does; one process may have all roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -45,6 +46,23 @@ impl App {
     /// the API cannot be used, or a role panicked.
     pub async fn run(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
         self.settings.warnings().iter().for_each(|warning| warn!("{warning}"));
+        let spans = self.export_spans(stop)?;
+        let ran = self.run_roles(roles, stop).await;
+        if let Some(spans) = spans {
+            spans.finish().await;
+        }
+        ran
+    }
+
+    /// Begins to export spans, if this process makes any.
+    fn export_spans(&self, stop: &CancellationToken) -> anyhow::Result<Option<SpanExport>> {
+        let exporter = self.exporter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Settings { traces, worker, .. } = &self.settings;
+        let start = |exporter| SpanExport::start(exporter, &traces.endpoint, stop, worker.shutdown_timeout);
+        exporter.map(start).transpose()
+    }
+
+    async fn run_roles(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
         let (mut tasks, mut background) = (JoinSet::new(), JoinSet::new());
         if roles.contains(&Role::Api) {
             // Before the servers respond, so that the readiness check can be queried meanwhile.

@@ -20,7 +20,7 @@ use super::{
 #[command(version, propagate_version = true, arg_required_else_help = true)]
 #[command(
     after_help = "Settings: config/default.toml lists every key. A file given by --config overrides it, then \
-    DATABASE_URL and AMQP_URL, then variables like ALLOCATION__WORKER__MAX_BATCH. `allocation config` prints the result.\n\
+    DATABASE_URL, AMQP_URL and OTEL_EXPORTER_OTLP_ENDPOINT, then variables like ALLOCATION__WORKER__MAX_BATCH. `allocation config` prints the result.\n\
     Exit status: 0 done, 1 failed or not all done, 2 usage error."
 )]
 pub struct Cli {

@@ -4,7 +4,7 @@ use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use bytesize::ByteSize;
 
-use crate::address::{AMQP, POSTGRES, SMTP, ServerUrl, UrlForm};
+use crate::address::{AMQP, HTTP, POSTGRES, SMTP, ServerUrl, UrlForm};
 
 use super::settings::Settings;
 
@@ -69,13 +69,16 @@ impl Mistakes {
     }
 
     fn check_addresses(&mut self, settings: &Settings) {
-        let Settings { database, broker, smtp, .. } = settings;
+        let Settings { database, broker, smtp, traces, .. } = settings;
         self.url("database.url (DATABASE_URL)", database.url.expose(), &POSTGRES);
         let session_url = database.session_url.expose();
         if !session_url.is_empty() {
             self.url("database.session_url", session_url, &POSTGRES);
         }
         self.url("broker.url (AMQP_URL)", broker.url.expose(), &AMQP);
+        if !traces.endpoint.is_empty() {
+            self.check_collector(&traces.endpoint);
+        }
         let smtp = smtp.url.expose();
         if !smtp.is_empty() && !smtp.starts_with("file:") {
             self.url("smtp.url", smtp, &SMTP);
@@ -90,8 +93,19 @@ impl Mistakes {
         }
     }
 
+    fn check_collector(&mut self, endpoint: &str) {
+        let key = "traces.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)";
+        match ServerUrl::parse(endpoint, &HTTP) {
+            Ok(url) => {
+                self.rule(key, url.hosts.iter().all(|host| !host.name.is_empty()), "must name a host");
+                self.rule(key, url.user.is_none(), "must have no user and no password");
+            }
+            Err(error) => self.0.push(format!("{key}: {error}")),
+        }
+    }
+
     fn check_numbers(&mut self, settings: &Settings) {
-        let Settings { database, worker, relay, retry, limits, .. } = settings;
+        let Settings { database, worker, relay, retry, limits, traces, .. } = settings;
         self.number("worker.max_batch", worker.max_batch.get(), 1..=10_000);
         self.number("worker.partitions", worker.partitions.get(), 1..=256);
         // One connection for each partition of the three main queues, and six for the other roles.
@@ -106,6 +120,7 @@ impl Mistakes {
         self.number("retry.max_attempts", retry.max_attempts.get(), 1..=1_000);
         self.rule("retry.multiplier", (1.0..=100.0).contains(&retry.multiplier), "must be from 1 to 100");
         self.rule("retry.jitter", (0.0..1.0).contains(&retry.jitter), "must be from 0 to less than 1");
+        self.rule("traces.ratio", (0.0..=1.0).contains(&traces.ratio), "must be from 0 to 1");
         self.number("limits.body_bytes", limits.body_bytes.get(), 1..=MAX_BODY_BYTES);
         self.number("limits.header_bytes", limits.header_bytes.get(), 1..=MAX_HEADER_BYTES);
         let is_memory = (ByteSize::mb(1)..=ByteSize::tb(1)).contains(&limits.memory);

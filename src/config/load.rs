@@ -15,7 +15,11 @@ const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// The variables of the environment that are settings begin with this.
 const PREFIX: &str = "ALLOCATION";
 /// Variables with the usual names, and their settings.
-const URLS: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("AMQP_URL", "broker.url")];
+const URLS: [(&str, &str); 3] = [
+    ("DATABASE_URL", "database.url"),
+    ("AMQP_URL", "broker.url"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
+];
 /// Between the parts of the name of a variable.
 const SEPARATOR: &str = "__";
 /// Settings whose values may be secrets.
@@ -24,7 +28,7 @@ const SECRETS: [&str; 5] = ["database.url", "database.session_url", "broker.url"
 const SIMILARITY: f32 = 0.6;
 
 impl Settings {
-    /// Reads the defaults, then `file`, then `DATABASE_URL` and `AMQP_URL`, then `ALLOCATION__…` variables. A later source
+    /// Reads the defaults, then `file`, then `DATABASE_URL`, `AMQP_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`, then `ALLOCATION__…` variables. A later source
     /// overrides an earlier one. A secret may be in a file that a variable names.
     ///
     /// # Errors
@@ -93,8 +97,8 @@ fn variables(
 
 /// Whether a variable is a setting that may be a secret.
 fn is_secret(name: &str) -> bool {
-    if URLS.iter().any(|(variable, _)| *variable == name) {
-        return true;
+    if let Some((_, key)) = URLS.iter().find(|(variable, _)| *variable == name) {
+        return SECRETS.contains(key);
     }
     let name = name.to_ascii_lowercase().replace(SEPARATOR, ".");
     let key = name.strip_prefix(&PREFIX.to_ascii_lowercase()).and_then(|name| name.strip_prefix('.'));

@@ -30,6 +30,7 @@ pub struct Settings {
     pub limits: Limits,
     pub retention: Retention,
     pub log: Log,
+    pub traces: Traces,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -137,6 +138,14 @@ pub struct Retention {
 pub struct Log {
     pub format: LogFormat,
     pub filter: String,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    pub endpoint: String,
+    pub ratio: f64,
+    pub keep_failures: bool,
 }
 
 /// The format of log lines.

@@ -27,6 +27,10 @@ impl<P: Publisher> Publisher for FaultyPublisher<P> {
         outcomes
     }
 
+    fn sender_context(&self, retry: &DueRetry) -> Option<String> {
+        self.0.sender_context(retry)
+    }
+
     fn is_blocked(&self) -> bool {
         self.0.is_blocked()
     }

@@ -143,6 +143,11 @@ pub trait Publisher: Send + Sync {
     /// Publishes failed messages to their queues, with their original properties.
     async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome>;
 
+    /// The W3C trace context of the sender of a failed message, as it was sent.
+    fn sender_context(&self, _retry: &DueRetry) -> Option<String> {
+        None
+    }
+
     /// Whether the broker has paused publishing: a publication in progress does not end before its resource alarm.
     fn is_blocked(&self) -> bool {
         false

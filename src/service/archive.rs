@@ -24,6 +24,7 @@ use super::{
 pub struct Archive {
     store: Arc<dyn Store>,
     recorder: FailureRecorder,
+    reporter: Reporter,
 }
 
 impl Archive {
@@ -31,13 +32,15 @@ impl Archive {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, policy: FailurePolicy, observer: Arc<dyn Observer>) -> Self {
         let reporter = Reporter::new(observer, QueueKind::DeadLetter);
-        Self { recorder: FailureRecorder::new(store.clone(), Arc::new(policy), reporter), store }
+        let recorder = FailureRecorder::new(store.clone(), Arc::new(policy), reporter.clone());
+        Self { store, recorder, reporter }
     }
 }
 
 #[async_trait]
 impl BatchHandler for Archive {
     async fn handle(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
+        self.reporter.begin_spans(batch);
         for received in batch {
             let reason = received.message.death_reason.clone().unwrap_or_else(|| "rejected".into());
             let failure = Failure::DeadLetteredByBroker(reason);

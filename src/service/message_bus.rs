@@ -90,6 +90,7 @@ impl MessageBus {
 #[async_trait]
 impl BatchHandler for MessageBus {
     async fn handle(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
+        self.reporter.begin_spans(batch);
         match self.reverted.write(&*self.store).await {
             Ok(()) | Err(StoreError::Conflict(_) | StoreError::Locked(_)) => {} // After a conflict the next call writes them.
             Err(error) => return Err(error.into()),

@@ -249,6 +249,7 @@ fn step(envelope: &Envelope, sent: Option<Result<(), NotifierError>>, begin: Ins
 #[async_trait]
 impl BatchHandler for NotificationHandler {
     async fn handle(&self, queue: QueueName, batch: &mut [&mut ReceivedMessage]) -> Result<(), HandleError> {
+        self.reporter.begin_spans(batch);
         if batch.len() > 1 && self.handle_together(queue, batch).await? {
             return Ok(());
         }

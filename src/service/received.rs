@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::{
     domain::{FailedMessageKey, MessageKey, OrderingKey},
     ports::{
-        observer::Stopwatch,
+        observer::{Observer, SpanDecision, Stopwatch},
         queue::{Message, QueueName},
         text::{replace_nul, sanitize},
+        trace::TraceContext,
     },
 };
 
@@ -36,6 +37,8 @@ pub struct ReceivedMessage {
     pub(super) start_recorded: bool,
     /// When this process received it.
     pub(super) received: Stopwatch,
+    /// Whether its span is recorded, once that was decided.
+    span: Option<SpanDecision>,
     outcome: Option<CommandOutcome>,
 }
 
@@ -51,6 +54,7 @@ impl ReceivedMessage {
             starts: None,
             start_recorded: false,
             received: Stopwatch::start(),
+            span: None,
             outcome: None,
         }
     }
@@ -70,6 +74,30 @@ impl ReceivedMessage {
     /// Sets the outcome: what it says is committed, or reported to the sender.
     pub(super) fn finish(&mut self, outcome: CommandOutcome) {
         self.outcome = Some(outcome);
+    }
+
+    /// Begins the span of the message: if it is recorded, what follows from the message continues from it. A message has one span
+    /// in this process, however often it is handled. A retry begins another trace: days may have passed.
+    pub(super) fn begin_span(&mut self, observer: &dyn Observer) {
+        let sender = self.message.traceparent.as_deref().and_then(TraceContext::parse);
+        // An HTTP request without a context was not recorded.
+        if self.span.is_some() || self.awaited && sender.is_none() {
+            return;
+        }
+        let is_retry = self.message.retry.is_some();
+        let span = observer.begin_span(sender, is_retry);
+        self.span = Some(span);
+        if let (Ok(envelope), Some(context)) = (&mut self.decoded, span.recorded()) {
+            envelope.traceparent = Some(context.to_string().into());
+            if is_retry {
+                envelope.tracestate = None;
+            }
+        }
+    }
+
+    /// Whether its span is recorded.
+    pub(super) fn span(&self) -> SpanDecision {
+        self.span.unwrap_or_default()
     }
 
     /// The key by which a duplicate is recognised; none if the message cannot be decoded.

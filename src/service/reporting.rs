@@ -71,6 +71,15 @@ impl Reporter {
         self.observer.observe(report);
     }
 
+    /// Messages are going to be handled.
+    pub(super) fn begin_spans(&self, batch: &mut [&mut ReceivedMessage]) {
+        if self.observer.is_active() {
+            for received in batch {
+                received.begin_span(&*self.observer);
+            }
+        }
+    }
+
     /// A unit of work has ended.
     pub(super) fn unit_of_work(
         &self,
@@ -161,10 +170,12 @@ fn message_report(received: &ReceivedMessage) -> MessageReport<'_> {
         message_type: routing::counted_type(&received.message.kind),
         message_id: received.message.message_id.as_deref(),
         correlation_id: envelope.map(|envelope| &*envelope.correlation_id),
-        traceparent: envelope.and_then(|envelope| envelope.traceparent.as_deref()),
+        traceparent: received.message.traceparent.as_deref(),
+        span: received.span(),
         body_bytes: received.message.body.len(),
         held_for: received.received.elapsed(),
         redelivered: received.redelivered,
+        failed_message_id: received.message.retry.map(|mark| mark.failed_message_id),
         generation: 0,
         handler: None,
         outcome: None,

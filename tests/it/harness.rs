@@ -2,6 +2,7 @@
 
 mod broker;
 mod certificates;
+mod collector;
 mod commands;
 mod database;
 mod http;
@@ -20,6 +21,7 @@ mod workload;
 
 pub(crate) use broker::{Event, RawMessage, assert_gapless, properties};
 pub(crate) use certificates::{Certificates, skip};
+pub(crate) use collector::{CollectorReply, ExportedSpan, TraceCollector};
 pub(crate) use commands::{Command, Random, allocate, change_batch_quantity, create_batch, deallocate};
 pub(crate) use database::{Database, NAMESPACE, Row};
 pub(crate) use http::{Client, JSON, Response};

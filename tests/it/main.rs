@@ -50,5 +50,6 @@ mod subscriptions;
 mod terminal;
 mod test_cleanup;
 mod topology;
+mod traces;
 mod unreadable;
 mod view_timeouts;

@@ -93,6 +93,15 @@ impl RabbitConfig {
         format!("{}.{name}", self.namespace)
     }
 
+    /// The host of the broker, if it has one node.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self.nodes.as_slice() {
+            [node] => Some(&node.uri.authority.host),
+            _ => None,
+        }
+    }
+
     /// The full name of a queue.
     #[must_use]
     pub fn queue(&self, queue: QueueName) -> String {

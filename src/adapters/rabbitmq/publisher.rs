@@ -22,8 +22,9 @@ use crate::{
 use super::{
     confirm_channel::{ConfirmChannel, OutboundMessage},
     connection::{RETRIES, RabbitConfig},
-    properties::{PERSISTENT, TRACEPARENT, TRACESTATE, short},
+    properties::{PERSISTENT, TRACEPARENT, TRACESTATE, short, text_header},
     retry_properties::retry_properties,
+    stored_properties,
 };
 
 /// A channel that is replaced, with its connection, after an error.
@@ -133,6 +134,10 @@ impl Publisher for RabbitPublisher {
     async fn publish_retries(&self, retries: &[DueRetry]) -> Vec<PublishOutcome> {
         let retries: Vec<_> = retries.iter().map(|retry| self.retry(retry)).collect();
         self.retries.publish(&retries).await
+    }
+
+    fn sender_context(&self, retry: &DueRetry) -> Option<String> {
+        text_header(&stored_properties::decode(&retry.original), TRACEPARENT)
     }
 
     fn is_blocked(&self) -> bool {

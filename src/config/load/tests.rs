@@ -48,7 +48,10 @@ fn only_secrets_may_be_in_files() {
     for name in ["DATABASE_URL", "AMQP_URL", "ALLOCATION__API__TOKEN", "allocation__smtp__url"] {
         assert!(is_secret(name), "{name}");
     }
-    for name in ["ALLOCATION__NAMESPACE", "ALLOCATION__API__LISTEN", "ALLOCATION__DATABASE", "SMTP__URL"] {
+    for name in ["ALLOCATION__NAMESPACE", "ALLOCATION__API__LISTEN", "ALLOCATION__DATABASE", "SMTP__URL"]
+        .into_iter()
+        .chain(["OTEL_EXPORTER_OTLP_ENDPOINT", "ALLOCATION__TRACES__ENDPOINT"])
+    {
         assert!(!is_secret(name), "{name}");
     }
 }
@@ -97,6 +100,23 @@ fn the_error_for_an_invalid_value_names_its_key() {
         ("[database]\nsession_url = \"mysql://h\"", "database.session_url: it must begin with postgres://"),
         ("[broker]\nurl = \"http://h\"", "broker.url (AMQP_URL): it must begin with amqp:// or amqps://"),
         ("[smtp]\nurl = \"smtp://h?TLS=required\"", "smtp.url: parameter 1"),
+        ("[traces]\nratio = 1.1", "traces.ratio: must be from 0 to 1"),
+        (
+            "[traces]\nendpoint = \"h:4318\"",
+            "traces.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): it must begin with http",
+        ),
+        (
+            "[traces]\nendpoint = \"http://\"",
+            "traces.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): must name a host",
+        ),
+        (
+            "[traces]\nendpoint = \"http://u:p@h\"",
+            "traces.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): must have no user",
+        ),
+        (
+            "[traces]\nendpoint = \"http://h/?a=b\"",
+            "traces.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): parameter 1",
+        ),
     ] {
         let mistake = mistake(toml);
         assert!(mistake.starts_with(error), "{toml}: {mistake}");

@@ -7,7 +7,7 @@ use crate::{
     ports::queue::{QueueKind, QueueName},
 };
 
-use super::period::Period;
+use super::{period::Period, spans::SpanDecision};
 
 named_values! {
     /// Where a command came from.
@@ -98,14 +98,18 @@ pub struct MessageReport<'a> {
     pub message_id: Option<&'a str>,
     /// Its correlation id, if it can be decoded.
     pub correlation_id: Option<&'a str>,
-    /// Its W3C trace context, if it has a valid one and can be decoded.
+    /// The W3C trace context of its sender, as it was sent; it may be invalid.
     pub traceparent: Option<&'a str>,
+    /// Whether its span is recorded.
+    pub span: SpanDecision,
     /// The size of its body.
     pub body_bytes: usize,
     /// How long this process had it at the time of the report.
     pub held_for: Duration,
     /// Whether it was delivered before.
     pub redelivered: bool,
+    /// The id of the failed message of which it is a retry.
+    pub failed_message_id: Option<i64>,
     /// The generation of the retry; 0 for a message from a sender.
     pub generation: i64,
     /// How long its handler ran; `None` if none did.

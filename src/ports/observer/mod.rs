@@ -9,6 +9,7 @@ mod observers;
 mod period;
 mod process;
 mod publication;
+mod spans;
 
 pub use gauges::{Backlog, BacklogReader, FailedMessageCount, GaugedQueueKind, QueueState};
 pub use message::{
@@ -25,3 +26,4 @@ pub use publication::{
     EventsPublished, NotificationOutcome, NotificationReport, PublicationOutcome, PublishedEvent,
     PublishedRetry, PurgedRows, RetriesPublished,
 };
+pub use spans::{SpanDecision, SpanOutcome};

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::ports::queue::QueueName;
+use crate::ports::{queue::QueueName, trace::TraceContext};
 
 use super::{
     gauges::{Backlog, QueueState},
     message::{BatchReport, FailureReport, UnitOfWorkReport},
     process::{AvailabilityReport, LeadershipChange, RequestReport, SchemaReport, SubscriptionReport},
     publication::{EventsPublished, NotificationReport, PurgedRows, RetriesPublished},
+    spans::{SpanDecision, SpanOutcome},
 };
 
 /// Something that this process did or measured.
@@ -45,6 +46,8 @@ pub enum Report<'a> {
     BacklogGauged(&'a Backlog),
     /// The leader measured the queues.
     QueuesGauged(&'a [QueueState]),
+    /// So many spans have this outcome.
+    Spans(SpanOutcome, usize),
 }
 
 /// Receives reports.
@@ -52,6 +55,12 @@ pub trait Observer: Send + Sync {
     /// Takes note of a report. It never waits, never fails and takes no lock that another thread holds for long: the caller is
     /// on its way to acknowledge messages or to answer a request.
     fn observe(&self, report: &Report<'_>);
+
+    /// Decides about a span that begins now; its report follows when it has ended. It continues the trace of `parent`, or is the
+    /// root of another trace with a link to its parent.
+    fn begin_span(&self, _parent: Option<TraceContext>, _is_root: bool) -> SpanDecision {
+        SpanDecision::NotRecorded
+    }
 
     /// Whether reports are of any use. If not, callers need not compose them.
     fn is_active(&self) -> bool {
@@ -86,6 +95,11 @@ impl Observers {
 impl Observer for Observers {
     fn observe(&self, report: &Report<'_>) {
         self.0.iter().for_each(|observer| observer.observe(report));
+    }
+
+    fn begin_span(&self, parent: Option<TraceContext>, is_root: bool) -> SpanDecision {
+        let mut decisions = self.0.iter().map(|observer| observer.begin_span(parent, is_root));
+        decisions.find(|decision| *decision != SpanDecision::NotRecorded).unwrap_or_default()
     }
 
     fn is_active(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::{
     ports::queue::{QueueKind, QueueName},
 };
 
-use super::period::Period;
+use super::{period::Period, spans::SpanDecision};
 
 named_values! {
     /// A server that this process needs.
@@ -88,6 +88,8 @@ pub struct RequestReport<'a> {
     pub period: Period,
     /// The client's trace context as it was sent, if it is UTF-8; it may be invalid.
     pub traceparent: Option<&'a str>,
+    /// Whether its span is recorded.
+    pub span: SpanDecision,
 }
 
 /// The version of the schema.

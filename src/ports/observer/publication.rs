@@ -77,6 +77,8 @@ pub struct PublishedRetry<'a> {
     pub queue: &'a str,
     /// The message id, if it has one.
     pub message_id: Option<&'a str>,
+    /// The W3C trace context of its sender, as it was sent; it may be invalid.
+    pub traceparent: Option<&'a str>,
     /// The outcome.
     pub outcome: PublicationOutcome,
 }

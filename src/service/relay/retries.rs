@@ -74,8 +74,13 @@ impl<'a> RetryRelay<'a> {
     fn report(&self, begin: Stopwatch, published: &Published) {
         if self.observer.is_active() {
             let period = begin.period();
-            let retries: Vec<_> =
-                published.iter().map(|(retry, outcome)| published_retry(retry, outcome)).collect();
+            let contexts: Vec<_> =
+                published.iter().map(|(retry, _)| self.publisher.sender_context(retry)).collect();
+            let mut retries = Vec::with_capacity(published.len());
+            for (index, (retry, outcome)) in published.iter().enumerate() {
+                let traceparent = contexts.get(index).and_then(Option::as_deref);
+                retries.push(PublishedRetry { traceparent, ..published_retry(retry, outcome) });
+            }
             self.observer.observe(&Report::RetriesPublished(&RetriesPublished { period, retries: &retries }));
         }
     }
@@ -99,6 +104,7 @@ fn published_retry<'a>(retry: &'a DueRetry, outcome: &PublishOutcome) -> Publish
         generation: retry.generation,
         queue: &retry.queue,
         message_id: retry.message_id.as_deref(),
+        traceparent: None,
         outcome: outcome.into(),
     }
 }

@@ -25,7 +25,8 @@ enum Crates {
 
 const ANY_SQL: &[&str] = &["select ", "insert into ", "update ", "delete from ", "with "];
 const WRITES: &[&str] = &["insert into ", "update ", "delete from "];
-const SERVERS: &[&str] = &["sqlx", "lapin", "lettre", "axum", "hyper", "hyper_util"];
+const SERVERS: &[&str] =
+    &["sqlx", "lapin", "lettre", "axum", "hyper", "hyper_rustls", "hyper_util", "opentelemetry_proto"];
 
 /// The imports point down: `main` to `cli`, `bootstrap`, `entrypoints`, `service`, `ports` and `domain`; `adapters` and `views`
 /// are beside `service`. A file belongs to the layer with the longest matching name.
@@ -47,19 +48,19 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "adapters::postgres",
         may_import: &["ports", "domain", "pg"],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "csv"]),
+        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto", "csv"]),
         never_sql: &[],
     },
     Layer {
         name: "adapters::rabbitmq",
         may_import: &["ports", "domain", "address"],
-        crates: Crates::Except(&["sqlx", "lettre", "axum", "hyper", "csv"]),
+        crates: Crates::Except(&["sqlx", "lettre", "axum", "hyper", "opentelemetry_proto", "csv"]),
         never_sql: ANY_SQL,
     },
     Layer {
         name: "adapters::mail",
         may_import: &["ports", "domain", "address"],
-        crates: Crates::Except(&["sqlx", "lapin", "axum", "hyper", "csv"]),
+        crates: Crates::Except(&["sqlx", "lapin", "axum", "hyper", "opentelemetry_proto", "csv"]),
         never_sql: ANY_SQL,
     },
     Layer {
@@ -75,15 +76,21 @@ const LAYERS: &[Layer] = &[
         never_sql: ANY_SQL,
     },
     Layer {
+        name: "adapters::otel",
+        may_import: &["ports", "domain"],
+        crates: Crates::Except(&["sqlx", "lapin", "lettre", "axum", "csv"]),
+        never_sql: ANY_SQL,
+    },
+    Layer {
         name: "views",
         may_import: &["ports", "domain", "pg"],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper"]),
+        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto"]),
         never_sql: WRITES,
     },
     Layer {
         name: "entrypoints",
         may_import: &["service", "views", "ports", "domain", "config"],
-        crates: Crates::Except(&["sqlx", "lapin", "lettre"]),
+        crates: Crates::Except(&["sqlx", "lapin", "lettre", "opentelemetry_proto"]),
         never_sql: ANY_SQL,
     },
     Layer {
@@ -99,7 +106,7 @@ const LAYERS: &[Layer] = &[
             "config",
             "faults",
         ],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper"]),
+        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto"]),
         never_sql: ANY_SQL,
     },
     Layer {
@@ -112,7 +119,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "pg",
         may_import: &["ports", "address"],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper"]),
+        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto"]),
         never_sql: WRITES,
     },
     Layer {
