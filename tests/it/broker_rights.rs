@@ -158,6 +158,9 @@ async fn a_sender_with_rights_to_some_routing_keys_has_no_other_type_handled() {
         let published = users.publish("sender", &commands, "allocate", forged).await;
         assert_eq!(published.unwrap(), Confirmation::Ack(None), "the routing key is allowed");
     }
+    let forged = properties("allocate", "forged-user").with_user_id("guest".into());
+    let refused = users.publish("sender", &commands, "allocate", forged).await.unwrap_err().to_string();
+    assert!(refused.contains("PRECONDITION_FAILED"), "the user id is not that of the sender: {refused}");
     let dead = async || {
         system
             .count(

@@ -15,7 +15,10 @@ use allocation::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::harness::{Certificates, PrivatePostgres, SOON, TestSystem, wait_until};
+use crate::harness::{Certificates, MailServer, PrivatePostgres, SOON, TestSystem, wait_until};
+
+/// An address of this machine that the certificates do not name.
+const UNNAMED_ADDRESS: &str = "127.0.0.2";
 
 /// The time after which a connection that has no error is established.
 const WITHOUT_REPLY: Duration = Duration::from_secs(5);
@@ -42,9 +45,13 @@ struct TlsServer {
 
 impl TlsServer {
     async fn start(certificates: &Certificates, options: &[&str]) -> Self {
+        Self::start_on("127.0.0.1", certificates, options).await
+    }
+
+    async fn start_on(address: &str, certificates: &Certificates, options: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new("openssl")
-            .args(["s_server", "-accept", &format!("127.0.0.1:{port}")])
+            .args(["s_server", "-accept", &format!("{address}:{port}")])
             .args(["-cert", &certificates.name("server.pem"), "-key", &certificates.name("server.key")])
             .args(options)
             .stdin(Stdio::piped())
@@ -53,7 +60,7 @@ impl TlsServer {
             .spawn()
             .unwrap();
         let server = Self { port, process };
-        let listens = async || TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        let listens = async || TcpStream::connect((address, port)).await.is_ok();
         wait_until("the server listens", SOON, listens).await;
         server
     }
@@ -128,4 +135,41 @@ async fn a_database_with_a_certificate_of_an_unknown_authority_is_refused_before
     let misspelt = system.cli_on(&format!("{plain}?sslmode=verify_full"), &["migrate"]).await;
     assert_ne!(misspelt.code, 0, "{}", misspelt.text());
     system.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_a_server_whose_certificate_has_another_name() {
+    let Some(certificates) = Certificates::create() else { return };
+    let name = "nothing_is_sent_to_a_server_whose_certificate_has_another_name";
+    let system = TestSystem::new(name).await;
+    let server = PrivatePostgres::start_with_certificates(&certificates).await;
+    let url = server.url("postgres", "certified");
+    for mode in ["verify-ca", "verify-full"] {
+        let url = url.replace("127.0.0.1", UNNAMED_ADDRESS).replace("verify-full", mode);
+        let refused = system.cli_on(&url, &["migrate"]).await.exits(1);
+        refused.assert_error("certificate not valid for name");
+    }
+    let server = TlsServer::start_on(UNNAMED_ADDRESS, &certificates, &[]).await;
+    let (port, authority) = (server.port, certificates.name("ca.pem"));
+    let url = format!("amqps://u:hunter2@{UNNAMED_ADDRESS}:{port}/%2f?cacertfile={authority}");
+    let topology = RabbitTopology(RabbitConfig::new(&url, "ns").unwrap());
+    let refused = error_text(&topology.queue_depths().await.unwrap_err());
+    assert!(refused.contains("certificate not valid for name"), "{refused}");
+    let printed = server.stop();
+    assert!(!printed.contains("AMQP"), "{printed}");
+    system.close().await;
+}
+
+/// Somebody between this program and the server may remove the offer from the server's answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_a_mail_server_that_does_not_offer_the_required_encryption() {
+    let server = MailServer::start().await;
+    let addresses = MailAddresses::new("a@shop.example", "b@shop.example").unwrap();
+    let url = format!("smtp://u:hunter2@{}?tls=required", server.address);
+    let notifier = SmtpNotifier::new(&url, addresses).unwrap();
+    let refused = error_text(&notifier.probe().await.unwrap_err());
+    assert!(refused.contains("STARTTLS"), "{refused}");
+    let verbs = server.script().verbs.clone();
+    assert!(verbs.contains(&"EHLO".to_owned()), "{verbs:?}");
+    assert!(!verbs.iter().any(|verb| ["AUTH", "MAIL"].contains(&verb.as_str())), "{verbs:?}");
 }

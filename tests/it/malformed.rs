@@ -2,6 +2,7 @@
 //! terminates nor grows.
 
 mod bodies;
+mod decoding_time;
 mod edges;
 mod envelopes;
 mod message;

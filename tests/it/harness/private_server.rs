@@ -67,7 +67,14 @@ impl PrivatePostgres {
         let log = File::create(folder.path().join("log")).expect("there is room for files");
         let mut server = command("postgres");
         server.arg("-D").arg(&data).arg("-k").arg(folder.path()).args(["-p", &port.port().to_string()]);
-        server.args(["-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=16MB", "-c", "fsync=off"]);
+        server.args([
+            "-c",
+            "listen_addresses=127.0.0.1,127.0.0.2",
+            "-c",
+            "shared_buffers=16MB",
+            "-c",
+            "fsync=off",
+        ]);
         for setting in settings {
             server.args(["-c", setting]);
         }

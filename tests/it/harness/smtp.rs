@@ -45,6 +45,8 @@ impl Mail {
 /// The accepted mails, and what the server rejects.
 #[derive(Default)]
 pub(crate) struct SmtpScript {
+    /// The verbs of all commands that were received.
+    pub(crate) verbs: Vec<String>,
     pub(crate) accepted: Vec<Mail>,
     /// Recipients whose address contains this are rejected.
     pub(crate) rejected_recipient: Option<&'static str>,
@@ -125,6 +127,7 @@ async fn converse(client: TcpStream, script: &Mutex<SmtpScript>) -> io::Result<(
     let mut mail = Mail::default();
     while let Some(line) = lines.next_line().await? {
         let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
+        script.lock().unwrap().verbs.push(verb.clone());
         let answer = match verb.as_str() {
             "EHLO" | "HELO" => "250 mail.test",
             "MAIL" => {

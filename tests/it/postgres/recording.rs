@@ -136,6 +136,38 @@ const ROWS: [&str; 4] = [
     "queue = 'stock'",
 ];
 
+/// A message without an id may fail twice in one unit of work: its key is its body.
+#[tokio::test]
+async fn many_failures_of_one_unit_of_work_are_recorded_in_their_order() {
+    const DISTINCT: usize = 450;
+    let db = Database::new().await;
+    let mut failures: Vec<_> = (0..DISTINCT)
+        .map(|number| {
+            let next = if number % 2 == 0 { LATER } else { RetryDecision::Dead(Reason::Rejected) };
+            let key = failed_message_key(Some(&format!("m{number:03}")), "allocate", 1);
+            NewAttempt { host: format!("host-{number}"), ..failure(key, 0, next) }
+        })
+        .collect();
+    for _ in 0..2 {
+        let key = failed_message_key(None, "allocate", 2);
+        failures.push(failure(key, 0, RetryDecision::Dead(Reason::MissingMessageId)));
+    }
+    db.commit(QueueName::Orders, &[], ChangeSet { failures, ..ChangeSet::default() }).await;
+
+    let ids = db.text("select string_agg(message_id, ' ' order by id) from failed_messages").await;
+    let expected: Vec<_> = (0..DISTINCT).map(|number| format!("m{number:03}")).collect();
+    assert_eq!(ids, expected.join(" "));
+    let unlike = "select count(*) from failed_messages f join failed_attempts a on a.failed_message_id = f.id
+                  where a.host <> 'host-' || substr(f.message_id, 2)::int
+                     or (f.status = 'retrying') <> (substr(f.message_id, 2)::int % 2 = 0)";
+    assert_eq!(db.count(unlike).await, 0);
+    assert_eq!(
+        db.count("select count(*) from failed_attempts").await,
+        i64::try_from(DISTINCT + 2).unwrap_or(0)
+    );
+    assert_eq!(db.count("select generation from failed_messages where message_id is null").await, 2);
+}
+
 #[tokio::test]
 async fn handling_a_message_resolves_its_failed_message_and_no_other() {
     let db = Database::new().await;

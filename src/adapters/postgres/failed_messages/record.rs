@@ -1,22 +1,43 @@
 //! Writes of a unit of work: the messages that failed, and those that were handled after all.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use sqlx::PgConnection;
 
-use crate::domain::{NewAttempt, OrderingKey, Reason, RetryDecision, Status};
+use crate::domain::{FailedMessageKey, NewAttempt, OrderingKey, Reason, RetryDecision, Status};
 
-/// Records failed attempts. The `where` of the statement is [`FailedMessage::record`](crate::domain::FailedMessage::record)
-/// in SQL, so that a failure takes one statement.
+/// The largest number of attempts that one statement records.
+const ROWS_AT_ONCE: usize = 200;
+/// The largest number of bytes in their bodies, unless a single one has more.
+const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// Records failed attempts, in their order.
 pub(in crate::adapters::postgres) async fn record(
     connection: &mut PgConnection,
     queue: &str,
     failures: &[NewAttempt],
 ) -> Result<(), sqlx::Error> {
-    for failure in failures {
-        record_one(connection, queue, failure).await?;
+    let mut left = failures;
+    while !left.is_empty() {
+        let (now, later) = left.split_at(at_once(left));
+        record_distinct(connection, queue, now).await?;
+        left = later;
     }
     Ok(())
+}
+
+/// How many of the attempts one statement can record: it cannot change the row of a message twice.
+fn at_once(failures: &[NewAttempt]) -> usize {
+    let (mut keys, mut bytes) = (HashSet::new(), 0);
+    for failure in failures {
+        let FailedMessageKey { message_id, kind, body_hash } = &failure.key;
+        bytes += failure.body.len();
+        let is_full = keys.len() == ROWS_AT_ONCE || bytes > BYTES_AT_ONCE;
+        if is_full && !keys.is_empty() || !keys.insert((message_id, kind, body_hash.0)) {
+            break;
+        }
+    }
+    keys.len()
 }
 
 /// The seconds until it is tried again.
@@ -27,57 +48,83 @@ fn delay(next: RetryDecision) -> Option<f64> {
     }
 }
 
-async fn record_one(
+/// The `where` of the statement is [`FailedMessage::record`](crate::domain::FailedMessage::record) in SQL, so that failures
+/// of one transaction take one statement. New rows have ids in the order of the failures.
+async fn record_distinct(
     connection: &mut PgConnection,
     queue: &str,
-    failure: &NewAttempt,
+    failures: &[NewAttempt],
 ) -> Result<(), sqlx::Error> {
-    let status = Status::from(failure.next);
-    let attempts = i32::try_from(failure.attempts).unwrap_or(i32::MAX);
+    let status = |failure: &NewAttempt| Status::from(failure.next);
     sqlx::query!(
-        "with recorded as (
+        "with asked as (
+             select * from unnest($2::text[], $3::bytea[], $4::text[], $5::bytea[], $6::text[], $7::bytea[], $8::text[],
+                     $9::text[], $10::text[], $11::text[], $12::text[], $13::int[], $14::float8[], $15::bigint[],
+                     $16::text[], $17::bigint[], $18::text[], $19::text[], $20::text[], $21::bool[]) with ordinality
+                 as asked (message_id, fingerprint, type, body, properties, original, status, reason, error,
+                     error_pattern, error_group, attempts, delay, generation, host, duration_ms, chain, key, overtaken_by,
+                     was_attempted, place)
+         ), recorded as (
              insert into failed_messages as known (queue, message_id, fingerprint, type, body, properties, original,
                  status, reason, error, error_pattern, error_group, attempts, due_at, key, overtaken_by)
-             values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, $9, $10, $11, $12, $13,
-                 clock_timestamp() + make_interval(secs => $14), $19, $20)
+             select $1, message_id, fingerprint, type, body, properties::json, original, status, reason, error,
+                 error_pattern, error_group, attempts, clock_timestamp() + make_interval(secs => delay), key, overtaken_by
+             from asked order by place
              on conflict (queue, coalesce(message_id, ''), type, fingerprint) do update
              set status = excluded.status, reason = excluded.reason, error = excluded.error,
                  error_pattern = excluded.error_pattern, error_group = excluded.error_group,
                  attempts = excluded.attempts, generation = known.generation + 1, due_at = excluded.due_at,
                  last_failed_at = now(), published_at = null, ended_at = null,
-                 key = coalesce(excluded.key, known.key),
-                 overtaken_by = coalesce(excluded.overtaken_by, case when $15::bigint > 0 then known.overtaken_by end)
-             where case when $15::bigint = 0 then known.status not in ('retrying', 'waiting')
-                   else known.status = 'retrying' and known.generation = $15 end
-             returning id, generation
+                 key = coalesce(excluded.key, known.key), overtaken_by = coalesce(excluded.overtaken_by, (
+                     select known.overtaken_by from asked
+                     where coalesce(asked.message_id, '') = coalesce(known.message_id, '') and asked.type = known.type
+                       and asked.fingerprint = known.fingerprint and asked.generation > 0))
+             where exists (
+                 select from asked
+                 where coalesce(asked.message_id, '') = coalesce(known.message_id, '') and asked.type = known.type
+                   and asked.fingerprint = known.fingerprint
+                   and case when asked.generation = 0 then known.status not in ('retrying', 'waiting')
+                       else known.status = 'retrying' and known.generation = asked.generation end)
+             returning id, generation, message_id, type, fingerprint
          )
          insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
-         select id, generation, $13, $16, $17, $10, $18 from recorded where $21",
+         select recorded.id, recorded.generation, asked.attempts, asked.host, asked.duration_ms, asked.error,
+             array(select json_array_elements_text(asked.chain::json))
+         from recorded join asked
+           on coalesce(asked.message_id, '') = coalesce(recorded.message_id, '') and asked.type = recorded.type
+          and asked.fingerprint = recorded.fingerprint
+         where asked.was_attempted
+         order by asked.place",
         queue,
-        failure.key.message_id.as_deref(),
-        &failure.key.body_hash.0[..],
-        failure.key.kind,
-        &*failure.body,
-        failure.properties,
-        failure.original,
-        status.kind().as_str(),
-        status.reason().map(Reason::as_str),
-        failure.error,
-        failure.error_pattern,
-        failure.error_group,
-        attempts,
-        delay(failure.next),
-        failure.generation,
-        failure.host,
-        i64::try_from(failure.duration.as_millis()).unwrap_or(i64::MAX),
-        &failure.chain,
-        failure.ordering_key.as_ref().map(OrderingKey::as_str),
-        failure.overtaken_by.as_deref(),
-        failure.next.was_attempted(),
+        &column(failures, |of| of.key.message_id.as_deref()) as &[Option<&str>],
+        &column(failures, |of| &of.key.body_hash.0[..]) as &[&[u8]],
+        &column(failures, |of| &*of.key.kind) as &[&str],
+        &column(failures, |of| &*of.body) as &[&[u8]],
+        &column(failures, |of| &*of.properties) as &[&str],
+        &column(failures, |of| &*of.original) as &[&[u8]],
+        &column(failures, |of| status(of).kind().as_str()) as &[&str],
+        &column(failures, |of| status(of).reason().map(Reason::as_str)) as &[Option<&str>],
+        &column(failures, |of| &*of.error) as &[&str],
+        &column(failures, |of| &*of.error_pattern) as &[&str],
+        &column(failures, |of| &*of.error_group) as &[&str],
+        &column(failures, |of| i32::try_from(of.attempts).unwrap_or(i32::MAX)),
+        &column(failures, |of| delay(of.next)) as &[Option<f64>],
+        &column(failures, |of| of.generation),
+        &column(failures, |of| &*of.host) as &[&str],
+        &column(failures, |of| i64::try_from(of.duration.as_millis()).unwrap_or(i64::MAX)),
+        &column(failures, |of| serde_json::Value::from(&of.chain[..]).to_string()),
+        &column(failures, |of| of.ordering_key.as_ref().map(OrderingKey::as_str)) as &[Option<&str>],
+        &column(failures, |of| of.overtaken_by.as_deref()) as &[Option<&str>],
+        &column(failures, |of| of.next.was_attempted()),
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// One value of each attempt, in their order.
+fn column<'a, T>(failures: &'a [NewAttempt], value: impl Fn(&'a NewAttempt) -> T) -> Vec<T> {
+    failures.iter().map(value).collect()
 }
 
 /// Resolves messages that were handled: each row whose queue, id, type and body the inbox has. The rows of each id are
