@@ -160,7 +160,7 @@ async fn nothing_is_sent_to_a_server_whose_certificate_has_another_name() {
     system.close().await;
 }
 
-/// Somebody between this program and the server may remove the offer from the server's answer.
+/// An attacker between this program and the server can remove the offer from the server's answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_to_a_mail_server_that_does_not_offer_the_required_encryption() {
     let server = MailServer::start().await;

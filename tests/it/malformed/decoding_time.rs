@@ -19,11 +19,14 @@ fn repeated(text: &str, size: usize) -> String {
     text.repeat(size / text.len())
 }
 
-/// Bodies that were chosen to be expensive, by their size.
-const SHAPES: [(&str, fn(usize) -> String); 10] = [
+/// Makes a body of this size.
+type MakeBody = fn(usize) -> String;
+
+/// Bodies that were chosen to be expensive.
+const SHAPES: [(&str, MakeBody); 10] = [
     ("unknown fields", |size| {
-        let fields: String = (0..size / 14).map(|number| format!("\"k{number:07}\": 0,")).collect();
-        format!("{{{fields}\"qty\": 1}}")
+        let fields: Vec<_> = (0..size / 14).map(|number| format!("\"k{number:07}\": 0")).collect();
+        format!("{{{}}}", fields.join(","))
     }),
     ("equal fields", |size| format!("{{{}\"qty\": 1}}", repeated("\"qty\": 1,", size))),
     ("a long number", |size| format!("{{\"qty\": {}}}", repeated("9", size))),
