@@ -13,6 +13,7 @@ mod policy;
 mod roles;
 mod servers;
 mod storage;
+mod trial;
 mod wait;
 
 pub use app::App;

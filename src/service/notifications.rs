@@ -94,7 +94,8 @@ impl NotificationHandler {
         }
     }
 
-    async fn unit_of_work(
+    /// Handles notifications in one unit of work, with one mail.
+    pub(super) async fn unit_of_work(
         &self,
         queue: QueueName,
         batch: &[&ReceivedMessage],

@@ -11,6 +11,7 @@ use crate::ports::{
 use super::{
     decode_error::DecodeError,
     dispatch,
+    effects::{Before, EffectLog},
     envelope::{Content, Envelope},
     failed_keys::FailedKeys,
     key_order,
@@ -29,11 +30,18 @@ pub(super) struct CommandProcessor {
     store: Arc<dyn Store>,
     policy: Arc<FailurePolicy>,
     reporter: Reporter,
+    /// In a dry run, where the effects of each command are noted.
+    effects: Option<Arc<EffectLog>>,
 }
 
 impl CommandProcessor {
     pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>, reporter: Reporter) -> Self {
-        Self { store, policy, reporter }
+        Self { store, policy, reporter, effects: None }
+    }
+
+    /// The same, and the effects of each command are noted.
+    pub(super) fn with_effects(self, effects: Arc<EffectLog>) -> Self {
+        Self { effects: Some(effects), ..self }
     }
 
     /// One outcome for each message, in order.
@@ -100,7 +108,13 @@ impl CommandProcessor {
     async fn handle(&self, uow: &mut UnitOfWork, envelope: &Envelope) -> Result<Step, UnitOfWorkError> {
         let step = match &envelope.content {
             Content::Command(command) => {
-                dispatch::run_handler(uow, command, envelope, self.policy.handler_timeout).await?
+                let before = self.effects.is_some().then(|| Before::of(command, uow));
+                let timeout = self.policy.handler_timeout;
+                let step = dispatch::run_handler(uow, command, envelope, timeout).await?;
+                if let (Some(effects), Some(before), Step::Handled(took)) = (&self.effects, before, &step) {
+                    effects.add(&envelope.key, command, &before, *took, uow);
+                }
+                step
             }
             Content::OutOfStock(_) => Step::failed(DecodeError::unexpected(envelope.key.kind)),
         };

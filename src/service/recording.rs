@@ -166,19 +166,31 @@ impl FailureRecorder {
     ) -> Result<Settled, HandleError> {
         let mut delays = Backoff::after_conflict();
         loop {
-            match self.try_to_record(queue, received, failed).await {
+            match self.record_once(queue, received, failed).await {
                 Ok(settled) => return Ok(settled),
                 Err(QueryError::Missing(missing)) => return Err(missing.into()),
-                // Its failure contains a value that the store rejects, and would be rejected each time.
-                Err(QueryError::Store(error @ StoreError::InvalidData(_))) => {
-                    return Ok(self.record_in_ascii(queue, received, error).await?);
-                }
                 Err(QueryError::Store(error)) => match delays.next() {
                     Some(delay) if !error.is_outage() => tokio::time::sleep(delay).await,
                     // A failure that cannot be recorded keeps its message in the queue.
                     _ => return Err(error.into()),
                 },
             }
+        }
+    }
+
+    /// Tries once to record a failure of a message whose sender does not wait.
+    pub(super) async fn record_once(
+        &self,
+        queue: QueueName,
+        received: &ReceivedMessage,
+        failed: &HandlingFailure,
+    ) -> Result<Settled, QueryError> {
+        match self.try_to_record(queue, received, failed).await {
+            // Its failure contains a value that the store rejects, and would be rejected each time.
+            Err(QueryError::Store(error @ StoreError::InvalidData(_))) => {
+                Ok(self.record_in_ascii(queue, received, error).await?)
+            }
+            recorded => recorded,
         }
     }
 

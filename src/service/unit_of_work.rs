@@ -122,6 +122,8 @@ pub struct UnitOfWork {
     failures: Vec<NewAttempt>,
     released: BTreeSet<OrderingKey>,
     ended: Vec<Arc<str>>,
+    /// The events since [`Self::observe`], also those that are not published; only in a dry run.
+    observed: Option<Vec<RecordedEvent>>,
 }
 
 impl UnitOfWork {
@@ -143,6 +145,7 @@ impl UnitOfWork {
             failures: Vec::new(),
             released: BTreeSet::new(),
             ended: Vec::new(),
+            observed: None,
         })
     }
 
@@ -207,7 +210,20 @@ impl UnitOfWork {
 
     /// Adds an event to the outbox, if it is public.
     pub(super) fn publish(&mut self, recorded: &RecordedEvent, cause: &Envelope) {
+        if let Some(observed) = &mut self.observed {
+            observed.push(recorded.clone());
+        }
         self.events.extend(outgoing(recorded, cause));
+    }
+
+    /// Observes the events of the next command.
+    pub(super) fn observe(&mut self) {
+        self.observed = Some(Vec::new());
+    }
+
+    /// The observed events.
+    pub(super) fn take_observed(&mut self) -> Vec<RecordedEvent> {
+        self.observed.take().unwrap_or_default()
     }
 
     /// Marks a message as handled: its failed message, if there is one, is resolved.

@@ -1,7 +1,7 @@
 //! Processes that die, fail or hang at a chosen place. They are this test binary itself, started again as a worker
 //! whose ports are wrapped: the program has no hook that could be left on by mistake.
 
-mod faulty;
+pub(crate) mod faulty;
 mod faulty_store;
 
 use std::{
@@ -21,7 +21,7 @@ use crate::harness::{
 use faulty::{Fault, FaultyPort};
 
 /// The SKU whose commands meet the fault.
-const CRASHING_SKU: &str = "CRASHING_SKU-LAMP";
+pub(crate) const CRASHING_SKU: &str = "CRASHING_SKU-LAMP";
 /// Where a worker process finds out that it is one, and what is wrong with it.
 const FAULT: &str = "WORKER_WITH_FAULT";
 

@@ -5,6 +5,7 @@ mod certificates;
 mod collector;
 mod commands;
 mod database;
+mod dump;
 mod http;
 mod in_process;
 mod namespace;
@@ -24,6 +25,7 @@ pub(crate) use certificates::{Certificates, skip};
 pub(crate) use collector::{CollectorReply, ExportedSpan, TraceCollector};
 pub(crate) use commands::{Command, Random, allocate, change_batch_quantity, create_batch, deallocate};
 pub(crate) use database::{Database, NAMESPACE, Row};
+pub(crate) use dump::dump;
 pub(crate) use http::{Client, JSON, Response};
 pub(crate) use in_process::{
     HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, message, notification_handler, policy, queue_of,

@@ -51,5 +51,6 @@ mod terminal;
 mod test_cleanup;
 mod topology;
 mod traces;
+mod trial;
 mod unreadable;
 mod view_timeouts;

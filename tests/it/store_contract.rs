@@ -2,6 +2,7 @@
 
 mod adapters;
 mod batches;
+mod dry_runs;
 mod key_order;
 mod outbox;
 mod publisher;

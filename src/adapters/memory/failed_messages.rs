@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::{
     domain::{FailedMessage, FailedMessageKey, MessageKey, NewAttempt, OrderingKey, RetryDecision, Status},
     ports::{
+        dry_run::RetriableMessage,
         failed_messages::{DueRetry, rejected_retry_error},
         outbox::Retention,
         queue::{QueueName, RetryMark},
@@ -25,7 +26,7 @@ const DEFER_BY: Duration = Duration::from_secs(5);
 const LOST_AFTER: Duration = Duration::from_hours(1);
 
 /// The failed messages of all queues.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct FailedMessageTable {
     rows: HashMap<(QueueName, FailedMessageKey), Row>,
     last_id: i64,
@@ -46,6 +47,7 @@ pub struct RecordedFailure {
     pub overtaken_by: Option<String>,
 }
 
+#[derive(Clone)]
 struct Row {
     message: FailedMessage,
     queue: QueueName,
@@ -299,6 +301,28 @@ impl FailedMessageTable {
     pub(super) fn unresolved(&self) -> HashSet<(QueueName, Arc<str>)> {
         let unresolved = self.rows.values().filter(|row| row.message.status != Status::Resolved);
         unresolved.filter_map(|row| Some((row.queue, row.attempt.key.message_id.clone()?))).collect()
+    }
+
+    /// A message, and what a retry of it would publish; `is_handled` says whether the inbox has a message of a queue.
+    pub(super) fn retriable(
+        &self,
+        id: i64,
+        is_handled: impl Fn(QueueName, &FailedMessageKey) -> bool,
+    ) -> Option<RetriableMessage> {
+        let row = self.rows.values().find(|row| row.message.id == id)?;
+        let key = row.attempt.ordering_key.as_ref();
+        let earlier = |counts: fn(&Row) -> bool| {
+            let rows = self.rows.values().filter(|other| other.message.id < id && counts(other));
+            rows.filter(|other| key.is_some_and(|key| other.has_key(key))).map(|other| other.message.id).min()
+        };
+        Some(RetriableMessage {
+            failed: FailedMessage { handled: is_handled(row.queue, &row.attempt.key), ..row.message.clone() },
+            error: row.attempt.error.clone(),
+            overtaken_by: row.attempt.overtaken_by.as_deref().map(str::to_owned),
+            behind: earlier(|row| row.message.status.is_open()),
+            overtakes: earlier(Row::is_dead_or_discarded),
+            copy: row.retry(),
+        })
     }
 
     /// The message with an id.

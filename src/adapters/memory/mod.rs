@@ -1,5 +1,6 @@
 //! The ports in memory, for fast tests, `demo` and `csv`. They pass the same contract tests as the real adapters.
 
+mod dry_run;
 mod failed_messages;
 mod notifier;
 mod outbox;

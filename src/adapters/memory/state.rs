@@ -27,7 +27,7 @@ pub struct MemoryStore {
 }
 
 /// The committed state.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct MemoryState {
     pub(super) products: BTreeMap<Sku, StoredProduct>,
     /// The rows of the read model, ordered by line.
@@ -47,12 +47,14 @@ pub struct MemoryState {
 }
 
 /// A handled message.
+#[derive(Clone)]
 pub(super) struct InboxRow {
     pub(super) key: MessageKey,
     pub(super) handled_at: Instant,
 }
 
 /// The unfinished starts of a message.
+#[derive(Clone)]
 pub(super) struct StartsRow {
     pub(super) starts: u32,
     /// The time of the last one.
@@ -60,6 +62,7 @@ pub(super) struct StartsRow {
 }
 
 /// A product, its batches and its lines.
+#[derive(Clone)]
 pub(super) struct StoredProduct {
     /// Without batches and lines.
     pub(super) bare: Product,
@@ -91,6 +94,11 @@ impl MemoryStore {
             (sku, StoredProduct { bare, batches, lines })
         });
         let state = MemoryState { products: stored.collect(), ..MemoryState::default() };
+        Self::with_state(state)
+    }
+
+    /// A store that begins with a state.
+    pub(super) fn with_state(state: MemoryState) -> Self {
         Self { state: Arc::new(Mutex::new(state)), ..Self::default() }
     }
 

@@ -2,6 +2,7 @@
 
 mod blockers;
 mod commit_signal;
+mod dry_run;
 mod failed_messages;
 mod inbox;
 mod installation;
@@ -15,12 +16,15 @@ mod products;
 mod purge;
 mod read_model;
 mod rebuild;
+mod savepoint;
 mod schema;
 mod schema_rights;
 mod starts;
 mod store;
+mod transaction;
 
 pub use commit_signal::{CommitSignal, forward_commits};
+pub use dry_run::PgDryRuns;
 pub use failed_messages::PgFailedMessages;
 pub use installation::{PgInstallation, check_sessions};
 pub use leader::PgOutbox;

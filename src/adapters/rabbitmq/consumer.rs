@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use lapin::{
     Channel, Connection,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
-    types::{FieldTable, ShortString},
+    types::FieldTable,
 };
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -24,7 +24,8 @@ use crate::ports::{
 use super::{
     ack_tracker::AckTracker,
     connection::{CONNECT_TIMEOUT, RabbitConfig, broker_error, open_channel, with_timeout},
-    properties, retry_properties,
+    properties,
+    received_message::received_message,
     screen::Undecodable,
     throttle::ReadAllowance,
 };
@@ -261,24 +262,10 @@ impl Acknowledger for RabbitAcknowledger {
 /// A message without a type has its routing key as type; a dead-lettered message the key with which it was published.
 fn message(delivery: lapin::message::Delivery, queue_kind: QueueKind) -> Message {
     let properties = delivery.properties;
-    let text_of = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let published_with = || match queue_kind {
         QueueKind::Main => None,
         QueueKind::DeadLetter => properties::first_routing_key(&properties),
     };
-    let kind = text_of(properties.kind()).or_else(published_with);
-    Message {
-        kind: kind.unwrap_or_else(|| delivery.routing_key.to_string()),
-        message_id: text_of(properties.message_id()),
-        correlation_id: text_of(properties.correlation_id()),
-        traceparent: properties::text_header(&properties, properties::TRACEPARENT),
-        tracestate: properties::text_header(&properties, properties::TRACESTATE),
-        content_type: text_of(properties.content_type()),
-        content_encoding: text_of(properties.content_encoding()),
-        header_bytes: properties::size(&properties),
-        retry: retry_properties::retry_mark(&properties),
-        death_reason: properties::death_reason(&properties),
-        body: delivery.data.into(),
-        original: Some(Arc::new(properties::AmqpProperties(properties))),
-    }
+    let kind = published_with().unwrap_or_else(|| delivery.routing_key.to_string());
+    received_message(properties, &kind, delivery.data.into())
 }

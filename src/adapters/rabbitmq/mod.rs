@@ -12,6 +12,7 @@ mod properties;
 #[cfg(any(test, fuzzing))]
 mod properties_check;
 mod publisher;
+mod received_message;
 mod retry_properties;
 mod screen;
 mod screened;
@@ -24,4 +25,5 @@ pub use consumer::RabbitQueues;
 #[cfg(any(test, fuzzing))]
 pub(crate) use properties_check::check_properties;
 pub use publisher::{RabbitCommandSender, RabbitPublisher};
+pub use received_message::RabbitRetryDelivery;
 pub use topology::RabbitTopology;

@@ -27,10 +27,11 @@ pub(super) async fn apply(
     rate: Option<u32>,
     json: bool,
 ) -> anyhow::Result<ExitStatus> {
-    let (dry_run, ids) = (target.dry_run, target.ids.len());
+    let TargetArgs { selection, dry_run } = target;
+    let ids = selection.ids.len();
     let is_restore = matches!(action, OperatorAction::Restore);
     let default_status = if is_restore { StatusKind::Discarded } else { StatusKind::Dead };
-    let Some(filter) = target.filter(app, default_status) else {
+    let Some(filter) = selection.filter(app, default_status) else {
         output::error("no messages selected: give ids, filters, --group G, or --all");
         return Ok(ExitStatus::UsageError);
     };

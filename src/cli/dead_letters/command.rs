@@ -8,20 +8,22 @@ use crate::{
     bootstrap::App,
     domain::{OperatorAction, StatusKind},
     ports::{failed_messages::Operator, text::sanitize},
+    service::trial::TrialOptions,
     views::ListPosition,
 };
 
 use super::{
     super::{arguments::not_blank, exit::ExitStatus},
     bulk, edit, read,
-    target::{FilterArgs, TargetArgs},
+    target::{FilterArgs, SelectionArgs, TargetArgs},
+    trial,
 };
 
 /// List commands that failed, and retry, edit or discard them.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Typical use: `groups` lists the distinct errors, `show ID` one message. Fix the cause, then \
-    `retry --group G`. If the message itself is wrong, use `edit ID` or `discard --group G --why …`. These commands \
+    after_help = "Typical use: `groups` lists the distinct errors, `show ID` one message. Fix the cause; \
+    `try --group G` shows what a retry would do; then `retry --group G`. If the message itself is wrong, use `edit ID` or `discard --group G --why …`. These commands \
     delete nothing, and every action is recorded."
 )]
 pub(in crate::cli) struct DeadLetters {
@@ -53,6 +55,21 @@ enum Command {
     Show {
         /// The id in the first column of `list`.
         id: i64,
+    },
+    /// Handle messages in a transaction that is rolled back, and show what a retry would do. Nothing is changed.
+    #[command(after_help = trial::HELP)]
+    Try {
+        #[command(flatten)]
+        selection: SelectionArgs,
+        /// The maximum number of messages, those that failed first; they are handled together, in the order of a retry.
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=trial::MAX_MESSAGES))]
+        limit: u8,
+        /// Also try messages that were overtaken, as `retry --overtaken` does.
+        #[arg(long)]
+        overtaken: bool,
+        /// Also try messages whose worker crashed repeatedly. They may crash this command; nothing is changed even then.
+        #[arg(long)]
+        even_if_it_crashes: bool,
     },
     /// Retry messages from attempt 1.
     Retry {
@@ -121,6 +138,10 @@ impl DeadLetters {
             Command::Groups { limit } => read::groups(app, limit, json).await,
             Command::Show { id } => read::show(app, id, json).await,
             Command::Export { filter } => read::export(app, &filter.filter(app, StatusKind::Dead)).await,
+            Command::Try { selection, limit, overtaken, even_if_it_crashes } => {
+                let options = TrialOptions { even_overtaken: overtaken, even_if_it_crashes };
+                trial::try_messages(app, selection, limit.into(), options, json).await
+            }
             Command::Retry { target, rate, overtaken, why } => {
                 let action = if overtaken { OperatorAction::RetryOvertaken } else { OperatorAction::Retry };
                 bulk::apply(app, &action, target, operator(why), rate, json).await

@@ -5,5 +5,6 @@ mod command;
 mod edit;
 mod read;
 mod target;
+mod trial;
 
 pub(super) use command::DeadLetters;

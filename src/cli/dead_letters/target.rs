@@ -44,7 +44,7 @@ pub(super) struct FilterArgs {
 
 /// The messages of an action: ids, filters, or explicitly all.
 #[derive(Debug, Args)]
-pub(super) struct TargetArgs {
+pub(super) struct SelectionArgs {
     /// These messages, whatever their status.
     #[arg(conflicts_with_all = ["all", "status", "queue", "kind", "reason", "grep", "since", "group"])]
     pub(super) ids: Vec<i64>,
@@ -53,6 +53,13 @@ pub(super) struct TargetArgs {
     /// All messages that the action applies to.
     #[arg(long)]
     all: bool,
+}
+
+/// The messages of an action that changes them.
+#[derive(Debug, Args)]
+pub(super) struct TargetArgs {
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
     /// Print the number of matching messages and change nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -83,7 +90,7 @@ impl FilterArgs {
     }
 }
 
-impl TargetArgs {
+impl SelectionArgs {
     /// None if there are neither ids nor filters nor `--all`: nothing is applied to all messages by accident.
     pub(super) fn filter(self, app: &App, default_status: StatusKind) -> Option<FailedMessageFilter> {
         if !self.ids.is_empty() {

@@ -1,6 +1,6 @@
 //! The session of the runbook is executed.
 
-use crate::harness::{CliOutput, DRAINS_WITHIN, TestSystem, properties, wait_for};
+use crate::harness::{CliOutput, DRAINS_WITHIN, TestSystem, properties, wait_for, wait_until};
 
 use super::{
     commands::arguments,
@@ -62,7 +62,7 @@ async fn run(system: &TestSystem, blocks: &[Block], command: &str) -> CliOutput 
 /// A line without the parts that differ between runs: namespace, times, widths of columns.
 fn normalized(line: &str, namespace: &str) -> String {
     let varies = |word: &&str| {
-        let digits = word.chars().all(|c| c.is_ascii_digit() || "-:.TZ".contains(c));
+        let digits = word.chars().all(|c| c.is_ascii_digit() || "-:.TZ,".contains(c));
         digits && word.contains([':', '.', '-'])
     };
     let line = line.replace(namespace, "allocation");
@@ -78,8 +78,12 @@ async fn the_session_of_the_runbook_prints_what_the_page_says() {
     let blocks = Page::parse(PAGE, &marked(PAGE, "session")).blocks();
     let steps = steps(&blocks);
     assert!(steps.len() > 6, "only {} commands were found", steps.len());
+    let mut sent = 0;
     for Step { command, output } in steps {
         let answer = run(&system, &blocks, &command).await;
+        sent += i64::from(command.contains(" send "));
+        let handled = async || system.handled().await >= sent;
+        wait_until("what was sent is handled", DRAINS_WITHIN, handled).await;
         let printed: Vec<_> = answer.text().lines().map(|line| normalized(line, &system.namespace)).collect();
         for line in output {
             let expected = normalized(&line, &system.namespace);

@@ -154,7 +154,8 @@ pub(super) async fn find_for_update(
         .collect()
 }
 
-fn decode_status(status: &str, reason: Option<&str>) -> Result<Status, sqlx::Error> {
+/// The status of its columns.
+pub(super) fn decode_status(status: &str, reason: Option<&str>) -> Result<Status, sqlx::Error> {
     StatusKind::from_name(status)
         .and_then(|kind| Status::new(kind, reason.and_then(Reason::from_name)))
         .ok_or_else(|| {

@@ -5,6 +5,7 @@ mod find;
 mod operator;
 mod order;
 mod record;
+mod retriable;
 mod transition;
 
 pub(super) use due::{defer, due, published, reject};
@@ -12,3 +13,4 @@ pub(super) use find::{check_retries, count_attempts};
 pub use operator::PgFailedMessages;
 pub(super) use order::{check_order, overtake, release};
 pub(super) use record::{record, resolve};
+pub(super) use retriable::retriable;
