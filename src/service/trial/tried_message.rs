@@ -16,8 +16,8 @@ use crate::{
 };
 
 use super::{
+    options::TrialOptions,
     report::{MailToSend, MessageSummary, TrialReport, Verdict},
-    trial::TrialOptions,
 };
 
 /// A failed message, and what is known about a retry of it.

@@ -10,7 +10,6 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    domain::OperatorAction,
     ports::{
         answered::MissingAnswers,
         dry_run::{DryRuns, RetryDelivery},
@@ -22,6 +21,7 @@ use crate::{
 };
 
 use super::{
+    options::TrialOptions,
     pass::{Ended, Interruption, Pass},
     report::TrialReport,
     tried_message::TriedMessage,
@@ -35,22 +35,6 @@ const LOCK_TIME: Duration = Duration::from_secs(1);
 const MANY_LOCKS_TIME: Duration = Duration::from_secs(3);
 /// The pause between two waits.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
-/// Which messages are tried in spite of a reason not to retry them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TrialOptions {
-    /// Those that were overtaken by a later command.
-    pub even_overtaken: bool,
-    /// Those whose worker crashed.
-    pub even_if_it_crashes: bool,
-}
-
-impl TrialOptions {
-    /// The action whose result is shown.
-    pub(super) fn action(self) -> OperatorAction {
-        if self.even_overtaken { OperatorAction::RetryOvertaken } else { OperatorAction::Retry }
-    }
-}
 
 /// Why nothing is known about a retry.
 #[derive(Debug, thiserror::Error)]
