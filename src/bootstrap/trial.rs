@@ -7,7 +7,7 @@ use crate::{
     service::trial::Trial,
 };
 
-use super::app::{App, policy};
+use super::{app::App, policy::policy};
 
 impl App {
     /// Handles failed messages without changing anything.
