@@ -82,6 +82,8 @@ pub struct NewAttempt {
     pub duration: Duration,
     /// The process that made the attempt.
     pub host: String,
+    /// The id of the trace in which it is recorded, in hexadecimal digits.
+    pub trace_id: Option<String>,
     /// What follows.
     pub next: RetryDecision,
 }

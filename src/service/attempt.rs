@@ -32,6 +32,8 @@ pub(super) struct FailureRecord<'a> {
     pub(super) overtaken_by: Option<Arc<str>>,
     pub(super) failure: Failure,
     pub(super) took: Duration,
+    /// The trace in which the failure is recorded.
+    pub(super) trace_id: Option<u128>,
 }
 
 /// `before` is the number of earlier attempts.
@@ -64,6 +66,7 @@ pub(super) fn new_attempt(
         attempts,
         duration: *took,
         host: policy.host.clone(),
+        trace_id: failed.trace_id.map(|id| format!("{id:032x}")),
         next,
     }
 }

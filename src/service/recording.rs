@@ -95,7 +95,18 @@ fn failure_record(
 ) -> FailureRecord<'_> {
     let (key, message) = (received.failed_message_key(), &received.message);
     let ordering_key = received.ordering_key();
-    FailureRecord { index, key, message, ordering_key, generation, overtaken_by: None, failure, took }
+    let trace_id = received.span().of_failure().map(|span| span.trace_id);
+    FailureRecord {
+        index,
+        key,
+        message,
+        ordering_key,
+        generation,
+        overtaken_by: None,
+        failure,
+        took,
+        trace_id,
+    }
 }
 
 fn is_permanent(failure: &Failure) -> bool {

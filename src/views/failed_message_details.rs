@@ -58,6 +58,8 @@ pub struct AttemptRow {
     pub duration_ms: i64,
     pub error: String,
     pub chain: Vec<String>,
+    /// The trace in which it is recorded.
+    pub trace_id: Option<String>,
 }
 
 /// An action of an operator.
@@ -169,7 +171,7 @@ impl Views {
 
     async fn attempts(&self, ids: &[i64]) -> Result<HashMap<i64, Vec<AttemptRow>>, StoreError> {
         let rows = sqlx::query!(
-            "select failed_message_id as id, attempt, at, host, duration_ms, error, chain
+            "select failed_message_id as id, attempt, at, host, duration_ms, error, chain, trace_id
              from failed_attempts where failed_message_id = any($1) order by failed_message_id, generation",
             ids,
         );
@@ -183,6 +185,7 @@ impl Views {
                 duration_ms: row.duration_ms,
                 error: row.error,
                 chain: row.chain,
+                trace_id: row.trace_id,
             });
         }
         Ok(of)

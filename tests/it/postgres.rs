@@ -65,6 +65,7 @@ fn failure(key: FailedMessageKey, generation: i64, next: RetryDecision) -> NewAt
         chain: vec!["a cause".into(), "its cause".into()],
         attempts: 2,
         duration: Duration::from_millis(1234),
+        trace_id: None,
         host: "host-1".into(),
         next,
     }

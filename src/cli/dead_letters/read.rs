@@ -193,10 +193,13 @@ fn print_values(title: &str, values: &Value) {
 }
 
 fn print_attempt(attempt: &AttemptRow) {
-    let AttemptRow { attempt, at, host, duration_ms, error, chain } = attempt;
+    let AttemptRow { attempt, at, host, duration_ms, error, chain, trace_id } = attempt;
     let at = output::long_time(*at);
     output::line(&format!("  {at}  attempt {attempt} on {host}, {duration_ms} ms: {error}"));
     for cause in chain {
         output::line(&format!("    because {cause}"));
+    }
+    if let Some(trace_id) = trace_id {
+        output::line(&format!("    trace {trace_id}"));
     }
 }

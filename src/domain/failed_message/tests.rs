@@ -40,6 +40,7 @@ fn attempt(generation: i64, next: RetryDecision) -> NewAttempt {
         chain: Vec::new(),
         attempts: 1,
         duration: Duration::ZERO,
+        trace_id: None,
         host: String::new(),
         next,
     }

@@ -47,6 +47,7 @@ async fn fail(store: &AnyStore, queue: QueueName, generation: i64, attempts: u32
         chain: Vec::new(),
         attempts,
         duration: Duration::ZERO,
+        trace_id: None,
         host: "host".into(),
         next,
     };

@@ -49,6 +49,7 @@ pub(super) fn attempt(message_id: &str, generation: i64, next: RetryDecision) ->
         chain: Vec::new(),
         attempts: 1,
         duration: Duration::ZERO,
+        trace_id: None,
         host: "test".into(),
         next,
     }

@@ -93,6 +93,12 @@ async fn a_retry_has_its_own_trace_with_a_link_to_the_sender() {
         ("retrying", "1")
     );
 
+    let trace_id = format!("{:032x}", SENDER.0);
+    let shown = system.cli(&["dead-letters", "show", "1", "--json"]).await.exits(0).json();
+    assert_eq!(shown["history"][0]["trace_id"], trace_id);
+    let shown = system.cli(&["dead-letters", "show", "1"]).await.exits(0);
+    assert!(shown.stdout().contains(&format!("\n    trace {trace_id}\n")), "{}", shown.stdout());
+
     system.sender.send(&create_batch("b-1", "LAMP", 10)).await;
     system.wait_handled(1).await;
     system.cli(&["dead-letters", "retry", "--status", "retrying"]).await.exits(0);

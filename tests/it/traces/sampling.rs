@@ -39,6 +39,8 @@ async fn a_failed_attempt_is_recorded_in_any_case_unless_that_is_switched_off() 
     assert_ne!(failed.trace_id, SENDER.0);
     assert_eq!(failed.attributes["error.type"], "rejected");
     system.expect_dead(1);
+    let shown = system.cli(&["dead-letters", "show", "1", "--json"]).await.exits(0).json();
+    assert_eq!(shown["history"][0]["trace_id"], format!("{:032x}", failed.trace_id));
     assert!(worker.terminate().await.success());
     assert!(collector.named(&format!("process {}", system.named("stock"))).is_empty());
 
@@ -50,6 +52,8 @@ async fn a_failed_attempt_is_recorded_in_any_case_unless_that_is_switched_off() 
     system.expect_dead(2);
     system.settled(2).await;
     silent.wait_for(&format!("process {}", system.named("orders")), 1).await;
+    let shown = system.cli(&["dead-letters", "show", "2", "--json"]).await.exits(0).json();
+    assert_eq!(shown["history"][0]["trace_id"], serde_json::Value::Null);
     assert!(worker.terminate().await.success());
     assert!(silent.spans().iter().all(|span| !span.failed), "{:?}", silent.spans());
     system.close().await;

@@ -79,6 +79,7 @@ async fn record_distinct(
         &column(failures, |of| of.ordering_key.as_ref().map(OrderingKey::as_str)) as &[Option<&str>],
         &column(failures, |of| of.overtaken_by.as_deref()) as &[Option<&str>],
         &column(failures, |of| of.next.was_attempted()),
+        &column(failures, |of| of.trace_id.as_deref()) as &[Option<&str>],
     )
     .execute(connection)
     .await?;

@@ -1,10 +1,11 @@
 with asked as (
     select * from unnest($2::text[], $3::bytea[], $4::text[], $5::bytea[], $6::text[], $7::bytea[], $8::text[],
             $9::text[], $10::text[], $11::text[], $12::text[], $13::int[], $14::float8[], $15::bigint[],
-            $16::text[], $17::bigint[], $18::text[], $19::text[], $20::text[], $21::bool[]) with ordinality
+            $16::text[], $17::bigint[], $18::text[], $19::text[], $20::text[], $21::bool[], $22::text[])
+        with ordinality
         as asked (message_id, fingerprint, type, body, properties, original, status, reason, error,
             error_pattern, error_group, attempts, delay, generation, host, duration_ms, chain, key, overtaken_by,
-            was_attempted, place)
+            was_attempted, trace_id, place)
 ), recorded as (
     insert into failed_messages as known (queue, message_id, fingerprint, type, body, properties, original,
         status, reason, error, error_pattern, error_group, attempts, due_at, key, overtaken_by)
@@ -28,9 +29,9 @@ with asked as (
               else known.status = 'retrying' and known.generation = asked.generation end)
     returning id, generation, message_id, type, fingerprint
 )
-insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain)
+insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain, trace_id)
 select recorded.id, recorded.generation, asked.attempts, asked.host, asked.duration_ms, asked.error,
-    array(select json_array_elements_text(asked.chain::json))
+    array(select json_array_elements_text(asked.chain::json)), asked.trace_id
 from recorded join asked
   on coalesce(asked.message_id, '') = coalesce(recorded.message_id, '') and asked.type = recorded.type
  and asked.fingerprint = recorded.fingerprint
