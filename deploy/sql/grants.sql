@@ -10,7 +10,7 @@ revoke all on all sequences in schema public from allocation_runtime, allocation
 grant select, insert, update on products, batches to allocation_runtime;
 grant select, insert, update, delete
     on order_lines, allocations_view, outbox, failed_messages, message_starts to allocation_runtime;
-grant select, insert, delete on inbox to allocation_runtime;
+grant select, insert, delete on inbox, published_events to allocation_runtime;
 grant select, update on relay_state to allocation_runtime;
 grant select, insert on installation to allocation_runtime;
 grant select on _sqlx_migrations to allocation_runtime;
@@ -19,7 +19,7 @@ grant select on sequence outbox_id_seq to allocation_runtime;
 grant select, insert on failed_attempts to allocation_runtime;
 grant select, insert (failed_message_id, who, what, why, previous_body) on failed_actions to allocation_runtime;
 
--- Reports, and the commands that only show something: orders, dead-letters list, groups, show and export.
+-- Reports, and the commands that only show something: orders, trace, dead-letters list, groups, show and export.
 grant select on all tables in schema public to allocation_reader;
 grant select on all sequences in schema public to allocation_reader;
 

@@ -289,7 +289,7 @@ impl App {
 
     fn retention(&self) -> Retention {
         let settings = &self.settings.retention;
-        Retention { inbox: settings.inbox, failures: settings.failures }
+        Retention { inbox: settings.inbox, failures: settings.failures, published: settings.published }
     }
 
     /// The limits of messages.
@@ -303,6 +303,7 @@ impl App {
 
     pub(super) fn outbox(&self) -> PgOutbox {
         PgOutbox::new(self.pg.clone(), &self.settings.namespace, self.commit_signal.clone())
+            .recording_published(!self.settings.retention.published.is_zero())
     }
 
     pub(super) fn relay(&self, outbox: Arc<PgOutbox>) -> Relay {

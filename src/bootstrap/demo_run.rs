@@ -70,7 +70,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         publisher: Arc::new(publisher.clone()),
         max_in_flight: 100,
         max_retry_bytes: usize::MAX,
-        retention: Retention { inbox: Duration::MAX, failures: Duration::MAX },
+        retention: Retention { inbox: Duration::MAX, failures: Duration::MAX, published: Duration::ZERO },
         database: database.clone(),
         broker: broker.clone(),
         observer: observer.clone(),

@@ -1,10 +1,11 @@
-//! Dry runs of failed messages.
+//! What operators ask about messages: dry runs and histories.
 
 use std::sync::Arc;
 
 use crate::{
     adapters::{postgres::PgDryRuns, rabbitmq::RabbitRetryDelivery},
     service::trial::Trial,
+    views::KeptFor,
 };
 
 use super::{app::App, policy::policy};
@@ -20,5 +21,12 @@ impl App {
             limits: self.limits(),
             mail_to: self.settings.notifications.to.clone(),
         }
+    }
+
+    /// How long rows are kept that a history is made of.
+    #[must_use]
+    pub fn kept_for(&self) -> KeptFor {
+        let retention = &self.settings.retention;
+        KeptFor { inbox: retention.inbox, published: retention.published }
     }
 }

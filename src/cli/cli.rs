@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    admin, csv, dead_letters, demo, exit::ExitStatus, orders, outbox, output, run, send, status, view,
+    admin, csv, dead_letters, demo, exit::ExitStatus, orders, outbox, output, run, send, status, trace, view,
 };
 
 /// Allocates order lines to batches of stock: commands in from RabbitMQ, one Postgres transaction, events out.
@@ -57,6 +57,8 @@ enum Command {
     Outbox(outbox::Outbox),
     /// Show an order.
     Orders(orders::Orders),
+    /// Show the history of a message or of an order, and what is not known about it.
+    Trace(trace::Trace),
     /// Maintain the read model.
     View(view::View),
     /// Allocate the orders in a folder of CSV files, without servers.
@@ -128,6 +130,7 @@ impl Command {
             Self::DeadLetters(letters) => letters.execute(app, json).await,
             Self::Outbox(outbox) => outbox.execute(app, json).await,
             Self::Orders(orders) => orders.execute(app, json).await,
+            Self::Trace(trace) => trace.execute(app, json).await,
             Self::View(view) => view.execute(app, json).await,
             Self::Migrate { rename_namespace } => admin::migrate(app, rename_namespace, json).await,
             Self::Topology => admin::topology(app, json).await,

@@ -15,6 +15,7 @@ mod output;
 mod run;
 mod send;
 mod status;
+mod trace;
 mod view;
 
 pub use cli::Cli;

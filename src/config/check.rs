@@ -143,6 +143,7 @@ impl Mistakes {
         self.duration("retry.max_interval", retry.max_interval, Duration::ZERO..=30 * DAY);
         self.duration("retention.inbox", retention.inbox, Duration::ZERO..=MAX_RETENTION);
         self.duration("retention.failures", retention.failures, Duration::ZERO..=MAX_RETENTION);
+        self.duration("retention.published", retention.published, Duration::ZERO..=MAX_RETENTION);
     }
 
     fn check_access(&mut self, settings: &Settings) {

@@ -131,6 +131,8 @@ pub struct Retention {
     pub inbox: Duration,
     #[serde(with = "humantime_serde")]
     pub failures: Duration,
+    #[serde(with = "humantime_serde")]
+    pub published: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -55,7 +55,7 @@ impl EventFeed for FaultyLeaderSession {
         self.0.unpublished(at_most, except).await
     }
 
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
+    async fn remove(&mut self, ids: &[i64], unroutable: &[i64]) -> Result<(), StoreError> {
         if !plan::has_bug(SeededBug::ForgetToRemove) {
             self.0.remove(ids, unroutable).await?;
         }

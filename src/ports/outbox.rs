@@ -62,7 +62,7 @@ pub trait EventFeed: Send {
     async fn unpublished(&mut self, at_most: u32, except: &[String]) -> Result<Vec<OutboxRow>, StoreError>;
 
     /// Removes published rows, and counts the `unroutable` ones among them.
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError>;
+    async fn remove(&mut self, ids: &[i64], unroutable: &[i64]) -> Result<(), StoreError>;
 
     /// Records the names of the events that the broker nacks at present; the time of the first of them is kept until there is
     /// none.
@@ -119,6 +119,8 @@ pub struct Retention {
     pub inbox: Duration,
     /// Resolved failed messages, and discarded ones if `inbox` is not longer.
     pub failures: Duration,
+    /// Published events, for the history of a message. Zero: they are not recorded.
+    pub published: Duration,
 }
 
 /// What there is to publish.

@@ -84,11 +84,11 @@ impl EventFeed for MemoryLeaderSession {
         Ok(rows.take(at_most).cloned().collect())
     }
 
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
+    async fn remove(&mut self, ids: &[i64], unroutable: &[i64]) -> Result<(), StoreError> {
         let ids: HashSet<_> = ids.iter().collect();
         let mut state = self.store.state().await;
         state.outbox.retain(|row| !ids.contains(&row.id));
-        state.unroutable += unroutable;
+        state.unroutable += i64::try_from(unroutable.len()).unwrap_or(i64::MAX);
         Ok(())
     }
 

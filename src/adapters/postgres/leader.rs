@@ -29,6 +29,8 @@ use super::{
 pub struct PgOutbox {
     config: PgConfig,
     namespace: String,
+    /// Whether published events are recorded.
+    record_published: bool,
     /// Kept between two tries, so that a standby does not connect each time.
     standby: Mutex<Option<PgConnection>>,
     /// The leader that the log has named last.
@@ -43,10 +45,17 @@ impl PgOutbox {
         Self {
             config,
             namespace: namespace.to_owned(),
+            record_published: true,
             standby: Mutex::new(None),
             logged: Mutex::new(None),
             commit_signal,
         }
+    }
+
+    /// The same; `record` says whether published events are recorded.
+    #[must_use]
+    pub fn recording_published(self, record: bool) -> Self {
+        Self { record_published: record, ..self }
     }
 
     async fn connection(&self, standby: &mut Option<PgConnection>) -> Result<PgConnection, StoreError> {
@@ -92,7 +101,12 @@ impl Outbox for PgOutbox {
                 .map_err(|error| StoreError::Unavailable(Cause::new(error)))?;
             *self.logged.lock().await = None;
             let low_water_mark = LowWaterMark::default();
-            return Ok(Some(Box::new(PgLeaderSession { connection, timeout, low_water_mark })));
+            return Ok(Some(Box::new(PgLeaderSession {
+                connection,
+                timeout,
+                low_water_mark,
+                record_published: self.record_published,
+            })));
         }
         let leader = with_timeout(timeout, leadership::leader(&mut connection)).await?;
         self.log_change(leader.as_ref()).await;
@@ -128,6 +142,7 @@ struct PgLeaderSession {
     connection: PgConnection,
     timeout: Duration,
     low_water_mark: LowWaterMark,
+    record_published: bool,
 }
 
 #[async_trait]
@@ -159,8 +174,9 @@ impl EventFeed for PgLeaderSession {
         with_timeout(self.timeout, rows).await
     }
 
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
-        with_timeout(self.timeout, outbox::remove(&mut self.connection, ids, unroutable)).await
+    async fn remove(&mut self, ids: &[i64], unroutable: &[i64]) -> Result<(), StoreError> {
+        let removal = outbox::remove(&mut self.connection, ids, unroutable, self.record_published);
+        with_timeout(self.timeout, removal).await
     }
 
     async fn record_nacked(&mut self, names: &[String]) -> Result<(), StoreError> {

@@ -73,19 +73,29 @@ pub(super) async fn unpublished(
     .await
 }
 
-/// Removes published rows, and counts the unroutable ones among them.
+/// Removes published rows, and counts the unroutable ones among them. With `record`, the same statement records what was
+/// published: no event is missing there, and none is removed without it.
 pub(super) async fn remove(
     connection: &mut PgConnection,
     ids: &[i64],
-    unroutable: i64,
+    unroutable: &[i64],
+    record: bool,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "with counted as (
-             update relay_state set unroutable = unroutable + $2 where $2::bigint > 0
+             update relay_state set unroutable = unroutable + pg_catalog.cardinality($2::bigint[])
+             where pg_catalog.cardinality($2::bigint[]) > 0
+         ), removed as (
+             delete from outbox where id = any($1)
+             returning id, event_id, name, sku, sequence, body, causation_id, correlation_id, committed_at
          )
-         delete from outbox where id = any($1)",
+         insert into published_events
+             (event_id, name, sku, sequence, body, causation_id, correlation_id, committed_at, unroutable)
+         select event_id, name, sku, sequence, body, causation_id, correlation_id, committed_at, id = any($2)
+         from removed where $3",
         ids,
         unroutable,
+        record,
     )
     .execute(connection)
     .await

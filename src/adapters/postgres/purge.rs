@@ -55,6 +55,7 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
         seconds(retention.inbox),
     );
     let message_starts = starts.execute(&mut *connection).await?.rows_affected();
+    let published = purge_published(connection, retention).await?;
     // A copy that is not handled yet may have been lost with its queue. A second copy is harmless, but without a running
     // worker copies would accumulate: they are published after 1, 2, 4, 8 hours.
     let lost = sqlx::query!(
@@ -66,8 +67,20 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
     release_forgotten(connection).await?;
     Ok(Purge {
         rows: PurgedRows { inbox: handled, failed_messages: ended, message_starts },
-        is_incomplete: handled.max(ended) >= PURGE_SIZE.unsigned_abs(),
+        is_incomplete: handled.max(ended).max(published) >= PURGE_SIZE.unsigned_abs(),
     })
+}
+
+/// Removes events that were published long ago.
+async fn purge_published(connection: &mut PgConnection, retention: Retention) -> Result<u64, sqlx::Error> {
+    let published = sqlx::query!(
+        "delete from published_events where ctid = any(array(
+             select ctid from published_events where committed_at < now() - make_interval(secs => $1)
+             order by committed_at limit $2))",
+        seconds(retention.published),
+        PURGE_SIZE,
+    );
+    Ok(published.execute(connection).await?.rows_affected())
 }
 
 /// A process of an earlier version that ends a message releases none that wait for it.

@@ -10,8 +10,8 @@ use super::outbox_row::{OutboxRow, PublishOutcome};
 pub struct ConfirmedPrefix {
     /// The ids of these rows, in order.
     pub ids: Vec<i64>,
-    /// How many of them were unroutable.
-    pub unroutable: i64,
+    /// Those of them that were unroutable.
+    pub unroutable: Vec<i64>,
     /// The first row that has an unknown outcome and no unconfirmed row of its SKU before it. It may have closed the
     /// channel for all rows behind it; published alone, it gets an outcome of its own. `None` if it was published alone.
     pub suspect: Option<OutboxRow>,
@@ -27,7 +27,7 @@ impl ConfirmedPrefix {
             if outcome.is_accepted() {
                 if !blocked.contains(row.sku.as_str()) {
                     prefix.ids.push(row.id);
-                    prefix.unroutable += i64::from(*outcome == PublishOutcome::Unroutable);
+                    prefix.unroutable.extend((*outcome == PublishOutcome::Unroutable).then_some(row.id));
                 }
             } else if blocked.insert(row.sku.as_str())
                 && prefix.suspect.is_none()
@@ -69,7 +69,7 @@ mod tests {
             (4, "b", PublishOutcome::Confirmed),
             (5, "c", PublishOutcome::Unroutable),
         ]);
-        assert_eq!(prefix, ConfirmedPrefix { ids: vec![1, 3, 5], unroutable: 1, suspect: None });
+        assert_eq!(prefix, ConfirmedPrefix { ids: vec![1, 3, 5], unroutable: vec![5], suspect: None });
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl<'a> EventRelay<'a> {
             self.window.learn(published.iter().as_slice(), now());
         debug!(published = published.len(), confirmed = confirmed.ids.len(), "relayed events");
         throttle_changes.iter().for_each(log_throttle_change);
-        feed.remove(&confirmed.ids, confirmed.unroutable).await?;
+        feed.remove(&confirmed.ids, &confirmed.unroutable).await?;
         let isolated = match confirmed.suspect {
             Some(suspect) => self.publish_alone(feed, suspect).await?,
             None => park_rejected(feed, published).await?,
@@ -129,7 +129,7 @@ impl<'a> EventRelay<'a> {
     async fn publish_alone(&self, feed: &mut dyn EventFeed, row: OutboxRow) -> Result<bool, StoreError> {
         let Some(published) = self.publish(feed, vec![row]).await? else { return Ok(false) };
         let confirmed = ConfirmedPrefix::of(published.iter().as_slice());
-        feed.remove(&confirmed.ids, confirmed.unroutable).await?;
+        feed.remove(&confirmed.ids, &confirmed.unroutable).await?;
         Ok(park_rejected(feed, &published).await? || !confirmed.ids.is_empty())
     }
 }

@@ -59,6 +59,8 @@ pub(crate) enum Fault {
     None,
 }
 
+const HOUR: Duration = Duration::from_hours(1);
+
 const FAULTS: [Fault; 10] = [
     Fault::DiesLoading,
     Fault::FailsTwice,
@@ -197,7 +199,7 @@ async fn a_worker_with_a_fault() {
         publisher: Arc::new(RabbitPublisher::new(broker.clone())),
         max_in_flight: 100,
         max_retry_bytes: usize::MAX,
-        retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
+        retention: Retention { inbox: HOUR, failures: HOUR, published: HOUR },
         database: database.clone(),
         broker: broker_outage.clone(),
         observer: Arc::new(NoObserver),

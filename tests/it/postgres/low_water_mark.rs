@@ -19,7 +19,7 @@ async fn publish_during_two_checks(session: &mut dyn EventFeed) {
     let begin = Instant::now();
     while begin.elapsed() < TWO_CHECKS {
         let ids = unpublished(session).await;
-        session.remove(&ids, 0).await.unwrap();
+        session.remove(&ids, &[]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -29,7 +29,7 @@ async fn lead_with_a_mark(db: &Database, events: usize) -> Box<dyn LeaderSession
     commit_events(db, &vec!["A"; events]).await;
     let mut session = db.lead().await;
     let ids = unpublished(&mut *session).await;
-    session.remove(&ids, 0).await.unwrap();
+    session.remove(&ids, &[]).await.unwrap();
     wait_until("the mark has risen", RISES_WITHIN, async || {
         unpublished(&mut *session).await;
         restore(db, 1).await;
@@ -93,7 +93,7 @@ async fn events_that_stay_unpublished_are_still_read() {
     let db = Database::new().await;
     commit_events(&db, &["A", "B", "A", "B", "A"]).await;
     let mut session = db.lead().await;
-    session.remove(&[1, 3, 5], 0).await.unwrap();
+    session.remove(&[1, 3, 5], &[]).await.unwrap();
     let begin = Instant::now();
     while begin.elapsed() < TWO_CHECKS {
         assert_eq!(unpublished(&mut *session).await, [2, 4]);
@@ -123,6 +123,6 @@ async fn restored_events_with_smaller_ids_are_read_after_the_next_purge() {
     let next = db.count("select last_value from outbox_id_seq").await;
     session.pending().await.unwrap();
     assert_eq!(unpublished(&mut *session).await, [next]);
-    session.purge(Retention { inbox: YEAR, failures: YEAR }).await.unwrap();
+    session.purge(Retention { inbox: YEAR, failures: YEAR, published: YEAR }).await.unwrap();
     assert_eq!(unpublished(&mut *session).await, [2, 5, next]);
 }

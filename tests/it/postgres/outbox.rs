@@ -1,6 +1,6 @@
 //! The events that a relay reads, and parked events.
 
-use allocation::ports::outbox::{EventFeed, ParkedEvents as _};
+use allocation::ports::outbox::{EventFeed, Outbox as _, ParkedEvents as _};
 
 use crate::harness::Database;
 
@@ -41,11 +41,11 @@ async fn events_behind_a_parked_one_do_not_fill_the_window() {
     let db = Database::new().await;
     commit_events(&db, &["A", "A", "A", "B", "A", "B"]).await;
     let mut session = db.lead().await;
-    session.remove(&[1], 0).await.unwrap();
+    session.remove(&[1], &[]).await.unwrap();
     session.park(2, "too large").await.unwrap();
     assert_eq!(window(&mut *session, 2, &[]).await, [4, 6]);
     assert!(session.pending().await.unwrap().events);
-    session.remove(&[4, 6], 0).await.unwrap();
+    session.remove(&[4, 6], &[]).await.unwrap();
     assert!(!session.pending().await.unwrap().events, "the remaining events wait for an operator");
     assert_eq!(db.count("select count(*) from outbox").await, 3);
     assert_eq!(db.text("select refused from outbox where id = 2").await, "too large");
@@ -76,8 +76,31 @@ async fn unroutable_events_are_counted_and_only_the_confirmed_are_removed() {
     let db = Database::new().await;
     commit_events(&db, &["A", "B", "C"]).await;
     let mut session = db.lead().await;
-    session.remove(&[1], 0).await.unwrap();
-    session.remove(&[3], 1).await.unwrap();
+    session.remove(&[1], &[]).await.unwrap();
+    session.remove(&[3], &[3]).await.unwrap();
     assert_eq!(unpublished(&mut *session).await, [2]);
     assert_eq!(db.count("select unroutable from relay_state").await, 1);
+}
+
+/// The history of a message has them; with another setting they are only removed.
+#[tokio::test]
+async fn removed_events_are_recorded_as_published_unless_that_is_off() {
+    let db = Database::new().await;
+    commit_events(&db, &["A", "B", "C"]).await;
+    let committed =
+        "select string_agg(event_id || ' ' || committed_at, ', ' order by id) from outbox where id < 3";
+    let committed = db.text(committed).await;
+    let mut session = db.lead().await;
+    session.remove(&[1, 2, 99], &[2]).await.unwrap();
+    let published =
+        "select string_agg(event_id || ' ' || committed_at, ', ' order by sku) from published_events";
+    assert_eq!(db.text(published).await, committed);
+    let unroutable = "select string_agg(sku, ' ') from published_events where unroutable";
+    assert_eq!(db.text(unroutable).await, "B");
+    session.release().await;
+    let outbox = db.outbox().recording_published(false);
+    let mut session = outbox.try_lead().await.unwrap().unwrap();
+    session.remove(&[3], &[]).await.unwrap();
+    assert_eq!(db.count("select count(*) from outbox").await, 0);
+    assert_eq!(db.count("select count(*) from published_events").await, 2);
 }

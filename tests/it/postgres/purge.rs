@@ -10,7 +10,7 @@ use crate::harness::Database;
 use super::STATUSES;
 
 const DAY: Duration = Duration::from_hours(24);
-const RETENTION: Retention = Retention { inbox: DAY, failures: DAY.saturating_mul(3) };
+const RETENTION: Retention = Retention { inbox: DAY, failures: DAY.saturating_mul(3), published: DAY };
 
 /// The hours for which a resolved message is kept, the hours for which a discarded one is kept, and the retention.
 const KEPT: [(u32, u32, Retention); 2] =
@@ -130,4 +130,21 @@ async fn few_copies_are_published_in_two_days_without_a_worker() {
     }
     // After an hour, and then whenever the last publication is longer ago than all the time before it.
     assert_eq!(published_at, [0, 2, 5, 11, 23, 47, 95]);
+}
+
+#[tokio::test]
+async fn published_events_are_removed_after_their_retention() {
+    let db = Database::new().await;
+    db.execute(
+        "insert into published_events (event_id, name, sku, sequence, body, causation_id, correlation_id, committed_at, unroutable)
+         select gen_random_uuid(), 'allocated', 'A', hours, '{}', 'm', 'c', now() - hours * interval '1 hour', false
+         from unnest(array[0, 23, 25, 73]) as hours",
+    )
+    .await;
+    let mut session = db.lead().await;
+    purge_expired(&mut *session).await;
+    let left = "select string_agg(sequence::text, ' ' order by sequence) from published_events";
+    assert_eq!(db.text(left).await, "0 23");
+    session.purge(Retention { published: Duration::ZERO, ..RETENTION }).await.unwrap();
+    assert_eq!(db.count("select count(*) from published_events").await, 0);
 }

@@ -39,14 +39,14 @@ async fn an_event_that_commits_late_is_read_although_later_ones_were_removed() {
         let rows = session.unpublished(100, &[]).await.unwrap();
         assert_eq!(rows.len(), 50);
         let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-        session.remove(&ids, 0).await.unwrap();
+        session.remove(&ids, &[]).await.unwrap();
     }
     late.commit().await.unwrap();
     assert!(session.pending().await.unwrap().events);
     let rows = session.unpublished(100, &[]).await.unwrap();
     let skus: Vec<_> = rows.iter().map(|row| row.sku.as_str()).collect();
     assert_eq!(skus, ["SKU-LATE"]);
-    session.remove(&[rows[0].id], 0).await.unwrap();
+    session.remove(&[rows[0].id], &[]).await.unwrap();
     session.release().await;
     system.close().await;
 }

@@ -196,7 +196,11 @@ async fn expired_rows_are_purged_again_soon_while_there_are_many_and_an_error_en
     assert_eq!(outbox.times(&OutboxCall::BecameLeader).len(), 1);
     let outbox = ScriptedOutbox::default();
     relay.outbox = Arc::new(outbox.clone());
-    relay.retention = Retention { inbox: Duration::from_hours(1), failures: seconds(5.0) };
+    relay.retention = Retention {
+        inbox: Duration::from_hours(1),
+        failures: seconds(5.0),
+        published: Duration::from_hours(1),
+    };
     run_for(&relay, seconds(16.0)).await;
     let purged = gaps(&outbox.times(&OutboxCall::Purged));
     assert_eq!(purged, [5, 5, 5], "with a retention of 5 s, every 5 s");

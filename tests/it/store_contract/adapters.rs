@@ -110,7 +110,8 @@ impl Adapters {
 
     /// Removes nothing, and does the rest of the upkeep.
     pub(super) async fn purge(&self, session: &mut dyn LeaderSession) {
-        let retention = Retention { inbox: Duration::from_hours(1000), failures: Duration::from_hours(1000) };
+        let kept = Duration::from_hours(1000);
+        let retention = Retention { inbox: kept, failures: kept, published: kept };
         assert!(!session.purge(retention).await.unwrap().is_incomplete);
     }
 

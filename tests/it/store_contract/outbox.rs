@@ -95,9 +95,9 @@ async fn removed_events_are_not_read_again(adapters: Adapters) {
     commit(&adapters, &["A", "B", "C"]).await;
     let mut session = adapters.lead().await;
     let ids: Vec<_> = read(&mut *session).await.iter().map(|row| row.id).collect();
-    session.remove(&[ids[0], ids[2]], 1).await.unwrap();
+    session.remove(&[ids[0], ids[2]], &[ids[2]]).await.unwrap();
     assert_eq!(unpublished(&mut *session).await, expected(&[("B", 2)]));
-    session.remove(&[ids[0], ids[1]], 0).await.unwrap();
+    session.remove(&[ids[0], ids[1]], &[]).await.unwrap();
     assert!(!session.pending().await.unwrap().events);
     commit(&adapters, &["D"]).await;
     let rows = read(&mut *session).await;
@@ -110,7 +110,7 @@ async fn a_parked_event_blocks_its_sku_until_it_is_unparked(adapters: Adapters) 
     let rows = read(&mut *session).await;
     session.park(rows[1].id, "too large").await.unwrap();
     assert_eq!(unpublished(&mut *session).await, expected(&[("B", 3)]));
-    session.remove(&[rows[2].id], 0).await.unwrap();
+    session.remove(&[rows[2].id], &[]).await.unwrap();
     assert!(!session.pending().await.unwrap().events);
     assert_eq!(adapters.parked.unpark(Some(&[rows[1].id])).await.unwrap(), 1);
     assert!(session.pending().await.unwrap().events);

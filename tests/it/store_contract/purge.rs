@@ -26,7 +26,7 @@ every_outbox!(
 );
 
 const ORDERS: QueueName = QueueName::Orders;
-const RETENTION: Retention = Retention { inbox: hours(24), failures: hours(72) };
+const RETENTION: Retention = Retention { inbox: hours(24), failures: hours(72), published: hours(24) };
 
 const fn hours(hours: u64) -> Duration {
     Duration::from_hours(hours)

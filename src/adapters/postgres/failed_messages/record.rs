@@ -80,6 +80,7 @@ async fn record_distinct(
         &column(failures, |of| of.overtaken_by.as_deref()) as &[Option<&str>],
         &column(failures, |of| of.next.was_attempted()),
         &column(failures, |of| of.trace_id.as_deref()) as &[Option<&str>],
+        env!("CARGO_PKG_VERSION"),
     )
     .execute(connection)
     .await?;

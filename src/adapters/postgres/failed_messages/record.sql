@@ -29,9 +29,9 @@ with asked as (
               else known.status = 'retrying' and known.generation = asked.generation end)
     returning id, generation, message_id, type, fingerprint
 )
-insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain, trace_id)
+insert into failed_attempts (failed_message_id, generation, attempt, host, duration_ms, error, chain, trace_id, version)
 select recorded.id, recorded.generation, asked.attempts, asked.host, asked.duration_ms, asked.error,
-    array(select json_array_elements_text(asked.chain::json)), asked.trace_id
+    array(select json_array_elements_text(asked.chain::json)), asked.trace_id, $23
 from recorded join asked
   on coalesce(asked.message_id, '') = coalesce(recorded.message_id, '') and asked.type = recorded.type
  and asked.fingerprint = recorded.fingerprint

@@ -29,7 +29,7 @@ impl EventFeed for FaultyPort<Box<dyn LeaderSession>> {
         self.inner.unpublished(at_most, except).await
     }
 
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
+    async fn remove(&mut self, ids: &[i64], unroutable: &[i64]) -> Result<(), StoreError> {
         self.inner.remove(ids, unroutable).await
     }
 

@@ -29,7 +29,7 @@ const DEFERRED_FOR: Duration = Duration::from_secs(5);
 pub(crate) enum OutboxCall {
     TryLead,
     BecameLeader,
-    Removed(Vec<i64>, i64),
+    Removed(Vec<i64>, usize),
     Parked(i64),
     RetriesPublished(Vec<i64>),
     RetriesDeferred(Vec<i64>, String),
@@ -232,9 +232,9 @@ impl EventFeed for ScriptedOutbox {
         Ok(rows.take(at_most as usize).cloned().collect())
     }
 
-    async fn remove(&mut self, ids: &[i64], unroutable: i64) -> Result<(), StoreError> {
+    async fn remove(&mut self, ids: &[i64], unroutable: &[i64]) -> Result<(), StoreError> {
         self.state().events.retain(|row| !ids.contains(&row.id));
-        self.record(OutboxCall::Removed(ids.to_vec(), unroutable));
+        self.record(OutboxCall::Removed(ids.to_vec(), unroutable.len()));
         Ok(())
     }
 

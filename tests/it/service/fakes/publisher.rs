@@ -147,7 +147,11 @@ pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> R
         publisher: Arc::new(publisher.clone()),
         max_retry_bytes: usize::MAX,
         max_in_flight: 8,
-        retention: Retention { inbox: Duration::from_hours(1), failures: Duration::from_hours(1) },
+        retention: Retention {
+            inbox: Duration::from_hours(1),
+            failures: Duration::from_hours(1),
+            published: Duration::from_hours(1),
+        },
         database: Arc::new(AvailabilityLog::of("database")),
         broker,
         observer: Arc::new(NoObserver),
