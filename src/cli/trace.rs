@@ -1,5 +1,7 @@
 //! `allocation trace`: the history of a message or of an order. Exits 1 if nothing is known about it.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 
 use crate::{bootstrap::App, views::History};
@@ -36,13 +38,13 @@ impl Trace {
                 let queue = queue.map(|queue| queue.strip_prefix(&prefix).unwrap_or(queue));
                 views.message_history(&message_id, queue, kept).await?
             }
-            (None, Some(id), _) => match views.failed_message_history(id, kept).await? {
-                Some(history) => history,
-                None => {
+            (None, Some(id), _) => {
+                let Some(history) = views.failed_message_history(id, kept).await? else {
                     output::error(&format!("there is no failed message {id}"));
                     return Ok(ExitStatus::Incomplete);
-                }
-            },
+                };
+                history
+            }
             (None, None, order) => views.order_history(&order.unwrap_or_default(), kept).await?,
         };
         let status = if history.stands == "unknown" { ExitStatus::Incomplete } else { ExitStatus::Success };
@@ -67,7 +69,7 @@ fn print(history: &History) {
             Some(batch) => format!("allocated in {batch}"),
             None => "backordered".to_owned(),
         };
-        stands.push_str(&format!("; {} / {} is {place}", line.orderid, line.sku));
+        let _ = write!(stands, "; {} / {} is {place}", line.orderid, line.sku);
     }
     output::line(&stands);
     for not_known in &history.not_known {

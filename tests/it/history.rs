@@ -37,12 +37,8 @@ fn kinds(history: &Value) -> Vec<&str> {
 }
 
 fn texts(history: &Value) -> String {
-    history["steps"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|step| format!("{}\n", step["text"].as_str().unwrap()))
-        .collect()
+    let steps = history["steps"].as_array().unwrap();
+    steps.iter().map(|step| step["text"].as_str().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,7 +37,7 @@ pub(super) struct Failed {
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) at: OffsetDateTime,
-    pub(super) attempt: i32,
+    pub(super) number: i32,
     pub(super) host: String,
     pub(super) version: Option<String>,
     pub(super) error: String,
@@ -153,7 +153,7 @@ impl Views {
     pub(super) async fn attempts_of(&self, id: i64) -> Result<Vec<Attempt>, StoreError> {
         let attempts = sqlx::query_as!(
             Attempt,
-            "select at, attempt, host, version, error, trace_id from failed_attempts
+            "select at, attempt as number, host, version, error, trace_id from failed_attempts
              where failed_message_id = $1 order by generation",
             id,
         );

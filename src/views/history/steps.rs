@@ -90,9 +90,9 @@ fn death(failed: &Failed) -> String {
 pub(super) fn of_attempt(attempt: Attempt) -> HistoryStep {
     let version = attempt.version.as_deref().map(|version| format!(" ({version})")).unwrap_or_default();
     let trace = attempt.trace_id.as_deref().map(|trace| format!(" (trace {trace})")).unwrap_or_default();
-    let text = format!("attempt {} on {}{version}: {}{trace}", attempt.attempt, attempt.host, attempt.error);
+    let text = format!("attempt {} on {}{version}: {}{trace}", attempt.number, attempt.host, attempt.error);
     HistoryStep {
-        attempt: Some(attempt.attempt),
+        attempt: Some(attempt.number),
         host: Some(attempt.host),
         version: attempt.version,
         trace_id: attempt.trace_id,
