@@ -5,4 +5,5 @@ pub mod mail;
 pub mod memory;
 pub mod otel;
 pub mod postgres;
+pub mod prometheus;
 pub mod rabbitmq;

@@ -16,6 +16,7 @@ use crate::{
             self, CommitSignal, Migration, PgFailedMessages, PgInstallation, PgOutbox, PgParkedEvents,
             PgReadModel, PgStore,
         },
+        prometheus::PrometheusObserver,
         rabbitmq::{RabbitCommandSender, RabbitConfig, RabbitPublisher, RabbitQueues, RabbitTopology},
     },
     config::{Settings, Worker},
@@ -64,16 +65,17 @@ pub struct App {
     store: Arc<dyn Store>,
     /// Cancelled once the database was checked: before that, nothing is written.
     pub(super) checked: CancellationToken,
-    broker: RabbitConfig,
+    pub(super) broker: RabbitConfig,
     pub(super) commit_signal: Arc<CommitSignal>,
     pub(super) database_log: Arc<AvailabilityLog>,
     pub(super) broker_log: Arc<AvailabilityLog>,
     mail_log: Arc<AvailabilityLog>,
-    watchdog: Watchdog,
+    pub(super) watchdog: Watchdog,
     pub(super) storage: Storage,
     pub(super) observer: Arc<dyn Observer>,
     /// Until it runs.
     pub(super) exporter: Mutex<Option<SpanExporter>>,
+    pub(super) metrics: Option<Arc<PrometheusObserver>>,
     commands: Arc<MessageBus>,
     archive: Arc<Archive>,
     notifications: Arc<NotificationHandler>,
@@ -95,7 +97,7 @@ impl App {
         let store = faults::store(PgStore::new(pool.clone(), &pg, commit_signal.clone()));
         let notifier = servers::notifier(smtp.url.expose(), addresses)?;
         let policy = policy(&settings);
-        let Observation { observer, exporter } = Observation::new(&settings, broker.host());
+        let Observation { observer, metrics, exporter } = Observation::new(&settings, broker.host());
         let log = |name, server| Arc::new(AvailabilityLog::observed(name, server, observer.clone()));
         Ok(Self {
             database_log: log("database", Server::Database),
@@ -111,6 +113,7 @@ impl App {
             )),
             observer,
             exporter: Mutex::new(exporter),
+            metrics,
             pool,
             store,
             checked: CancellationToken::new(),
@@ -316,6 +319,7 @@ impl App {
             database: self.database_log.clone(),
             broker: self.broker_log.clone(),
             observer: self.observer.clone(),
+            gauges: self.gauges(),
         }
     }
 }

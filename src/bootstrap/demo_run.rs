@@ -74,6 +74,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         database: database.clone(),
         broker: broker.clone(),
         observer: observer.clone(),
+        gauges: None,
     };
     let stop = CancellationToken::new();
     let stop_when_published = async {

@@ -8,7 +8,10 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    adapters::otel::{Collector, Instance, SpanExporter, Tracer, TracerOptions},
+    adapters::{
+        otel::{Collector, Instance, SpanExporter, Tracer, TracerOptions},
+        prometheus::PrometheusObserver,
+    },
     config::Settings,
     ports::observer::{Observer, Observers},
 };
@@ -16,29 +19,47 @@ use crate::{
 /// The observers of a process.
 pub(super) struct Observation {
     pub(super) observer: Arc<dyn Observer>,
+    /// The one that keeps metrics, unless `metrics.listen` is empty.
+    pub(super) metrics: Option<Arc<PrometheusObserver>>,
     /// The exporter of the spans, if there are any.
     pub(super) exporter: Option<SpanExporter>,
 }
 
 impl Observation {
     pub(super) fn new(settings: &Settings, broker_host: Option<&str>) -> Self {
-        let config = &settings.traces;
-        if config.endpoint.is_empty() {
-            return Self { observer: Arc::new(Observers::default()), exporter: None };
-        }
-        let options = TracerOptions {
-            ratio: config.ratio,
-            keep_failures: config.keep_failures,
-            broker_host: broker_host.map(str::to_owned),
-            instance: Instance {
-                namespace: settings.namespace.clone(),
-                host: gethostname().to_string_lossy().into_owned(),
-                pid: std::process::id(),
-            },
-        };
-        let (tracer, exporter) = Tracer::new(options, Arc::new(Observers::default()));
-        Self { observer: Arc::new(Observers::new(vec![Arc::new(tracer)])), exporter: Some(exporter) }
+        let metrics = settings.metrics.listen.map(|_| Arc::<PrometheusObserver>::default());
+        let counting = metrics.iter().map(|metrics| metrics.clone() as Arc<dyn Observer>);
+        let mut observers: Vec<_> = counting.collect();
+        let spans = spans(settings, broker_host, Observers::new(observers.clone()));
+        let exporter = spans.map(|(tracer, exporter)| {
+            observers.push(Arc::new(tracer));
+            exporter
+        });
+        Self { observer: Arc::new(Observers::new(observers)), metrics, exporter }
     }
+}
+
+/// Makes spans, unless `traces.endpoint` is empty. Their number is reported to `counting`.
+fn spans(
+    settings: &Settings,
+    broker_host: Option<&str>,
+    counting: Observers,
+) -> Option<(Tracer, SpanExporter)> {
+    let config = &settings.traces;
+    if config.endpoint.is_empty() {
+        return None;
+    }
+    let options = TracerOptions {
+        ratio: config.ratio,
+        keep_failures: config.keep_failures,
+        broker_host: broker_host.map(str::to_owned),
+        instance: Instance {
+            namespace: settings.namespace.clone(),
+            host: gethostname().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+        },
+    };
+    Some(Tracer::new(options, Arc::new(counting)))
 }
 
 /// The task that exports the spans of a process.

@@ -64,6 +64,11 @@ impl App {
 
     async fn run_roles(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<()> {
         let (mut tasks, mut background) = (JoinSet::new(), JoinSet::new());
+        if let Some(metrics) = self.metrics_server()
+            && let Some(serving) = metrics.bind().await?
+        {
+            background.spawn(serving);
+        }
         if roles.contains(&Role::Api) {
             // Before the servers respond, so that the readiness check can be queried meanwhile.
             let (api, stop) = (self.api(), stop.clone());

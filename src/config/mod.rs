@@ -4,6 +4,7 @@ mod check;
 mod error;
 mod files;
 mod load;
+mod optional_address;
 mod secret;
 mod settings;
 mod warnings;
@@ -11,6 +12,6 @@ mod warnings;
 pub use error::SettingsError;
 pub use secret::{Secret, SecretUrl};
 pub use settings::{
-    Api, Broker, Database, Limits, Log, LogFormat, Notifications, Relay, Retention, Retry, Settings, Smtp,
-    Worker,
+    Api, Broker, Database, Limits, Log, LogFormat, Metrics, Notifications, Relay, Retention, Retry, Settings,
+    Smtp, Worker,
 };

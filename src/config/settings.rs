@@ -11,7 +11,10 @@ use std::{
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::secret::{Secret, SecretUrl};
+use super::{
+    optional_address,
+    secret::{Secret, SecretUrl},
+};
 
 /// All settings.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -24,6 +27,7 @@ pub struct Settings {
     pub worker: Worker,
     pub relay: Relay,
     pub api: Api,
+    pub metrics: Metrics,
     pub smtp: Smtp,
     pub notifications: Notifications,
     pub retry: Retry,
@@ -84,6 +88,13 @@ pub struct Api {
     pub timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    #[serde(with = "optional_address")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

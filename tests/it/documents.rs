@@ -6,6 +6,7 @@ mod commands;
 mod examples;
 mod layout;
 mod links;
+mod metrics;
 mod names;
 mod page;
 mod part;

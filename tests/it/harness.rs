@@ -8,6 +8,7 @@ mod database;
 mod dump;
 mod http;
 mod in_process;
+mod metrics;
 mod namespace;
 mod pgbouncer;
 mod private_server;
@@ -31,6 +32,7 @@ pub(crate) use in_process::{
     HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, message, notification_handler, policy, queue_of,
     received,
 };
+pub(crate) use metrics::{ANY_PORT, Metrics, Scrape, metrics_address};
 pub(crate) use namespace::{amqp_url, processes_of, unique};
 pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use private_server::PrivatePostgres;

@@ -30,6 +30,7 @@ mod lock_order;
 mod mail;
 mod malformed;
 mod memory;
+mod metrics;
 mod model;
 mod notifications;
 mod operator_actions;

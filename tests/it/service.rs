@@ -9,6 +9,7 @@ mod missing_answers;
 mod notifications;
 mod operator_actions;
 mod publication;
+mod reports;
 mod requeue;
 mod retries;
 mod shared_units_of_work;

@@ -1,5 +1,6 @@
 //! PostgreSQL: the store, the outbox, the failed messages and the read model.
 
+mod backlog;
 mod blockers;
 mod commit_signal;
 mod dry_run;
@@ -23,6 +24,7 @@ mod starts;
 mod store;
 mod transaction;
 
+pub use backlog::PgBacklogReader;
 pub use commit_signal::{CommitSignal, forward_commits};
 pub use dry_run::PgDryRuns;
 pub use failed_messages::PgFailedMessages;

@@ -11,7 +11,7 @@ use axum::{
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{refusals::Peer, responses, state::ApiState};
+use super::{super::connections::Peer, responses, state::ApiState};
 
 pub(super) async fn guard(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
     match &state.api.token {

@@ -3,7 +3,6 @@
 mod auth;
 mod batcher;
 mod commands;
-mod connections;
 mod health;
 mod observed;
 mod readiness;

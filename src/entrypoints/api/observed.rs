@@ -17,7 +17,7 @@ use crate::ports::{
 use super::state::ApiState;
 
 /// The templates of the paths. A path that matches none is [`OTHER`].
-pub(super) const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 9] = [
     "/add_batch",
     "/allocate",
     "/deallocate",
@@ -84,4 +84,16 @@ fn route(matched: Option<&MatchedPath>) -> &'static str {
 
 fn method(method: &Method) -> &'static str {
     METHODS.into_iter().find(|known| *known == method.as_str()).unwrap_or(OTHER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_named() {
+        let routes =
+            include_str!("routes.rs").split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        assert_eq!(routes.collect::<Vec<_>>(), ROUTES);
+    }
 }

@@ -11,10 +11,6 @@ use tracing::warn;
 /// The time between two log lines.
 const INTERVAL: Duration = Duration::from_mins(1);
 
-/// The address of a client, or of the proxy in front of it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
-
 /// The refused logins since the last log line. The first one is logged at once, later ones once a minute.
 #[derive(Clone, Default)]
 pub(super) struct Refusals(Arc<Mutex<State>>);

@@ -1,20 +1,12 @@
 //! Listens, accepts connections, and finishes the requests that were begun.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr};
 
 use anyhow::Context as _;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{
     ports::error::Cause,
@@ -22,8 +14,8 @@ use crate::{
 };
 
 use super::{
+    super::http_server::{HttpLimits, serve},
     batcher::{BatcherOptions, CommandBatcher},
-    connections::{Connections, OnConnection},
     readiness::{LastReport, Readiness},
     refusals::Refusals,
     request_body::BodyMemory,
@@ -33,10 +25,6 @@ use super::{
 
 /// The number of connections that are served concurrently. Each may have one command in a batcher.
 const CONNECTIONS: usize = 2048;
-/// The size of request line and headers together.
-const HEADER_BYTES: usize = 16 * 1024;
-/// The pause after a connection could not be accepted: usually all file descriptors are in use.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Api {
     /// Binds the address; `None` if another process has it, which may release it soon.
@@ -61,16 +49,15 @@ impl Api {
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");
-        let keep_alive = self.keep_alive;
+        let limits = HttpLimits { connections: CONNECTIONS, keep_alive: self.keep_alive };
         let (router, mut tasks) = self.router();
-        let service = TowerToHyperService::new(router);
         let connections = GracefulShutdown::new();
         tokio::select! {
-            () = serve(&listener, &service, &connections, keep_alive, stop) => {}
+            () = serve(&listener, router, &connections, limits, stop) => {}
             // The tasks run as long as the batcher exists: one that ends has panicked, which ends the process.
             Some(Err(panic)) = tasks.join_next() => std::panic::resume_unwind(panic.into_panic()),
         }
-        drop((listener, service));
+        drop(listener);
         connections.shutdown().await;
         tasks.join_all().await;
     }
@@ -124,46 +111,4 @@ async fn bind_when_available(listen: SocketAddr, stop: &CancellationToken) -> Op
         stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
     }
     None
-}
-
-async fn serve(
-    listener: &TcpListener,
-    service: &TowerToHyperService<axum::Router>,
-    shutdown: &GracefulShutdown,
-    keep_alive: Duration,
-    stop: &CancellationToken,
-) {
-    let mut http = http1::Builder::new();
-    // This limits an idle connection, and the headers of a request as well. A client that sends them slowly is idle.
-    http.timer(TokioTimer::new()).header_read_timeout(keep_alive).max_buf_size(HEADER_BYTES);
-    let connections = Connections::new(CONNECTIONS);
-    while let Some((stream, peer)) = stop.run_until_cancelled(accept(listener)).await {
-        let Some(connection) = stop.run_until_cancelled(connections.open()).await else { return };
-        let connection = Arc::new(connection);
-        let service = OnConnection { service: service.clone(), connection: connection.clone(), peer };
-        let served = shutdown.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            tokio::select! {
-                served = served => if let Err(error) = served {
-                    debug!(%error, "connection ended with an error");
-                },
-                () = connection.replaced.cancelled() => debug!("idle connection replaced by a new one"),
-            }
-        });
-    }
-}
-
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let _ = stream.set_nodelay(true);
-                return (stream, peer);
-            }
-            Err(error) => {
-                debug!(%error, "connection not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }

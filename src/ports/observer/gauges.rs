@@ -65,18 +65,42 @@ pub struct QueueState {
     pub consumers: u32,
 }
 
-/// Measures what waits, on connections of its own. Each answer takes a limited time.
+/// Measures what waits in the database, on a connection of its own. An answer takes a limited time.
 #[async_trait]
 pub trait BacklogReader: Send + Sync {
-    /// Measures the database.
+    /// Measures.
     ///
     /// # Errors
     /// The database does not answer in time.
     async fn backlog(&self) -> Result<Backlog, StoreError>;
+}
 
-    /// Measures the queues that exist.
+/// Measures the queues of the broker, on a connection of its own. An answer takes a limited time.
+#[async_trait]
+pub trait QueueReader: Send + Sync {
+    /// The queues that exist.
     ///
     /// # Errors
     /// The broker does not answer in time.
     async fn queues(&self) -> Result<Vec<QueueState>, BrokerError>;
+}
+
+/// What this process does with the messages of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueActivity {
+    /// The queue.
+    pub queue: QueueName,
+    /// The deliveries that are not acknowledged, with those of its dead-letter queue.
+    pub unacknowledged: usize,
+    /// How long the partition that has been busy for longest has been busy.
+    pub busy_for: Duration,
+}
+
+/// The text of the metrics.
+pub trait Exposition: Send + Sync {
+    /// The media type of the text.
+    fn content_type(&self) -> &'static str;
+
+    /// All metrics, with what the process does now.
+    fn expose(&self, activity: &[QueueActivity]) -> String;
 }

@@ -11,7 +11,10 @@ mod process;
 mod publication;
 mod spans;
 
-pub use gauges::{Backlog, BacklogReader, FailedMessageCount, GaugedQueueKind, QueueState};
+pub use gauges::{
+    Backlog, BacklogReader, Exposition, FailedMessageCount, GaugedQueueKind, QueueActivity, QueueReader,
+    QueueState,
+};
 pub use message::{
     BatchReport, ErrorClass, FailureReport, MessageOutcome, MessageReport, Source, UnitOfWorkReport,
     UnitOfWorkResult,

@@ -42,9 +42,9 @@ pub enum Report<'a> {
     Request(&'a RequestReport<'a>),
     /// The version of the schema was read.
     Schema(SchemaReport),
-    /// The leader measured what waits in the database.
-    BacklogGauged(&'a Backlog),
-    /// The leader measured the queues.
+    /// The leader measured what waits in the database; `None` if it could not.
+    BacklogGauged(Option<&'a Backlog>),
+    /// The leader measured the queues; none if it could not.
     QueuesGauged(&'a [QueueState]),
     /// So many spans have this outcome.
     Spans(SpanOutcome, usize),

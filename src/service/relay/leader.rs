@@ -18,6 +18,7 @@ use crate::{
 use super::{
     cycle::{CycleResult, POLL_INTERVAL},
     events::EventRelay,
+    gauges::Gauges,
     retries::RetryRelay,
 };
 
@@ -46,6 +47,8 @@ pub struct Relay {
     pub broker: Arc<AvailabilityLog>,
     /// Gets the reports.
     pub observer: Arc<dyn Observer>,
+    /// What is measured while this process leads, if anything is.
+    pub gauges: Option<Gauges>,
 }
 
 /// What a leader keeps between its cycles.
@@ -65,9 +68,7 @@ impl Relay {
                 Ok(Some(session)) => {
                     self.database.up();
                     let begin = Instant::now();
-                    self.observer.observe(&Report::Leadership(LeadershipChange::Began));
-                    self.lead(session, stop).await;
-                    self.observer.observe(&Report::Leadership(LeadershipChange::Ended));
+                    self.lead_observed(session, stop).await;
                     if begin.elapsed() > POLL_INTERVAL {
                         delays = Backoff::during_outage();
                     }
@@ -90,6 +91,17 @@ impl Relay {
         if self.database.is_down() && self.outbox.probe().await.is_ok() {
             self.database.up();
         }
+    }
+
+    async fn lead_observed(&self, session: Box<dyn LeaderSession>, stop: &CancellationToken) {
+        self.observer.observe(&Report::Leadership(LeadershipChange::Began));
+        let mut measuring = self.gauges.iter().map(|gauges| gauges.start(&self.observer)).next();
+        self.lead(session, stop).await;
+        // What is measured must not be reported after the end of the leadership.
+        if let Some(measuring) = &mut measuring {
+            measuring.shutdown().await;
+        }
+        self.observer.observe(&Report::Leadership(LeadershipChange::Ended));
     }
 
     async fn lead(&self, mut session: Box<dyn LeaderSession>, stop: &CancellationToken) {

@@ -6,7 +6,9 @@
 
 mod cycle;
 mod events;
+mod gauges;
 mod leader;
 mod retries;
 
+pub use gauges::Gauges;
 pub use leader::Relay;

@@ -21,12 +21,23 @@ struct Layer {
 enum Crates {
     Only(&'static [&'static str]),
     Except(&'static [&'static str]),
+    /// Everything that is no technology, and of those only these.
+    Technologies(&'static [&'static str]),
 }
 
 const ANY_SQL: &[&str] = &["select ", "insert into ", "update ", "delete from ", "with "];
 const WRITES: &[&str] = &["insert into ", "update ", "delete from "];
-const SERVERS: &[&str] =
-    &["sqlx", "lapin", "lettre", "axum", "hyper", "hyper_rustls", "hyper_util", "opentelemetry_proto"];
+const SERVERS: &[&str] = &[
+    "sqlx",
+    "lapin",
+    "lettre",
+    "axum",
+    "hyper",
+    "hyper_rustls",
+    "hyper_util",
+    "opentelemetry_proto",
+    "prometheus_client",
+];
 
 /// The imports point down: `main` to `cli`, `bootstrap`, `entrypoints`, `service`, `ports` and `domain`; `adapters` and `views`
 /// are beside `service`. A file belongs to the layer with the longest matching name.
@@ -48,25 +59,31 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "adapters::postgres",
         may_import: &["ports", "domain", "pg"],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto", "csv"]),
+        crates: Crates::Technologies(&["sqlx"]),
         never_sql: &[],
     },
     Layer {
         name: "adapters::rabbitmq",
         may_import: &["ports", "domain", "address"],
-        crates: Crates::Except(&["sqlx", "lettre", "axum", "hyper", "opentelemetry_proto", "csv"]),
+        crates: Crates::Technologies(&["lapin"]),
         never_sql: ANY_SQL,
     },
     Layer {
         name: "adapters::mail",
         may_import: &["ports", "domain", "address"],
-        crates: Crates::Except(&["sqlx", "lapin", "axum", "hyper", "opentelemetry_proto", "csv"]),
+        crates: Crates::Technologies(&["lettre"]),
+        never_sql: ANY_SQL,
+    },
+    Layer {
+        name: "adapters::prometheus",
+        may_import: &["ports", "domain"],
+        crates: Crates::Only(&["prometheus_client"]),
         never_sql: ANY_SQL,
     },
     Layer {
         name: "adapters::csv",
         may_import: &["ports", "domain"],
-        crates: Crates::Except(SERVERS),
+        crates: Crates::Technologies(&["csv"]),
         never_sql: ANY_SQL,
     },
     Layer {
@@ -78,19 +95,19 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "adapters::otel",
         may_import: &["ports", "domain"],
-        crates: Crates::Except(&["sqlx", "lapin", "lettre", "axum", "csv"]),
+        crates: Crates::Technologies(&["hyper", "hyper_rustls", "hyper_util", "opentelemetry_proto"]),
         never_sql: ANY_SQL,
     },
     Layer {
         name: "views",
         may_import: &["ports", "domain", "pg"],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto"]),
+        crates: Crates::Technologies(&["sqlx"]),
         never_sql: WRITES,
     },
     Layer {
         name: "entrypoints",
         may_import: &["service", "views", "ports", "domain", "config"],
-        crates: Crates::Except(&["sqlx", "lapin", "lettre", "opentelemetry_proto"]),
+        crates: Crates::Technologies(&["axum", "hyper", "hyper_util"]),
         never_sql: ANY_SQL,
     },
     Layer {
@@ -106,7 +123,7 @@ const LAYERS: &[Layer] = &[
             "config",
             "faults",
         ],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto"]),
+        crates: Crates::Technologies(&["sqlx", "csv"]),
         never_sql: ANY_SQL,
     },
     Layer {
@@ -119,7 +136,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "pg",
         may_import: &["ports", "address"],
-        crates: Crates::Except(&["lapin", "lettre", "axum", "hyper", "opentelemetry_proto"]),
+        crates: Crates::Technologies(&["sqlx"]),
         never_sql: WRITES,
     },
     Layer {
@@ -155,7 +172,7 @@ const LAYERS: &[Layer] = &[
             "config",
             "address",
         ],
-        crates: Crates::Except(&["lapin", "lettre"]),
+        crates: Crates::Except(&["lapin", "lettre", "prometheus_client"]),
         never_sql: ANY_SQL,
     },
 ];
@@ -211,6 +228,9 @@ fn forbidden_crate(layer: &Layer, name: &str, dependencies: &[String]) -> Option
     let forbidden = match layer.crates {
         Crates::Only(allowed) => dependencies.iter().any(|known| known == name) && !allowed.contains(&name),
         Crates::Except(forbidden) => forbidden.contains(&name),
+        Crates::Technologies(allowed) => {
+            (SERVERS.contains(&name) || name == "csv") && !allowed.contains(&name)
+        }
     };
     forbidden.then(|| name.to_owned())
 }
@@ -283,6 +303,7 @@ fn a_forbidden_import_is_found_in_every_form() {
         ("src/domain/x.rs", "use crate::ports::store::Store;", ":1 domain must not"),
         ("src/domain/x.rs", "use tokio::time::Instant;", ":1 domain must not import tokio"),
         ("src/domain/x.rs", "fn f(x: sqlx::PgPool) {}", ":1 domain must not import sqlx"),
+        ("src/service/x.rs", "use prometheus_client::registry::Registry;", ":1 service must not"),
         ("src/service/x.rs", "fn f() { lapin::Connection::connect(); }", ":1 service must not import lapin"),
         ("src/adapters/postgres/x.rs", "use crate::adapters::rabbitmq::X;", ":1 adapters::postgres must not"),
         ("src/adapters/memory/x.rs", "use super::super::csv::Row;", ":1 adapters::memory must not"),

@@ -153,6 +153,16 @@ impl Outbox for FaultyPort<PgOutbox> {
     }
 }
 
+fn policy() -> FailurePolicy {
+    let retry = RetryPolicy {
+        max_attempts: 3,
+        initial_interval: Duration::from_millis(100),
+        multiplier: 1.0,
+        ..RetryPolicy::default()
+    };
+    FailurePolicy { handler_timeout: Duration::from_millis(300), retry, host: "crashing".into() }
+}
+
 /// Not a test: the worker process that the tests start.
 #[tokio::test]
 #[ignore = "other tests start it"]
@@ -165,14 +175,7 @@ async fn a_worker_with_a_fault() {
     let broker = RabbitConfig::new(&amqp_url(), &namespace).unwrap();
     let commit_signal = Arc::<CommitSignal>::default();
     let store = FaultyPort::around(PgStore::new(access.pool(), &access, commit_signal.clone()), fault);
-    let retry = RetryPolicy {
-        max_attempts: 3,
-        initial_interval: Duration::from_millis(100),
-        multiplier: 1.0,
-        ..RetryPolicy::default()
-    };
-    let policy =
-        FailurePolicy { handler_timeout: Duration::from_millis(300), retry, host: "crashing".into() };
+    let policy = policy();
     let (database, broker_outage) =
         (Arc::new(AvailabilityLog::of("database")), Arc::new(AvailabilityLog::of("the broker")));
     let worker = |queue| Consumer {
@@ -203,6 +206,7 @@ async fn a_worker_with_a_fault() {
         database: database.clone(),
         broker: broker_outage.clone(),
         observer: Arc::new(NoObserver),
+        gauges: None,
     };
     let forever = CancellationToken::new();
     let (orders, stock) = (worker(QueueName::Orders), worker(QueueName::Stock));

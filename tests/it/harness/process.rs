@@ -31,6 +31,7 @@ pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -
         .env("AMQP_URL", amqp_url())
         .env("ALLOCATION__NAMESPACE", namespace)
         .env("ALLOCATION__NOTIFICATIONS__DIGEST", "0s")
+        .env("ALLOCATION__METRICS__LISTEN", "")
         .kill_on_drop(true);
     command
 }
@@ -79,6 +80,24 @@ impl Running {
     pub(crate) fn log(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The number of its TCP sockets that accept connections.
+    pub(crate) fn listening_sockets(&self) -> usize {
+        let table =
+            |name| std::fs::read_to_string(format!("/proc/{}/net/{name}", self.pid)).unwrap_or_default();
+        let sockets: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", self.pid))
+            .expect("the process is running")
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .map(|target| target.display().to_string())
+            .collect();
+        let listening = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            // The state LISTEN, and the inode of the socket.
+            fields.get(3) == Some(&"0A")
+                && fields.get(9).is_some_and(|inode| sockets.contains(&format!("socket:[{inode}]")))
+        };
+        [table("tcp"), table("tcp6")].iter().map(|table| table.lines().filter(listening).count()).sum()
     }
 
     /// Its peak memory usage in KiB.

@@ -3,6 +3,7 @@
 mod handler;
 mod log;
 mod notifier;
+mod observer;
 mod outbox;
 mod publisher;
 mod queues;
@@ -27,6 +28,7 @@ use crate::harness::command;
 pub(crate) use handler::OmitsFirst;
 pub(crate) use log::CapturedLog;
 pub(crate) use notifier::ScriptedNotifier;
+pub(crate) use observer::RecordingObserver;
 pub(crate) use outbox::{OutboxCall, ScriptedOutbox};
 pub(crate) use publisher::{LosesOutcomes, ScriptedPublisher, relay, run_for};
 pub(crate) use queues::{RunningConsumer, ScriptedQueues, consumer};

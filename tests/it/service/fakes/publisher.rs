@@ -155,6 +155,7 @@ pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> R
         database: Arc::new(AvailabilityLog::of("database")),
         broker,
         observer: Arc::new(NoObserver),
+        gauges: None,
     }
 }
 

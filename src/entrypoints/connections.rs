@@ -15,7 +15,9 @@ use hyper::{Request, service::Service};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::refusals::Peer;
+/// The address of a client, or of the proxy in front of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// The connections of a server. Clones share them.
 #[derive(Clone)]

@@ -1,0 +1,6 @@
+//! The HTTP server of the metrics.
+
+mod listener;
+mod server;
+
+pub use server::MetricsServer;

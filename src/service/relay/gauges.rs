@@ -1,0 +1,70 @@
+//! What the leader measures: the backlog of the database and the depths of the queues. Each has a task and a connection of its
+//! own, so that no publication waits for them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinSet;
+use tracing::debug;
+
+use crate::ports::{
+    error::error_text,
+    observer::{BacklogReader, Observer, QueueReader, Report},
+};
+
+/// The time between two measurements of the database. It is longer if they are slow.
+const BACKLOG_INTERVAL: Duration = Duration::from_secs(5);
+/// The time between two measurements of the queues.
+const QUEUES_INTERVAL: Duration = Duration::from_secs(15);
+/// The part of the time during which the database works on a measurement is at most one in so many.
+const MAX_SHARE: u32 = 20;
+
+/// Measures while this process leads.
+#[derive(Clone)]
+pub struct Gauges {
+    /// Measures the database.
+    pub backlog: Arc<dyn BacklogReader>,
+    /// Measures the broker.
+    pub queues: Arc<dyn QueueReader>,
+}
+
+impl Gauges {
+    /// Measures until the tasks are dropped.
+    pub(super) fn start(&self, observer: &Arc<dyn Observer>) -> JoinSet<()> {
+        let mut measuring = JoinSet::new();
+        let (gauges, reports) = (self.clone(), observer.clone());
+        measuring.spawn(async move { gauges.measure_backlog(&*reports).await });
+        let (gauges, reports) = (self.clone(), observer.clone());
+        measuring.spawn(async move { gauges.measure_queues(&*reports).await });
+        measuring
+    }
+
+    async fn measure_backlog(&self, observer: &dyn Observer) {
+        loop {
+            let begin = Instant::now();
+            match self.backlog.backlog().await {
+                Ok(backlog) => observer.observe(&Report::BacklogGauged(Some(&backlog))),
+                Err(error) => {
+                    debug!(error = error_text(&error), "the backlog was not measured");
+                    observer.observe(&Report::BacklogGauged(None));
+                }
+            }
+            tokio::time::sleep(BACKLOG_INTERVAL.max(begin.elapsed() * MAX_SHARE)).await;
+        }
+    }
+
+    async fn measure_queues(&self, observer: &dyn Observer) {
+        loop {
+            match self.queues.queues().await {
+                Ok(states) => observer.observe(&Report::QueuesGauged(&states)),
+                Err(error) => {
+                    debug!(error = error_text(&error), "the queues were not measured");
+                    observer.observe(&Report::QueuesGauged(&[]));
+                }
+            }
+            tokio::time::sleep(QUEUES_INTERVAL).await;
+        }
+    }
+}
