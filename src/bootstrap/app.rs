@@ -50,10 +50,6 @@ use super::{memory::MemoryShares, observation::Observation, policy::policy, serv
 const NOTIFIER_PREFETCH: u16 = 20;
 /// The largest number of notifications in one mail.
 const MAX_DIGEST: u16 = 500;
-/// A unit of work counts as stalled after this many handler timeouts: its commands may be handled one by one, and each has
-/// the full timeout.
-const STALL_TIMEOUT_FACTOR: u32 = 60;
-
 /// The part of the shutdown timeout that the current unit of work may use; the remainder is for returning messages.
 const FINISH_SHARE: f64 = 0.8;
 
@@ -76,7 +72,7 @@ pub struct App {
     /// Until it runs.
     pub(super) exporter: Mutex<Option<SpanExporter>>,
     pub(super) metrics: Option<Arc<PrometheusObserver>>,
-    commands: Arc<MessageBus>,
+    pub(super) commands: Arc<MessageBus>,
     archive: Arc<Archive>,
     notifications: Arc<NotificationHandler>,
 }
@@ -272,16 +268,12 @@ impl App {
             body_memory: self.memory().requests(),
             tasks: worker.partitions.get(),
             max_batch: worker.max_batch.get(),
-            stall_timeout: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
             commands: self.commands.clone(),
             views: self.views(),
-            topology: Arc::new(self.topology()),
-            installation: Arc::new(self.installation()),
-            namespace: self.settings.namespace.clone(),
             checked: self.checked.clone(),
             watchdog: self.watchdog.clone(),
-            storage: self.storage.clone(),
             database: self.database_log.clone(),
+            health: self.health(),
             observer: self.observer.clone(),
         }
     }
@@ -319,6 +311,7 @@ impl App {
             database: self.database_log.clone(),
             broker: self.broker_log.clone(),
             observer: self.observer.clone(),
+            activity: self.watchdog.relay(),
             gauges: self.gauges(),
         }
     }

@@ -15,6 +15,7 @@ use crate::{
         store::ReadModelState,
     },
     service::{
+        activity::Activity,
         availability::{AvailabilityLog, Dependencies},
         backoff::RetryPolicy,
         decode::Limits,
@@ -74,6 +75,7 @@ pub async fn play_in_memory(commands: Vec<Message>) -> DemoReport {
         database: database.clone(),
         broker: broker.clone(),
         observer: observer.clone(),
+        activity: Activity::default(),
         gauges: None,
     };
     let stop = CancellationToken::new();

@@ -69,6 +69,10 @@ impl App {
         {
             background.spawn(serving);
         }
+        if let Some(health) = self.health_server() {
+            let listener = health.bind().await?;
+            background.spawn(async move { health.run(listener).await });
+        }
         if roles.contains(&Role::Api) {
             // Before the servers respond, so that the readiness check can be queried meanwhile.
             let (api, stop) = (self.api(), stop.clone());

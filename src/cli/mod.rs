@@ -9,6 +9,7 @@ mod csv;
 mod dead_letters;
 mod demo;
 mod exit;
+mod health;
 mod orders;
 mod outbox;
 mod output;

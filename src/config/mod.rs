@@ -12,6 +12,6 @@ mod warnings;
 pub use error::SettingsError;
 pub use secret::{Secret, SecretUrl};
 pub use settings::{
-    Api, Broker, Database, Limits, Log, LogFormat, Metrics, Notifications, Relay, Retention, Retry, Settings,
-    Smtp, Worker,
+    Api, Broker, Database, Health, Limits, Log, LogFormat, Metrics, Notifications, Relay, Retention, Retry,
+    Settings, Smtp, Worker,
 };

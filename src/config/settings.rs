@@ -27,6 +27,7 @@ pub struct Settings {
     pub worker: Worker,
     pub relay: Relay,
     pub api: Api,
+    pub health: Health,
     pub metrics: Metrics,
     pub smtp: Smtp,
     pub notifications: Notifications,
@@ -77,6 +78,8 @@ pub struct Worker {
 #[serde(deny_unknown_fields)]
 pub struct Relay {
     pub max_in_flight: NonZeroU32,
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -88,6 +91,13 @@ pub struct Api {
     pub timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    #[serde(with = "optional_address")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -1,7 +1,8 @@
 //! What the HTTP servers have in common: they accept connections, and limit their number and the time of a request's headers.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -11,6 +12,11 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+use crate::{
+    ports::error::Cause,
+    service::{availability::AvailabilityLog, backoff::Backoff},
+};
 
 use super::connections::{Connections, OnConnection};
 
@@ -27,6 +33,38 @@ pub(super) struct HttpLimits {
     /// How long an idle connection is kept open, and how long the headers of a request may take: a client that sends them
     /// slowly is idle.
     pub(super) keep_alive: Duration,
+}
+
+/// Binds an address; `None` if another process has it, which may release it soon.
+///
+/// # Errors
+/// The address can never be bound; `setting` names where it comes from.
+pub(super) async fn bind(listen: SocketAddr, setting: &str) -> anyhow::Result<Option<TcpListener>> {
+    match TcpListener::bind(listen).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {listen} ({setting})")),
+    }
+}
+
+/// Binds an address as soon as no other process has it.
+pub(super) async fn bind_when_available(
+    listen: SocketAddr,
+    setting: &'static str,
+    stop: &CancellationToken,
+) -> Option<TcpListener> {
+    let address = AvailabilityLog::of(setting);
+    for delay in Backoff::during_outage() {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => {
+                address.up();
+                return Some(listener);
+            }
+            Err(error) => address.down(&Cause::from(format!("{listen}: {error}"))),
+        }
+        stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
+    }
+    None
 }
 
 /// Serves until `stop`. The requests that were begun then are finished by the `shutdown`.

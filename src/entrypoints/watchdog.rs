@@ -1,23 +1,24 @@
-//! Detects consumers that make no progress.
+//! Detects tasks that make no progress.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::ports::queue::QueueName;
+use crate::{ports::queue::QueueName, service::activity::Activity};
 
 use super::prefetch::InFlight;
 
 /// The deliveries of a subscription to a queue.
 type Deliveries = (QueueName, Weak<InFlight>);
 
-/// All partitions of a process. Clones are one watchdog.
+/// All partitions of a process, and its relay. Clones are one watchdog.
 #[derive(Clone, Default)]
 pub struct Watchdog {
     partitions: Arc<Mutex<Vec<Weak<PartitionStatus>>>>,
     consumers: Arc<Mutex<Vec<Weak<ConsumerStatus>>>>,
     deliveries: Arc<Mutex<Vec<Deliveries>>>,
+    relay: Activity,
 }
 
 /// Whether a consumer has a subscription.
@@ -30,14 +31,14 @@ pub struct ConsumerStatus {
 /// Whether a partition is busy.
 pub struct PartitionStatus {
     queue: &'static str,
-    busy_since: Mutex<Option<Instant>>,
+    activity: Activity,
 }
 
 impl Watchdog {
     /// Registers a partition; it is removed when its status is dropped.
     #[must_use]
     pub fn register(&self, queue: &'static str) -> Arc<PartitionStatus> {
-        let status = Arc::new(PartitionStatus { queue, busy_since: Mutex::new(None) });
+        let status = Arc::new(PartitionStatus { queue, activity: Activity::default() });
         let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
         partitions.retain(|partition| partition.strong_count() > 0);
         partitions.push(Arc::downgrade(&status));
@@ -75,7 +76,7 @@ impl Watchdog {
         let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
         let of_queue =
             partitions.iter().filter_map(Weak::upgrade).filter(|status| status.queue == queue.as_str());
-        of_queue.filter_map(|status| status.busy_for()).max().unwrap_or_default()
+        of_queue.filter_map(|status| status.activity.busy_for()).max().unwrap_or_default()
     }
 
     /// The queues whose consumer in this process has no subscription.
@@ -86,12 +87,17 @@ impl Watchdog {
         failing.map(|status| status.queue.clone()).collect()
     }
 
+    /// The activity of the relay while it leads.
+    #[must_use]
+    pub fn relay(&self) -> Activity {
+        self.relay.clone()
+    }
+
     /// The queues of partitions that have been busy with one batch for longer than this.
     #[must_use]
     pub fn stalled(&self, longer_than: Duration) -> Vec<&'static str> {
         let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        let stalled =
-            |status: &Arc<PartitionStatus>| status.busy_for().is_some_and(|busy| busy > longer_than);
+        let stalled = |status: &Arc<PartitionStatus>| status.activity.is_stalled(longer_than);
         partitions.iter().filter_map(Weak::upgrade).filter(stalled).map(|status| status.queue).collect()
     }
 }
@@ -118,16 +124,12 @@ impl ConsumerStatus {
 impl PartitionStatus {
     /// The partition begins a batch, or tries it again after waiting for a server.
     pub fn busy(&self) {
-        *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.activity.begin();
     }
 
     /// The partition has no batch.
     pub fn idle(&self) {
-        *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn busy_for(&self) -> Option<Duration> {
-        self.busy_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+        self.activity.end();
     }
 }
 

@@ -72,5 +72,7 @@ named! {
         InboxApart = "inbox_apart",
         /// The inbox is not checked for duplicates.
         IgnoreInbox = "ignore_inbox",
+        /// A publication of events never ends.
+        RelayDeadlock = "relay_deadlock",
     }
 }

@@ -7,7 +7,10 @@ use crate::{
     ports::{failed_messages::DueRetry, outbox::Publisher},
 };
 
-use super::{plan, points::CrashPoint};
+use super::{
+    plan,
+    points::{CrashPoint, SeededBug},
+};
 
 pub(super) struct FaultyPublisher<P>(pub(super) P);
 
@@ -15,6 +18,9 @@ pub(super) struct FaultyPublisher<P>(pub(super) P);
 impl<P: Publisher> Publisher for FaultyPublisher<P> {
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<PublishOutcome> {
         plan::pass(CrashPoint::RelayClaimed);
+        if plan::has_bug(SeededBug::RelayDeadlock) {
+            std::future::pending::<()>().await;
+        }
         let outcomes = self.0.publish(rows).await;
         plan::pass(CrashPoint::RelayConfirmed);
         outcomes

@@ -15,7 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::memory::MemoryStore,
-    entrypoints::{api::Api, storage::Storage, watchdog::Watchdog},
+    entrypoints::{
+        api::Api,
+        health::{Health, LastReport, Readiness, StallTimeouts},
+        storage::Storage,
+        watchdog::Watchdog,
+    },
     ports::{
         admin::{DeclareResult, QueueDepth, Topology},
         error::{BrokerError, StoreError},
@@ -122,6 +127,23 @@ async fn api() -> Api {
     };
     let checked = CancellationToken::new();
     checked.cancel();
+    let (watchdog, storage) = (Watchdog::default(), Storage::default());
+    let database = Arc::new(AvailabilityLog::of("database"));
+    let commands = Arc::new(MessageBus::new(Arc::new(MemoryStore::default()), policy, Arc::new(NoObserver)));
+    let readiness = Readiness {
+        checked: checked.clone(),
+        installation: Arc::new(Ready),
+        namespace: "fuzzing".into(),
+        database: database.clone(),
+        broker: Arc::new(AvailabilityLog::of("broker")),
+        commands: commands.clone(),
+        topology: Arc::new(Ready),
+        watchdog: watchdog.clone(),
+        storage,
+        last: LastReport::default(),
+    };
+    let minute = Duration::from_mins(1);
+    let stall_timeouts = StallTimeouts { partition: minute, relay: minute };
     Api {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         token: None,
@@ -131,16 +153,12 @@ async fn api() -> Api {
         body_memory: 1 << 20,
         tasks: 1,
         max_batch: 10,
-        stall_timeout: Duration::from_mins(1),
-        commands: Arc::new(MessageBus::new(Arc::new(MemoryStore::default()), policy, Arc::new(NoObserver))),
+        commands,
         views: Views::new(pool, "fuzzing".into(), Duration::from_secs(1)),
-        topology: Arc::new(Ready),
-        installation: Arc::new(Ready),
-        namespace: "fuzzing".into(),
         checked,
-        watchdog: Watchdog::default(),
-        storage: Storage::default(),
-        database: Arc::new(AvailabilityLog::of("database")),
+        health: Health::new(watchdog.clone(), stall_timeouts, readiness),
+        watchdog,
+        database,
         observer: Arc::new(NoObserver),
     }
 }

@@ -6,7 +6,7 @@ use std::{
     error::Error,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tracing::{info, warn};
@@ -127,6 +127,12 @@ impl AvailabilityLog {
         if let Some((server, observer)) = &self.observed {
             observer.observe(&Report::Availability(AvailabilityReport { server: *server, ended_after }));
         }
+    }
+
+    /// Since when it is unavailable, by the clock of this machine; `None` if it is available.
+    #[must_use]
+    pub fn down_since(&self) -> Option<SystemTime> {
+        self.outage().as_ref().map(|outage| SystemTime::now() - outage.begin.elapsed())
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {

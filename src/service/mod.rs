@@ -1,5 +1,6 @@
 //! The use cases: decode, handle, react, commit, publish.
 
+pub mod activity;
 pub mod archive;
 mod attempt;
 pub mod availability;

@@ -27,7 +27,7 @@ pub(crate) use collector::{CollectorReply, ExportedSpan, TraceCollector};
 pub(crate) use commands::{Command, Random, allocate, change_batch_quantity, create_batch, deallocate};
 pub(crate) use database::{Database, NAMESPACE, Row};
 pub(crate) use dump::dump;
-pub(crate) use http::{Client, JSON, Response};
+pub(crate) use http::{Client, JSON, Response, free_address};
 pub(crate) use in_process::{
     HandleAll, Interrupted, LIMITS, PREFETCH, bus, command, message, notification_handler, policy, queue_of,
     received,

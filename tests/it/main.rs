@@ -21,6 +21,7 @@ mod failed_messages;
 mod faults;
 mod fuzz;
 mod harness;
+mod health;
 mod history;
 mod http;
 mod key_order;

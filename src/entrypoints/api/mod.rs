@@ -3,9 +3,7 @@
 mod auth;
 mod batcher;
 mod commands;
-mod health;
 mod observed;
-mod readiness;
 mod refusals;
 mod request_body;
 mod responses;

@@ -4,8 +4,6 @@ use axum::{
     http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
-use serde_json::json;
 use tracing::warn;
 
 use crate::{
@@ -13,7 +11,7 @@ use crate::{
     service::{decode_error::DecodeError, failure::Failure, outcome::CommandOutcome},
 };
 
-use super::{batcher::BatcherError, request_body::BodyError};
+use super::{super::json_response::json, batcher::BatcherError, request_body::BodyError};
 
 /// When to retry, in seconds.
 const RETRY_SOON: (HeaderName, &str) = (header::RETRY_AFTER, "1");
@@ -114,12 +112,7 @@ fn internal_error(text: &str) -> Response {
 
 /// `{"message": …}`.
 pub(super) fn message(status: StatusCode, text: &str) -> Response {
-    json(status, &json!({ "message": text }))
-}
-
-pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    let body = serde_json::to_string(value).expect("responses are serializable");
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    json(status, &serde_json::json!({ "message": text }))
 }
 
 #[cfg(test)]

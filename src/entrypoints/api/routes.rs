@@ -14,10 +14,11 @@ use tracing::warn;
 
 use crate::ports::error::error_text;
 
-use super::{auth, commands, health, observed, responses, state::ApiState};
+use super::{super::json_response::json, auth, commands, observed, responses, state::ApiState};
 
 pub(super) fn router(state: ApiState) -> Router {
     let state = Arc::new(state);
+    let health = state.api.health.router();
     Router::new()
         .route("/add_batch", post(commands::add_batch))
         .route("/allocate", post(commands::allocate))
@@ -27,8 +28,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/orders/{orderid}", get(order))
         .route("/availability/{sku}", get(availability))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::guard))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
+        .merge(health)
         .fallback(async || responses::message(StatusCode::NOT_FOUND, "no such path"))
         .method_not_allowed_fallback(async || {
             responses::message(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the header Allow")
@@ -41,14 +41,14 @@ pub(super) fn router(state: ApiState) -> Router {
 async fn allocations(State(state): State<Arc<ApiState>>, PathParam(orderid): PathParam) -> Response {
     match with_timeout(&state, state.api.views.allocations(&orderid)).await {
         Ok(allocations) if allocations.is_empty() => (StatusCode::NOT_FOUND, "not found").into_response(),
-        Ok(allocations) => responses::json(StatusCode::OK, &allocations),
+        Ok(allocations) => json(StatusCode::OK, &allocations),
         Err(error) => unanswered(&error),
     }
 }
 
 async fn order(State(state): State<Arc<ApiState>>, PathParam(orderid): PathParam) -> Response {
     match with_timeout(&state, state.api.views.order(&orderid)).await {
-        Ok(Some(order)) => responses::json(StatusCode::OK, &order),
+        Ok(Some(order)) => json(StatusCode::OK, &order),
         Ok(None) => responses::message(StatusCode::NOT_FOUND, "no line of this order is known"),
         Err(error) => unanswered(&error),
     }
@@ -56,7 +56,7 @@ async fn order(State(state): State<Arc<ApiState>>, PathParam(orderid): PathParam
 
 async fn availability(State(state): State<Arc<ApiState>>, PathParam(sku): PathParam) -> Response {
     match with_timeout(&state, state.api.views.availability(&sku)).await {
-        Ok(Some(availability)) => responses::json(StatusCode::OK, &availability),
+        Ok(Some(availability)) => json(StatusCode::OK, &availability),
         Ok(None) => responses::message(StatusCode::NOT_FOUND, "no batch of this SKU is known"),
         Err(error) => unanswered(&error),
     }

@@ -1,22 +1,13 @@
 //! Listens, accepts connections, and finishes the requests that were begun.
 
-use std::{io, net::SocketAddr};
-
-use anyhow::Context as _;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{
-    ports::error::Cause,
-    service::{availability::AvailabilityLog, backoff::Backoff},
-};
-
 use super::{
-    super::http_server::{HttpLimits, serve},
+    super::http_server::{HttpLimits, bind, bind_when_available, serve},
     batcher::{BatcherOptions, CommandBatcher},
-    readiness::{LastReport, Readiness},
     refusals::Refusals,
     request_body::BodyMemory,
     routes,
@@ -25,6 +16,8 @@ use super::{
 
 /// The number of connections that are served concurrently. Each may have one command in a batcher.
 const CONNECTIONS: usize = 2048;
+/// The setting of the address.
+const SETTING: &str = "api.listen";
 
 impl Api {
     /// Binds the address; `None` if another process has it, which may release it soon.
@@ -32,20 +25,14 @@ impl Api {
     /// # Errors
     /// The address can never be bound.
     pub async fn bind(&self) -> anyhow::Result<Option<TcpListener>> {
-        match TcpListener::bind(self.listen).await {
-            Ok(listener) => Ok(Some(listener)),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot listen on {} (api.listen)", self.listen))
-            }
-        }
+        bind(self.listen, SETTING).await
     }
 
     /// Serves until `stop`, then finishes the requests that were begun. Without a listener it waits for the address.
     pub async fn run(self, listener: Option<TcpListener>, stop: &CancellationToken) {
         let listener = match listener {
             Some(listener) => Some(listener),
-            None => bind_when_available(self.listen, stop).await,
+            None => bind_when_available(self.listen, SETTING, stop).await,
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");
@@ -65,24 +52,9 @@ impl Api {
     /// The router, and the tasks that it needs.
     pub(crate) fn router(self) -> (axum::Router, JoinSet<()>) {
         let (batcher, tasks) = CommandBatcher::start(&self.batcher_options());
-        let readiness = self.readiness();
         let body_memory = BodyMemory::new(self.body_memory);
         let refusals = Refusals::default();
-        (routes::router(ApiState { api: self, batcher, body_memory, readiness, refusals }), tasks)
-    }
-
-    fn readiness(&self) -> Readiness {
-        Readiness {
-            checked: self.checked.clone(),
-            installation: self.installation.clone(),
-            namespace: self.namespace.clone(),
-            database: self.database.clone(),
-            commands: self.commands.clone(),
-            topology: self.topology.clone(),
-            watchdog: self.watchdog.clone(),
-            storage: self.storage.clone(),
-            last: LastReport::default(),
-        }
+        (routes::router(ApiState { api: self, batcher, body_memory, refusals }), tasks)
     }
 
     fn batcher_options(&self) -> BatcherOptions {
@@ -96,19 +68,4 @@ impl Api {
             observer: self.observer.clone(),
         }
     }
-}
-
-async fn bind_when_available(listen: SocketAddr, stop: &CancellationToken) -> Option<TcpListener> {
-    let address = AvailabilityLog::of("address of api.listen");
-    for delay in Backoff::during_outage() {
-        match TcpListener::bind(listen).await {
-            Ok(listener) => {
-                address.up();
-                return Some(listener);
-            }
-            Err(error) => address.down(&Cause::from(format!("{listen}: {error}"))),
-        }
-        stop.run_until_cancelled(tokio::time::sleep(delay)).await?;
-    }
-    None
 }

@@ -5,15 +5,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ports::{admin::Topology, installation::Installation, observer::Observer},
+    ports::observer::Observer,
     service::{availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits},
     views::Views,
 };
 
 use super::{
-    super::{storage::Storage, watchdog::Watchdog},
+    super::{health::Health, watchdog::Watchdog},
     batcher::CommandBatcher,
-    readiness::Readiness,
     refusals::Refusals,
     request_body::BodyMemory,
 };
@@ -36,26 +35,18 @@ pub struct Api {
     pub tasks: usize,
     /// The largest number of commands in a batch.
     pub max_batch: usize,
-    /// A partition that is busy with one batch for longer is stalled.
-    pub stall_timeout: Duration,
     /// Handles commands.
     pub commands: Arc<dyn BatchHandler>,
     /// Answers queries.
     pub views: Views,
-    /// Whether the broker is ready.
-    pub topology: Arc<dyn Topology>,
-    /// Whether the database is ready.
-    pub installation: Arc<dyn Installation>,
-    /// The namespace that the database must belong to.
-    pub namespace: String,
     /// Cancelled once the database was checked: no command is handled before that.
     pub checked: CancellationToken,
     /// Observes the partitions of this process.
     pub watchdog: Watchdog,
-    /// Whether failed messages may take more space.
-    pub storage: Storage,
     /// The availability of the database.
     pub database: Arc<AvailabilityLog>,
+    /// The health checks.
+    pub health: Health,
     /// Gets the reports.
     pub observer: Arc<dyn Observer>,
 }
@@ -65,6 +56,5 @@ pub(super) struct ApiState {
     pub(super) api: Api,
     pub(super) batcher: CommandBatcher,
     pub(super) body_memory: BodyMemory,
-    pub(super) readiness: Readiness,
     pub(super) refusals: Refusals,
 }

@@ -12,7 +12,7 @@ use crate::{
         observer::{LeadershipChange, Observer, Report},
         outbox::{LeaderSession, Outbox, Publisher, Retention},
     },
-    service::{availability::AvailabilityLog, backoff::Backoff},
+    service::{activity::Activity, availability::AvailabilityLog, backoff::Backoff},
 };
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
 
 /// The pause between two purges if all expired rows were removed. It is shorter if the retention is.
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
-/// How often a relay that is stopping looks whether the broker blocks its publication.
+/// How often a relay looks whether the broker blocks its publication.
 const BLOCKED_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The pause if there are more.
 const PURGE_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -47,6 +47,8 @@ pub struct Relay {
     pub broker: Arc<AvailabilityLog>,
     /// Gets the reports.
     pub observer: Arc<dyn Observer>,
+    /// Shows whether the leader makes progress.
+    pub activity: Activity,
     /// What is measured while this process leads, if anything is.
     pub gauges: Option<Gauges>,
 }
@@ -109,13 +111,16 @@ impl Relay {
         let mut delays = Backoff::during_outage();
         let mut state = self.initial_state();
         while !stop.is_cancelled() {
+            self.activity.begin();
             let cycle = tokio::select! {
                 cycle = self.cycle(&mut *session, &mut state) => cycle,
                 () = self.stopped_while_blocked(stop) => {
                     info!("relay stopped while the broker blocks publishing; unconfirmed events are published again");
+                    self.activity.end();
                     return;
                 }
             };
+            self.activity.end();
             match cycle {
                 Ok(CycleResult::Idle(at_most)) => self.wait(at_most, stop).await,
                 Ok(CycleResult::Progress) => delays = Backoff::during_outage(),
@@ -133,11 +138,17 @@ impl Relay {
         info!("relay released leadership");
     }
 
-    /// A publication would not end before the broker's alarm does.
+    /// Ends when the relay is to stop while the broker blocks publishing: a publication would not end before the alarm does.
+    /// Until then a blocked publication counts as one that has just begun.
     async fn stopped_while_blocked(&self, stop: &CancellationToken) {
-        stop.cancelled().await;
-        while !self.publisher.is_blocked() {
+        loop {
             tokio::time::sleep(BLOCKED_POLL_INTERVAL).await;
+            if self.publisher.is_blocked() {
+                self.activity.begin();
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod database_refusals;
 mod envelopes;
 mod frozen_servers;
 mod interference;
+mod liveness;
 mod messages;
 mod operator;
 mod order;
@@ -124,7 +125,7 @@ scenarios! {
     envelopes::unsupported_content, "34", "unsupported content types and encodings";
     envelopes::unknown_command_types, "35", "unknown command types";
     envelopes::forged_headers, "36", "headers that only brokers set";
-    seeded::seeded_bugs, "", "four seeded bugs in the program";
+    seeded::seeded_bugs, "", "seeded bugs in the program";
 }
 
 /// Parts of the fault plan that are not covered or reduced here, and where else they are tested.

@@ -1,9 +1,9 @@
-//! Tests the checker itself: the program has one of four seeded bugs, and each must be detected by the matching
+//! Tests the checker itself: the program has one of the seeded bugs, and each must be detected by the matching
 //! finding.
 
 use allocation::faults::SeededBug;
 
-use super::{interference, relay_crashes, worker_crashes};
+use super::{interference, liveness, relay_crashes, worker_crashes};
 use crate::{check_report::CheckReport, cluster::Cluster, test_system::TestSystem};
 
 /// The number of events in the removal scenario. More repetitions than these are not caused by its crash.
@@ -19,6 +19,7 @@ pub(super) async fn seeded_bugs(cluster: &Cluster) -> anyhow::Result<CheckReport
             SeededBug::ForgetToRemove => relay_crashes::relay_killed_before_removal(cluster).await,
             SeededBug::InboxApart => worker_crashes::killed_mid_handler(cluster).await,
             SeededBug::IgnoreInbox => interference::duplicates(cluster).await,
+            SeededBug::RelayDeadlock => liveness::stalled_relay(cluster).await,
         };
         cluster.seed_bug(None);
         let detected = match result {
@@ -48,6 +49,7 @@ fn detected(bug: SeededBug, report: &CheckReport) -> Result<String, String> {
             (*duplicates > EVENTS && outbox_left).then(|| format!("{duplicates} published again"))
         }
         SeededBug::IgnoreInbox => (!repeated.is_empty()).then(|| format!("{} repeated", repeated.len())),
+        SeededBug::RelayDeadlock => report.is_clean().then(|| "not live, and replaced".to_owned()),
     };
     match proof {
         Some(proof) => Ok(format!("{scenario}: {proof}")),

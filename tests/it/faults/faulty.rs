@@ -21,6 +21,7 @@ use allocation::{
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
     },
     service::{
+        activity::Activity,
         availability::{AvailabilityLog, Dependencies},
         backoff::RetryPolicy,
         message_bus::MessageBus,
@@ -206,6 +207,7 @@ async fn a_worker_with_a_fault() {
         database: database.clone(),
         broker: broker_outage.clone(),
         observer: Arc::new(NoObserver),
+        activity: Activity::default(),
         gauges: None,
     };
     let forever = CancellationToken::new();

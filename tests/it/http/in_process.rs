@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use allocation::{
-    entrypoints::{api::Api, storage::Storage, watchdog::Watchdog},
+    entrypoints::{
+        api::Api,
+        health::{Health, LastReport, Readiness, StallTimeouts},
+        storage::Storage,
+        watchdog::Watchdog,
+    },
     ports::{
         admin::{DeclareResult, QueueDepth, Topology},
         error::{BrokerError, StoreError},
@@ -11,7 +16,8 @@ use allocation::{
         observer::NoObserver,
     },
     service::{
-        availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits, message_bus::MessageBus,
+        activity::Activity, availability::AvailabilityLog, batch_handler::BatchHandler, decode::Limits,
+        message_bus::MessageBus,
     },
     views::Views,
 };
@@ -78,6 +84,8 @@ impl Default for Settings {
 struct Served {
     client: Client,
     store: ScriptedStore,
+    /// What the relay of the process would report.
+    relay: Activity,
     _running: AbortOnDropHandle<()>,
 }
 
@@ -101,6 +109,23 @@ async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -
     let checked = CancellationToken::new();
     checked.cancel();
     let unused = PgPool::connect_lazy("postgres://127.0.0.1:1/none").unwrap();
+    let (watchdog, storage) = (Watchdog::default(), Storage::default());
+    let database = Arc::new(AvailabilityLog::of("database"));
+    let commands = handler(bus(Arc::new(store.clone())));
+    let readiness = Readiness {
+        checked: checked.clone(),
+        installation: Arc::new(Ready),
+        namespace: "test".into(),
+        database: database.clone(),
+        broker: Arc::new(AvailabilityLog::of("broker")),
+        commands: commands.clone(),
+        topology: Arc::new(Ready),
+        watchdog: watchdog.clone(),
+        storage,
+        last: LastReport::default(),
+    };
+    let stall_timeouts = StallTimeouts { partition: stall_timeout, relay: stall_timeout };
+    let relay = watchdog.relay();
     let api = Api {
         body_memory: usize::MAX,
         keep_alive: Duration::from_secs(75),
@@ -110,16 +135,12 @@ async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -
         limits,
         tasks: 2,
         max_batch: 100,
-        stall_timeout,
-        commands: handler(bus(Arc::new(store.clone()))),
+        commands,
         views: Views::new(unused, "test".into(), Duration::from_secs(1)),
-        topology: Arc::new(Ready),
-        installation: Arc::new(Ready),
-        namespace: "test".into(),
         checked,
-        watchdog: Watchdog::default(),
-        storage: Storage::default(),
-        database: Arc::new(AvailabilityLog::of("database")),
+        health: Health::new(watchdog.clone(), stall_timeouts, readiness),
+        watchdog,
+        database,
         observer: Arc::new(NoObserver),
     };
     let listener = api.bind().await.unwrap();
@@ -127,7 +148,7 @@ async fn serve(Settings { limits, timeout, stall_timeout, handler }: Settings) -
     let running = tokio::spawn(async move { api.run(listener, &CancellationToken::new()).await });
     let client = Client::of(address);
     client.wait_until_ready().await;
-    Served { client, store, _running: AbortOnDropHandle::new(running) }
+    Served { client, store, relay, _running: AbortOnDropHandle::new(running) }
 }
 
 #[tokio::test]
@@ -177,6 +198,18 @@ async fn liveness_fails_while_a_partition_is_stalled() {
     assert_eq!(health, json!({ "live": false, "stuck": ["orders"] }));
     served.unblock_store(&gate);
     assert_eq!(response.await.unwrap(), 202);
+    served.client.get("/health/live").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn liveness_fails_while_the_relay_is_stalled() {
+    let served = serve(Settings { stall_timeout: Duration::from_millis(50), ..Settings::default() }).await;
+    served.relay.begin();
+    let live = async || served.client.get("/health/live").await.status;
+    wait_for("the relay is stalled", SOON, &503, live).await;
+    let health = served.client.get("/health/live").await.expect_status(503).json();
+    assert_eq!(health, json!({ "live": false, "stuck": ["relay"] }));
+    served.relay.end();
     served.client.get("/health/live").await.expect_status(200);
 }
 

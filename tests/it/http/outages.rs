@@ -67,7 +67,10 @@ async fn clients_are_asked_to_retry_while_the_database_is_unavailable() {
     }
     client.get("/health/live").await.expect_status(200);
     wait_for_readiness(&client, 503).await;
-    assert_eq!(client.get("/health/ready").await.json()["database"], "unavailable");
+    let ready = client.get("/health/ready").await.json();
+    assert_eq!(ready["database"], "unavailable");
+    let since = ready["since"].as_object().unwrap();
+    assert!(since.contains_key("database") && !since.contains_key("broker"), "{ready}");
 
     proxy.refuse(false);
     let answered = async || post_with_key(&client, "k-1", "/allocate", &line).await.status;

@@ -12,7 +12,7 @@ use allocation::{
         observer::NoObserver,
         outbox::{Publisher, Retention},
     },
-    service::{availability::AvailabilityLog, relay::Relay},
+    service::{activity::Activity, availability::AvailabilityLog, relay::Relay},
 };
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -155,6 +155,7 @@ pub(crate) fn relay(outbox: &ScriptedOutbox, publisher: &ScriptedPublisher) -> R
         database: Arc::new(AvailabilityLog::of("database")),
         broker,
         observer: Arc::new(NoObserver),
+        activity: Activity::default(),
         gauges: None,
     }
 }

@@ -1,11 +1,13 @@
 //! Checks whether the servers are ready.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +40,10 @@ pub(super) struct ReadinessReport {
     not_consuming: Vec<String>,
     /// The queues with messages that cannot be decoded. They hold up nothing.
     unreadable: Vec<UnreadableMessages>,
+    /// Since when each part that is not ready has not been: for a server, since this process could not use it, otherwise
+    /// since the first check that found it.
+    #[serde(serialize_with = "rfc3339")]
+    since: BTreeMap<&'static str, OffsetDateTime>,
 }
 
 /// Messages that cannot be decoded.
@@ -53,24 +59,32 @@ fn unreadable(queues: Vec<QueueDepth>) -> Vec<UnreadableMessages> {
 }
 
 /// Checks the servers.
-pub(super) struct Readiness {
+pub struct Readiness {
     /// Cancelled once the database was checked at the start.
-    pub(super) checked: CancellationToken,
-    pub(super) installation: Arc<dyn Installation>,
+    pub checked: CancellationToken,
+    /// The state of the database.
+    pub installation: Arc<dyn Installation>,
     /// The namespace that the database must belong to.
-    pub(super) namespace: String,
-    pub(super) database: Arc<AvailabilityLog>,
+    pub namespace: String,
+    /// The availability of the database.
+    pub database: Arc<AvailabilityLog>,
+    /// The availability of the broker.
+    pub broker: Arc<AvailabilityLog>,
     /// Probes the database.
-    pub(super) commands: Arc<dyn BatchHandler>,
-    pub(super) topology: Arc<dyn Topology>,
-    pub(super) watchdog: Watchdog,
-    pub(super) storage: Storage,
-    pub(super) last: LastReport,
+    pub commands: Arc<dyn BatchHandler>,
+    /// The state of the broker.
+    pub topology: Arc<dyn Topology>,
+    /// The consumers of this process.
+    pub watchdog: Watchdog,
+    /// Whether failed messages may take more space.
+    pub storage: Storage,
+    /// The last report.
+    pub last: LastReport,
 }
 
 /// The last report, for a short time.
 #[derive(Default)]
-pub(super) struct LastReport(Mutex<Option<(Instant, ReadinessReport)>>);
+pub struct LastReport(Mutex<Option<(Instant, ReadinessReport)>>);
 
 impl Readiness {
     pub(super) async fn check(&self) -> ReadinessReport {
@@ -96,10 +110,42 @@ impl Readiness {
         let not_consuming = self.watchdog.not_consuming();
         let servers = [database, schema, broker];
         let ready = servers.iter().all(|part| *part == "ok") && not_consuming.is_empty();
-        let report =
-            ReadinessReport { ready, database, schema, broker, failed_messages, not_consuming, unreadable };
+        let mut report = ReadinessReport {
+            ready,
+            database,
+            schema,
+            broker,
+            failed_messages,
+            not_consuming,
+            unreadable,
+            since: BTreeMap::new(),
+        };
+        let before = last.take().map(|(_, report)| report.since).unwrap_or_default();
+        report.since = self.since(&report, &before);
         *last = Some((Instant::now(), report.clone()));
         report
+    }
+
+    fn since(
+        &self,
+        report: &ReadinessReport,
+        before: &BTreeMap<&'static str, OffsetDateTime>,
+    ) -> BTreeMap<&'static str, OffsetDateTime> {
+        let parts = [
+            ("database", report.database != "ok", self.database.down_since()),
+            ("schema", report.schema == "mismatch", None),
+            ("broker", report.broker != "ok", self.broker.down_since()),
+            ("failed_messages", report.failed_messages != "ok", None),
+            ("not_consuming", !report.not_consuming.is_empty(), None),
+        ];
+        let failing = parts.into_iter().filter(|(_, fails, _)| *fails);
+        let first_found = |part| before.get(part).copied().unwrap_or_else(OffsetDateTime::now_utc);
+        failing
+            .map(|(part, _, down)| {
+                let found = first_found(part);
+                (part, down.map_or(found, |down: SystemTime| found.min(down.into())))
+            })
+            .collect()
     }
 
     /// `None` before the database was checked and during an outage. It ends when a write succeeds; a process without commands writes nothing by itself.
@@ -126,4 +172,12 @@ impl Readiness {
             "ok"
         }
     }
+}
+
+fn rfc3339<S: Serializer>(
+    since: &BTreeMap<&'static str, OffsetDateTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let to_seconds = |time: &OffsetDateTime| time.truncate_to_second().format(&Rfc3339).unwrap_or_default();
+    serializer.collect_map(since.iter().map(|(part, time)| (part, to_seconds(time))))
 }

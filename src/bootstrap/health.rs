@@ -1,0 +1,49 @@
+//! The health checks of a process, and their server.
+
+use std::sync::Arc;
+
+use crate::{
+    config::Settings,
+    entrypoints::health::{Health, HealthServer, LastReport, Readiness, StallTimeouts},
+};
+
+use super::app::App;
+
+/// A unit of work counts as stalled after this many handler timeouts: its commands may be handled one by one, and each has
+/// the full timeout.
+const STALL_TIMEOUT_FACTOR: u32 = 60;
+
+impl App {
+    /// The health checks.
+    pub(super) fn health(&self) -> Health {
+        let Settings { worker, relay, .. } = &self.settings;
+        let stall_timeouts = StallTimeouts {
+            partition: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
+            relay: relay.stall_timeout,
+        };
+        let readiness = Readiness {
+            checked: self.checked.clone(),
+            installation: Arc::new(self.installation()),
+            namespace: self.settings.namespace.clone(),
+            database: self.database_log.clone(),
+            broker: self.broker_log.clone(),
+            commands: self.commands.clone(),
+            topology: Arc::new(self.topology()),
+            watchdog: self.watchdog.clone(),
+            storage: self.storage.clone(),
+            last: LastReport::default(),
+        };
+        Health::new(self.watchdog.clone(), stall_timeouts, readiness)
+    }
+
+    /// The server of the health checks, unless `health.listen` is empty.
+    pub(super) fn health_server(&self) -> Option<HealthServer> {
+        Some(HealthServer { listen: self.settings.health.listen?, health: self.health() })
+    }
+
+    /// Where a process with these settings answers health checks.
+    #[must_use]
+    pub fn health_address(&self) -> std::net::SocketAddr {
+        self.settings.health.listen.unwrap_or(self.settings.api.listen)
+    }
+}
