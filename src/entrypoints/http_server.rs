@@ -47,13 +47,13 @@ pub(super) async fn bind(listen: SocketAddr, setting: &str) -> anyhow::Result<Op
     }
 }
 
-/// Binds an address as soon as no other process has it.
+/// Binds an address, which is called `name` in the log, as soon as no other process has it.
 pub(super) async fn bind_when_available(
     listen: SocketAddr,
-    setting: &'static str,
+    name: &'static str,
     stop: &CancellationToken,
 ) -> Option<TcpListener> {
-    let address = AvailabilityLog::of(setting);
+    let address = AvailabilityLog::of(name);
     for delay in Backoff::during_outage() {
         match TcpListener::bind(listen).await {
             Ok(listener) => {

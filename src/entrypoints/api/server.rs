@@ -18,6 +18,8 @@ use super::{
 const CONNECTIONS: usize = 2048;
 /// The setting of the address.
 const SETTING: &str = "api.listen";
+/// The address in the log.
+const ADDRESS: &str = "address of api.listen";
 
 impl Api {
     /// Binds the address; `None` if another process has it, which may release it soon.
@@ -32,7 +34,7 @@ impl Api {
     pub async fn run(self, listener: Option<TcpListener>, stop: &CancellationToken) {
         let listener = match listener {
             Some(listener) => Some(listener),
-            None => bind_when_available(self.listen, SETTING, stop).await,
+            None => bind_when_available(self.listen, ADDRESS, stop).await,
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving HTTP");

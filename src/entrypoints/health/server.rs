@@ -17,6 +17,8 @@ use super::{
 const LIMITS: HttpLimits = HttpLimits { connections: 32, keep_alive: Duration::from_mins(2) };
 /// The setting of the address.
 const SETTING: &str = "health.listen";
+/// The address in the log.
+const ADDRESS: &str = "address of health.listen";
 
 /// Serves `/health/live` and `/health/ready`.
 pub struct HealthServer {
@@ -40,7 +42,7 @@ impl HealthServer {
         let never = CancellationToken::new();
         let listener = match listener {
             Some(listener) => Some(listener),
-            None => bind_when_available(self.listen, SETTING, &never).await,
+            None => bind_when_available(self.listen, ADDRESS, &never).await,
         };
         let Some(listener) = listener else { return };
         info!(listen = %self.listen, "serving health checks");
