@@ -131,6 +131,7 @@ impl AvailabilityLog {
 
     /// Since when it is unavailable, by the clock of this machine; `None` if it is available.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the time is shown, not stored")]
     pub fn down_since(&self) -> Option<SystemTime> {
         self.outage().as_ref().map(|outage| SystemTime::now() - outage.begin.elapsed())
     }

@@ -126,6 +126,7 @@ impl Readiness {
         report
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the times are shown, not stored")]
     fn since(
         &self,
         report: &ReadinessReport,
