@@ -12,8 +12,8 @@ use crate::{
 };
 
 use super::{
-    admin, csv, dead_letters, demo, exit::ExitStatus, health, orders, outbox, output, run, send, status, trace,
-    view,
+    admin, csv, dead_letters, demo, exit::ExitStatus, health, orders, outbox, output, run, send, status,
+    trace, view,
 };
 
 /// Allocates order lines to batches of stock: commands in from RabbitMQ, one Postgres transaction, events out.
