@@ -89,7 +89,7 @@ async fn outbox_and_retries(session: &mut PgConnection) -> Result<Backlog, sqlx:
                                where f.status = 'dead' and f.error_group > found.error_group
                                order by f.error_group limit 1), number + 1
                        from found where found.error_group is not null and number < $2::bigint
-                   ) select count(error_group) from found) as "groups!""#,
+                   ) select pg_catalog.count(error_group) from found) as "groups!""#,
         MAX_EVENTS,
         MAX_GROUPS,
     );
@@ -111,7 +111,7 @@ async fn failed_messages(session: &mut PgConnection) -> Result<Vec<FailedMessage
                   (select count(*) from (select from failed_messages f
                                          where f.queue = queues.queue and f.status = statuses.status
                                            and f.status <> 'resolved' limit $3) counted) as "messages!"
-           from unnest($1::text[]) as queues(queue), unnest($2::text[]) as statuses(status)"#,
+           from pg_catalog.unnest($1::text[]) as queues(queue), pg_catalog.unnest($2::text[]) as statuses(status)"#,
         &QueueName::ALL.map(QueueName::as_str) as &[&str],
         &STATUSES.map(StatusKind::as_str) as &[&str],
         MAX_FAILED_MESSAGES,
