@@ -25,6 +25,7 @@ impl App {
         self.metrics.as_ref().map(|_| Gauges {
             backlog: Arc::new(PgBacklogReader::new(self.pg.clone())),
             queues: Arc::new(RabbitQueueReader::new(self.broker.clone())),
+            interval: self.settings.metrics.interval,
         })
     }
 }

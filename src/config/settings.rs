@@ -105,6 +105,8 @@ pub struct Health {
 pub struct Metrics {
     #[serde(with = "optional_address")]
     pub listen: Option<SocketAddr>,
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -23,6 +23,7 @@ fn a_value_out_of_bounds_is_a_usage_error_that_names_the_bounds() {
         ("WORKER__MAX_BATCH", "100000000", "worker.max_batch: must be from 1 to 10000"),
         ("RETENTION__INBOX", "3000y", "retention.inbox: must be from 0s to"),
         ("DATABASE__TIMEOUT", "0s", "database.timeout: must be from 100ms to 1h"),
+        ("METRICS__INTERVAL", "1ms", "metrics.interval: must be from 100ms to 1h"),
     ] {
         let output = with(&format!("ALLOCATION__{variable}"), value).exits(2);
         output.assert_error(error);

@@ -22,6 +22,9 @@ const MAX_EVENTS: i64 = 100_000;
 const MAX_FAILED_MESSAGES: i64 = 10_000;
 /// The groups of dead letters are looked up one by one.
 const MAX_GROUPS: i64 = 1_000;
+/// Of the retries, those are read that are due first. A retry that the broker did not accept is due again within seconds: it
+/// waits since its last failure.
+const MAX_RETRIES: i64 = 1_000;
 /// A measurement that takes longer is given up.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The statuses that are counted: resolved messages need no one.
@@ -79,8 +82,10 @@ async fn outbox_and_retries(session: &mut PgConnection) -> Result<Backlog, sqlx:
                               and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
                             order by id limit 1), 0) as "oldest!",
                   (select count(*) from (select from outbox where refused is not null limit $1) counted) as "parked!",
-                  coalesce((select extract(epoch from now() - due_at)::double precision from failed_messages
-                            where status = 'retrying' and published_at is null order by due_at limit 1), 0) as "overdue!",
+                  coalesce((select pg_catalog.max(extract(epoch from now() - waits_since))::double precision
+                            from (select case when held_because is null then due_at else last_failed_at end as waits_since
+                                  from failed_messages where status = 'retrying' and published_at is null
+                                  order by due_at limit $3) due), 0) as "overdue!",
                   (with recursive found as (
                        (select error_group, 1 as number from failed_messages where status = 'dead'
                         order by error_group limit 1)
@@ -92,6 +97,7 @@ async fn outbox_and_retries(session: &mut PgConnection) -> Result<Backlog, sqlx:
                    ) select pg_catalog.count(error_group) from found) as "groups!""#,
         MAX_EVENTS,
         MAX_GROUPS,
+        MAX_RETRIES,
     );
     let row = row.fetch_one(session).await?;
     Ok(Backlog {

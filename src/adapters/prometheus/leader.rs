@@ -53,7 +53,7 @@ impl LeaderMetrics {
             overdue: catalog.seconds_gauge(
                 "retries_overdue_seconds",
                 [],
-                "Leader only: how long the retry has been due that was due first and is not published",
+                "Leader only: how long a retry waits for its publication, the longest time",
             ),
             ready: catalog.gauge(
                 "queue_ready",

@@ -14,10 +14,8 @@ use crate::ports::{
     observer::{BacklogReader, Observer, QueueReader, Report},
 };
 
-/// The time between two measurements of the database. It is longer if they are slow.
-const BACKLOG_INTERVAL: Duration = Duration::from_secs(5);
-/// The time between two measurements of the queues.
-const QUEUES_INTERVAL: Duration = Duration::from_secs(15);
+/// How many times the database is measured while the queues are measured once. It is less often if that is slow.
+const BACKLOGS: u32 = 3;
 /// The part of the time during which the database works on a measurement is at most one in so many.
 const MAX_SHARE: u32 = 20;
 
@@ -28,6 +26,8 @@ pub struct Gauges {
     pub backlog: Arc<dyn BacklogReader>,
     /// Measures the broker.
     pub queues: Arc<dyn QueueReader>,
+    /// The time between two measurements of the queues.
+    pub interval: Duration,
 }
 
 impl Gauges {
@@ -51,7 +51,7 @@ impl Gauges {
                     observer.observe(&Report::BacklogGauged(None));
                 }
             }
-            tokio::time::sleep(BACKLOG_INTERVAL.max(begin.elapsed() * MAX_SHARE)).await;
+            tokio::time::sleep((self.interval / BACKLOGS).max(begin.elapsed() * MAX_SHARE)).await;
         }
     }
 
@@ -64,7 +64,7 @@ impl Gauges {
                     observer.observe(&Report::QueuesGauged(&[]));
                 }
             }
-            tokio::time::sleep(QUEUES_INTERVAL).await;
+            tokio::time::sleep(self.interval).await;
         }
     }
 }
