@@ -20,6 +20,8 @@ mod observer;
 mod operators;
 mod output;
 mod program;
+#[path = "../prometheus.rs"]
+mod prometheus;
 mod proxy;
 mod random;
 mod scenarios;

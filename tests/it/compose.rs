@@ -1,6 +1,8 @@
 //! `docker-compose.yml`: who logs in as whom, limits, and no default passwords.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde_json::Value;
 
 fn file(name: &str) -> String {
     fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -41,12 +43,68 @@ fn services() -> BTreeMap<String, String> {
 #[test]
 fn every_service_has_limits() {
     let services = services();
-    assert_eq!(services.len(), 11, "{:?}", services.keys());
+    assert_eq!(services.len(), 13, "{:?}", services.keys());
     for (name, lines) in services {
         for limit in ["mem_limit: ", "pids_limit: ", "no-new-privileges:true", "max-size: ", "max-file: "] {
             assert!(lines.contains(limit), "{name} has no {limit}");
         }
     }
+}
+
+/// The services as YAML, with their own keys only.
+fn parsed_services() -> serde_json::Map<String, Value> {
+    let compose: Value = serde_saphyr::from_str(&file("docker-compose.yml")).unwrap();
+    compose["services"].as_object().unwrap().clone()
+}
+
+fn texts(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn ports_are_published_on_this_machine_only() {
+    let services = parsed_services();
+    let ports: Vec<_> = services.values().flat_map(|service| texts(&service["ports"])).collect();
+    assert!(ports.len() > 6, "{ports:?}");
+    for port in ports {
+        assert!(port.starts_with("127.0.0.1:"), "{port}");
+    }
+}
+
+#[test]
+fn mounted_files_exist_and_images_have_a_version() {
+    for (name, service) in parsed_services() {
+        for mount in texts(&service["volumes"]) {
+            let source = mount.split(':').next().unwrap();
+            let file = source.strip_prefix("./");
+            let exists = file.is_none_or(|file| Path::new(env!("CARGO_MANIFEST_DIR")).join(file).is_file());
+            assert!(exists, "{name} mounts {mount}");
+            assert!(file.is_none() || mount.ends_with(":ro"), "{name} may write to {mount}");
+        }
+        if let Some((_, tag)) = service["image"].as_str().and_then(|image| image.split_once(':')) {
+            assert!(tag.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()), "{name}: {tag}");
+        }
+    }
+}
+
+#[test]
+fn observation_is_a_profile_whose_services_are_checked() {
+    let services = parsed_services();
+    let observing: Vec<_> =
+        services.iter().filter(|(_, service)| texts(&service["profiles"]) == ["observe"]).collect();
+    let names: Vec<_> = observing.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["grafana", "prometheus"]);
+    for (name, service) in observing {
+        assert!(!texts(&service["healthcheck"]["test"]).is_empty(), "{name} has no health check");
+        assert_eq!(service["read_only"], true, "{name}");
+        assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
+    }
+    // What Prometheus scrapes is what the services listen on.
+    let listens = file("docker-compose.yml").contains("ALLOCATION__METRICS__LISTEN: 0.0.0.0:9464\n");
+    let scraped: Value = serde_saphyr::from_str(&file("ops/prometheus.yml")).unwrap();
+    let scraped = &scraped["scrape_configs"][0]["dns_sd_configs"][0];
+    assert!(listens && scraped["port"] == 9464, "{scraped}");
+    assert_eq!(texts(&scraped["names"]), ["worker", "relay", "archive", "notifier", "api"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! `UPDATE_DOCUMENTS=1` writes generated parts and program output into the documents instead of comparing them.
 
+mod alerts;
 mod commands;
 mod examples;
 mod layout;

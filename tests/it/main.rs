@@ -35,8 +35,11 @@ mod metrics;
 mod model;
 mod notifications;
 mod operator_actions;
+mod ops;
 mod passwords;
 mod postgres;
+#[path = "../prometheus.rs"]
+mod prometheus;
 mod quantities;
 mod read_model;
 mod recovery;

@@ -1,5 +1,6 @@
 //! One scenario per fault. Each adds exact expectations to the general checks.
 
+mod alerts;
 mod broker_faults;
 mod database_faults;
 mod database_refusals;
@@ -102,6 +103,7 @@ scenarios! {
     broker_faults::queue_deleted, "18", "a queue deleted under its consumer";
     broker_faults::broker_resource_alarm, "20", "a disk alarm";
     broker_faults::stopped_during_alarm, "20", "SIGTERM during a disk alarm";
+    alerts::alerts_during_alarm, "20", "a disk alarm beside Prometheus";
     broker_faults::read_permission_revoked, "46", "a user without the permission to read";
     broker_faults::broker_login_revoked, "46", "a broker user whose password changes";
     broker_faults::publish_permission_revoked, "46", "a broker user without the right to publish events";

@@ -13,6 +13,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::prometheus;
+
 pub(crate) use postgres::Postgres;
 pub(crate) use rabbitmq::RabbitMq;
 
@@ -39,6 +41,7 @@ pub(crate) fn missing_software() -> Vec<String> {
             "RabbitMQ: rabbitmq_server-*/sbin (Debian package: rabbitmq-server)",
         ),
         (rabbitmq::port_mapper().is_none(), "Erlang's port mapper, epmd (Debian package: erlang-base)"),
+        (!prometheus::is_installed(), "Prometheus (Debian package: prometheus)"),
     ];
     parts
         .into_iter()
@@ -48,7 +51,7 @@ pub(crate) fn missing_software() -> Vec<String> {
 }
 
 /// A free port.
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use super::source::{all_files, project, project_path};
 
 /// The files that are checked. Only this file may contain the words.
-const READ: [&str; 7] = ["src", "tests", "benches", "examples", "config", "docs", "README.md"];
+const READ: [&str; 8] = ["src", "tests", "benches", "examples", "config", "docs", "ops", "README.md"];
 const THIS_FILE: &str = "tests/it/architecture/words.rs";
 
 /// Former names, case-sensitive.

@@ -57,7 +57,7 @@ fn words_are_split_like_a_shell_does() {
 }
 
 /// Parses a command; the error if the parser does not accept it.
-fn parse(arguments: &[String]) -> Result<(), clap::Error> {
+pub(super) fn parse(arguments: &[String]) -> Result<(), clap::Error> {
     let value = |word: &String| {
         let value = PLACEHOLDERS.iter().find(|(name, _)| name == word);
         value.map_or_else(|| word.clone(), |(_, value)| (*value).to_owned())

@@ -47,7 +47,7 @@ fn paths_exist() {
 }
 
 fn is_path(word: &str) -> bool {
-    let folders = ["src/", "tests/", "config/", "migrations/", "examples/", ".ci/"];
+    let folders = ["src/", "tests/", "config/", "migrations/", "examples/", "ops/", ".ci/"];
     folders.iter().any(|folder| word.starts_with(folder))
 }
 

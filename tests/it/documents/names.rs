@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::ops::rules::alerts;
+
 use super::page::{Page, pages, root};
 
 /// Pages whose code spans are names of tests.
@@ -103,12 +105,14 @@ fn tests(text: &str) -> BTreeSet<String> {
     tests
 }
 
-/// Code spans in CamelCase are types, traits, variants or type names of the standard library.
+/// Code spans in CamelCase are types, traits, variants, type names of the standard library, or alerts.
 #[test]
 fn named_types_exist() {
     let code: String = sources(&["src"]).into_iter().map(|source| source.text).collect();
-    let known: BTreeSet<_> =
+    let mut known: BTreeSet<_> =
         code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| is_type(word)).collect();
+    let alerts = alerts();
+    known.extend(alerts.iter().map(|alert| alert.name.as_str()));
     let mut seen = 0;
     for page in pages() {
         for (line, span) in page.code_spans() {

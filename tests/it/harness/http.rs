@@ -28,6 +28,7 @@ impl TestSystem {
     }
 }
 
+/// An address of this machine that no server uses.
 pub(crate) async fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
     listener.local_addr().expect("a listener has an address")
