@@ -48,7 +48,8 @@ fn series(excerpt: &str) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scrape_of_the_page_is_one_of_the_example_day() {
     let system = TestSystem::new("the_scrape_of_the_page_is_one_of_the_example_day").await;
-    let (process, metrics) = system.observed("worker,relay,archive,notifier", &[]).await;
+    let often = ("ALLOCATION__METRICS__INTERVAL", "250ms");
+    let (process, metrics) = system.observed("worker,relay,archive,notifier", &[often]).await;
     system.cli(&["send", "--file", DAY, "--in-order", "--follow"]).await.exits(0);
     wait_for("all events are published", SOON, &0, async || system.count(UNPUBLISHED).await).await;
     let notified = async || {
