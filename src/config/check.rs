@@ -130,11 +130,12 @@ impl Mistakes {
     }
 
     fn check_durations(&mut self, settings: &Settings) {
-        let Settings { database, worker, api, metrics, notifications, retry, retention, .. } = settings;
+        let Settings { database, worker, relay, api, metrics, notifications, retry, retention, .. } = settings;
         self.duration("database.timeout", database.timeout, Duration::from_millis(100)..=HOUR);
         self.duration("worker.handler_timeout", worker.handler_timeout, Duration::ZERO..=DAY);
         self.duration("worker.requeue_after", worker.requeue_after, Duration::ZERO..=DAY);
         self.duration("worker.shutdown_timeout", worker.shutdown_timeout, Duration::ZERO..=HOUR);
+        self.duration("relay.stall_timeout", relay.stall_timeout, 100 * MILLISECOND..=DAY);
         self.duration("api.timeout", api.timeout, MILLISECOND..=HOUR);
         self.duration("api.keep_alive", api.keep_alive, MILLISECOND..=DAY);
         self.duration("metrics.interval", metrics.interval, 100 * MILLISECOND..=HOUR);

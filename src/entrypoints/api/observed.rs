@@ -92,8 +92,9 @@ mod tests {
 
     #[test]
     fn every_route_is_named() {
-        let routes =
-            include_str!("routes.rs").split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
-        assert_eq!(routes.collect::<Vec<_>>(), ROUTES);
+        let sources = [include_str!("routes.rs"), include_str!("../health/routes.rs")];
+        let routes = sources.iter().flat_map(|source| source.split(".route(\"").skip(1));
+        let paths = routes.filter_map(|rest| rest.split('"').next());
+        assert_eq!(paths.collect::<Vec<_>>(), ROUTES);
     }
 }
