@@ -118,7 +118,7 @@ impl Command {
             Self::Demo => demo::demo(json).await,
             Self::Csv(csv) => csv.execute(json).await,
             command => {
-                telemetry::start(&settings.log)?;
+                let _logging = telemetry::start(&settings.log)?;
                 command.execute_on(&App::new(settings)?, json).await
             }
         }

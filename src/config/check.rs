@@ -130,7 +130,8 @@ impl Mistakes {
     }
 
     fn check_durations(&mut self, settings: &Settings) {
-        let Settings { database, worker, relay, api, metrics, notifications, retry, retention, .. } = settings;
+        let Settings { database, worker, relay, api, metrics, notifications, retry, retention, .. } =
+            settings;
         self.duration("database.timeout", database.timeout, Duration::from_millis(100)..=HOUR);
         self.duration("worker.handler_timeout", worker.handler_timeout, Duration::ZERO..=DAY);
         self.duration("worker.requeue_after", worker.requeue_after, Duration::ZERO..=DAY);

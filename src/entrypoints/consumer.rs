@@ -29,7 +29,6 @@ use crate::{
 };
 
 use super::{
-    failure_log::FailureLog,
     partition::{Partition, PendingDelivery, Signals, partition_of},
     prefetch::{InFlight, PrefetchLimits},
     storage::Storage,
@@ -291,7 +290,6 @@ impl Consumer {
         acknowledger: &Arc<dyn Acknowledger>,
         signals: &Signals,
     ) -> Vec<UnboundedSender<PendingDelivery>> {
-        let failures = FailureLog::of(self.queue.as_str());
         let mut start = || {
             let (sender, deliveries) = mpsc::unbounded_channel();
             let partition = Partition {
@@ -306,7 +304,6 @@ impl Consumer {
                 acknowledger: acknowledger.clone(),
                 status: self.watchdog.register(self.queue.as_str()),
                 signals: signals.clone(),
-                failures: failures.clone(),
             };
             running.spawn(async move { partition.run(deliveries).await });
             sender

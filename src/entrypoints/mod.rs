@@ -3,11 +3,11 @@
 pub mod api;
 mod connections;
 pub mod consumer;
-mod failure_log;
 pub mod health;
 mod http_server;
 mod json_response;
 pub mod metrics;
+mod outcome_log;
 mod partition;
 pub mod prefetch;
 pub mod storage;

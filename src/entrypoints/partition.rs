@@ -11,13 +11,11 @@ use std::{
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, warn};
 
 use crate::{
-    domain::RetryDecision,
     ports::{
         answered::{Answered, MissingAnswers},
-        error::error_text,
         observer::{BatchReport, Observer, Report, Source},
         queue::{Acknowledger, QueueKind, QueueName},
     },
@@ -30,7 +28,7 @@ use crate::{
     },
 };
 
-use super::{failure_log::FailureLog, prefetch::InFlight, watchdog::PartitionStatus};
+use super::{outcome_log::log_outcome, prefetch::InFlight, watchdog::PartitionStatus};
 
 /// How long a stop waits for recorded starts to be reverted.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -89,7 +87,6 @@ pub(super) struct Partition {
     pub(super) acknowledger: Arc<dyn Acknowledger>,
     pub(super) status: Arc<PartitionStatus>,
     pub(super) signals: Signals,
-    pub(super) failures: FailureLog,
 }
 
 impl Partition {
@@ -195,48 +192,13 @@ impl Partition {
         self.signals.handled.store(true, Ordering::Relaxed);
         self.dependencies.handled(finished);
         for (delivery, outcome) in finished {
-            self.log_outcome(&delivery.received, outcome);
+            log_outcome(self.queue, &delivery.received, outcome);
         }
         let tags: Vec<_> = finished.iter().map(|(delivery, _)| delivery.tag).collect();
         self.acknowledger.ack(&tags).await;
         finished
             .iter()
             .for_each(|(delivery, _)| self.signals.in_flight.remove(delivery.received.message.size()));
-    }
-
-    /// A warning only where a person may have to act.
-    fn log_outcome(&self, received: &ReceivedMessage, outcome: &CommandOutcome) {
-        let (queue, message_id) = (self.queue.as_str(), received.message.message_id.as_deref());
-        match outcome {
-            // The other two are for senders that wait for an answer.
-            CommandOutcome::Handled | CommandOutcome::Reported(_) | CommandOutcome::Unknown => {}
-            CommandOutcome::Duplicate => debug!(queue, message_id, "duplicate or outdated copy skipped"),
-            CommandOutcome::Recorded(_, RetryDecision::Wait) => {
-                debug!(queue, message_id, "command waits for an earlier one for the same line or batch");
-            }
-            CommandOutcome::Recorded(error, RetryDecision::Postpone(delay)) => {
-                let error = error_text(error);
-                debug!(queue, message_id, error, retry_in_ms = delay.as_millis(), "command postponed");
-            }
-            CommandOutcome::Recorded(error, _) if !self.failures.admits(error.error_pattern()) => {}
-            CommandOutcome::Recorded(error, RetryDecision::Retry(delay)) => {
-                let error = error_text(error);
-                info!(
-                    queue,
-                    message_id,
-                    error,
-                    retry_in_ms = delay.as_millis(),
-                    "command failed, retry scheduled"
-                );
-            }
-            CommandOutcome::Recorded(error, RetryDecision::Dead(reason)) => {
-                let (error, reason) = (error_text(error), reason.as_str());
-                warn!(
-                    queue,
-                    message_id, error, reason, "command dead-lettered; run `allocation dead-letters list`"
-                );
-            }
-        }
     }
 
     /// Waits before the next try; false if the messages return to the queue.

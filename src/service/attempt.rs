@@ -33,7 +33,7 @@ pub(super) struct FailureRecord<'a> {
     pub(super) failure: Failure,
     pub(super) took: Duration,
     /// The trace in which the failure is recorded.
-    pub(super) trace_id: Option<u128>,
+    pub(super) trace_id: Option<String>,
 }
 
 /// `before` is the number of earlier attempts.
@@ -66,7 +66,7 @@ pub(super) fn new_attempt(
         attempts,
         duration: *took,
         host: policy.host.clone(),
-        trace_id: failed.trace_id.map(|id| format!("{id:032x}")),
+        trace_id: failed.trace_id.clone(),
         next,
     }
 }

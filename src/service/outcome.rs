@@ -14,7 +14,7 @@ pub enum CommandOutcome {
     /// It was handled before, or is an outdated copy of a failed message; nothing changed.
     Duplicate,
     /// It was not handled and nothing changed; the attempt is recorded.
-    Recorded(Failure, RetryDecision),
+    Recorded(Failure, AttemptRecord),
     /// It was not handled and nothing changed; the failure is reported to its sender, who waits for the answer.
     Reported(Failure),
     /// Whether it was handled is unknown; its sender waits for the answer.
@@ -36,6 +36,17 @@ impl CommandOutcome {
     }
 }
 
+/// What is recorded of a failed attempt.
+#[derive(Clone, Debug)]
+pub struct AttemptRecord {
+    /// What happens to the message next.
+    pub decision: RetryDecision,
+    /// The number of attempts, with this one.
+    pub attempts: u32,
+    /// The id of the group of messages that failed in the same way.
+    pub error_group: String,
+}
+
 /// The outcome of a message, with what observers need besides.
 #[derive(Clone, Debug)]
 pub(super) struct Settled {
@@ -44,24 +55,14 @@ pub(super) struct Settled {
     pub(super) generation: i64,
     /// How long its handler ran; none if none did.
     pub(super) handler: Option<Duration>,
-    /// Its record as a failed message, if there is one.
-    pub(super) record: Option<AttemptRecord>,
     /// Whether it is a copy of another message of its unit of work: then its failure is not recorded again.
     pub(super) is_copy: bool,
-}
-
-/// What follows a recorded failure.
-#[derive(Clone, Debug)]
-pub(super) struct AttemptRecord {
-    pub(super) decision: RetryDecision,
-    pub(super) attempts: u32,
-    pub(super) error_group: String,
 }
 
 impl Settled {
     /// The outcome of a message that was not handled now.
     pub(super) fn new(outcome: CommandOutcome, generation: i64) -> Self {
-        Self { outcome, generation, handler: None, record: None, is_copy: false }
+        Self { outcome, generation, handler: None, is_copy: false }
     }
 
     /// The outcome of a copy of the message in the same unit of work.

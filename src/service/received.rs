@@ -100,6 +100,12 @@ impl ReceivedMessage {
         self.span.unwrap_or_default()
     }
 
+    /// The id of the trace in which a failure of the message is recorded, in hexadecimal.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<String> {
+        self.span().of_failure().map(|span| format!("{:032x}", span.trace_id))
+    }
+
     /// The key by which a duplicate is recognised; none if the message cannot be decoded.
     pub(super) fn message_key(&self) -> Option<&MessageKey> {
         self.decoded.as_ref().ok().map(|envelope| &envelope.key)

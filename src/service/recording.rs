@@ -73,8 +73,7 @@ pub(super) async fn record_failures(
 }
 
 fn recorded(failed: FailureRecord<'_>, record: AttemptRecord) -> Settled {
-    let outcome = CommandOutcome::Recorded(failed.failure, record.decision);
-    Settled { record: Some(record), ..Settled::new(outcome, failed.generation).after(failed.took) }
+    Settled::new(CommandOutcome::Recorded(failed.failure, record), failed.generation).after(failed.took)
 }
 
 /// The same for the only message of a unit of work.
@@ -95,7 +94,7 @@ fn failure_record(
 ) -> FailureRecord<'_> {
     let (key, message) = (received.failed_message_key(), &received.message);
     let ordering_key = received.ordering_key();
-    let trace_id = received.span().of_failure().map(|span| span.trace_id);
+    let trace_id = received.trace_id();
     FailureRecord {
         index,
         key,

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     failure::Failure,
-    outcome::{CommandOutcome, Settled},
+    outcome::{AttemptRecord, CommandOutcome, Settled},
     received::ReceivedMessage,
     unit_of_work::UnitOfWorkError,
 };
@@ -186,7 +186,7 @@ fn message_report(received: &ReceivedMessage) -> MessageReport<'_> {
 }
 
 fn settle<'a>(message: &mut MessageReport<'a>, settled: &'a Settled) {
-    let Settled { outcome, generation, handler, record, is_copy } = settled;
+    let Settled { outcome, generation, handler, is_copy } = settled;
     message.generation = *generation;
     message.handler = *handler;
     message.outcome = Some(match outcome {
@@ -197,9 +197,9 @@ fn settle<'a>(message: &mut MessageReport<'a>, settled: &'a Settled) {
     if let CommandOutcome::Recorded(failure, _) | CommandOutcome::Reported(failure) = outcome {
         message.error = Some(error_class(failure));
     }
-    if let Some(record) = record {
-        message.attempts = record.attempts;
-        message.error_group = Some(&record.error_group);
+    if let CommandOutcome::Recorded(_, AttemptRecord { attempts, error_group, .. }) = outcome {
+        message.attempts = *attempts;
+        message.error_group = Some(error_group);
     }
 }
 
@@ -207,10 +207,12 @@ fn message_outcome(outcome: &CommandOutcome) -> MessageOutcome {
     match outcome {
         CommandOutcome::Handled => MessageOutcome::Handled,
         CommandOutcome::Duplicate => MessageOutcome::Duplicate,
-        CommandOutcome::Recorded(_, RetryDecision::Retry(_)) => MessageOutcome::Retrying,
-        CommandOutcome::Recorded(_, RetryDecision::Postpone(_)) => MessageOutcome::Postponed,
-        CommandOutcome::Recorded(_, RetryDecision::Wait) => MessageOutcome::Waiting,
-        CommandOutcome::Recorded(_, RetryDecision::Dead(reason)) => MessageOutcome::Dead(*reason),
+        CommandOutcome::Recorded(_, record) => match record.decision {
+            RetryDecision::Retry(_) => MessageOutcome::Retrying,
+            RetryDecision::Postpone(_) => MessageOutcome::Postponed,
+            RetryDecision::Wait => MessageOutcome::Waiting,
+            RetryDecision::Dead(reason) => MessageOutcome::Dead(reason),
+        },
         CommandOutcome::Reported(_) => MessageOutcome::Rejected,
         CommandOutcome::Unknown => MessageOutcome::Unknown,
     }

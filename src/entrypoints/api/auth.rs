@@ -10,13 +10,15 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tracing::warn;
 
 use super::{super::connections::Peer, responses, state::ApiState};
 
 pub(super) async fn guard(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
     match &state.api.token {
         Some(token) if !token_matches(token, request.headers()) => {
-            state.refusals.add(request.extensions().get().map(|Peer(peer)| *peer));
+            let peer = request.extensions().get().map(|Peer(peer)| peer.to_string());
+            warn!(peer, "HTTP login refused: the token is missing or wrong (api.token)");
             let refused = responses::message(
                 StatusCode::UNAUTHORIZED,
                 "Authorization: Bearer TOKEN is required (api.token)",

@@ -4,7 +4,6 @@ mod auth;
 mod batcher;
 mod commands;
 mod observed;
-mod refusals;
 mod request_body;
 mod responses;
 mod routes;

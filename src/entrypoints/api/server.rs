@@ -8,7 +8,6 @@ use tracing::info;
 use super::{
     super::http_server::{HttpLimits, bind, bind_when_available, serve},
     batcher::{BatcherOptions, CommandBatcher},
-    refusals::Refusals,
     request_body::BodyMemory,
     routes,
     state::{Api, ApiState},
@@ -55,8 +54,7 @@ impl Api {
     pub(crate) fn router(self) -> (axum::Router, JoinSet<()>) {
         let (batcher, tasks) = CommandBatcher::start(&self.batcher_options());
         let body_memory = BodyMemory::new(self.body_memory);
-        let refusals = Refusals::default();
-        (routes::router(ApiState { api: self, batcher, body_memory, refusals }), tasks)
+        (routes::router(ApiState { api: self, batcher, body_memory }), tasks)
     }
 
     fn batcher_options(&self) -> BatcherOptions {

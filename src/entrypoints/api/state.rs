@@ -13,7 +13,6 @@ use crate::{
 use super::{
     super::{health::Health, watchdog::Watchdog},
     batcher::CommandBatcher,
-    refusals::Refusals,
     request_body::BodyMemory,
 };
 
@@ -56,5 +55,4 @@ pub(super) struct ApiState {
     pub(super) api: Api,
     pub(super) batcher: CommandBatcher,
     pub(super) body_memory: BodyMemory,
-    pub(super) refusals: Refusals,
 }

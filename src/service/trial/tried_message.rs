@@ -146,7 +146,7 @@ impl TriedMessage {
                 let limit = humantime::format_duration(*limit);
                 self.conclude(Verdict::Busy, None, format!("takes longer than a dry run may take ({limit})"));
             }
-            CommandOutcome::Recorded(failure, decision) => match decision {
+            CommandOutcome::Recorded(failure, record) => match &record.decision {
                 RetryDecision::Postpone(_) => self.busy(failure),
                 RetryDecision::Wait => self.wait(),
                 RetryDecision::Retry(_) => {

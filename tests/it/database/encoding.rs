@@ -7,7 +7,10 @@ use allocation::{
     domain::{Reason, RetryDecision},
     ports::{observer::NoObserver, queue::QueueName, store::Store},
     service::{
-        archive::Archive, batch_handler::BatchHandler, outcome::CommandOutcome, received::ReceivedMessage,
+        archive::Archive,
+        batch_handler::BatchHandler,
+        outcome::{AttemptRecord, CommandOutcome},
+        received::ReceivedMessage,
     },
 };
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
@@ -45,7 +48,13 @@ fn line(message_id: &str, orderid: &str) -> ReceivedMessage {
 }
 
 fn is_invalid(outcome: &CommandOutcome) -> bool {
-    matches!(outcome, CommandOutcome::Recorded(_, RetryDecision::Dead(Reason::InvalidMessage)))
+    matches!(
+        outcome,
+        CommandOutcome::Recorded(
+            _,
+            AttemptRecord { decision: RetryDecision::Dead(Reason::InvalidMessage), .. }
+        )
+    )
 }
 
 async fn assert_kept(db: &Database, message_id: &str, body: &str) {

@@ -4,8 +4,10 @@ use allocation::{
     domain::{Reason, RetryDecision},
     ports::{error::StoreError, queue::QueueName, store::RetryCheck},
     service::{
-        availability::ServerUnavailable, batch_handler::HandleError, failure::Failure,
-        outcome::CommandOutcome,
+        availability::ServerUnavailable,
+        batch_handler::HandleError,
+        failure::Failure,
+        outcome::{AttemptRecord, CommandOutcome},
     },
 };
 
@@ -135,7 +137,7 @@ async fn a_message_dead_lettered_by_the_broker_has_the_reason_of_the_broker() {
         message.message.death_reason = death_reason.map(Into::into);
         let outcomes = archive(&store).handle_all(ORDERS, &mut [message]).await.unwrap();
         assert!(
-            matches!(outcomes[0], CommandOutcome::Recorded(Failure::DeadLetteredByBroker(_), RetryDecision::Dead(is)) if is == reason)
+            matches!(outcomes[0], CommandOutcome::Recorded(Failure::DeadLetteredByBroker(_), AttemptRecord { decision: RetryDecision::Dead(is), .. }) if is == reason)
         );
         assert_eq!(store.failures()[0].next, RetryDecision::Dead(reason), "{death_reason:?}");
         assert_eq!(store.commits()[0].unhandled, ["m1"], "its id is not in the inbox");

@@ -138,10 +138,12 @@ pub(crate) fn names(outcomes: &[CommandOutcome]) -> Vec<&'static str> {
     let name = |outcome: &CommandOutcome| match outcome {
         CommandOutcome::Handled => "handled",
         CommandOutcome::Duplicate => "duplicate",
-        CommandOutcome::Recorded(_, RetryDecision::Retry(_)) => "retry",
-        CommandOutcome::Recorded(_, RetryDecision::Dead(_)) => "dead",
-        CommandOutcome::Recorded(_, RetryDecision::Postpone(_)) => "postponed",
-        CommandOutcome::Recorded(_, RetryDecision::Wait) => "waits",
+        CommandOutcome::Recorded(_, record) => match record.decision {
+            RetryDecision::Retry(_) => "retry",
+            RetryDecision::Dead(_) => "dead",
+            RetryDecision::Postpone(_) => "postponed",
+            RetryDecision::Wait => "waits",
+        },
         CommandOutcome::Reported(_) => "reported",
         CommandOutcome::Unknown => "unknown",
     };

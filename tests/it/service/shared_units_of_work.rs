@@ -25,7 +25,7 @@ async fn of_two_messages_with_one_id_the_second_is_a_duplicate_or_a_conflict() {
     assert_eq!(names(&outcomes), ["handled", "duplicate", "handled", "dead"]);
     let conflict = RetryDecision::Dead(Reason::MessageIdConflict);
     assert!(
-        matches!(&outcomes[3], CommandOutcome::Recorded(Failure::BodyMismatch, next) if *next == conflict),
+        matches!(&outcomes[3], CommandOutcome::Recorded(Failure::BodyMismatch, record) if record.decision == conflict),
         "{outcomes:?}"
     );
     let skus: Vec<_> = store.commits().into_iter().flat_map(|commit| commit.skus).collect();
@@ -53,7 +53,7 @@ async fn a_copy_has_the_outcome_of_its_original() {
     let outcomes = bus(&store).handle_all(ORDERS, &mut messages).await.unwrap();
     assert_eq!(names(&outcomes), ["retry", "handled", "retry", "retry"]);
     let mut decisions = outcomes.iter().filter_map(|outcome| match outcome {
-        CommandOutcome::Recorded(_, decision) => Some(decision),
+        CommandOutcome::Recorded(_, record) => Some(record.decision),
         _ => None,
     });
     let first = decisions.next().unwrap();
