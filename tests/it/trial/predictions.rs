@@ -50,8 +50,8 @@ fn assert_predicted(name: &str, report: &TrialReport, outcome: Option<&CommandOu
     let expected = match outcome {
         Some(CommandOutcome::Handled) => (Verdict::Succeed, None),
         Some(CommandOutcome::Duplicate) | None => (Verdict::Repeat, None),
-        Some(CommandOutcome::Recorded(_, decision)) => {
-            let status = allocation::domain::Status::from(*decision);
+        Some(CommandOutcome::Recorded(_, record)) => {
+            let status = allocation::domain::Status::from(record.decision);
             let reason = status.reason().map(Reason::as_str);
             (Verdict::Fail, Some(reason.unwrap_or(status.kind().as_str())))
         }
