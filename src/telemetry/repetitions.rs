@@ -22,7 +22,7 @@ use tracing_subscriber::layer::{Context, Filter};
 const PERIOD: Duration = Duration::from_secs(30);
 /// How often due lines are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// The number of kinds of lines that are told apart. More are one kind for each place in the code.
+/// The number of kinds of lines that are counted separately. Further ones are one kind for each place in the code.
 const MAX_KINDS: usize = 1_000;
 /// The target of the lines about repetitions, which are not counted themselves.
 const TARGET: &str = "allocation::repetitions";

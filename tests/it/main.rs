@@ -28,6 +28,7 @@ mod key_order;
 mod large_tables;
 mod lists;
 mod lock_order;
+mod logs;
 mod mail;
 mod malformed;
 mod memory;
