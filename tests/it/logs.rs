@@ -39,7 +39,7 @@ async fn repeated_failures_are_one_line_and_a_count() {
     let listed = system.cli(&shown).await.exits(0).json();
     let id = listed[0]["id"].to_string();
     let shown = system.cli(&["--json", "dead-letters", "show", &id]).await.exits(0).json();
-    assert_eq!(first["trace_id"], shown["attempts"][0]["trace_id"], "{first} {shown}");
+    assert_eq!(first["trace_id"], shown["history"][0]["trace_id"], "{first} {shown}");
     assert!(first["trace_id"].is_string(), "{first}");
     system.close().await;
 }
