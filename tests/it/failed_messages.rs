@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     CliOutput, Command, DRAINS_WITHIN, TestSystem, allocate, change_batch_quantity, create_batch, properties,
-    wait_for, wait_until,
+    wait_for,
 };
 
 /// A message is dead after one failed attempt.
@@ -131,15 +131,16 @@ async fn unknown_types_and_fields_of_any_name_are_one_group_each() {
     found.sort_by_key(|(kind, _)| kind.to_string());
     assert_eq!(found, [(json!("allocate"), json!(60)), (json!("…"), json!(60))], "{groups}");
     assert_eq!(groups[0]["group"].as_str().unwrap().len(), 16, "64 bits");
-    let summarized = async || worker.log().contains("more messages failed in the same way");
-    wait_until("the log counts them", DRAINS_WITHIN, summarized).await;
     let shortened = system.cli(&["dead-letters", "groups", "--limit", "1"]).await.exits(0);
     assert!(shortened.stdout().contains("\nand 1 more: --limit 2\n"), "{}", shortened.stdout());
     let group = groups.as_array().unwrap().iter().find(|group| group["type"] == "…").unwrap();
     let discard = ["discard", "--group", group["group"].as_str().unwrap(), "--why", "spam"];
     assert_eq!(dead_letters(&system, &discard).await.exits(0).json(), all_of(60));
     system.expect_dead(60);
-    system.close_after([worker]).await;
+    let (_, log) = worker.stop_with("TERM").await;
+    let lines = log.lines().filter(|line| line.contains("command dead-lettered"));
+    assert_eq!(lines.count(), 4, "for each group one line and a count: {log}");
+    system.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
