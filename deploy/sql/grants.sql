@@ -9,7 +9,7 @@ revoke all on all sequences in schema public from allocation_runtime, allocation
 -- Whoever runs the program.
 grant select, insert, update on products, batches to allocation_runtime;
 grant select, insert, update, delete
-    on order_lines, allocations_view, outbox, failed_messages, message_starts to allocation_runtime;
+    on order_lines, allocations_view, outbox, failed_messages, message_starts, processes to allocation_runtime;
 grant select, insert, delete on inbox, published_events to allocation_runtime;
 grant select, update on relay_state to allocation_runtime;
 grant select, insert on installation to allocation_runtime;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -65,7 +66,7 @@ pub struct App {
     pub(super) commit_signal: Arc<CommitSignal>,
     pub(super) database_log: Arc<AvailabilityLog>,
     pub(super) broker_log: Arc<AvailabilityLog>,
-    mail_log: Arc<AvailabilityLog>,
+    pub(super) mail_log: Arc<AvailabilityLog>,
     pub(super) watchdog: Watchdog,
     pub(super) storage: Storage,
     pub(super) observer: Arc<dyn Observer>,
@@ -74,7 +75,9 @@ pub struct App {
     pub(super) metrics: Option<Arc<PrometheusObserver>>,
     pub(super) commands: Arc<MessageBus>,
     archive: Arc<Archive>,
-    notifications: Arc<NotificationHandler>,
+    pub(super) notifications: Arc<NotificationHandler>,
+    /// When the process began.
+    pub(super) started: Instant,
 }
 
 impl App {
@@ -119,6 +122,7 @@ impl App {
             watchdog: Watchdog::default(),
             storage: Storage::default(),
             settings,
+            started: Instant::now(),
         })
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::Settings,
     entrypoints::health::{Health, HealthServer, LastReport, Readiness, StallTimeouts},
+    service::outage_end::OutageEnd,
 };
 
 use super::app::App;
@@ -34,6 +35,19 @@ impl App {
             last: LastReport::default(),
         };
         Health::new(self.watchdog.clone(), stall_timeouts, readiness)
+    }
+
+    /// Notices the end of outages.
+    pub(super) fn outage_end(&self) -> OutageEnd {
+        OutageEnd {
+            database: self.database_log.clone(),
+            broker: self.broker_log.clone(),
+            mail: self.mail_log.clone(),
+            commands: self.commands.clone(),
+            notifications: self.notifications.clone(),
+            topology: Arc::new(self.topology()),
+            relay: self.watchdog.relay(),
+        }
     }
 
     /// The server of the health checks, unless `health.listen` is empty.

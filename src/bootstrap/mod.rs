@@ -8,6 +8,7 @@ mod csv_run;
 mod csv_stock;
 mod demo_run;
 mod health;
+mod heartbeat;
 mod memory;
 mod metrics;
 mod observation;

@@ -19,6 +19,11 @@ pub(super) fn policy(settings: &Settings) -> FailurePolicy {
             jitter: retry.jitter,
             deferred_for: settings.notifications.retry_for,
         },
-        host: format!("{}:{}", gethostname().to_string_lossy(), std::process::id()),
+        host: process_name(),
     }
+}
+
+/// The name of this process: its host and process id.
+pub(super) fn process_name() -> String {
+    format!("{}:{}", gethostname().to_string_lossy(), std::process::id())
 }

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-use super::{app::App, observation::SpanExport, wait::retry_until_available};
+use super::{app::App, heartbeat::HeartbeatTask, observation::SpanExport, wait::retry_until_available};
 
 /// What a process does; one process may have all roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -34,6 +34,20 @@ pub enum Role {
     Notifier,
     /// Serves HTTP.
     Api,
+}
+
+impl Role {
+    /// The name of the role in settings, metrics and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Relay => "relay",
+            Self::Archive => "archive",
+            Self::Notifier => "notifier",
+            Self::Api => "api",
+        }
+    }
 }
 
 impl App {
@@ -79,17 +93,37 @@ impl App {
             let listener = api.bind().await?;
             tasks.spawn(async move { api.run(listener, &stop).await });
         }
-        if !self.wait_for_database(roles, stop).await? || !self.wait_for_topology(stop).await {
+        if !self.wait_for_database(roles, stop).await? {
             return self.finish(tasks, stop).await; // The API may still have requests to answer.
+        }
+        let heartbeats = HeartbeatTask::start(self.heartbeats(roles));
+        let ran = self.run_on_database(roles, stop, tasks, &mut background).await;
+        if ran.is_ok() {
+            heartbeats.stop().await;
+        }
+        ran
+    }
+
+    async fn run_on_database(
+        &self,
+        roles: &[Role],
+        stop: &CancellationToken,
+        mut tasks: JoinSet<()>,
+        background: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        if !self.wait_for_topology(stop).await {
+            return self.finish(tasks, stop).await;
         }
         background.spawn(postgres::forward_commits(
             self.pool.clone(),
             self.settings.database.timeout,
             self.commit_signal.clone(),
         ));
-        self.monitor_storage(stop, &mut background);
+        self.monitor_storage(stop, background);
+        let (outages, stopping) = (self.outage_end(), stop.clone());
+        background.spawn(async move { outages.run(&stopping).await });
         for role in roles {
-            self.start(*role, stop, &mut tasks, &mut background);
+            self.start(*role, stop, &mut tasks, background);
         }
         info!(?roles, namespace = self.settings.namespace, "running");
         self.finish(tasks, stop).await

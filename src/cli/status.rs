@@ -10,11 +10,15 @@ use crate::{
         admin::{QueueDepth, Topology as _},
         error::error_text,
         installation::DatabaseState,
+        processes::{ProcessState, UnconsumedQueue},
     },
-    views::{FailureCounts, OutboxDepth, RelayLeader},
+    views::{FailureCounts, OutboxDepth, ProcessRow, RelayLeader},
 };
 
 use super::{exit::ExitStatus, output};
+
+/// A batch that takes longer is shown, in seconds.
+const LONG_BATCH: u64 = 5;
 
 #[derive(Serialize)]
 struct Status {
@@ -26,6 +30,7 @@ struct Status {
     outbox: Option<OutboxDepth>,
     failures: Option<FailureCounts>,
     failed_message_bytes: Option<u64>,
+    processes: Vec<ProcessRow>,
     #[serde(skip)]
     failed_message_limit: u64,
 }
@@ -44,12 +49,13 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
     let (state, queues) = tokio::join!(app.database_state(), topology.queue_depths());
     let fits = state.as_ref().is_ok_and(|state| state.schema.fits());
     let (mut relay, mut outbox, mut failures, mut failed_message_bytes) = (None, None, None, None);
-    let failed_message_limit = app.failed_message_limit();
+    let (failed_message_limit, mut processes) = (app.failed_message_limit(), Vec::new());
     if fits {
         let views = app.views();
         relay = views.relay_leader().await?;
         outbox = Some(views.outbox_depth().await?);
         failures = Some(views.failure_counts().await?);
+        processes = views.processes().await?;
         failed_message_bytes = Some(views.failed_message_bytes(failed_message_limit).await?);
     }
     let status = Status {
@@ -64,6 +70,7 @@ pub(super) async fn status(app: &App, json: bool) -> anyhow::Result<ExitStatus> 
         outbox,
         failures,
         failed_message_bytes,
+        processes,
         failed_message_limit,
     };
     if json {
@@ -144,4 +151,29 @@ fn print(status: &Status) {
         };
         output::line(&format!("queue      {name}: {ready} ready, {consumers} consumers{hint}"));
     }
+    for process in status.processes.iter().filter(|process| process.status != "stopped") {
+        output::line(&format!("process    {}", description(process)));
+    }
+}
+
+fn description(process: &ProcessRow) -> String {
+    let ProcessRow { name, version, roles, started_at, seen_at, status, state } = process;
+    let (roles, started) = (roles.join(","), output::short_time(*started_at));
+    let mut text = format!("{name} {version} {roles} since {started}");
+    if *status == "lost" {
+        text.push_str(&format!("; lost: last seen {}", output::short_time(*seen_at)));
+        return text;
+    }
+    let ProcessState { busy, unavailable, not_consuming } = state;
+    for server in unavailable {
+        text.push_str(&format!("; {} unavailable for {} s: {}", server.server, server.seconds, server.error));
+    }
+    for UnconsumedQueue { queue, error } in not_consuming {
+        let error = if error.is_empty() { "it subscribes" } else { error };
+        text.push_str(&format!("; does not consume {queue}: {error}"));
+    }
+    for partition in busy.iter().filter(|partition| partition.seconds >= LONG_BATCH) {
+        text.push_str(&format!("; busy with a batch of {} for {} s", partition.queue, partition.seconds));
+    }
+    text
 }

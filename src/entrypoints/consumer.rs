@@ -133,6 +133,7 @@ impl Consumer {
             match stopped {
                 ConsumerStopped::Finished => continue,
                 ConsumerStopped::Requeued { handled } => {
+                    status.not_consuming("its messages were returned, because a server was unavailable");
                     if handled {
                         requeue_delays = Backoff::after_requeue();
                     }

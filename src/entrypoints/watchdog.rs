@@ -73,18 +73,24 @@ impl Watchdog {
     /// How long the partition of a queue that has been busy for longest has been; zero if none is busy.
     #[must_use]
     pub fn busy_for(&self, queue: QueueName) -> Duration {
-        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_queue =
-            partitions.iter().filter_map(Weak::upgrade).filter(|status| status.queue == queue.as_str());
-        of_queue.filter_map(|status| status.activity.busy_for()).max().unwrap_or_default()
+        let of_queue = self.busy().into_iter().filter(|(busy, _)| *busy == queue.as_str());
+        of_queue.map(|(_, busy)| busy).max().unwrap_or_default()
     }
 
-    /// The queues whose consumer in this process has no subscription.
+    /// The queues whose consumer in this process has no subscription, and why; the reason is empty at first.
     #[must_use]
-    pub fn not_consuming(&self) -> Vec<String> {
+    pub fn not_consuming(&self) -> Vec<(String, String)> {
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let failing = consumers.iter().filter_map(Weak::upgrade).filter(|status| status.error().is_some());
-        failing.map(|status| status.queue.clone()).collect()
+        let consumers = consumers.iter().filter_map(Weak::upgrade);
+        consumers.filter_map(|status| Some((status.queue.clone(), status.error().clone()?))).collect()
+    }
+
+    /// The partitions that are busy: their queues, and for how long.
+    #[must_use]
+    pub fn busy(&self) -> Vec<(&'static str, Duration)> {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let partitions = partitions.iter().filter_map(Weak::upgrade);
+        partitions.filter_map(|status| Some((status.queue, status.activity.busy_for()?))).collect()
     }
 
     /// The activity of the relay while it leads.
@@ -96,9 +102,7 @@ impl Watchdog {
     /// The queues of partitions that have been busy with one batch for longer than this.
     #[must_use]
     pub fn stalled(&self, longer_than: Duration) -> Vec<&'static str> {
-        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        let stalled = |status: &Arc<PartitionStatus>| status.activity.is_stalled(longer_than);
-        partitions.iter().filter_map(Weak::upgrade).filter(stalled).map(|status| status.queue).collect()
+        self.busy().into_iter().filter(|(_, busy)| *busy > longer_than).map(|(queue, _)| queue).collect()
     }
 }
 

@@ -14,6 +14,7 @@ pub mod installation;
 pub mod notifier;
 pub mod observer;
 pub mod outbox;
+pub mod processes;
 pub mod queue;
 pub mod routing;
 pub mod store;

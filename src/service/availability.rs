@@ -55,6 +55,8 @@ struct Outage {
     /// The last error in the log, and when it was logged.
     logged: String,
     logged_at: Instant,
+    /// When a part last found that it cannot use the server.
+    reported_at: Instant,
 }
 
 /// An error with a known cause is logged no sooner: tasks may report several errors in turn.
@@ -91,10 +93,12 @@ impl AvailabilityLog {
             None => {
                 warn!(dependency, error, "{dependency} unavailable, retrying");
                 let causes = HashSet::from([without_values(&error)]);
-                *outage = Some(Outage { begin: now, causes, logged: error, logged_at: now });
+                *outage =
+                    Some(Outage { begin: now, causes, logged: error, logged_at: now, reported_at: now });
                 self.report(None);
             }
             Some(outage) => {
+                outage.reported_at = now;
                 if outage.must_log(&error, now) {
                     warn!(dependency, error, "{dependency} still unavailable, with another error");
                     (outage.logged, outage.logged_at) = (error, now);
@@ -129,11 +133,23 @@ impl AvailabilityLog {
         }
     }
 
+    /// Whether it is unavailable, and nothing has tried to use it for this long.
+    #[must_use]
+    pub fn is_silent_for(&self, period: Duration) -> bool {
+        self.outage().as_ref().is_some_and(|outage| outage.reported_at.elapsed() >= period)
+    }
+
+    /// For how long it has been unavailable, and the last error that was logged; `None` if it is available.
+    #[must_use]
+    pub fn outage_so_far(&self) -> Option<(Duration, String)> {
+        self.outage().as_ref().map(|outage| (outage.begin.elapsed(), outage.logged.clone()))
+    }
+
     /// Since when it is unavailable, by the clock of this machine; `None` if it is available.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the time is shown, not stored")]
     pub fn down_since(&self) -> Option<SystemTime> {
-        self.outage().as_ref().map(|outage| SystemTime::now() - outage.begin.elapsed())
+        self.outage_so_far().map(|(lasts, _)| SystemTime::now() - lasts)
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {

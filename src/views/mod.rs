@@ -7,6 +7,7 @@ mod handle;
 mod history;
 mod orders;
 mod outbox;
+mod processes;
 mod progress;
 
 pub use availability::{Availability, AvailableBatch};
@@ -16,4 +17,5 @@ pub use handle::Views;
 pub use history::{History, HistoryStep, KeptFor, LineState};
 pub use orders::{Allocation, Order, OrderLine};
 pub use outbox::{OutboxDepth, RelayLeader, UnpublishedEvent};
+pub use processes::ProcessRow;
 pub use progress::{RecordedTotals, SendProgress};

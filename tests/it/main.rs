@@ -39,6 +39,7 @@ mod operator_actions;
 mod ops;
 mod passwords;
 mod postgres;
+mod processes;
 #[path = "../prometheus.rs"]
 mod prometheus;
 mod quantities;

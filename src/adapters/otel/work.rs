@@ -26,18 +26,21 @@ struct Origin {
 
 impl Tracer {
     pub(super) fn unit_of_work(&self, report: &UnitOfWorkReport<'_>) {
-        let spans: Vec<_> =
-            report.messages.iter().filter_map(|message| Some((message, context(message)?))).collect();
+        let handled = Period { begin: report.begin, duration: report.duration() };
+        let spans: Vec<_> = report
+            .messages
+            .iter()
+            .filter_map(|message| Some((message, context(message, handled)?)))
+            .collect();
         if spans.is_empty() {
             return;
         }
         let unit = sampler::root();
-        let end = Period { begin: report.begin, duration: report.duration() };
         let origin = Origin { queue: self.named(report.queue.as_str()), source: report.source };
         for (message, context) in &spans {
             // Without an outcome the message is handled again, and has one span for all of it.
             if message.outcome.is_some() {
-                self.message(&origin, message, *context, end, Some(unit));
+                self.message(&origin, message, *context, handled, Some(unit));
             }
         }
         self.unit(report, unit, &spans);
@@ -45,7 +48,7 @@ impl Tracer {
     }
 
     pub(super) fn failure(&self, report: &FailureReport<'_>) {
-        if let Some(context) = context(&report.message) {
+        if let Some(context) = context(&report.message, report.period) {
             let dead_letters = if report.queue_kind == QueueKind::DeadLetter { ".dlq" } else { "" };
             let queue = format!("{}{dead_letters}", self.named(report.queue.as_str()));
             let origin = Origin { queue, source: report.source };
@@ -135,11 +138,12 @@ impl Tracer {
     }
 }
 
-/// The context of a message's span, if it is recorded.
-fn context(message: &MessageReport<'_>) -> Option<TraceContext> {
+/// The context of a message's span, if it is recorded. Slow is what the work took: a message may have waited in this process
+/// for other messages, or for a digest.
+fn context(message: &MessageReport<'_>, handled: Period) -> Option<TraceContext> {
     let is_kept = match message.outcome {
         Some(MessageOutcome::Retrying | MessageOutcome::Dead(_)) => true,
-        Some(_) => message.held_for > SLOW,
+        Some(_) => handled.duration > SLOW,
         None => false,
     };
     if is_kept { message.span.of_failure() } else { message.span.recorded() }

@@ -12,6 +12,7 @@ use crate::{
     ports::{
         error::StoreError,
         observer::{Backlog, BacklogReader, FailedMessageCount},
+        processes::{LOST_AFTER, ROLES},
         queue::QueueName,
     },
 };
@@ -64,6 +65,7 @@ impl BacklogReader for PgBacklogReader {
             };
             let mut backlog = outbox_and_retries(&mut session).await?;
             backlog.failed_messages = failed_messages(&mut session).await?;
+            backlog.processes = processes(&mut session).await?;
             Ok((session, backlog))
         });
         // A session with an error is closed.
@@ -107,6 +109,7 @@ async fn outbox_and_retries(session: &mut PgConnection) -> Result<Backlog, sqlx:
         failed_messages: Vec::new(),
         failed_message_groups: row.groups.unsigned_abs(),
         retries_overdue: seconds(row.overdue),
+        processes: Vec::new(),
     })
 }
 
@@ -126,6 +129,24 @@ async fn failed_messages(session: &mut PgConnection) -> Result<Vec<FailedMessage
         let queue = QueueName::ALL.into_iter().find(|queue| queue.as_str() == row.queue)?;
         let status = StatusKind::from_name(&row.status)?;
         Some(FailedMessageCount { queue, status, messages: row.messages.unsigned_abs() })
+    });
+    Ok(counts.collect())
+}
+
+/// One number for each role, zero included.
+async fn processes(session: &mut PgConnection) -> Result<Vec<(&'static str, u64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select role as "role!",
+                  (select count(*) from processes
+                   where role = any(roles) and stopped_at is null
+                     and seen_at > now() - make_interval(secs => $2)) as "processes!"
+           from pg_catalog.unnest($1::text[]) as roles_of_program(role)"#,
+        &ROLES as &[&str],
+        LOST_AFTER.as_secs_f64(),
+    );
+    let counts = rows.fetch_all(session).await?.into_iter().filter_map(|row| {
+        let role = ROLES.into_iter().find(|role| *role == row.role)?;
+        Some((role, row.processes.unsigned_abs()))
     });
     Ok(counts.collect())
 }

@@ -65,6 +65,8 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
     );
     lost.execute(&mut *connection).await?;
     release_forgotten(connection).await?;
+    let processes = sqlx::query!("delete from processes where seen_at < now() - interval '30 days'");
+    processes.execute(&mut *connection).await?;
     Ok(Purge {
         rows: PurgedRows { inbox: handled, failed_messages: ended, message_starts },
         is_incomplete: handled.max(ended).max(published) >= PURGE_SIZE.unsigned_abs(),

@@ -17,6 +17,7 @@ pub(super) struct LeaderMetrics {
     failed_messages: Series<Gauge, 2>,
     groups: Series<Gauge, 0>,
     overdue: Series<SecondsGauge, 0>,
+    processes: Series<Gauge, 1>,
     ready: Series<Gauge, 2>,
     consumers: Series<Gauge, 2>,
 }
@@ -55,6 +56,11 @@ impl LeaderMetrics {
                 [],
                 "Leader only: how long a retry waits for its publication, the longest time",
             ),
+            processes: catalog.gauge(
+                "processes",
+                ["role"],
+                "Leader only: processes with this role that reported themselves within 15 seconds",
+            ),
             ready: catalog.gauge(
                 "queue_ready",
                 ["queue", "queue_kind"],
@@ -84,6 +90,9 @@ impl LeaderMetrics {
         }
         self.groups.of([]).set(number(backlog.failed_message_groups));
         self.overdue.of([]).set(backlog.retries_overdue.as_secs_f64());
+        for (role, processes) in &backlog.processes {
+            self.processes.of([role]).set(number(*processes));
+        }
     }
 
     fn clear_backlog(&self) {
@@ -93,6 +102,7 @@ impl LeaderMetrics {
         self.outbox_oldest.clear();
         self.failed_messages.clear();
         self.overdue.clear();
+        self.processes.clear();
     }
 
     pub(super) fn queues(&self, states: &[QueueState]) {

@@ -32,7 +32,8 @@ fn commands() -> Histogram {
 }
 
 /// The failures that end a unit of work.
-const CAUSES: [ErrorClass; 7] = [
+const CAUSES: [ErrorClass; 8] = [
+    ErrorClass::InvalidMessage,
     ErrorClass::Conflict,
     ErrorClass::Locked,
     ErrorClass::Timeout,

@@ -107,7 +107,8 @@ impl Readiness {
         let unreadable = queues.map(unreadable).unwrap_or_default();
         let failed_messages =
             if self.storage.is_full().is_some() { "more than limits.failed_messages" } else { "ok" };
-        let not_consuming = self.watchdog.not_consuming();
+        let not_consuming: Vec<_> =
+            self.watchdog.not_consuming().into_iter().map(|(queue, _)| queue).collect();
         let servers = [database, schema, broker];
         let ready = servers.iter().all(|part| *part == "ok") && not_consuming.is_empty();
         let mut report = ReadinessReport {

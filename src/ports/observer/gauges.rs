@@ -38,6 +38,8 @@ pub struct Backlog {
     pub failed_message_groups: u64,
     /// How long the retry that has been due for longest is overdue.
     pub retries_overdue: Duration,
+    /// The number of running processes with each role.
+    pub processes: Vec<(&'static str, u64)>,
 }
 
 named_values! {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tracing::debug;
+use tracing::warn;
 
 use crate::ports::{
     error::error_text,
@@ -47,7 +47,7 @@ impl Gauges {
             match self.backlog.backlog().await {
                 Ok(backlog) => observer.observe(&Report::BacklogGauged(Some(&backlog))),
                 Err(error) => {
-                    debug!(error = error_text(&error), "the backlog was not measured");
+                    warn!(error = error_text(&error), "the backlog was not measured: its gauges are missing");
                     observer.observe(&Report::BacklogGauged(None));
                 }
             }
@@ -60,7 +60,10 @@ impl Gauges {
             match self.queues.queues().await {
                 Ok(states) => observer.observe(&Report::QueuesGauged(&states)),
                 Err(error) => {
-                    debug!(error = error_text(&error), "the queues were not measured");
+                    warn!(
+                        error = error_text(&error),
+                        "the queues were not measured: their gauges are missing"
+                    );
                     observer.observe(&Report::QueuesGauged(&[]));
                 }
             }

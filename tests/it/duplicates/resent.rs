@@ -91,6 +91,7 @@ async fn a_redelivery_of_a_retrying_message_is_not_an_attempt() {
             system.count(after).await
         })
         .await;
+        system.wait_published().await;
         worker.terminate().await;
         assert_eq!((system.count(ROWS).await, system.count(ATTEMPTS).await), (1, 1));
     }

@@ -28,6 +28,7 @@ use super::{
 
 /// The number of log lines per process that a failed test prints.
 const TAIL: usize = 40;
+const UNPUBLISHED: &str = "select count(*) from outbox";
 
 /// A system that no other test uses.
 pub(crate) struct TestSystem {
@@ -258,13 +259,20 @@ impl TestSystem {
         lines.into_iter().map(|(orderid, sku, batchref)| ((orderid, sku), batchref)).collect()
     }
 
-    /// Stops processes, then closes.
+    /// Waits until the events are published, stops processes, then closes.
     pub(crate) async fn close_after(self, processes: impl IntoIterator<Item = Running>) {
+        self.wait_published().await;
         for process in processes {
             let ended = process.terminate().await;
             assert!(ended.success(), "a process ended with {ended} after SIGTERM");
         }
         self.close().await;
+    }
+
+    /// Waits until the relay has published every event.
+    pub(crate) async fn wait_published(&self) {
+        let unpublished = async || self.count(UNPUBLISHED).await;
+        wait_for("events are published", DRAINS_WITHIN, &0, unpublished).await;
     }
 
     /// Asserts that no unexpected message, event or dead letter is left, and removes everything.
@@ -275,7 +283,7 @@ impl TestSystem {
         for queue in ["orders.dlq", "stock.dlq", "notifications.dlq"] {
             assert_eq!(self.ready(queue).await, 0, "{queue} is not empty");
         }
-        assert_eq!(self.count("select count(*) from outbox").await, 0, "events were not published");
+        assert_eq!(self.count(UNPUBLISHED).await, 0, "events were not published");
         let dead = self.count("select count(*) from failed_messages where status = 'dead'").await;
         assert_eq!(dead, self.expected_dead.load(Ordering::Relaxed), "dead letters");
         self.remove().await;

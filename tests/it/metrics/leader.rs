@@ -3,13 +3,14 @@
 use crate::harness::{Metrics, Scrape, TestSystem};
 
 /// The gauges that only the leader has.
-const GAUGES: [&str; 7] = [
+const GAUGES: [&str; 8] = [
     "outbox_pending",
     "outbox_oldest_seconds",
     "outbox_parked",
     "failed_message_groups",
     "retries_overdue_seconds",
     r#"failed_messages{queue="orders",status="dead"}"#,
+    r#"processes{role="relay"}"#,
     r#"queue_ready{queue="orders",queue_kind="main"}"#,
 ];
 

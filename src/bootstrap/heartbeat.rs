@@ -1,0 +1,76 @@
+//! The heartbeats of a process.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    adapters::postgres::PgProcessRegistry,
+    ports::processes::{BusyPartition, ProcessState, UnavailableServer, UnconsumedQueue},
+    service::{availability::AvailabilityLog, heartbeat::Heartbeats},
+};
+
+use super::{app::App, policy::process_name, roles::Role};
+
+/// Reports a process until it ends.
+pub(super) struct HeartbeatTask {
+    heartbeats: Arc<Heartbeats>,
+    task: JoinHandle<()>,
+    end: CancellationToken,
+}
+
+impl HeartbeatTask {
+    pub(super) fn start(heartbeats: Heartbeats) -> Self {
+        let (heartbeats, end) = (Arc::new(heartbeats), CancellationToken::new());
+        let (reporting, ending) = (heartbeats.clone(), end.clone());
+        let task = tokio::spawn(async move { reporting.run(&ending).await });
+        Self { heartbeats, task, end }
+    }
+
+    /// Reports the orderly end. The last report comes after all others.
+    pub(super) async fn stop(self) {
+        self.end.cancel();
+        self.heartbeats.stopped(self.task).await;
+    }
+}
+
+impl App {
+    /// The heartbeats of this process, which has these roles.
+    pub(super) fn heartbeats(&self, roles: &[Role]) -> Heartbeats {
+        let watchdog = self.watchdog.clone();
+        let servers = [
+            ("database", self.database_log.clone()),
+            ("broker", self.broker_log.clone()),
+            ("mail server", self.mail_log.clone()),
+        ];
+        let state = move || ProcessState {
+            busy: watchdog.busy().into_iter().map(busy_partition).collect(),
+            unavailable: servers.iter().filter_map(|(name, log)| unavailable(name, log)).collect(),
+            not_consuming: watchdog
+                .not_consuming()
+                .into_iter()
+                .map(|(queue, error)| UnconsumedQueue { queue, error })
+                .collect(),
+        };
+        Heartbeats {
+            registry: Arc::new(PgProcessRegistry::new(self.pool.clone(), self.settings.database.timeout)),
+            id: Uuid::now_v7(),
+            name: process_name(),
+            version: env!("CARGO_PKG_VERSION"),
+            roles: roles.iter().map(|role| role.name().to_owned()).collect(),
+            started: self.started,
+            state: Box::new(state),
+        }
+    }
+}
+
+fn busy_partition((queue, busy): (&'static str, std::time::Duration)) -> BusyPartition {
+    BusyPartition { queue: queue.to_owned(), seconds: busy.as_secs() }
+}
+
+fn unavailable(name: &str, log: &AvailabilityLog) -> Option<UnavailableServer> {
+    let (lasts, error) = log.outage_so_far()?;
+    Some(UnavailableServer { server: name.to_owned(), seconds: lasts.as_secs(), error })
+}

@@ -1,0 +1,86 @@
+//! What processes of the program report of themselves, for operators.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::StoreError;
+
+/// A process reports itself this often, and earlier when its state changes.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// A process that did not report itself for longer is not running, or cannot use the database.
+pub const LOST_AFTER: Duration = Duration::from_secs(15);
+
+/// The roles that a process can have.
+pub const ROLES: [&str; 5] = ["worker", "relay", "archive", "notifier", "api"];
+
+/// A report of a process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heartbeat {
+    /// The id of this run of the process: in containers, several processes can have the same name.
+    pub id: Uuid,
+    /// Its host and process id.
+    pub name: String,
+    /// Its version.
+    pub version: &'static str,
+    /// Its roles, of [`ROLES`].
+    pub roles: Vec<String>,
+    /// The time since its start.
+    pub uptime: Duration,
+    /// Whether this is the end of an orderly stop.
+    pub is_stopped: bool,
+    /// What it does.
+    pub state: ProcessState,
+}
+
+/// What a process does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessState {
+    /// Its partitions that are busy with a batch.
+    pub busy: Vec<BusyPartition>,
+    /// The servers that it waits for.
+    pub unavailable: Vec<UnavailableServer>,
+    /// The queues that it should consume and does not.
+    pub not_consuming: Vec<UnconsumedQueue>,
+}
+
+/// A partition that is busy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusyPartition {
+    /// Its queue, without the namespace.
+    pub queue: String,
+    /// How long it has been busy with the same batch, in seconds.
+    pub seconds: u64,
+}
+
+/// A server that a process cannot use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnavailableServer {
+    /// Its name: database, broker or mail server.
+    pub server: String,
+    /// Since how many seconds.
+    pub seconds: u64,
+    /// The last error that was logged.
+    pub error: String,
+}
+
+/// A queue that a process should consume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnconsumedQueue {
+    /// Its name.
+    pub queue: String,
+    /// Why it is not consumed; empty while the process subscribes for the first time.
+    pub error: String,
+}
+
+/// Where processes report themselves.
+#[async_trait]
+pub trait ProcessRegistry: Send + Sync {
+    /// Records a report. It replaces the former one of the process.
+    ///
+    /// # Errors
+    /// The store is unavailable.
+    async fn record(&self, heartbeat: &Heartbeat) -> Result<(), StoreError>;
+}
