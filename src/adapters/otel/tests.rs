@@ -56,15 +56,20 @@ fn message(span: SpanDecision, outcome: Option<MessageOutcome>) -> MessageReport
     }
 }
 
-/// The names of the spans of a unit of work, in their order.
+/// The spans of a unit of work, in their order.
 fn spans(result: UnitOfWorkResult, messages: &[MessageReport<'_>]) -> Vec<Span> {
+    spans_of(Duration::from_millis(2), result, messages)
+}
+
+/// The same if the handlers take so long.
+fn spans_of(handle: Duration, result: UnitOfWorkResult, messages: &[MessageReport<'_>]) -> Vec<Span> {
     let (tracer, mut waiting) = tracer(0.0, true);
     tracer.observe(&Report::UnitOfWork(&UnitOfWorkReport {
         queue: QueueName::Orders,
         source: Source::Queue,
         begin: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
         load: Duration::from_millis(1),
-        handle: Duration::from_millis(2),
+        handle,
         commit: if result == UnitOfWorkResult::Committed { Duration::from_millis(3) } else { Duration::ZERO },
         result,
         messages,
@@ -91,20 +96,29 @@ fn a_unit_of_work_without_a_recorded_message_has_no_span() {
 #[test]
 fn failed_and_slow_messages_are_recorded() {
     let if_failed = SpanDecision::IfFailed(CONTEXT);
-    let slow = MessageReport {
-        held_for: Duration::from_millis(1001),
-        ..message(if_failed, Some(MessageOutcome::Handled))
-    };
+    let handled = message(if_failed, Some(MessageOutcome::Handled));
     let dead = MessageReport {
         error: Some(ErrorClass::Panic),
         ..message(if_failed, Some(MessageOutcome::Dead(Reason::AttemptsExhausted)))
     };
-    for (kept, error) in [(slow, 0), (dead, 2), (message(if_failed, Some(MessageOutcome::Retrying)), 0)] {
-        let spans = spans(UnitOfWorkResult::Committed, &[kept]);
+    let retrying = message(if_failed, Some(MessageOutcome::Retrying));
+    let (slow, quick) = (Duration::from_millis(1001), Duration::from_millis(2));
+    for (kept, handle, error) in [(handled, slow, 0), (dead, quick, 2), (retrying, quick, 0)] {
+        let spans = spans_of(handle, UnitOfWorkResult::Committed, &[kept]);
         assert_eq!(names(&spans), ["process ns.orders", "unit of work", "load", "handle", "commit"]);
         assert_eq!(spans[0].trace_id, CONTEXT.trace_id.to_be_bytes());
         assert_eq!(spans[0].status.as_ref().map_or(0, |status| status.code), error);
     }
+}
+
+/// It may have waited for a digest, or for the messages before it.
+#[test]
+fn a_message_that_waited_in_the_process_is_not_slow() {
+    let waited = MessageReport {
+        held_for: Duration::from_mins(1),
+        ..message(SpanDecision::IfFailed(CONTEXT), Some(MessageOutcome::Handled))
+    };
+    assert_eq!(names(&spans(UnitOfWorkResult::Committed, &[waited])), [""; 0]);
 }
 
 #[test]
