@@ -48,7 +48,7 @@ impl Views {
             LISTED_FOR,
         );
         let rows = self.query(async |connection| rows.fetch_all(connection).await).await?;
-        let row = |row| {
+        let rows = rows.into_iter().map(|row| {
             // A newer version may report more, or something else.
             let state = serde_json::from_str(&row.state).unwrap_or_default();
             let status = match (row.is_stopped, row.is_overdue) {
@@ -66,7 +66,7 @@ impl Views {
                 status,
                 state,
             }
-        };
-        Ok(rows.into_iter().map(row).collect())
+        });
+        Ok(rows.collect())
     }
 }
