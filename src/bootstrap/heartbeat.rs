@@ -38,16 +38,13 @@ impl HeartbeatTask {
 
 impl App {
     /// The heartbeats of this process, which has these roles.
+    #[expect(clippy::disallowed_methods, reason = "the id is of this process alone: no retry needs it")]
     pub(super) fn heartbeats(&self, roles: &[Role]) -> Heartbeats {
         let watchdog = self.watchdog.clone();
-        let servers = [
-            ("database", self.database_log.clone()),
-            ("broker", self.broker_log.clone()),
-            ("mail server", self.mail_log.clone()),
-        ];
+        let servers = [self.database_log.clone(), self.broker_log.clone(), self.mail_log.clone()];
         let state = move || ProcessState {
             busy: watchdog.busy().into_iter().map(busy_partition).collect(),
-            unavailable: servers.iter().filter_map(|(name, log)| unavailable(name, log)).collect(),
+            unavailable: servers.iter().filter_map(|log| unavailable(log)).collect(),
             not_consuming: watchdog
                 .not_consuming()
                 .into_iter()
@@ -70,7 +67,7 @@ fn busy_partition((queue, busy): (&'static str, std::time::Duration)) -> BusyPar
     BusyPartition { queue: queue.to_owned(), seconds: busy.as_secs() }
 }
 
-fn unavailable(name: &str, log: &AvailabilityLog) -> Option<UnavailableServer> {
+fn unavailable(log: &AvailabilityLog) -> Option<UnavailableServer> {
     let (lasts, error) = log.outage_so_far()?;
-    Some(UnavailableServer { server: name.to_owned(), seconds: lasts.as_secs(), error })
+    Some(UnavailableServer { server: log.dependency().to_owned(), seconds: lasts.as_secs(), error })
 }

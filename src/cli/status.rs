@@ -10,7 +10,7 @@ use crate::{
         admin::{QueueDepth, Topology as _},
         error::error_text,
         installation::DatabaseState,
-        processes::{ProcessState, UnconsumedQueue},
+        processes::{BusyPartition, ProcessState, UnavailableServer, UnconsumedQueue},
     },
     views::{FailureCounts, OutboxDepth, ProcessRow, RelayLeader},
 };
@@ -158,22 +158,22 @@ fn print(status: &Status) {
 
 fn description(process: &ProcessRow) -> String {
     let ProcessRow { name, version, roles, started_at, seen_at, status, state } = process;
-    let (roles, started) = (roles.join(","), output::short_time(*started_at));
-    let mut text = format!("{name} {version} {roles} since {started}");
+    let started = output::short_time(*started_at);
+    let mut parts = vec![format!("{name} {version} {} since {started}", roles.join(","))];
     if *status == "lost" {
-        text.push_str(&format!("; lost: last seen {}", output::short_time(*seen_at)));
-        return text;
+        parts.push(format!("lost: last seen {}", output::short_time(*seen_at)));
+        return parts.join("; ");
     }
     let ProcessState { busy, unavailable, not_consuming } = state;
-    for server in unavailable {
-        text.push_str(&format!("; {} unavailable for {} s: {}", server.server, server.seconds, server.error));
+    for UnavailableServer { server, seconds, error } in unavailable {
+        parts.push(format!("{server} unavailable for {seconds} s: {error}"));
     }
     for UnconsumedQueue { queue, error } in not_consuming {
         let error = if error.is_empty() { "it subscribes" } else { error };
-        text.push_str(&format!("; does not consume {queue}: {error}"));
+        parts.push(format!("does not consume {queue}: {error}"));
     }
-    for partition in busy.iter().filter(|partition| partition.seconds >= LONG_BATCH) {
-        text.push_str(&format!("; busy with a batch of {} for {} s", partition.queue, partition.seconds));
+    for BusyPartition { queue, seconds } in busy.iter().filter(|partition| partition.seconds >= LONG_BATCH) {
+        parts.push(format!("busy with a batch of {queue} for {seconds} s"));
     }
-    text
+    parts.join("; ")
 }

@@ -133,6 +133,12 @@ impl AvailabilityLog {
         }
     }
 
+    /// The name of the server.
+    #[must_use]
+    pub fn dependency(&self) -> &'static str {
+        self.dependency
+    }
+
     /// Whether it is unavailable, and nothing has tried to use it for this long.
     #[must_use]
     pub fn is_silent_for(&self, period: Duration) -> bool {

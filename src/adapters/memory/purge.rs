@@ -33,6 +33,7 @@ impl MemoryState {
             inbox: before.inbox - after.inbox,
             failed_messages: before.failed_messages - after.failed_messages,
             message_starts: before.message_starts - after.message_starts,
+            published_events: 0, // They are not kept.
         }
     }
 
@@ -40,6 +41,6 @@ impl MemoryState {
     fn purgeable(&self) -> PurgedRows {
         let [inbox, failed_messages, message_starts] =
             [self.inbox.len(), self.failed_messages.len(), self.starts.len()].map(|rows| rows as u64);
-        PurgedRows { inbox, failed_messages, message_starts }
+        PurgedRows { inbox, failed_messages, message_starts, published_events: 0 }
     }
 }

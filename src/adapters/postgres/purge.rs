@@ -68,7 +68,12 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
     let processes = sqlx::query!("delete from processes where seen_at < now() - interval '30 days'");
     processes.execute(&mut *connection).await?;
     Ok(Purge {
-        rows: PurgedRows { inbox: handled, failed_messages: ended, message_starts },
+        rows: PurgedRows {
+            inbox: handled,
+            failed_messages: ended,
+            message_starts,
+            published_events: published,
+        },
         is_incomplete: handled.max(ended).max(published) >= PURGE_SIZE.unsigned_abs(),
     })
 }

@@ -65,7 +65,7 @@ impl MessageMetrics {
             dead_letters: catalog.counter(
                 "dead_letters",
                 ["queue", "reason"],
-                "Messages that became dead letters in this process",
+                "Messages that this process handled or archived, and that became dead letters",
             ),
             redelivered: catalog.counter(
                 "redelivered",

@@ -102,10 +102,13 @@ impl PublicationMetrics {
     }
 
     pub(super) fn purged(&self, rows: PurgedRows) {
-        let PurgedRows { inbox, failed_messages, message_starts } = rows;
-        for (table, rows) in
-            [("inbox", inbox), ("failed_messages", failed_messages), ("message_starts", message_starts)]
-        {
+        let PurgedRows { inbox, failed_messages, message_starts, published_events } = rows;
+        for (table, rows) in [
+            ("inbox", inbox),
+            ("failed_messages", failed_messages),
+            ("message_starts", message_starts),
+            ("published_events", published_events),
+        ] {
             self.purged.of([table]).inc_by(rows);
         }
     }

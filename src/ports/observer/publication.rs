@@ -126,4 +126,6 @@ pub struct PurgedRows {
     pub failed_messages: u64,
     /// Starts without an end.
     pub message_starts: u64,
+    /// Events that were published.
+    pub published_events: u64,
 }
