@@ -2,8 +2,10 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// Since when a task is busy with one piece of work. Clones share it.
 #[derive(Clone, Debug, Default)]

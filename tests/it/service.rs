@@ -8,6 +8,7 @@ mod locks;
 mod missing_answers;
 mod notifications;
 mod operator_actions;
+mod outages;
 mod publication;
 mod reports;
 mod requeue;
