@@ -12,7 +12,7 @@ use crate::{
     service::{availability::AvailabilityLog, heartbeat::Heartbeats},
 };
 
-use super::{app::App, policy::process_name, roles::Role};
+use super::{app::App, policy::process_name};
 
 /// Reports a process until it ends.
 pub(super) struct HeartbeatTask {
@@ -39,7 +39,7 @@ impl HeartbeatTask {
 impl App {
     /// The heartbeats of this process, which has these roles.
     #[expect(clippy::disallowed_methods, reason = "the id is of this process alone: no retry needs it")]
-    pub(super) fn heartbeats(&self, roles: &[Role]) -> Heartbeats {
+    pub(super) fn heartbeats(&self, roles: Vec<String>) -> Heartbeats {
         let watchdog = self.watchdog.clone();
         let servers = [self.database_log.clone(), self.broker_log.clone(), self.mail_log.clone()];
         let state = move || ProcessState {
@@ -56,7 +56,7 @@ impl App {
             id: Uuid::now_v7(),
             name: process_name(),
             version: env!("CARGO_PKG_VERSION"),
-            roles: roles.iter().map(|role| role.name().to_owned()).collect(),
+            roles,
             started: self.started,
             state: Box::new(state),
         }

@@ -96,7 +96,8 @@ impl App {
         if !self.wait_for_database(roles, stop).await? {
             return self.finish(tasks, stop).await; // The API may still have requests to answer.
         }
-        let heartbeats = HeartbeatTask::start(self.heartbeats(roles));
+        let names = roles.iter().map(|role| role.name().to_owned()).collect();
+        let heartbeats = HeartbeatTask::start(self.heartbeats(names));
         let ran = self.run_on_database(roles, stop, tasks, &mut background).await;
         if ran.is_ok() {
             heartbeats.stop().await;

@@ -140,7 +140,12 @@ fn print(status: &Status) {
             "storage    {bytes} of failed messages, limits.failed_messages is {limit}{hint}"
         ));
     }
-    for queue in &status.queues {
+    print_queues(&status.queues);
+    print_processes(&status.processes);
+}
+
+fn print_queues(queues: &[QueueDepth]) {
+    for queue in queues {
         let QueueDepth { name, ready, consumers } = queue;
         let hint = if is_not_consumed(queue) {
             "; not consumed: the log and /health/ready of its worker have the reason"
@@ -151,7 +156,10 @@ fn print(status: &Status) {
         };
         output::line(&format!("queue      {name}: {ready} ready, {consumers} consumers{hint}"));
     }
-    for process in status.processes.iter().filter(|process| process.status != "stopped") {
+}
+
+fn print_processes(processes: &[ProcessRow]) {
+    for process in processes.iter().filter(|process| process.status != "stopped") {
         output::line(&format!("process    {}", description(process)));
     }
 }

@@ -9,10 +9,10 @@ use crate::ports::admin::Topology;
 
 use super::{activity::Activity, availability::AvailabilityLog, batch_handler::BatchHandler};
 
-/// How often this looks for outages that nobody reports any more.
+/// How often this looks for outages that are no longer reported.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A part that still tries to use a server reports it within a shorter time. It knows better than a probe whether it can.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// Probes servers that were reported as unavailable, and are not any more.
 pub struct OutageEnd {

@@ -56,17 +56,9 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
     );
     let message_starts = starts.execute(&mut *connection).await?.rows_affected();
     let published = purge_published(connection, retention).await?;
-    // A copy that is not handled yet may have been lost with its queue. A second copy is harmless, but without a running
-    // worker copies would accumulate: they are published after 1, 2, 4, 8 hours.
-    let lost = sqlx::query!(
-        "update failed_messages set published_at = null
-         where status = 'retrying' and published_at < now() - interval '1 hour'
-           and now() - published_at > published_at - due_at"
-    );
-    lost.execute(&mut *connection).await?;
+    publish_lost_again(connection).await?;
     release_forgotten(connection).await?;
-    let processes = sqlx::query!("delete from processes where seen_at < now() - interval '30 days'");
-    processes.execute(&mut *connection).await?;
+    purge_processes(connection).await?;
     Ok(Purge {
         rows: PurgedRows {
             inbox: handled,
@@ -76,6 +68,25 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Retention) -
         },
         is_incomplete: handled.max(ended).max(published) >= PURGE_SIZE.unsigned_abs(),
     })
+}
+
+/// A copy that is not handled yet may have been lost with its queue. A second copy is harmless, but without a running
+/// worker copies would accumulate: they are published after 1, 2, 4, 8 hours.
+async fn publish_lost_again(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let lost = sqlx::query!(
+        "update failed_messages set published_at = null
+         where status = 'retrying' and published_at < now() - interval '1 hour'
+           and now() - published_at > published_at - due_at"
+    );
+    lost.execute(connection).await?;
+    Ok(())
+}
+
+/// Removes processes that ended long ago.
+async fn purge_processes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let processes = sqlx::query!("delete from processes where seen_at < now() - interval '30 days'");
+    processes.execute(connection).await?;
+    Ok(())
 }
 
 /// Removes events that were published long ago.
