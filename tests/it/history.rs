@@ -91,7 +91,7 @@ async fn the_history_of_a_failed_message_has_its_attempts_and_actions() {
         (Some("handled"), Some("retried"))
     );
     assert!(texts(&history).contains(": b-1 was late"), "{history}");
-    for kind in ["requeued", "handled", "event", "published"] {
+    for kind in ["handled", "event", "published"] {
         assert!(kinds(&history).contains(&kind), "{history}");
     }
     trace(&system, &["--failed", "99"]).await.exits(1).assert_error("there is no failed message 99");
