@@ -227,5 +227,9 @@ pub(super) fn is_targeted(call: &CallReport, row: &journal::FailedMessageRow) ->
         }
         Target::Group(_) => Some(row.error_group.as_str()) == call.group.as_deref(),
     };
-    matches && row.status == status(call.subcommand)
+    // A discard by id also ends a message that is tried again or waits.
+    let is_ended_early = matches!(call.subcommand, Subcommand::Discard)
+        && matches!(call.target, Target::One(_))
+        && matches!(row.status.as_str(), "retrying" | "waiting");
+    matches && (row.status == status(call.subcommand) || is_ended_early)
 }
