@@ -77,12 +77,15 @@ impl Watchdog {
         of_queue.map(|(_, busy)| busy).max().unwrap_or_default()
     }
 
-    /// The queues whose consumer in this process has no subscription, and why; the reason is empty at first.
+    /// The queues whose consumer in this process has no subscription, by name, and why; the reason is empty at first.
     #[must_use]
     pub fn not_consuming(&self) -> Vec<(String, String)> {
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
         let consumers = consumers.iter().filter_map(Weak::upgrade);
-        consumers.filter_map(|status| Some((status.queue.clone(), status.error().clone()?))).collect()
+        let mut queues: Vec<_> =
+            consumers.filter_map(|status| Some((status.queue.clone(), status.error().clone()?))).collect();
+        queues.sort_unstable();
+        queues
     }
 
     /// The partitions that are busy: their queues, and for how long.
