@@ -295,7 +295,6 @@ impl Consumer {
             let (sender, deliveries) = mpsc::unbounded_channel();
             let partition = Partition {
                 queue: self.queue,
-                queue_kind: self.queue_kind,
                 observer: self.observer.clone(),
                 handler: self.handler.clone(),
                 dependencies: self.dependencies.clone(),

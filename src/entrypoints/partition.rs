@@ -16,8 +16,8 @@ use tracing::{error, warn};
 use crate::{
     ports::{
         answered::{Answered, MissingAnswers},
-        observer::{BatchReport, Observer, Report, Source},
-        queue::{Acknowledger, QueueKind, QueueName},
+        observer::{Observer, Report},
+        queue::{Acknowledger, QueueName},
     },
     service::{
         availability::{Dependencies, ServerUnavailable},
@@ -77,7 +77,6 @@ impl Signals {
 /// Handles the deliveries of one partition, in order.
 pub(super) struct Partition {
     pub(super) queue: QueueName,
-    pub(super) queue_kind: QueueKind,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) handler: Arc<dyn BatchHandler>,
     pub(super) dependencies: Dependencies,
@@ -102,7 +101,7 @@ impl Partition {
             if self.signals.halt.is_cancelled() || self.acknowledger.is_closed() {
                 return;
             }
-            self.report(&batch);
+            self.report_redelivered(&batch);
             batch = self.handle_until_available(batch).await;
             if !batch.is_empty() {
                 let left: Vec<_> = batch.iter().map(|delivery| &delivery.received).collect();
@@ -113,14 +112,11 @@ impl Partition {
         }
     }
 
-    fn report(&self, batch: &[PendingDelivery]) {
-        self.observer.observe(&Report::Batch(&BatchReport {
-            queue: self.queue,
-            queue_kind: self.queue_kind,
-            source: Source::Queue,
-            messages: batch.len(),
-            redelivered: batch.iter().filter(|delivery| delivery.received.redelivered).count(),
-        }));
+    fn report_redelivered(&self, batch: &[PendingDelivery]) {
+        let redelivered = batch.iter().filter(|delivery| delivery.received.redelivered).count();
+        if redelivered > 0 {
+            self.observer.observe(&Report::Redelivered(self.queue, redelivered));
+        }
     }
 
     /// Adds the messages that arrive in time, unless the subscription ends before.

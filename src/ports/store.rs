@@ -90,6 +90,8 @@ pub struct WorkingSet {
     pub lines: BTreeSet<(Sku, OrderId)>,
     /// Batches, by reference; they include their products.
     pub batches: BTreeSet<BatchRef>,
+    /// Of these, the ones whose products another session had locked lately: they are not awaited, whatever the [`LockMode`].
+    pub locked_lately: LockedRows,
 }
 
 impl WorkingSet {
@@ -128,7 +130,7 @@ pub enum LockMode {
 pub struct LoadedProducts {
     /// Those that exist, without those that are locked.
     pub products: Vec<Product>,
-    /// What another session has locked; only with [`LockMode::Skip`].
+    /// What another session has locked and was not awaited.
     pub locked: LockedRows,
 }
 
@@ -142,6 +144,16 @@ pub struct LockedRows {
 }
 
 impl LockedRows {
+    /// Adds what `command` needs.
+    pub fn cover(&mut self, command: &Command) {
+        match command {
+            Command::CreateBatch(command) => _ = self.skus.insert(command.sku.clone()),
+            Command::Allocate(command) => _ = self.skus.insert(command.sku.clone()),
+            Command::Deallocate(command) => _ = self.skus.insert(command.sku.clone()),
+            Command::ChangeBatchQuantity(command) => _ = self.batches.insert(command.reference.clone()),
+        }
+    }
+
     /// Whether `command` needs one of them.
     #[must_use]
     pub fn include(&self, command: &Command) -> bool {

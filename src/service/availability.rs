@@ -96,7 +96,7 @@ impl AvailabilityLog {
                 let causes = HashSet::from([without_values(&error)]);
                 *outage =
                     Some(Outage { begin: now, causes, logged: error, logged_at: now, reported_at: now });
-                self.report(None);
+                self.report(false);
             }
             Some(outage) => {
                 outage.reported_at = now;
@@ -114,7 +114,7 @@ impl AvailabilityLog {
         if let Some(outage) = current.take() {
             let lasted = outage.begin.elapsed();
             // With the lock, so that reports are in the order of what they report.
-            self.report(Some(lasted));
+            self.report(true);
             drop(current);
             let outage_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
             let dependency = self.dependency;
@@ -128,9 +128,9 @@ impl AvailabilityLog {
         self.outage().is_some()
     }
 
-    fn report(&self, ended_after: Option<Duration>) {
+    fn report(&self, is_available: bool) {
         if let Some((server, observer)) = &self.observed {
-            observer.observe(&Report::Availability(AvailabilityReport { server: *server, ended_after }));
+            observer.observe(&Report::Availability(AvailabilityReport { server: *server, is_available }));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::ports::{
 use super::{
     backoff::Backoff,
     batch_handler::HandleError,
-    contention::Contention,
+    contention::{Contention, LockedRow},
     failure::{Failure, FailureClass, classify},
     outcome::CommandOutcome,
     policy::FailurePolicy,
@@ -40,15 +40,17 @@ pub(super) struct BisectingProcessor {
 
 impl BisectingProcessor {
     pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>, reporter: Reporter) -> Self {
+        let contention = Arc::<Contention>::default();
         Self {
-            processor: CommandProcessor::new(store.clone(), policy.clone(), reporter.clone()),
+            processor: CommandProcessor::new(store.clone(), policy.clone(), reporter.clone())
+                .with_contention(contention.clone()),
             recorder: FailureRecorder::new(store, policy, reporter),
-            contention: Arc::default(),
+            contention,
         }
     }
 
-    /// Handles messages that may share a unit of work. Those that lately needed a locked row have one of their own, so that
-    /// the others wait for no lock.
+    /// Handles messages that may share a unit of work. Those that lately needed a locked row which must be awaited have one of
+    /// their own, so that the others wait for no lock.
     pub(super) async fn handle(
         &self,
         queue: QueueName,
@@ -56,8 +58,8 @@ impl BisectingProcessor {
     ) -> Result<(), HandleError> {
         let (mut contended, mut others) = (Vec::new(), Vec::new());
         for received in run.iter_mut() {
-            if self.contention.concerns(received) { &mut contended } else { &mut others }
-                .push(&mut **received);
+            let is_contended = self.contention.lately(received) == Some(LockedRow::Other);
+            if is_contended { &mut contended } else { &mut others }.push(&mut **received);
         }
         for (mut part, locks) in [(others, LockMode::Wait), (contended, LockMode::Skip)] {
             if !part.is_empty() {
@@ -113,7 +115,7 @@ impl BisectingProcessor {
         };
         for received in group {
             let outcome = self.recorder.record(queue, received, failed.clone(), in_doubt).await?;
-            self.contention.met(received);
+            self.contention.met(received, LockedRow::Other);
             received.finish(outcome);
         }
         Ok(())
@@ -128,7 +130,7 @@ impl BisectingProcessor {
             match outcome {
                 CommandOutcome::Recorded(Failure::Store(StoreError::Locked(_)), _)
                 | CommandOutcome::Reported(Failure::Store(StoreError::Locked(_))) => {
-                    self.contention.met(received);
+                    self.contention.met(received, LockedRow::Product);
                 }
                 CommandOutcome::Handled => self.contention.over(received),
                 _ => {}

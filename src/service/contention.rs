@@ -16,20 +16,29 @@ use super::{envelope::Content, received::ReceivedMessage};
 /// How long a lock is remembered after it was met.
 const REMEMBERED_FOR: Duration = Duration::from_secs(30);
 
+/// What another session has locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LockedRow {
+    /// A product, which need not be awaited to know that it is locked.
+    Product,
+    /// Any other row.
+    Other,
+}
+
 /// The SKUs and batches of messages that needed a locked row.
 #[derive(Debug, Default)]
 pub(super) struct Contention {
-    keys: Mutex<HashMap<String, Instant>>,
+    keys: Mutex<HashMap<String, (Instant, LockedRow)>>,
 }
 
 impl Contention {
     /// A message needs a row that is locked.
-    pub(super) fn met(&self, received: &ReceivedMessage) {
+    pub(super) fn met(&self, received: &ReceivedMessage, row: LockedRow) {
         let now = Instant::now();
         let mut keys = self.keys();
-        keys.retain(|_, met| now - *met < REMEMBERED_FOR);
+        keys.retain(|_, (met, _)| now - *met < REMEMBERED_FOR);
         let key = needed_row(received);
-        if keys.insert(key.to_owned(), now).is_none() {
+        if keys.insert(key.to_owned(), (now, row)).is_none() {
             warn!(key, "another session has locked rows; the commands that need them are postponed");
         }
     }
@@ -45,16 +54,16 @@ impl Contention {
         }
     }
 
-    /// Whether messages that need the same rows were postponed lately.
-    pub(super) fn concerns(&self, received: &ReceivedMessage) -> bool {
+    /// What messages that need the same rows found locked lately.
+    pub(super) fn lately(&self, received: &ReceivedMessage) -> Option<LockedRow> {
         let keys = self.keys();
         if keys.is_empty() {
-            return false;
+            return None;
         }
-        keys.get(needed_row(received)).is_some_and(|met| met.elapsed() < REMEMBERED_FOR)
+        keys.get(needed_row(received)).filter(|(met, _)| met.elapsed() < REMEMBERED_FOR).map(|(_, row)| *row)
     }
 
-    fn keys(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+    fn keys(&self) -> MutexGuard<'_, HashMap<String, (Instant, LockedRow)>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         answered::{Answered, MissingAnswers},
         error::NotifierError,
         notifier::Notifier,
-        observer::{NotificationOutcome, NotificationReport, Observer, Report, Stopwatch},
+        observer::{NotificationOutcome, Observer, Report},
         queue::{QueueKind, QueueName},
         store::{LockMode, Store},
     },
@@ -162,13 +162,8 @@ impl NotificationHandler {
         events: &[NotifiedEvent<'_>],
     ) -> Result<Option<Result<(), NotifierError>>, HandlingFailure> {
         let Some(notification) = notification(events) else { return Ok(None) };
-        let begin = Stopwatch::start();
         let result = self.notifier.notify(&notification).await;
-        self.reporter.report(&Report::Notification(NotificationReport {
-            outcome: notification_outcome(&result),
-            duration: begin.elapsed(),
-            events: events.len(),
-        }));
+        self.reporter.report(&Report::Notification(notification_outcome(&result)));
         match &result {
             Err(error @ NotifierError::Unavailable(_)) => Err(Failure::from(error.clone()).into()),
             // One event may be the cause; the others are sent without it.

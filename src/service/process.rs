@@ -9,6 +9,7 @@ use crate::ports::{
 };
 
 use super::{
+    contention::{Contention, LockedRow},
     decode_error::DecodeError,
     dispatch,
     effects::{Before, EffectLog},
@@ -32,16 +33,22 @@ pub(super) struct CommandProcessor {
     reporter: Reporter,
     /// In a dry run, where the effects of each command are noted.
     effects: Option<Arc<EffectLog>>,
+    contention: Arc<Contention>,
 }
 
 impl CommandProcessor {
     pub(super) fn new(store: Arc<dyn Store>, policy: Arc<FailurePolicy>, reporter: Reporter) -> Self {
-        Self { store, policy, reporter, effects: None }
+        Self { store, policy, reporter, effects: None, contention: Arc::default() }
     }
 
     /// The same, and the effects of each command are noted.
     pub(super) fn with_effects(self, effects: Arc<EffectLog>) -> Self {
         Self { effects: Some(effects), ..self }
+    }
+
+    /// The same, and products that were locked lately are not awaited.
+    pub(super) fn with_contention(self, contention: Arc<Contention>) -> Self {
+        Self { contention, ..self }
     }
 
     /// One outcome for each message, in order.
@@ -79,7 +86,7 @@ impl CommandProcessor {
         phases: &mut Phases,
     ) -> Result<Vec<Settled>, UnitOfWorkError> {
         let checked = message_check::check(uow, batch).await?;
-        let locked = uow.load(&working_set(&checked)).await?;
+        let locked = uow.load(&self.working_set(&checked)).await?;
         phases.handle();
         let mut processed = Vec::with_capacity(batch.len());
         let mut failed_keys = FailedKeys::default();
@@ -105,6 +112,21 @@ impl CommandProcessor {
         Ok(recording::record_failures(uow, &self.policy, processed).await?)
     }
 
+    fn working_set(&self, checked: &[CheckedMessage<'_>]) -> WorkingSet {
+        let mut working_set = WorkingSet::default();
+        for checked in checked {
+            if let MessageCheck::New(envelope) = &checked.check
+                && let Content::Command(command) = &envelope.content
+            {
+                working_set.cover(command);
+                if self.contention.lately(checked.received) == Some(LockedRow::Product) {
+                    working_set.locked_lately.cover(command);
+                }
+            }
+        }
+        working_set
+    }
+
     async fn handle(&self, uow: &mut UnitOfWork, envelope: &Envelope) -> Result<Step, UnitOfWorkError> {
         let step = match &envelope.content {
             Content::Command(command) => {
@@ -126,16 +148,4 @@ impl CommandProcessor {
 /// Whether a command needs a row that another session has locked.
 fn needs(envelope: &Envelope, locked: &LockedRows) -> bool {
     matches!(&envelope.content, Content::Command(command) if locked.include(command))
-}
-
-fn working_set(checked: &[CheckedMessage<'_>]) -> WorkingSet {
-    let mut working_set = WorkingSet::default();
-    for checked in checked {
-        if let MessageCheck::New(envelope) = &checked.check
-            && let Content::Command(command) = &envelope.content
-        {
-            working_set.cover(command);
-        }
-    }
-    working_set
 }

@@ -122,6 +122,12 @@ impl From<usize> for AttributeValue {
     }
 }
 
+impl From<bool> for AttributeValue {
+    fn from(value: bool) -> Self {
+        Self(Value::BoolValue(value))
+    }
+}
+
 impl From<Duration> for AttributeValue {
     fn from(duration: Duration) -> Self {
         Self(Value::DoubleValue(duration.as_secs_f64()))

@@ -81,12 +81,19 @@ impl Tracer {
                     .with(names::SOURCE, origin.source.as_str())
                     .with_some(names::OUTCOME, message.outcome.map(MessageOutcome::as_str))
                     .with_some(names::FAILED_MESSAGE_ID, message.failed_message_id)
+                    .with_some(names::ERROR_GROUP, message.error_group)
                     .failed(error_type(message));
             if origin.source == Source::Queue {
                 span = self.of_broker(span).with(names::ROUTING_KEY, message.message_type);
             }
             if message.attempts > 0 {
                 span = span.with(names::ATTEMPTS, i64::from(message.attempts));
+            }
+            if message.generation > 0 {
+                span = span.with(names::GENERATION, message.generation);
+            }
+            if message.redelivered {
+                span = span.with(names::REDELIVERED, true);
             }
             span.build()
         });

@@ -74,7 +74,12 @@ async fn known(
     ids: &[&str],
 ) -> Result<HashMap<String, (Option<String>, Vec<u8>)>, sqlx::Error> {
     let rows = sqlx::query!(
-        "select message_id, type as kind, fingerprint from inbox where queue = $1 and message_id = any($2)",
+        r#"select known.message_id as "message_id!", known.type as kind, known.fingerprint as "fingerprint!"
+           from unnest($2::text[]) as asked (message_id)
+           cross join lateral (
+               select message_id, type, fingerprint from inbox
+               where queue = $1 and message_id = asked.message_id limit 1
+           ) as known"#,
         queue,
         ids as &[&str],
     )
@@ -93,7 +98,8 @@ pub(super) async fn write_and_remove(connection: &mut PgConnection) -> Result<()
     Ok(())
 }
 
-/// Forgets messages that were entered and then not handled.
+/// Forgets messages that were entered in this transaction and then not handled. Each row is looked up by its whole key: with
+/// `message_id = any(…)`, a plan that was made while the table was small reads every row of the queue.
 pub(super) async fn forget(
     connection: &mut PgConnection,
     queue: &str,
@@ -103,8 +109,18 @@ pub(super) async fn forget(
         return Ok(());
     }
     let ids: Vec<_> = ids.iter().map(|id| &**id).collect();
-    sqlx::query!("delete from inbox where queue = $1 and message_id = any($2)", queue, &ids as &[&str])
-        .execute(connection)
-        .await?;
+    sqlx::query!(
+        "delete from inbox where ctid = any(array(
+             select entered.ctid
+             from unnest($2::text[]) as asked (message_id)
+             cross join lateral (
+                 select ctid from inbox where queue = $1 and message_id = asked.message_id limit 1
+             ) as entered
+         ))",
+        queue,
+        &ids as &[&str],
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }

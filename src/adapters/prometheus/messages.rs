@@ -6,7 +6,7 @@ use crate::{
     domain::Reason,
     ports::{
         observer::{
-            BatchReport, ErrorClass, FailureReport, MessageOutcome, MessageReport, Source, UnitOfWorkReport,
+            ErrorClass, FailureReport, MessageOutcome, MessageReport, Source, UnitOfWorkReport,
             UnitOfWorkResult,
         },
         queue::QueueName,
@@ -119,10 +119,8 @@ impl MessageMetrics {
         }
     }
 
-    pub(super) fn batch(&self, report: &BatchReport) {
-        if report.redelivered > 0 {
-            self.redelivered.of([report.queue.as_str()]).inc_by(report.redelivered as u64);
-        }
+    pub(super) fn redelivered(&self, queue: QueueName, messages: usize) {
+        self.redelivered.of([queue.as_str()]).inc_by(messages as u64);
     }
 
     pub(super) fn interrupted_starts(&self, queue: QueueName, messages: usize) {

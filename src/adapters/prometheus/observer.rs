@@ -48,7 +48,7 @@ impl PrometheusObserver {
 impl Observer for PrometheusObserver {
     fn observe(&self, report: &Report<'_>) {
         match *report {
-            Report::Batch(batch) => self.messages.batch(batch),
+            Report::Redelivered(queue, messages) => self.messages.redelivered(queue, messages),
             Report::UnitOfWork(unit_of_work) => self.messages.unit_of_work(unit_of_work),
             Report::Failure(failure) => self.messages.failure(failure),
             Report::InterruptedStarts(queue, messages) => self.messages.interrupted_starts(queue, messages),

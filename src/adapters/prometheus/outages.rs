@@ -41,14 +41,14 @@ impl OutageMetrics {
     }
 
     pub(super) fn availability(&self, report: AvailabilityReport) {
-        let AvailabilityReport { server, ended_after } = report;
+        let AvailabilityReport { server, is_available } = report;
         let mut outages = self.outages();
         self.count(&mut outages);
         outages.retain(|(other, _)| *other != server);
-        if ended_after.is_none() {
+        if !is_available {
             outages.push((server, Instant::now()));
         }
-        self.unavailable.of([server.as_str()]).set(i64::from(ended_after.is_none()));
+        self.unavailable.of([server.as_str()]).set(i64::from(!is_available));
     }
 
     /// Counts the time of the outages that last.

@@ -5,8 +5,7 @@ use std::time::Duration;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
 use crate::ports::observer::{
-    EventsPublished, NotificationOutcome, NotificationReport, PublicationOutcome, PurgedRows,
-    RetriesPublished,
+    EventsPublished, NotificationOutcome, PublicationOutcome, PurgedRows, RetriesPublished,
 };
 
 use super::catalog::{Catalog, Series};
@@ -97,8 +96,8 @@ impl PublicationMetrics {
         }
     }
 
-    pub(super) fn notification(&self, report: NotificationReport) {
-        self.notifications.of([report.outcome.as_str()]).inc();
+    pub(super) fn notification(&self, outcome: NotificationOutcome) {
+        self.notifications.of([outcome.as_str()]).inc();
     }
 
     pub(super) fn purged(&self, rows: PurgedRows) {

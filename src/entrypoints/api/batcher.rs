@@ -12,11 +12,7 @@ use tokio::{
 use tracing::error;
 
 use crate::{
-    ports::{
-        answered::Answered,
-        observer::{BatchReport, Observer, Report, Source},
-        queue::{QueueKind, QueueName},
-    },
+    ports::{answered::Answered, observer::Observer, queue::QueueName},
     service::{
         availability::AvailabilityLog,
         batch_handler::{BatchHandler, HandleError},
@@ -130,13 +126,6 @@ impl BatchTask {
 
     /// Answers every request, with its own outcome or with the reason why it has none.
     async fn handle(&self, mut batch: Vec<PendingRequest>) {
-        self.observer.observe(&Report::Batch(&BatchReport {
-            queue: self.queue,
-            queue_kind: QueueKind::Main,
-            source: Source::Http,
-            messages: batch.len(),
-            redelivered: 0,
-        }));
         let mut received: Vec<_> = batch.iter_mut().map(|request| &mut request.received).collect();
         let handled = self.handler.handle(self.queue, &mut received).await;
         let (answered, unanswered) =

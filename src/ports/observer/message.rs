@@ -124,21 +124,6 @@ pub struct MessageReport<'a> {
     pub error_group: Option<&'a str>,
 }
 
-/// Messages that were taken to be handled together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchReport {
-    /// Their queue.
-    pub queue: QueueName,
-    /// Whether they are its dead letters.
-    pub queue_kind: QueueKind,
-    /// Where they came from.
-    pub source: Source,
-    /// Their number.
-    pub messages: usize,
-    /// How many of them were delivered before.
-    pub redelivered: usize,
-}
-
 /// How a unit of work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitOfWorkResult {

@@ -16,8 +16,7 @@ pub use gauges::{
     QueueState,
 };
 pub use message::{
-    BatchReport, ErrorClass, FailureReport, MessageOutcome, MessageReport, Source, UnitOfWorkReport,
-    UnitOfWorkResult,
+    ErrorClass, FailureReport, MessageOutcome, MessageReport, Source, UnitOfWorkReport, UnitOfWorkResult,
 };
 pub use observers::{NoObserver, Observer, Observers, Report};
 pub use period::{Period, Stopwatch};
@@ -26,7 +25,7 @@ pub use process::{
     SubscriptionReport,
 };
 pub use publication::{
-    EventsPublished, NotificationOutcome, NotificationReport, PublicationOutcome, PublishedEvent,
-    PublishedRetry, PurgedRows, RetriesPublished,
+    EventsPublished, NotificationOutcome, PublicationOutcome, PublishedEvent, PublishedRetry, PurgedRows,
+    RetriesPublished,
 };
 pub use spans::{SpanDecision, SpanOutcome};

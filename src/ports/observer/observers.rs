@@ -6,9 +6,9 @@ use crate::ports::{queue::QueueName, trace::TraceContext};
 
 use super::{
     gauges::{Backlog, QueueState},
-    message::{BatchReport, FailureReport, UnitOfWorkReport},
+    message::{FailureReport, UnitOfWorkReport},
     process::{AvailabilityReport, LeadershipChange, RequestReport, SchemaReport, SubscriptionReport},
-    publication::{EventsPublished, NotificationReport, PurgedRows, RetriesPublished},
+    publication::{EventsPublished, NotificationOutcome, PurgedRows, RetriesPublished},
     spans::{SpanDecision, SpanOutcome},
 };
 
@@ -16,8 +16,8 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Report<'a> {
-    /// Messages were taken to be handled together.
-    Batch(&'a BatchReport),
+    /// So many messages were delivered that had been delivered before.
+    Redelivered(QueueName, usize),
     /// A unit of work was committed or rolled back.
     UnitOfWork(&'a UnitOfWorkReport<'a>),
     /// A message got its outcome outside of the units of work that handle messages.
@@ -36,8 +36,8 @@ pub enum Report<'a> {
     Leadership(LeadershipChange),
     /// The leader removed expired rows.
     Purged(PurgedRows),
-    /// A notification was sent, or was not.
-    Notification(NotificationReport),
+    /// A notification was sent, or was not. It is about one event or several.
+    Notification(NotificationOutcome),
     /// A request was answered.
     Request(&'a RequestReport<'a>),
     /// The version of the schema was read.

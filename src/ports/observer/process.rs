@@ -1,7 +1,5 @@
 //! Reports about the process and its servers.
 
-use std::time::Duration;
-
 use crate::{
     domain::named_values,
     ports::queue::{QueueKind, QueueName},
@@ -26,8 +24,8 @@ named_values! {
 pub struct AvailabilityReport {
     /// The server.
     pub server: Server,
-    /// How long it was unavailable; `None` if that begins now.
-    pub ended_after: Option<Duration>,
+    /// Whether it is available again.
+    pub is_available: bool,
 }
 
 /// What happened to a subscription.

@@ -1,6 +1,6 @@
 //! Reports about what is published: events, retries, notifications.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use uuid::Uuid;
 
@@ -73,8 +73,6 @@ pub struct PublishedRetry<'a> {
     pub failed_message_id: i64,
     /// The generation of the copy.
     pub generation: i64,
-    /// The name of its queue, without the namespace.
-    pub queue: &'a str,
     /// The message id, if it has one.
     pub message_id: Option<&'a str>,
     /// The W3C trace context of its sender, as it was sent; it may be invalid.
@@ -104,17 +102,6 @@ named_values! {
         /// The mail server is unavailable.
         Unavailable = "unavailable",
     }
-}
-
-/// A notification, which is about one event or several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotificationReport {
-    /// The outcome.
-    pub outcome: NotificationOutcome,
-    /// How long it took.
-    pub duration: Duration,
-    /// The number of events.
-    pub events: usize,
 }
 
 /// Expired rows that were removed, by table.

@@ -102,7 +102,6 @@ fn published_retry<'a>(retry: &'a DueRetry, outcome: &PublishOutcome) -> Publish
     PublishedRetry {
         failed_message_id: retry.id,
         generation: retry.generation,
-        queue: &retry.queue,
         message_id: retry.message_id.as_deref(),
         traceparent: None,
         outcome: outcome.into(),

@@ -92,10 +92,12 @@ async fn a_retry_has_its_own_trace_with_a_link_to_the_sender() {
         (first.attributes["allocation.outcome"].as_str(), first.attributes["allocation.attempts"].as_str()),
         ("retrying", "1")
     );
+    assert_eq!(first.attributes.get("allocation.generation"), None);
 
     let trace_id = format!("{:032x}", SENDER.0);
     let shown = system.cli(&["dead-letters", "show", "1", "--json"]).await.exits(0).json();
     assert_eq!(shown["history"][0]["trace_id"], trace_id);
+    assert_eq!(first.attributes["allocation.group"], shown["group"]);
     let shown = system.cli(&["dead-letters", "show", "1"]).await.exits(0);
     assert!(shown.stdout().contains(&format!("\n    trace {trace_id}\n")), "{}", shown.stdout());
 
@@ -106,6 +108,7 @@ async fn a_retry_has_its_own_trace_with_a_link_to_the_sender() {
     let both = collector.wait_for(&name, 2).await;
     let second = the_only(both.into_iter().filter(|span| span.span_id != first.span_id).collect());
     assert_ne!(second.trace_id, SENDER.0);
+    assert_eq!(second.attributes["allocation.generation"], "1");
     assert_eq!((second.parent, second.links[0]), (None, SENDER));
     assert_eq!(context_of(&event), Some(context(&second)));
     let id = &second.attributes["allocation.failed_message_id"];

@@ -52,10 +52,13 @@ pub(in crate::adapters::postgres) async fn published(
     sqlx::query!(
         "with locked as (
              select f.id from unnest($1::bigint[], $2::bigint[]) as done (id, generation)
-             join failed_messages f on f.id = done.id and f.generation = done.generation and f.status = 'retrying'
-             order by f.id for update of f
+             cross join lateral (
+                 select id, generation, status from failed_messages where id = done.id limit 1 for update
+             ) as f
+             where f.generation = done.generation and f.status = 'retrying'
          )
-         update failed_messages f set published_at = now(), held_because = null from locked where f.id = locked.id",
+         update failed_messages set published_at = now(), held_because = null
+         where id = any(array(select id from locked))",
         &ids,
         &generations,
     )
@@ -74,11 +77,13 @@ pub(in crate::adapters::postgres) async fn defer(
     sqlx::query!(
         "with locked as (
              select f.id from unnest($1::bigint[], $2::bigint[]) as held (id, generation)
-             join failed_messages f on f.id = held.id and f.generation = held.generation and f.status = 'retrying'
-             order by f.id for update of f
+             cross join lateral (
+                 select id, generation, status from failed_messages where id = held.id limit 1 for update
+             ) as f
+             where f.generation = held.generation and f.status = 'retrying'
          )
-         update failed_messages f set held_because = $3, due_at = now() + make_interval(secs => $4)
-         from locked where f.id = locked.id",
+         update failed_messages set held_because = $3, due_at = now() + make_interval(secs => $4)
+         where id = any(array(select id from locked))",
         &ids,
         &generations,
         reason,
@@ -114,7 +119,10 @@ pub(in crate::adapters::postgres) async fn reject(
     transaction.commit().await
 }
 
-/// The columns of a set-based statement.
+/// The columns of a set-based statement, in the order of the ids, in which it locks the rows. It looks each row up by its id
+/// alone: with more conditions, a plan that was made while the table was small reads a whole partial index.
 fn copies(retries: &[&DueRetry]) -> (Vec<i64>, Vec<i64>) {
-    retries.iter().map(|retry| (retry.id, retry.generation)).unzip()
+    let mut copies: Vec<_> = retries.iter().map(|retry| (retry.id, retry.generation)).collect();
+    copies.sort_unstable();
+    copies.into_iter().unzip()
 }

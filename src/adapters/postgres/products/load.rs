@@ -31,16 +31,22 @@ pub(in crate::adapters::postgres) async fn load(
     let named = skus_of_batches(connection, &working_set.batches).await?;
     let mut skus: BTreeSet<_> = working_set.skus.iter().map(|sku| sku.as_str().to_owned()).collect();
     skus.extend(named.iter().map(|(_, sku)| sku.clone()));
-    let skus: Vec<_> = skus.into_iter().collect();
-    let mut products = match locks {
-        LockMode::Wait => lock::wait(connection, &skus).await?,
-        LockMode::Skip => lock::skip(connection, &skus).await?,
+    let not_awaited = match locks {
+        LockMode::Wait => lately(&working_set.locked_lately, &named),
+        LockMode::Skip => skus.clone(),
     };
-    let locked = if locks == LockMode::Skip && products.len() < skus.len() {
-        locked_rows(lock::existing(connection, &skus).await?, &products, named)?
-    } else {
-        LockedRows::default()
-    };
+    let awaited: Vec<_> = skus.difference(&not_awaited).cloned().collect();
+    let mut products =
+        if awaited.is_empty() { HashMap::new() } else { lock::wait(connection, &awaited).await? };
+    let mut locked = LockedRows::default();
+    if !not_awaited.is_empty() {
+        let skus: Vec<_> = not_awaited.into_iter().collect();
+        let free = lock::skip(connection, &skus).await?;
+        if free.len() < skus.len() {
+            locked = locked_rows(lock::existing(connection, &skus).await?, &free, named)?;
+        }
+        products.extend(free);
+    }
     let mut references: BTreeSet<_> = working_set.batches.iter().map(BatchRef::to_string).collect();
     for (sku, orderid, line) in lines(connection, &working_set.lines).await? {
         references.extend(line.batch.as_ref().map(BatchRef::to_string));
@@ -50,6 +56,13 @@ pub(in crate::adapters::postgres) async fn load(
     }
     batches::attach(connection, &mut products, &references.into_iter().collect::<Vec<_>>()).await?;
     Ok(LoadedProducts { products: products.into_values().collect(), locked })
+}
+
+/// The SKUs of what was locked lately. `named` are the batches of the working set, with their SKUs.
+fn lately(rows: &LockedRows, named: &[(String, String)]) -> BTreeSet<String> {
+    let is_locked = |reference: &str| rows.batches.iter().any(|batch| batch.as_str() == reference);
+    let of_batches = named.iter().filter(|(reference, _)| is_locked(reference)).map(|(_, sku)| sku.clone());
+    rows.skus.iter().map(|sku| sku.as_str().to_owned()).chain(of_batches).collect()
 }
 
 /// The products that exist and were not loaded, and the named batches that belong to them.

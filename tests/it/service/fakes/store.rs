@@ -270,7 +270,7 @@ impl Tx for ScriptedTx {
         let mut working_set = working_set.clone();
         let is_locked = |sku: &Sku| self.store.script().locked.contains(sku.as_str());
         let locked: BTreeSet<_> = working_set.skus.extract_if(.., |sku| is_locked(sku)).collect();
-        if !locked.is_empty() && self.locks != LockMode::Skip {
+        if self.locks != LockMode::Skip && !locked.is_subset(&working_set.locked_lately.skus) {
             return lock_timeout(self.locks).await;
         }
         let mut loaded = self.inner.load_products(&working_set).await?;
