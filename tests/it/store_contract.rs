@@ -17,7 +17,7 @@ use allocation::{
     ports::{
         error::StoreError,
         queue::QueueName,
-        store::{ChangeSet, InboxCheck, Store, Tx, WorkingSet},
+        store::{ChangeSet, InboxCheck, LockedRows, Store, Tx, WorkingSet},
     },
 };
 
@@ -95,6 +95,7 @@ fn working_set(sku: Sku, lines: &[&str], batches: &[&str]) -> WorkingSet {
         lines: lines.iter().map(|line| (sku.clone(), order(line))).collect(),
         batches: batches.iter().map(|name| reference(name)).collect(),
         skus: [sku].into(),
+        locked_lately: LockedRows::default(),
     }
 }
 
@@ -237,6 +238,29 @@ async fn a_product_is_locked_in_postgres() {
     };
     a_product_is_locked_until_the_transaction_ends(system.store(), blocked).await;
     sqlx::raw_sql("truncate outbox").execute(&system.pool).await.unwrap();
+    system.close().await;
+}
+
+#[tokio::test]
+async fn a_product_that_was_locked_lately_is_not_awaited() {
+    let system = TestSystem::new("a_product_that_was_locked_lately_is_not_awaited").await;
+    let store = system.store();
+    store_product(&store, &[("b1", 10)], &[]).await;
+    let mut first = begin(&store).await;
+    load(&mut first, &working_set(sku(), &[], &[])).await;
+    let (of_sku, batches) = (LockedRows { skus: [sku()].into(), ..LockedRows::default() }, [reference("b1")]);
+    let of_batch = LockedRows { batches: batches.clone().into(), ..LockedRows::default() };
+    let named = LockedRows { skus: [sku()].into(), batches: batches.into() };
+    for (lately, skus, found) in [(of_sku, true, named.clone()), (of_batch, false, named)] {
+        let mut working_set = working_set(sku(), &[], &["b1"]);
+        working_set.skus.retain(|_| skus);
+        working_set.locked_lately = lately;
+        let mut second = begin(&store).await;
+        let loaded = second.load_products(&working_set).await.unwrap();
+        assert_eq!((loaded.products, loaded.locked), (Vec::new(), found));
+        second.rollback().await;
+    }
+    first.rollback().await;
     system.close().await;
 }
 
