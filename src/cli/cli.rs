@@ -12,8 +12,8 @@ use crate::{
 };
 
 use super::{
-    admin, csv, dead_letters, demo, exit::ExitStatus, health, orders, outbox, output, run, send, status,
-    trace, view,
+    admin, csv, dead_letters, demo, exit::ExitStatus, health, orders, outbox, output, run, send, shell,
+    status, trace, view,
 };
 
 /// Allocates order lines to batches of stock: commands in from RabbitMQ, one Postgres transaction, events out.
@@ -78,6 +78,10 @@ enum Command {
     Topology,
     /// Print the effective settings, without secrets.
     Config,
+    /// Print a script that completes this command line in a shell.
+    Completions(shell::Completions),
+    /// Write the manual pages.
+    Man(shell::Man),
 }
 
 impl Cli {
@@ -92,6 +96,11 @@ impl Cli {
     }
 
     fn try_execute(self) -> anyhow::Result<ExitStatus> {
+        match &self.command {
+            Command::Completions(completions) => return completions.execute(),
+            Command::Man(man) => return man.execute(),
+            _ => {}
+        }
         let settings = match Settings::load(self.config.as_deref()) {
             Ok(settings) => settings,
             Err(invalid) => {
@@ -138,7 +147,9 @@ impl Command {
             Self::View(view) => view.execute(app, json).await,
             Self::Migrate { rename_namespace } => admin::migrate(app, rename_namespace, json).await,
             Self::Topology => admin::topology(app, json).await,
-            Self::Config | Self::Csv(_) | Self::Demo => unreachable!("these subcommands use no servers"),
+            Self::Config | Self::Csv(_) | Self::Demo | Self::Completions(_) | Self::Man(_) => {
+                unreachable!("these subcommands use no servers")
+            }
         }
     }
 }

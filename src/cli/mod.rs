@@ -15,6 +15,7 @@ mod outbox;
 mod output;
 mod run;
 mod send;
+mod shell;
 mod status;
 mod trace;
 mod view;

@@ -46,6 +46,11 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A script of this program on standard output, as it is.
+pub(super) fn script(text: &[u8]) -> anyhow::Result<()> {
+    reader(io::stdout().lock().write_all(text)).map(drop)
+}
+
 /// Results as JSON lines on standard output.
 pub(super) struct JsonLines(BufWriter<Stdout>);
 

@@ -55,6 +55,8 @@ pub struct AttemptRow {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     pub host: String,
+    /// The version of the program; older attempts have none.
+    pub version: Option<String>,
     pub duration_ms: i64,
     pub error: String,
     pub chain: Vec<String>,
@@ -171,7 +173,8 @@ impl Views {
 
     async fn attempts(&self, ids: &[i64]) -> Result<HashMap<i64, Vec<AttemptRow>>, StoreError> {
         let rows = sqlx::query!(
-            "select failed_message_id as id, attempt, at, host, duration_ms, error, chain, trace_id
+            "select failed_message_id as id, attempt, at, host, version, duration_ms, error, chain,
+                    trace_id
              from failed_attempts where failed_message_id = any($1) order by failed_message_id, generation",
             ids,
         );
@@ -182,6 +185,7 @@ impl Views {
                 attempt: row.attempt,
                 at: row.at,
                 host: row.host,
+                version: row.version,
                 duration_ms: row.duration_ms,
                 error: row.error,
                 chain: row.chain,

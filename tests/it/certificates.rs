@@ -15,7 +15,7 @@ use allocation::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::harness::{Certificates, MailServer, PrivatePostgres, SOON, TestSystem, wait_until};
+use crate::harness::{Certificates, MailServer, PrivatePostgres, SOON, TestSystem, create_batch, wait_until};
 
 /// An address of this machine that the certificates do not name.
 const UNNAMED_ADDRESS: &str = "127.0.0.2";
@@ -172,4 +172,29 @@ async fn nothing_is_sent_to_a_mail_server_that_does_not_offer_the_required_encry
     let verbs = server.script().verbs.clone();
     assert!(verbs.contains(&"EHLO".to_owned()), "{verbs:?}");
     assert!(!verbs.iter().any(|verb| ["AUTH", "MAIL"].contains(&verb.as_str())), "{verbs:?}");
+}
+
+/// Spans go over TLS to a collector whose authority the system knows: here that of `SSL_CERT_FILE`. To another one nothing is
+/// sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_are_exported_over_tls_to_a_known_authority_only() {
+    let Some(certificates) = Certificates::create() else { return };
+    let system = TestSystem::new("spans_are_exported_over_tls_to_a_known_authority_only").await;
+    let authority = certificates.name("ca.pem");
+    for (number, known) in [true, false].into_iter().enumerate() {
+        let server = TlsServer::start(&certificates, &[]).await;
+        let endpoint = format!("https://localhost:{}", server.port);
+        let mut settings =
+            vec![("ALLOCATION__TRACES__ENDPOINT", &*endpoint), ("ALLOCATION__TRACES__RATIO", "1")];
+        if known {
+            settings.push(("SSL_CERT_FILE", &*authority));
+        }
+        let worker = system.worker_with(&settings);
+        system.sender.send(&create_batch(&format!("b-{number}"), "LAMP", 1)).await;
+        system.wait_drained(number + 1).await;
+        worker.terminate().await;
+        let printed = server.stop();
+        assert_eq!(printed.contains("POST /v1/traces HTTP/1.1"), known, "{printed}");
+    }
+    system.close().await;
 }

@@ -37,7 +37,7 @@ pub(crate) use metrics::{ANY_PORT, Metrics, Scrape, metrics_address};
 pub(crate) use namespace::{amqp_url, processes_of, unique};
 pub(crate) use pgbouncer::PgBouncer;
 pub(crate) use private_server::PrivatePostgres;
-pub(crate) use process::{CliOutput, Running};
+pub(crate) use process::{CliOutput, Running, as_tested_role};
 pub(crate) use prometheus::has_prometheus;
 pub(crate) use proxy::Proxy;
 pub(crate) use roles::{GRANTS, ROLES};

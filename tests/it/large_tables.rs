@@ -136,14 +136,19 @@ async fn times(bus: &MessageBus, sku: &str) -> Vec<(&'static str, Duration)> {
     times
 }
 
+/// The numbers of batches and of backorders of a SKU; the variable `SIZES` replaces them, for a measurement.
+fn sizes() -> Vec<i32> {
+    let sizes = std::env::var("SIZES").unwrap_or_else(|_| "2000,20000,200000".into());
+    sizes.split(',').map(|size| size.parse().expect("a number")).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cost_of_a_command_does_not_grow_with_the_batches_and_backorders_of_its_sku() {
-    const SIZES: [i32; 3] = [2_000, 20_000, 200_000];
     let system =
         TestSystem::new("the_cost_of_a_command_does_not_grow_with_the_batches_and_backorders_of_its_sku")
             .await;
     let mut at_least = Vec::new();
-    for size in SIZES {
+    for size in sizes() {
         sqlx::raw_sql(&format!(
             "insert into products values ('N{size}', 1, 0, {size}, {size}::bigint * 250);
              insert into batches (ref, sku, ordered, purchased, allocated)

@@ -50,6 +50,7 @@ mod relay;
 mod sending;
 mod service;
 mod settings;
+mod shell;
 mod signals;
 mod slow_commits;
 mod storage;

@@ -82,7 +82,7 @@ async fn a_worker_continues_after_its_queue_was_deleted() {
     system.cli(&["topology"]).await.exits(0);
     system.sender.send(&allocate("o-2", "LAMP", 1)).await;
     let handled = async || system.handled().await;
-    wait_for("commands are handled again", Duration::from_secs(10), &3, handled).await;
+    wait_for("commands are handled again", SOON, &3, handled).await;
     system.settled(3).await;
     assert!(worker.is_alive());
     system.close_after([worker]).await;

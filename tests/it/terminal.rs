@@ -3,7 +3,7 @@
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
-use crate::harness::{DRAINS_WITHIN, TestSystem, allocate, properties, wait_for};
+use crate::harness::{DRAINS_WITHIN, TestSystem, allocate, as_tested_role, properties, wait_for};
 
 /// Ways to change what a reader sees: the direction of text, an escape sequence, a hidden character, a new line.
 const HOSTILE: &str = "x\u{202e}y\u{2066}\u{9b}31m\u{1b}[2J\u{200b}\u{feff}\u{2028}\u{e0041}\u{7f}\nz";
@@ -53,8 +53,8 @@ async fn no_text_of_a_message_reaches_the_terminal_as_it_is() {
     let show = system.cli(&["dead-letters", "show", "1", "--json"]).await.exits(0);
     let action = &show.json()["actions"][0];
     assert_safe("who", action["who"].as_str().unwrap());
-    let user: String = sqlx::query_scalar("select session_user::text").fetch_one(&system.pool).await.unwrap();
-    assert_eq!(action["database_user"], user.as_str(), "{action}");
+    let program = url::Url::parse(&as_tested_role(&system.database_url(), &[])).unwrap();
+    assert_eq!(action["database_user"], program.username(), "{action}");
     assert!(action["address"].is_string(), "{action}");
     let exported = system.cli(&["dead-letters", "export"]).await.exits(0);
     assert_safe("export", &exported.text());

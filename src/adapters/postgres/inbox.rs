@@ -75,7 +75,7 @@ async fn known(
 ) -> Result<HashMap<String, (Option<String>, Vec<u8>)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select known.message_id as "message_id!", known.type as kind, known.fingerprint as "fingerprint!"
-           from unnest($2::text[]) as asked (message_id)
+           from pg_catalog.unnest($2::text[]) as asked (message_id)
            cross join lateral (
                select message_id, type, fingerprint from inbox
                where queue = $1 and message_id = asked.message_id limit 1
@@ -112,7 +112,7 @@ pub(super) async fn forget(
     sqlx::query!(
         "delete from inbox where ctid = any(array(
              select entered.ctid
-             from unnest($2::text[]) as asked (message_id)
+             from pg_catalog.unnest($2::text[]) as asked (message_id)
              cross join lateral (
                  select ctid from inbox where queue = $1 and message_id = asked.message_id limit 1
              ) as entered

@@ -7,6 +7,7 @@ mod observer;
 mod outages;
 mod process;
 mod publication;
+mod resources;
 
 pub use catalog::Description;
 pub use observer::PrometheusObserver;

@@ -11,6 +11,7 @@ use super::{
     outages::OutageMetrics,
     process::ProcessMetrics,
     publication::PublicationMetrics,
+    resources::ResourceMetrics,
 };
 
 /// The metrics of a process. What it holds is bounded: no value of a label comes from outside.
@@ -18,6 +19,7 @@ pub struct PrometheusObserver {
     registry: Registry,
     descriptions: Vec<Description>,
     process: ProcessMetrics,
+    resources: ResourceMetrics,
     outages: OutageMetrics,
     messages: MessageMetrics,
     publication: PublicationMetrics,
@@ -28,12 +30,13 @@ impl Default for PrometheusObserver {
     fn default() -> Self {
         let mut catalog = Catalog::default();
         let process = ProcessMetrics::new(&mut catalog);
+        let resources = ResourceMetrics::new(&mut catalog);
         let outages = OutageMetrics::new(&mut catalog);
         let messages = MessageMetrics::new(&mut catalog);
         let publication = PublicationMetrics::new(&mut catalog);
         let leader = LeaderMetrics::new(&mut catalog);
         let Catalog { registry, descriptions } = catalog;
-        Self { registry, descriptions, process, outages, messages, publication, leader }
+        Self { registry, descriptions, process, resources, outages, messages, publication, leader }
     }
 }
 
@@ -76,6 +79,7 @@ impl Exposition for PrometheusObserver {
     fn expose(&self, activity: &[QueueActivity]) -> String {
         self.process.activity(activity);
         self.outages.update();
+        self.resources.update();
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut text, &self.registry);

@@ -193,9 +193,10 @@ fn print_values(title: &str, values: &Value) {
 }
 
 fn print_attempt(attempt: &AttemptRow) {
-    let AttemptRow { attempt, at, host, duration_ms, error, chain, trace_id } = attempt;
+    let AttemptRow { attempt, at, host, version, duration_ms, error, chain, trace_id } = attempt;
     let at = output::long_time(*at);
-    output::line(&format!("  {at}  attempt {attempt} on {host}, {duration_ms} ms: {error}"));
+    let version = version.as_deref().map(|version| format!(" ({version})")).unwrap_or_default();
+    output::line(&format!("  {at}  attempt {attempt} on {host}{version}, {duration_ms} ms: {error}"));
     for cause in chain {
         output::line(&format!("    because {cause}"));
     }

@@ -35,7 +35,7 @@ async fn a_rejected_command_is_retried_and_then_resolved() {
 
 /// Records the delay of each retry when it is scheduled.
 const DELAYS: &str = "create table delays (attempts integer, seconds float8);
-    create function note_delay() returns trigger language plpgsql as $$
+    create function note_delay() returns trigger language plpgsql security definer as $$
     begin
         insert into delays values (new.attempts, extract(epoch from new.due_at - clock_timestamp()));
         return null;

@@ -44,7 +44,7 @@ async fn a_unique_violation_is_shown_without_the_value() {
         "a_unique_violation_is_shown_without_the_value",
         "create table labels (sku text constraint one_label unique);
          insert into labels values ('BODY-VALUE');
-         create function label() returns trigger language plpgsql as $$
+         create function label() returns trigger language plpgsql security definer as $$
          begin insert into labels values (new.sku); return new; end $$;
          create trigger label before insert on batches for each row execute function label()",
     )

@@ -37,7 +37,7 @@ pub(super) fn program(namespace: &str, database_url: &str, arguments: &[&str]) -
 }
 
 /// With `TEST_ROLE=runtime`, everything but `migrate` has the privileges of `deploy/sql/grants.sql` only.
-fn as_tested_role(url: &str, arguments: &[&str]) -> String {
+pub(crate) fn as_tested_role(url: &str, arguments: &[&str]) -> String {
     let mut url = url::Url::parse(url).expect("it is a URL");
     if tests_runtime_role() && arguments.first() != Some(&"migrate") {
         url.set_username(RUNTIME_LOGIN).expect("the URL has a host");

@@ -23,6 +23,8 @@ pub(super) async fn prepare(pool: &PgPool) {
     let login = format!(
         "do $$ begin
              execute format('grant connect, temporary on database %I to public', current_database());
+         end $$;
+         do $$ begin
              create role {RUNTIME_LOGIN} login in role allocation_runtime;
          exception when duplicate_object or unique_violation then null; end $$"
     );

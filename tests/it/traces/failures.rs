@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-use crate::harness::{CollectorReply, TestSystem, TraceCollector, Workload};
+use crate::harness::{CollectorReply, SOON, TestSystem, TraceCollector, Workload, create_batch, wait_until};
 
 /// The order lines of one run.
 const LINES: u32 = 500;
@@ -53,4 +53,26 @@ async fn commands_are_handled_while_the_collector_never_answers() {
     let collector = TraceCollector::start(CollectorReply::Hang).await;
     let log = handle_everything(system, &collector.endpoint).await;
     assert!(log.contains(DROPPED), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_spans_is_counted() {
+    let system = TestSystem::new("what_became_of_spans_is_counted").await;
+    let collector = TraceCollector::start(CollectorReply::Accept).await;
+    let recorded =
+        [("ALLOCATION__TRACES__ENDPOINT", &*collector.endpoint), ("ALLOCATION__TRACES__RATIO", "1")];
+    let (worker, metrics) = system.observed("worker,relay", &recorded).await;
+    for (number, (reply, outcome)) in
+        [(CollectorReply::Accept, "exported"), (CollectorReply::Status(400), "failed")]
+            .into_iter()
+            .enumerate()
+    {
+        collector.set_reply(reply);
+        let series = format!("spans_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(metrics.scrape().await.get(&series), Some(0.0));
+        system.sender.send(&create_batch(&format!("b-{number}"), "LAMP", 1)).await;
+        let counted = async || metrics.scrape().await.get(&series) > Some(0.0);
+        wait_until("the spans are counted", SOON, counted).await;
+    }
+    system.close_after([worker]).await;
 }
