@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     bootstrap::{App, Role},
@@ -97,8 +97,8 @@ impl Cli {
 
     fn try_execute(self) -> anyhow::Result<ExitStatus> {
         match &self.command {
-            Command::Completions(completions) => return completions.execute(),
-            Command::Man(man) => return man.execute(),
+            Command::Completions(completions) => return completions.execute(Self::command()),
+            Command::Man(man) => return man.execute(Self::command()),
             _ => {}
         }
         let settings = match Settings::load(self.config.as_deref()) {

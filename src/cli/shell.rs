@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{cli::Cli, exit::ExitStatus, output};
+use super::{exit::ExitStatus, output};
 
 #[derive(Debug, Args)]
 #[command(
@@ -18,9 +18,9 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn execute(&self) -> anyhow::Result<ExitStatus> {
+    pub(super) fn execute(&self, mut command: Command) -> anyhow::Result<ExitStatus> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "allocation", &mut script);
+        clap_complete::generate(self.shell, &mut command, "allocation", &mut script);
         output::script(&script)?;
         Ok(ExitStatus::Success)
     }
@@ -34,9 +34,9 @@ pub(super) struct Man {
 }
 
 impl Man {
-    pub(super) fn execute(&self) -> anyhow::Result<ExitStatus> {
+    pub(super) fn execute(&self, command: Command) -> anyhow::Result<ExitStatus> {
         let folder = self.folder.display();
-        clap_mangen::generate_to(Cli::command(), &self.folder)
+        clap_mangen::generate_to(command, &self.folder)
             .with_context(|| format!("cannot write the pages to {folder}"))?;
         Ok(ExitStatus::Success)
     }
