@@ -166,7 +166,7 @@ fn scaled_rules() -> Value {
 
 /// Ranges and offsets, and limits of metrics in seconds.
 fn scaled(expression: &str) -> String {
-    let in_seconds = expression.contains("_seconds)");
+    let in_seconds = ["_seconds)", "_seconds <"].iter().any(|compared| expression.contains(compared));
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     let mut scaled = String::new();
     let mut rest = expression;
@@ -196,5 +196,6 @@ fn durations_and_limits_of_seconds_are_scaled() {
     assert_eq!(scaled("rate(a_total[3m]) > 120"), "rate(a_total[3000ms]) > 120");
     assert_eq!(scaled("a unless a offset 15m"), "a unless a offset 15000ms");
     assert_eq!(scaled("max(a_oldest_seconds) > 120"), "max(a_oldest_seconds) > 2");
+    assert_eq!(scaled("time() - a_seconds < 900"), "time() - a_seconds < 15");
     assert_eq!(scaled("1h"), "60000ms");
 }

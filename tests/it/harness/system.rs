@@ -57,7 +57,7 @@ impl TestSystem {
         call(&mut program(&namespace, &url, &["migrate"])).await.exits(0);
         let pool = PgPoolOptions::new().max_connections(3).connect(&url).await;
         let pool = pool.expect("the database was created");
-        roles::prepare(&pool).await;
+        roles::prepare(&pool, &url).await;
         call(&mut program(&namespace, &url, &["topology"])).await.exits(0);
         let connection = connect_to_broker().await;
         Self {
