@@ -14,7 +14,9 @@ use allocation::{
 };
 use sqlx::{Connection as _, PgConnection};
 
-use crate::harness::{Database, NAMESPACE, SOON, TestSystem, allocate, create_batch, wait_for, wait_until};
+use crate::harness::{
+    Database, NAMESPACE, SOON, TestSystem, allocate, as_tested_role, create_batch, wait_for, wait_until,
+};
 
 /// Objects with the names that the program uses, in a schema that the search path of a role begins with unless it is set.
 const OTHER_SCHEMA: &str = "create schema ROLE; grant usage on schema ROLE to public;
@@ -144,8 +146,8 @@ async fn a_role_without_privileges_delays_nothing() {
     url.set_username(&role).unwrap();
     let mut other = PgConnection::connect(url.as_str()).await.unwrap();
     sqlx::raw_sql(
-        "select pg_advisory_lock(x'72656c6179'::bigint);
-         select pg_advisory_lock(x'3d32ad9e'::bigint * n) from generate_series(1, 1000) n;
+        "select pg_try_advisory_lock(x'72656c6179'::bigint);
+         select pg_try_advisory_lock(x'3d32ad9e'::bigint * n) from generate_series(1, 1000) n;
          create temporary table relay_state (only_row boolean); create temporary table outbox (id bigint)",
     )
     .execute(&mut other)
@@ -166,11 +168,15 @@ async fn a_role_without_privileges_delays_nothing() {
     system.cli(&["migrate"]).await.exits(0);
     let status = system.cli(&["status", "--json"]).await.exits(0).json();
     let leader = &status["relay"];
-    assert_eq!(leader["role"], "postgres", "{status}");
+    let program = url::Url::parse(&as_tested_role(&system.database_url(), &[])).unwrap();
+    assert_eq!(leader["role"], program.username(), "{status}");
     assert!(leader["application"].as_str().unwrap().starts_with("allocation relay "), "{status}");
     assert!(leader["pid"].as_i64().unwrap() > 0 && leader["since"].as_str().is_some(), "{status}");
     let text = system.cli(&["status"]).await.exits(0).text();
-    assert!(text.contains("relay      session ") && text.contains(" of postgres, "), "{text}");
+    assert!(
+        text.contains("relay      session ") && text.contains(&format!(" of {}, ", program.username())),
+        "{text}"
+    );
     worker.terminate().await;
     let none = async || system.cli(&["status"]).await.text().contains("none is the leader");
     wait_until("no relay is the leader", SOON, none).await;

@@ -29,13 +29,13 @@ pub(super) async fn prepare(pool: &PgPool, url: &str) {
     if !tests_runtime_role() {
         return;
     }
-    // Tests with roles of their own connect, too.
-    let grants = format!(
-        "{}{}",
+    // Tests have roles of their own, too.
+    let grants = [
+        "grant usage on schema public to public;".to_owned(),
         grant_to_all("connect, temporary"),
-        create_login(RUNTIME_LOGIN, "in role allocation_runtime")
-    );
-    for statements in [ROLES, GRANTS, &grants] {
+        create_login(RUNTIME_LOGIN, "in role allocation_runtime"),
+    ];
+    for statements in [ROLES, GRANTS, &grants.concat()] {
         sqlx::raw_sql(statements).execute(pool).await.expect("the test may create roles");
     }
     if tests_hostile_role() {
@@ -58,7 +58,7 @@ fn create_login(name: &str, options: &str) -> String {
     )
 }
 
-/// A role gets in the way as far as it may until the database is dropped: it holds advisory locks, has a schema with the name
+/// A role hinders the program as far as it may until the database is dropped: it holds advisory locks, has a schema with the name
 /// of the program's role in which tables and functions have the names of the program's and the server's, and floods the
 /// channels of notifications.
 async fn connect_hostile_role(url: &str) {
