@@ -12,7 +12,7 @@ use crate::harness::TestSystem;
 /// By a program that was built without optimisation, on a machine that does other things as well.
 const DONE_WITHIN: Duration = Duration::from_mins(1);
 /// The memory of a process that exports; the bodies are many times as large.
-const MEMORY_KIB: u64 = 80 * 1024;
+const MEMORY_KIB: u64 = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_dead_letters_are_exported_in_seconds() {

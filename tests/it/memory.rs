@@ -7,7 +7,7 @@ use crate::harness::{Command, DRAINS_WITHIN, Running, TestSystem, allocate, crea
 /// Memory for bodies. The messages of each test have several times as much.
 const MEMORY: (&str, &str) = ("ALLOCATION__LIMITS__MEMORY", "16 MB");
 /// A process without a limit for bodies needs more.
-const LIMIT_KIB: u64 = 128 << 10;
+const LIMIT_KIB: u64 = 110 << 10;
 const DEAD: &str = "select count(*) from failed_messages where status = 'dead'";
 /// A command fails for good at its first attempt.
 const ONE_ATTEMPT: (&str, &str) = ("ALLOCATION__RETRY__MAX_ATTEMPTS", "1");

@@ -132,12 +132,7 @@ const LAYERS: &[Layer] = &[
         crates: Crates::Except(SERVERS),
         never_sql: ANY_SQL,
     },
-    Layer {
-        name: "main",
-        may_import: &["cli"],
-        crates: Crates::Only(&["clap", "mimalloc"]),
-        never_sql: ANY_SQL,
-    },
+    Layer { name: "main", may_import: &["cli"], crates: Crates::Only(&["clap"]), never_sql: ANY_SQL },
     Layer {
         name: "pg",
         may_import: &["ports", "address"],
