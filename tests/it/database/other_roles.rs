@@ -182,14 +182,19 @@ async fn a_role_without_privileges_delays_nothing() {
     wait_until("no relay is the leader", SOON, none).await;
     flood.abort();
     let _ = flood.await;
+    drop_role(&system, &role).await;
+    system.close().await;
+}
+
+/// Ends the sessions of the role and drops it.
+async fn drop_role(system: &TestSystem, role: &str) {
     let sessions = format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'");
     let ended = async || {
         sqlx::raw_sql(&sessions).execute(&system.pool).await.unwrap();
-        let left = sqlx::query_scalar("select count(*) from pg_stat_activity where usename = $1").bind(&role);
+        let left = sqlx::query_scalar("select count(*) from pg_stat_activity where usename = $1").bind(role);
         let left: i64 = left.fetch_one(&system.pool).await.unwrap();
         left == 0
     };
     wait_until("the sessions of the role have ended", SOON, ended).await;
     system.execute(&format!("drop owned by {role}; drop role {role}")).await;
-    system.close().await;
 }
