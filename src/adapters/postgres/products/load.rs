@@ -119,7 +119,8 @@ async fn lines(
 }
 
 /// Attaches the oldest backorders of each quantity that fits into a batch, as many as fit. The recursive query skips from
-/// one quantity to the next in the index, so that the cost depends on the freed stock and not on the backorders.
+/// one quantity to the next in the index, so that the cost depends on the freed stock and not on the backorders. (`min(qty)`
+/// would read all of them with a plan that was made while there were few.)
 pub(in crate::adapters::postgres) async fn load_waiting_lines(
     session: &mut PooledSession,
     product: &mut Product,
@@ -128,9 +129,12 @@ pub(in crate::adapters::postgres) async fn load_waiting_lines(
     let known: Vec<_> = product.known_lines().map(OrderId::as_str).collect();
     let waiting = sqlx::query!(
         r#"with recursive quantities as (
-               select min(qty) as qty from order_lines where sku = $1 and batchref is null
+               (select qty from order_lines where sku = $1 and batchref is null order by qty limit 1)
                union all
-               select (select min(qty) from order_lines where sku = $1 and batchref is null and qty > quantities.qty)
+               select (
+                   select qty from order_lines
+                   where sku = $1 and batchref is null and qty > quantities.qty order by qty limit 1
+               )
                from quantities where quantities.qty < $4
            )
            select waiting.orderid as "orderid!", waiting.qty as "qty!", waiting.place as "place!"
