@@ -125,6 +125,8 @@ async fn times(bus: &MessageBus, sku: &str) -> Vec<(&'static str, Duration)> {
     time("an allocation that fits no batch", shortest(bus, "allocate", fits_none).await);
     let fits_last = |n| json!({ "orderid": order(100 + n), "sku": sku, "qty": 106 });
     time("an allocation that fits few batches", shortest(bus, "allocate", fits_last).await);
+    let large = |n| json!({ "orderid": order(n), "sku": format!("{sku}-large"), "qty": 1_000_000_001 + n });
+    time("an allocation to one of many quantities", shortest(bus, "allocate", large).await);
     let removed = |n| json!({ "orderid": order(100 + n), "sku": sku });
     time("a deallocation", shortest(bus, "deallocate", removed).await);
     let created = |n| json!({ "ref": format!("{sku}-new{n}"), "sku": sku, "qty": 100, "eta": "2027-01-01" });
@@ -156,6 +158,12 @@ async fn the_cost_of_a_command_does_not_grow_with_the_batches_and_backorders_of_
              update batches set purchased = 105 where ref like 'N{size}-%5';
              update batches set allocated = 1 where ref like 'N{size}-%33';
              update batches set purchased = 106 where ref like 'N{size}-%007';
+             insert into products values ('N{size}-large', 1, 0, 0, 0);
+             insert into batches (ref, sku, ordered, purchased, allocated, eta)
+                 select 'N{size}-few' || n, 'N{size}-large', 1, 1, 0, null from generate_series(1, 100) n;
+             insert into batches (ref, sku, ordered, purchased, allocated, eta)
+                 select 'N{size}-large' || n, 'N{size}-large', 1000000000 + n, 1000000000 + n, 0, '2027-01-01'
+                 from generate_series(1, {size}) n;
              insert into order_lines (orderid, sku, qty, place)
                  select 'waiting-' || n, 'N{size}', 250, n from generate_series(1, {size}) n;"
         ))

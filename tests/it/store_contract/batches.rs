@@ -27,10 +27,15 @@ async fn store_stock(store: &AnyStore, stock: &[Stock]) {
     commit(begin(store).await, product).await.unwrap();
 }
 
+/// Ends of ranges within size classes, and of classes.
+const RANGES: [u32; 6] =
+    [70_000, 70_016, (1 << 30) + 512, (1 << 30) + (1 << 18), (1 << 30) + (5 << 18), 9 << 27];
+
 /// Batches of all size classes with and without allocations, in an order of allocation that is not that of their names.
 fn much_stock() -> Vec<Stock> {
-    let quantities =
-        [1, 2, 7, 15, 16, 17, 31, 32, 100, 101, 102, 103, 104, 1_000, 1_001, 70_000, i32::MAX as u32];
+    let small = [1, 2, 7, 15, 16, 17, 31, 32, 100, 101, 102, 103, 104, 1_000, 1_001];
+    let near_ranges = RANGES.iter().flat_map(|end| [end - 1, *end, end + 1]);
+    let quantities: Vec<_> = small.into_iter().chain(near_ranges).chain([i32::MAX as u32]).collect();
     let etas = [None, Some(date!(2026 - 12 - 24)), Some(date!(2026 - 11 - 02))];
     let stock = |number: usize| {
         let purchased = quantities[number * 7 % quantities.len()];
@@ -67,7 +72,8 @@ pub(super) async fn a_search_finds_the_first_batches_with_enough_stock_after_ano
     store_stock(&store, &much_stock()).await;
     let mut tx = begin(&store).await;
     let all = tx.search_batches(&sku(), &BatchSearch { at_most: 1000, ..BatchSearch::FIRST }).await.unwrap();
-    for quantity in [1, 2, 14, 15, 16, 17, 18, 100, 101, 103, 104, 999, 62_300, i32::MAX as u32] {
+    let small = [1, 2, 14, 15, 16, 17, 18, 100, 101, 103, 104, 999, 62_300];
+    for quantity in small.into_iter().chain(RANGES).chain(RANGES.map(|end| end + 1)).chain([i32::MAX as u32]) {
         for after in [None, Some(&all[0]), Some(&all[30]), Some(&all[60]), Some(&all[99])] {
             for at_most in [1, 3, 200] {
                 let search = BatchSearch { quantity, after: after.map(BatchRank::of), at_most };
