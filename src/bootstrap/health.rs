@@ -1,9 +1,8 @@
 //! The health checks of a process, and their server.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    config::Settings,
     entrypoints::health::{Health, HealthServer, LastReport, Readiness, StallTimeouts},
     service::outage_end::OutageEnd,
 };
@@ -17,10 +16,9 @@ const STALL_TIMEOUT_FACTOR: u32 = 60;
 impl App {
     /// The health checks.
     pub(super) fn health(&self) -> Health {
-        let Settings { worker, relay, .. } = &self.settings;
         let stall_timeouts = StallTimeouts {
-            partition: worker.handler_timeout * STALL_TIMEOUT_FACTOR,
-            relay: relay.stall_timeout,
+            partition: self.partition_stall_timeout(),
+            relay: self.settings.relay.stall_timeout,
         };
         let readiness = Readiness {
             checked: self.checked.clone(),
@@ -35,6 +33,11 @@ impl App {
             last: LastReport::default(),
         };
         Health::new(self.watchdog.clone(), stall_timeouts, readiness)
+    }
+
+    /// A partition that is busy with one batch for longer is stalled.
+    pub(super) fn partition_stall_timeout(&self) -> Duration {
+        self.settings.worker.handler_timeout * STALL_TIMEOUT_FACTOR
     }
 
     /// Notices the end of outages.

@@ -43,6 +43,7 @@ impl App {
         let watchdog = self.watchdog.clone();
         let servers = [self.database_log.clone(), self.broker_log.clone(), self.mail_log.clone()];
         let state = move || ProcessState {
+            queues: watchdog.queues(),
             busy: watchdog.busy().into_iter().map(busy_partition).collect(),
             unavailable: servers.iter().filter_map(|log| unavailable(log)).collect(),
             not_consuming: watchdog

@@ -7,6 +7,7 @@ mod csv_rows;
 mod csv_run;
 mod csv_stock;
 mod demo_run;
+mod diagnosis;
 mod health;
 mod heartbeat;
 mod memory;

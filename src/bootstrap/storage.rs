@@ -16,6 +16,8 @@ impl App {
     pub(super) fn monitor_storage(&self, stop: &CancellationToken, background: &mut JoinSet<()>) {
         let (storage, views, limit, stop) =
             (self.storage.clone(), self.views(), self.failed_message_limit(), stop.clone());
-        background.spawn(async move { storage.monitor(&views, limit, &stop).await });
+        background.spawn(async move {
+            storage.monitor(|| views.failed_message_bytes(limit), limit, &stop).await;
+        });
     }
 }

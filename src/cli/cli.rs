@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     admin, csv, dead_letters, demo, exit::ExitStatus, health, orders, outbox, output, run, send, shell,
-    status, trace, view,
+    status, trace, view, why,
 };
 
 /// Allocates order lines to batches of stock: commands in from RabbitMQ, one Postgres transaction, events out.
@@ -62,6 +62,8 @@ enum Command {
     Orders(orders::Orders),
     /// Show the history of a message or of an order, and what is not known about it.
     Trace(trace::Trace),
+    /// Explain why a queue does not move, or why an order is not allocated.
+    Why(why::Why),
     /// Maintain the read model.
     View(view::View),
     /// Allocate the orders in a folder of CSV files, without servers.
@@ -144,6 +146,7 @@ impl Command {
             Self::Outbox(outbox) => outbox.execute(app, json).await,
             Self::Orders(orders) => orders.execute(app, json).await,
             Self::Trace(trace) => trace.execute(app, json).await,
+            Self::Why(why) => why.execute(app, json).await,
             Self::View(view) => view.execute(app, json).await,
             Self::Migrate { rename_namespace } => admin::migrate(app, rename_namespace, json).await,
             Self::Topology => admin::topology(app, json).await,

@@ -19,5 +19,6 @@ mod shell;
 mod status;
 mod trace;
 mod view;
+mod why;
 
 pub use cli::Cli;

@@ -10,9 +10,9 @@ use crate::{
         admin::{QueueDepth, Topology as _},
         error::error_text,
         installation::DatabaseState,
-        processes::{BusyPartition, ProcessState, UnavailableServer, UnconsumedQueue},
+        processes::{BusyPartition, ProcessRow, ProcessState, UnavailableServer, UnconsumedQueue},
     },
-    views::{FailureCounts, OutboxDepth, ProcessRow, RelayLeader},
+    views::{FailureCounts, OutboxDepth, RelayLeader},
 };
 
 use super::{exit::ExitStatus, output};
@@ -172,7 +172,7 @@ fn description(process: &ProcessRow) -> String {
         parts.push(format!("lost: last seen {}", output::short_time(*seen_at)));
         return parts.join("; ");
     }
-    let ProcessState { busy, unavailable, not_consuming } = state;
+    let ProcessState { queues: _, busy, unavailable, not_consuming } = state;
     for UnavailableServer { server, seconds, error } in unavailable {
         parts.push(format!("{server} unavailable for {seconds} s: {error}"));
     }

@@ -302,7 +302,10 @@ impl Consumer {
                 collect_for: self.collect_for,
                 requeue_after: self.requeue_after,
                 acknowledger: acknowledger.clone(),
-                status: self.watchdog.register(self.queue.as_str()),
+                status: match self.queue_kind {
+                    QueueKind::Main => self.watchdog.register_main(self.queue),
+                    QueueKind::DeadLetter => self.watchdog.register(self.queue.as_str()),
+                },
                 signals: signals.clone(),
             };
             running.spawn(async move { partition.run(deliveries).await });

@@ -186,6 +186,7 @@ impl Partition {
             return;
         }
         self.signals.handled.store(true, Ordering::Relaxed);
+        self.status.finished(finished.len());
         self.dependencies.handled(finished);
         for (delivery, outcome) in finished {
             log_outcome(self.queue, &delivery.received, outcome);

@@ -7,7 +7,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{ports::error::error_text, views::Views};
+use crate::ports::{
+    error::{StoreError, error_text},
+    processes::STORAGE_FULL,
+};
 
 /// The time between two checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,10 +46,13 @@ impl Storage {
         let _ = self.0.subscribe().wait_for(Option::is_none).await;
     }
 
-    /// Compares the space with the limit until `stop`. A database that does not answer changes nothing.
-    pub async fn monitor(&self, views: &Views, limit: u64, stop: &CancellationToken) {
+    /// Compares the space, which `bytes` reads, with the limit until `stop`. A database that does not answer changes nothing.
+    pub async fn monitor<F>(&self, bytes: impl Fn() -> F, limit: u64, stop: &CancellationToken)
+    where
+        F: Future<Output = Result<u64, StoreError>>,
+    {
         loop {
-            match views.failed_message_bytes(limit).await {
+            match bytes().await {
                 Ok(bytes) => self.set(bytes, limit),
                 Err(error) => debug!(error = error_text(&error), "the space of failed messages is unknown"),
             }
@@ -60,13 +66,12 @@ impl Storage {
     fn set(&self, bytes: u64, limit: u64) {
         let was_full = self.is_full().is_some();
         if bytes > limit && !was_full {
-            let reason = "failed messages take more space than limits.failed_messages";
             warn!(
                 bytes,
                 limit,
-                "{reason}; no queue is consumed: remove their cause, then retry or discard them, or raise the limit"
+                "{STORAGE_FULL}; no queue is consumed: remove their cause, then retry or discard them, or raise the limit"
             );
-            self.0.send_replace(Some(reason.to_owned()));
+            self.0.send_replace(Some(STORAGE_FULL.to_owned()));
         } else if bytes <= limit && was_full {
             info!(
                 bytes,

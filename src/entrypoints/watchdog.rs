@@ -1,11 +1,15 @@
 //! Detects tasks that make no progress.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use crate::{ports::queue::QueueName, service::activity::Activity};
+use crate::{
+    ports::{processes::QueueWork, queue::QueueName},
+    service::{activity::Activity, recent_count::RecentCount},
+};
 
 use super::prefetch::InFlight;
 
@@ -18,6 +22,8 @@ pub struct Watchdog {
     partitions: Arc<Mutex<Vec<Weak<PartitionStatus>>>>,
     consumers: Arc<Mutex<Vec<Weak<ConsumerStatus>>>>,
     deliveries: Arc<Mutex<Vec<Deliveries>>>,
+    /// The messages of the queues themselves that were finished. They are counted across subscriptions.
+    finished: Arc<Mutex<BTreeMap<QueueName, Arc<RecentCount>>>>,
     relay: Activity,
 }
 
@@ -32,13 +38,26 @@ pub struct ConsumerStatus {
 pub struct PartitionStatus {
     queue: &'static str,
     activity: Activity,
+    /// None if its messages are not those of the queue itself.
+    finished: Option<Arc<RecentCount>>,
 }
 
 impl Watchdog {
     /// Registers a partition; it is removed when its status is dropped.
     #[must_use]
     pub fn register(&self, queue: &'static str) -> Arc<PartitionStatus> {
-        let status = Arc::new(PartitionStatus { queue, activity: Activity::default() });
+        self.add(PartitionStatus { queue, activity: Activity::default(), finished: None })
+    }
+
+    /// The same for the messages of the queue itself, which are counted when they are finished.
+    #[must_use]
+    pub fn register_main(&self, queue: QueueName) -> Arc<PartitionStatus> {
+        let finished = Some(self.finished().entry(queue).or_default().clone());
+        self.add(PartitionStatus { queue: queue.as_str(), activity: Activity::default(), finished })
+    }
+
+    fn add(&self, status: PartitionStatus) -> Arc<PartitionStatus> {
+        let status = Arc::new(status);
         let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
         partitions.retain(|partition| partition.strong_count() > 0);
         partitions.push(Arc::downgrade(&status));
@@ -96,6 +115,22 @@ impl Watchdog {
         partitions.filter_map(|status| Some((status.queue, status.activity.busy_for()?))).collect()
     }
 
+    /// The work on the queues that this process has consumed.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueWork> {
+        let finished = self.finished().clone();
+        let work = finished.into_iter().map(|(queue, finished)| QueueWork {
+            queue: queue.as_str().to_owned(),
+            unacknowledged: self.unacknowledged(queue) as u64,
+            finished_last_minute: finished.within_last_minute(),
+        });
+        work.collect()
+    }
+
+    fn finished(&self) -> MutexGuard<'_, BTreeMap<QueueName, Arc<RecentCount>>> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The activity of the relay while it leads.
     #[must_use]
     pub fn relay(&self) -> Activity {
@@ -134,6 +169,13 @@ impl PartitionStatus {
         self.activity.begin();
     }
 
+    /// So many messages got an outcome.
+    pub fn finished(&self, messages: usize) {
+        if let Some(finished) = &self.finished {
+            finished.add(messages);
+        }
+    }
+
     /// The partition has no batch.
     pub fn idle(&self) {
         self.activity.end();
@@ -156,5 +198,16 @@ mod tests {
         idle.idle();
         assert_eq!(watchdog.stalled(Duration::ZERO), ["orders"]);
         assert!(watchdog.stalled(Duration::from_mins(1)).is_empty());
+    }
+
+    #[test]
+    fn finished_messages_are_counted_across_subscriptions_without_requests_and_dead_letters_of_the_broker() {
+        let watchdog = Watchdog::default();
+        for _ in 0..2 {
+            watchdog.register_main(QueueName::Stock).finished(3);
+            watchdog.register("stock").finished(5);
+        }
+        let expected = QueueWork { queue: "stock".into(), unacknowledged: 0, finished_last_minute: 6 };
+        assert_eq!(watchdog.queues(), [expected]);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::error::StoreError;
@@ -12,6 +13,9 @@ use super::error::StoreError;
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// A process that did not report itself for longer is not running, or cannot use the database.
 pub const LOST_AFTER: Duration = Duration::from_secs(15);
+
+/// Why a process consumes no queue while failed messages take more space than allowed.
+pub const STORAGE_FULL: &str = "failed messages take more space than limits.failed_messages";
 
 /// The roles that a process can have.
 pub const ROLES: [&str; 5] = ["worker", "relay", "archive", "notifier", "api"];
@@ -37,13 +41,27 @@ pub struct Heartbeat {
 
 /// What a process does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ProcessState {
+    /// Its work on the queues that it has consumed.
+    pub queues: Vec<QueueWork>,
     /// Its partitions that are busy with a batch.
     pub busy: Vec<BusyPartition>,
     /// The servers that it waits for.
     pub unavailable: Vec<UnavailableServer>,
     /// The queues that it should consume and does not.
     pub not_consuming: Vec<UnconsumedQueue>,
+}
+
+/// What a process does with the messages of a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueWork {
+    /// The queue, without the namespace.
+    pub queue: String,
+    /// The deliveries that are not acknowledged, with those of its dead-letter queue.
+    pub unacknowledged: u64,
+    /// The messages that got an outcome within the last minute.
+    pub finished_last_minute: u64,
 }
 
 /// A partition that is busy.
@@ -73,6 +91,27 @@ pub struct UnconsumedQueue {
     pub queue: String,
     /// Why it is not consumed; empty while the process subscribes for the first time.
     pub error: String,
+}
+
+/// A process of the program, as it last reported itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProcessRow {
+    /// Its host and process id.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// When it was started.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started_at: OffsetDateTime,
+    /// When it last reported itself.
+    #[serde(with = "time::serde::rfc3339")]
+    pub seen_at: OffsetDateTime,
+    /// `running`; `stopped`; or `lost`: it does not report itself, because it was killed or cannot use the database.
+    pub status: &'static str,
+    /// What it last reported.
+    pub state: ProcessState,
 }
 
 /// Where processes report themselves.

@@ -1,10 +1,12 @@
 //! The read side: each query returns one struct. Nothing here writes.
 
 mod availability;
+mod diagnosis;
 mod failed_message_details;
 mod failed_messages;
 mod handle;
 mod history;
+mod order_state;
 mod orders;
 mod outbox;
 mod processes;
@@ -17,5 +19,4 @@ pub use handle::Views;
 pub use history::{History, HistoryStep, KeptFor, LineState};
 pub use orders::{Allocation, Order, OrderLine};
 pub use outbox::{OutboxDepth, RelayLeader, UnpublishedEvent};
-pub use processes::ProcessRow;
 pub use progress::{RecordedTotals, SendProgress};

@@ -1,38 +1,14 @@
 //! The processes of the program, as they report themselves.
 
-use serde::Serialize;
-use time::OffsetDateTime;
-
 use crate::ports::{
     error::StoreError,
-    processes::{LOST_AFTER, ProcessState},
+    processes::{LOST_AFTER, ProcessRow},
 };
 
 use super::handle::Views;
 
 /// Processes that were last seen longer ago are not listed. In seconds.
 const LISTED_FOR: f64 = 3600.0;
-
-/// A process of the program.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ProcessRow {
-    /// Its host and process id.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Its roles.
-    pub roles: Vec<String>,
-    /// When it was started.
-    #[serde(with = "time::serde::rfc3339")]
-    pub started_at: OffsetDateTime,
-    /// When it last reported itself.
-    #[serde(with = "time::serde::rfc3339")]
-    pub seen_at: OffsetDateTime,
-    /// `running`; `stopped`; or `lost`: it does not report itself, because it was killed or cannot use the database.
-    pub status: &'static str,
-    /// What it last reported.
-    pub state: ProcessState,
-}
 
 impl Views {
     /// The processes that run, and those that ended within the last hour, by name.

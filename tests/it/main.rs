@@ -63,3 +63,4 @@ mod traces;
 mod trial;
 mod unreadable;
 mod view_timeouts;
+mod why;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::PgConnection;
 
 use crate::{
-    pg::{PgConfig, Pool, PooledSession, Pooler},
+    pg::{PgConfig, Pool, PooledSession, Pooler, with_timeout},
     ports::{
         error::StoreError,
         installation::{DatabaseState, Installation, SchemaVersion, UnusableDatabase},
@@ -59,6 +59,18 @@ pub async fn check_sessions(config: &PgConfig) -> Result<Result<(), UnusableData
         Some(Pooler::SharedSessions) => "gives a session of the server to several connections in turn",
     };
     Ok(Err(UnusableDatabase::Pooler { setting: config.session_setting(), problem }))
+}
+
+/// The state of a database, read in a session of its own.
+///
+/// # Errors
+/// The database is unavailable.
+pub async fn observe_state(config: &PgConfig) -> Result<DatabaseState, StoreError> {
+    let observed = async {
+        let mut session = config.session().connect().await?;
+        state(&mut session).await
+    };
+    with_timeout(config.timeout, observed).await
 }
 
 /// Reads the state of a database that may have no schema.

@@ -29,7 +29,7 @@ pub use backlog::PgBacklogReader;
 pub use commit_signal::{CommitSignal, forward_commits};
 pub use dry_run::PgDryRuns;
 pub use failed_messages::PgFailedMessages;
-pub use installation::{PgInstallation, check_sessions};
+pub use installation::{PgInstallation, check_sessions, observe_state};
 pub use leader::PgOutbox;
 pub use migrate::{Migration, MigrationError, migrate};
 pub use parked_events::PgParkedEvents;

@@ -12,6 +12,7 @@ mod properties;
 #[cfg(any(test, fuzzing))]
 mod properties_check;
 mod publisher;
+mod queue_observer;
 mod queue_states;
 mod received_message;
 mod retry_properties;
@@ -26,6 +27,7 @@ pub use consumer::RabbitQueues;
 #[cfg(any(test, fuzzing))]
 pub(crate) use properties_check::check_properties;
 pub use publisher::{RabbitCommandSender, RabbitPublisher};
+pub use queue_observer::RabbitQueueObserver;
 pub use queue_states::RabbitQueueReader;
 pub use received_message::RabbitRetryDelivery;
 pub use topology::RabbitTopology;

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::{
     ports::{error::StoreError, queue::QueueName},
-    views::handle::Views,
+    views::{handle::Views, order_state::key_range},
 };
 
 use super::{
@@ -101,10 +101,8 @@ impl Views {
     /// # Errors
     /// The database is unavailable.
     pub async fn order_history(&self, orderid: &str, kept: KeptFor) -> Result<History, StoreError> {
-        let key = format!("line:{}/", orderid.replace('%', "%25").replace('/', "%2F"));
-        // The next character after the slash ends the keys of the order.
-        let end = format!("{}0", key.trim_end_matches('/'));
-        let failed = self.failed_with_keys(&key, &end).await?;
+        let (first, end) = key_range(orderid);
+        let failed = self.failed_with_keys(&first, &end).await?;
         let mut found = Found { failed, ..Found::default() };
         for index in 0..found.failed.len() {
             let Some(message_id) = found.failed[index].message_id.clone() else { continue };

@@ -73,7 +73,8 @@ pub(super) async fn a_search_finds_the_first_batches_with_enough_stock_after_ano
     let mut tx = begin(&store).await;
     let all = tx.search_batches(&sku(), &BatchSearch { at_most: 1000, ..BatchSearch::FIRST }).await.unwrap();
     let small = [1, 2, 14, 15, 16, 17, 18, 100, 101, 103, 104, 999, 62_300];
-    for quantity in small.into_iter().chain(RANGES).chain(RANGES.map(|end| end + 1)).chain([i32::MAX as u32]) {
+    for quantity in small.into_iter().chain(RANGES).chain(RANGES.map(|end| end + 1)).chain([i32::MAX as u32])
+    {
         for after in [None, Some(&all[0]), Some(&all[30]), Some(&all[60]), Some(&all[99])] {
             for at_most in [1, 3, 200] {
                 let search = BatchSearch { quantity, after: after.map(BatchRank::of), at_most };
