@@ -7,9 +7,10 @@ use crate::domain::{
 
 use super::{
     batches::{BatchRank, BatchSearch, Batches},
+    line::Line,
     product::Product,
     rules::OfferProgress,
-    tests::{allocate, available, batch_of, batchref, events, offer, product},
+    tests::{allocate, available, batch_of, batchref, events, offer, order, product},
 };
 
 /// A product with the batches that the first search found.
@@ -48,6 +49,40 @@ fn a_search_is_missing_only_if_an_unattached_batch_may_come_first() {
     assert_eq!(product.missing_search(quantity(10)), None, "no batch has room");
     allocate(&mut product, "o1", 9);
     assert_eq!(batch_of(&product, "o1").as_deref(), Some("b9"));
+}
+
+#[test]
+fn a_stored_product_has_what_it_was_stored_with() {
+    let mut product = partly_loaded(&[("b1", 5)]);
+    assert_eq!((product.version(), product.sequence(), product.last_position()), (3, 7, 2));
+    allocate(&mut product, "o1", 1);
+    assert_eq!((product.version(), product.sequence(), product.last_position()), (3, 8, 3));
+    let lines: Vec<_> = product.lines().map(|(orderid, line)| (orderid.as_str(), line.position)).collect();
+    assert_eq!(lines, [("o1", 3)]);
+}
+
+#[test]
+fn each_search_looks_for_twice_as_many_batches() {
+    let mut product = partly_loaded(&[("b1", 1)]);
+    for doublings in 1..4 {
+        let search = product.missing_search(Quantity::new(5).unwrap()).unwrap();
+        assert_eq!(search.at_most, BatchSearch::FIRST.at_most << doublings);
+        let found = BatchSearch { at_most: 1, ..search };
+        product.attach_found(&found, stored(&[(&format!("b{}", doublings + 1), 1)]));
+    }
+}
+
+#[test]
+fn backorders_are_needed_if_stock_was_freed_and_some_are_not_attached() {
+    let mut product = Product::from_stored(Sku::new("OAK-STOOL").unwrap(), 1, 0, 0, 4);
+    product.attach_found(&BatchSearch::FIRST, stored(&[("b1", 0)]));
+    assert!(!product.needs_waiting_lines(), "no stock was freed");
+    product.change_batch_quantity(&batchref("b1"), StockQuantity::new(6u32).unwrap(), None).unwrap();
+    assert!(product.needs_waiting_lines());
+    assert_eq!(product.freed_stock().collect::<Vec<_>>(), [6]);
+    let line = Line { quantity: Quantity::new(4).unwrap(), position: 1, batch: None };
+    product.attach_line(order("o1"), line);
+    assert!(!product.needs_waiting_lines(), "all are attached");
 }
 
 #[test]

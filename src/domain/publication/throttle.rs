@@ -292,6 +292,31 @@ mod tests {
     }
 
     #[test]
+    fn a_throttled_name_is_kept_while_it_waits_or_may_have_rows_behind_the_window() {
+        let mut harness = Harness::new();
+        harness.learn(&[row(1, "allocated", "a")], &nacked());
+        let begin = harness.now;
+        assert_eq!(harness.select(vec![]), []);
+        assert!(harness.throttle.next_try(begin).is_some(), "it waits");
+        harness.now += MIN_BACKOFF;
+        let full: Vec<_> = (0..i64::from(WINDOW)).map(|id| row(id, "out_of_stock", "b")).collect();
+        assert_eq!(harness.select(full).len(), WINDOW as usize);
+        assert!(harness.throttle.next_try(begin).is_some(), "there may be more rows");
+    }
+
+    #[test]
+    fn an_accepted_event_ends_the_back_off_and_frees_its_sku() {
+        let mut harness = Harness::new();
+        let first = row(1, "allocated", "a");
+        harness.learn(std::slice::from_ref(&first), &nacked());
+        harness.now += MIN_BACKOFF;
+        harness.learn(&[first], &PublishOutcome::Confirmed);
+        assert_eq!(harness.throttle.nacked_names(), [] as [&str; 0]);
+        let others = vec![row(2, "deallocated", "a"), row(3, "deallocated", "a")];
+        assert_eq!(ids(&harness.select(others)), [2, 3]);
+    }
+
+    #[test]
     fn the_next_try_is_in_the_future() {
         let mut harness = Harness::new();
         let (begin, first) = (harness.now, row(1, "allocated", "a"));

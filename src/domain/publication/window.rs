@@ -106,6 +106,7 @@ mod tests {
         let started = ThrottleChange::Started { event: "allocated".into(), reason: "full".into() };
         assert_eq!(report.throttle_changes, [started]);
         assert_eq!(window.blocked_skus(now), ["a"]);
+        assert_eq!(window.nacked_names(), ["allocated"]);
         assert!(window.next_try(now).is_some_and(|next_try| next_try > now));
         let rows = vec![row(1, "allocated", "a"), row(3, "deallocated", "c")];
         assert_eq!(window.select(rows, now), [row(3, "deallocated", "c")]);
