@@ -79,7 +79,7 @@ async fn a_server_that_is_away_is_the_first_reason_and_what_it_knows_is_not_know
     let system =
         TestSystem::new("a_server_that_is_away_is_the_first_reason_and_what_it_knows_is_not_known").await;
     let worker = with_batch(&system, &[]).await;
-    let away = ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/x");
+    let away = ("DATABASE_URL", "postgres://unknown@127.0.0.1:1/x");
     let (diagnosis, is_well) = why(&system, "orders", &[away]).await;
     assert_eq!(codes(&diagnosis), ["database_away"], "{diagnosis}");
     assert!(!is_well && diagnosis["moving"].is_null(), "{diagnosis}");
@@ -134,6 +134,12 @@ async fn a_lock_of_another_session_is_found_with_its_session() {
     let text = system.cli(&["why", "orders"]).await.text();
     assert!(text.contains(&format!("session {pid} (application \"\", idle in transaction)")), "{text}");
     assert!(text.contains(&format!("pg_terminate_backend({pid})")), "{text}");
+    // A role that may only read does not see the session.
+    let reader = system.url_with_grants("", "grant select on all tables in schema public to ROLE").await;
+    let reader = [("DATABASE_URL", reader.as_str())];
+    wait_for_reason(&system, "orders", "lock_wait", &reader).await;
+    let (diagnosis, _) = why(&system, "orders", &reader).await;
+    assert!(!diagnosis.to_string().contains("pg_terminate_backend"), "{diagnosis}");
     sqlx::raw_sql("commit").execute(&mut session).await.unwrap();
     system.wait_drained(2).await;
     let gone = async || !codes(&why(&system, "orders", &[]).await.0).contains(&"lock_wait".to_owned());

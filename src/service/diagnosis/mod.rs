@@ -1,5 +1,6 @@
 //! Why a queue does not move, and why an order is not allocated.
 
+mod consumers;
 mod order;
 mod queue;
 mod reason;

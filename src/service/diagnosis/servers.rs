@@ -7,7 +7,7 @@ use crate::ports::{
 };
 
 use super::{
-    queue::consumers,
+    consumers::consumers,
     reason::{Finding, ReasonCode, Verdict},
 };
 

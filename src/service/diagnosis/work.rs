@@ -6,7 +6,7 @@ use crate::ports::{
 };
 
 use super::{
-    queue::{consumers, queue_work, role_of},
+    consumers::{consumers, queue_work, role_of},
     reason::{Finding, ReasonCode, Verdict},
 };
 
@@ -170,7 +170,8 @@ pub(super) fn busy(observed: &QueueObservations) -> Verdict {
 pub(super) fn idle(observed: &QueueObservations) -> Verdict {
     let is_empty = matches!(observed.broker_queue()?, BrokerQueue::Exists { ready: 0, .. });
     let is_idle = is_empty && queue_work(observed)?.unacknowledged == 0;
-    let evidence = "no message is in the queue, and no process has one";
+    let evidence =
+        "no message is in the queue, and no process had one when it last reported, a few seconds ago";
     Ok(is_idle.then(|| Finding::new(ReasonCode::Idle, evidence, "nothing")))
 }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
+use serde_json::Value;
 
 use crate::{
     check_report::CheckReport,
@@ -140,6 +141,8 @@ async fn check_during_alarm(system: &TestSystem<'_>, lines: usize) -> anyhow::Re
     if waiting > 0 {
         system.add_evidence(format!("{waiting} events waiting"));
     }
+    let why: Value = serde_json::from_str(&system.cli(&["--json", "why", "orders"]).await?.stdout)?;
+    system.expect("the first reason of why", &why["reasons"][0]["code"].as_str(), &Some("broker_alarm"));
     Ok(())
 }
 

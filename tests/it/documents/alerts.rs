@@ -1,6 +1,6 @@
 //! Every alert has its section in the runbook, and its command exists.
 
-use crate::ops::rules::alerts;
+use crate::ops::rules::{Alert, alerts};
 
 use super::{
     commands::{parse, words},
@@ -23,6 +23,11 @@ fn section<'a>(page: &'a Page, anchor: &str) -> Option<Vec<&'a str>> {
     Some(lines.map(|line| line.text.as_str()).collect())
 }
 
+/// The command of an alert about this queue.
+fn command(alert: &Alert, queue: &str) -> String {
+    alert.annotation("command").replace("{{ $labels.queue }}", queue)
+}
+
 #[test]
 fn every_alert_has_a_section_with_what_to_look_at_and_to_do() {
     let page = Page::open(PAGE);
@@ -35,7 +40,8 @@ fn every_alert_has_a_section_with_what_to_look_at_and_to_do() {
             let points = section.iter().filter(|line| line.starts_with(point)).count();
             assert_eq!(points, 1, "lines that begin with {point:?} in the section #{anchor}");
         }
-        let look = format!("- **Look at** `{}`", alert.annotation("command"));
+        let command = command(&alert, "QUEUE");
+        let look = format!("- **Look at** `{command}`");
         assert!(section.iter().any(|line| line.starts_with(&look)), "{}: {look}", alert.name);
     }
 }
@@ -58,8 +64,8 @@ fn the_table_of_alerts_has_every_alert() {
 #[test]
 fn the_commands_of_the_alerts_exist() {
     for alert in alerts() {
-        let command = alert.annotation("command");
-        let words = words(command);
+        let command = command(&alert, "orders");
+        let words = words(&command);
         assert_eq!(words[0], "allocation", "{}: {command}", alert.name);
         parse(&words).unwrap_or_else(|error| panic!("{}: {command}\n{error}", alert.name));
     }
