@@ -7,9 +7,10 @@ use crate::{
     ports::{
         diagnosis::{DatabaseCondition, Observed, QueueObservations, QueueObserver as _},
         error::{StoreError, error_text},
+        processes::HEARTBEAT_INTERVAL,
         queue::QueueName,
     },
-    service::diagnosis::{OrderDiagnosis, QueueDiagnosis, diagnose, diagnose_order},
+    service::diagnosis::{OrderDiagnosis, QueueDiagnosis, ReasonCode, diagnose, diagnose_order},
     views::Views,
 };
 
@@ -19,15 +20,25 @@ use super::app::App;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 impl App {
-    /// Why a queue does not move.
+    /// Why a queue does not move. What processes report is some seconds old: before messages wait without a reason, it is
+    /// observed once more.
     pub async fn diagnose_queue(&self, queue: QueueName) -> QueueDiagnosis {
+        let first = self.observe_queue(queue).await;
+        if !first.has(ReasonCode::Unexplained) {
+            return first;
+        }
+        tokio::time::sleep(HEARTBEAT_INTERVAL + Duration::from_secs(1)).await;
+        self.observe_queue(queue).await
+    }
+
+    async fn observe_queue(&self, queue: QueueName) -> QueueDiagnosis {
         let observer = RabbitQueueObserver(self.broker.clone());
         let (broker, database) = tokio::join!(observer.observe(queue), self.database_condition());
         let unknown = database.is_err().then(|| "the database cannot be used".to_owned());
         let views = &Views::new(self.pool.clone(), self.settings.namespace.clone(), TIMEOUT);
-        let (processes, lock_holders, work) = tokio::join!(
+        let (processes, locks, work) = tokio::join!(
             within(unknown.as_ref(), views.processes()),
-            within(unknown.as_ref(), views.lock_holders()),
+            within(unknown.as_ref(), views.locks()),
             within(unknown.as_ref(), views.queue_backlog(queue)),
         );
         let observations = QueueObservations {
@@ -35,7 +46,7 @@ impl App {
             database,
             broker,
             processes,
-            lock_holders,
+            locks,
             work,
             stalled_after: self.partition_stall_timeout(),
         };

@@ -17,6 +17,7 @@ use crate::{
     ports::{
         error::{BrokerError, error_text},
         observer::{Observer, Report, SubscriptionChange, SubscriptionReport},
+        processes::MESSAGES_RETURNED,
         queue::{Acknowledger, Delivery, QueueKind, QueueName, Queues, Subscription},
     },
     service::{
@@ -133,7 +134,7 @@ impl Consumer {
             match stopped {
                 ConsumerStopped::Finished => continue,
                 ConsumerStopped::Requeued { handled } => {
-                    status.not_consuming("its messages were returned, because a server was unavailable");
+                    status.not_consuming(MESSAGES_RETURNED);
                     if handled {
                         requeue_delays = Backoff::after_requeue();
                     }

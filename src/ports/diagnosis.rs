@@ -21,8 +21,8 @@ pub struct QueueObservations {
     pub broker: Observed<BrokerCondition>,
     /// The processes, as they report themselves.
     pub processes: Observed<Vec<ProcessRow>>,
-    /// Sessions of others that hold locks on rows of this program.
-    pub lock_holders: Observed<Vec<LockHolder>>,
+    /// Sessions that hold locks on rows of this program.
+    pub locks: Observed<Locks>,
     /// What the database holds for the queue.
     pub work: Observed<QueueBacklog>,
     /// A partition that is busy with one batch for longer is stalled, as `/health/live` says.
@@ -85,6 +85,15 @@ pub enum BrokerQueue {
     Missing,
 }
 
+/// Locks on rows of this program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locks {
+    /// The sessions that hold them, in long transactions; those that others wait for come first.
+    pub holders: Vec<LockHolder>,
+    /// Whether there are sessions that this role may not see.
+    pub has_hidden_sessions: bool,
+}
+
 /// A session that holds locks on rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockHolder {
@@ -94,10 +103,12 @@ pub struct LockHolder {
     pub application: String,
     /// Its state; none if this role may not see it.
     pub state: Option<String>,
-    /// When its transaction began; none if this role may not see it.
+    /// When its transaction began.
     pub since: Option<OffsetDateTime>,
     /// The sessions that wait for it now.
     pub waiting: u64,
+    /// Whether it waits for another session itself.
+    pub is_waiting: bool,
 }
 
 /// What the database holds for a queue. Numbers are counted up to a limit.
@@ -109,6 +120,10 @@ pub struct QueueBacklog {
     pub retrying: u64,
     /// When the earliest of them is due.
     pub next_due: Option<OffsetDateTime>,
+    /// How long the earliest of them, which the broker has not rejected, is overdue.
+    pub retries_overdue: Duration,
+    /// The age of the oldest event that can be published, of all queues.
+    pub oldest_event: Duration,
     /// Retries that the broker did not accept.
     pub held: u64,
     /// Why it did not accept the first of them.
@@ -149,7 +164,7 @@ pub struct OrderedLine {
     pub batchref: Option<String>,
     /// Of a backorder: the largest free quantity of a batch of the SKU; none if no batch has free stock.
     pub largest_free: Option<i32>,
-    /// Of a backorder: earlier backorders of the SKU, counted up to a limit.
+    /// Of a backorder: at least so many backorders of the SKU are older.
     pub backorders_before: u64,
 }
 

@@ -17,6 +17,9 @@ pub const LOST_AFTER: Duration = Duration::from_secs(15);
 /// Why a process consumes no queue while failed messages take more space than allowed.
 pub const STORAGE_FULL: &str = "failed messages take more space than limits.failed_messages";
 
+/// Why a process consumes a queue no longer in a long outage of a server.
+pub const MESSAGES_RETURNED: &str = "its messages were returned, because a server was unavailable";
+
 /// The roles that a process can have.
 pub const ROLES: [&str; 5] = ["worker", "relay", "archive", "notifier", "api"];
 

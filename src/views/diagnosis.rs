@@ -1,7 +1,9 @@
 //! What the database knows about a queue that does not move.
 
+use std::time::Duration;
+
 use crate::ports::{
-    diagnosis::{InterruptedMessage, LockHolder, QueueBacklog},
+    diagnosis::{InterruptedMessage, LockHolder, Locks, QueueBacklog},
     error::StoreError,
     queue::QueueName,
 };
@@ -20,43 +22,55 @@ const LONG_TRANSACTION: f64 = 1.0;
 const LONG_UNIT_OF_WORK: f64 = 30.0;
 
 impl Views {
-    /// Sessions with long transactions that hold locks on rows of this program; those that others wait for come first.
+    /// Sessions with long transactions that hold locks on rows of this program, and those that others wait for.
     ///
     /// # Errors
     /// The database is unavailable.
-    pub async fn lock_holders(&self) -> Result<Vec<LockHolder>, StoreError> {
+    pub async fn locks(&self) -> Result<Locks, StoreError> {
         let rows = sqlx::query!(
             r#"with waiting as (
-                   select pg_blocking_pids(pid) as blockers from pg_stat_activity
+                   select pid, pg_blocking_pids(pid) as blockers from pg_stat_activity
                    where datname = current_database() and wait_event_type = 'Lock'
                )
                select holder.pid as "pid!", coalesce(holder.application_name, '') as "application!", holder.state,
                       holder.xact_start as since,
-                      (select count(*) from waiting where holder.pid = any(blockers)) as "waiting!"
+                      (select count(*) from waiting where holder.pid = any(blockers)) as "waiting!",
+                      exists (select from waiting where waiting.pid = holder.pid) as "is_waiting!"
                from pg_stat_activity holder
                where holder.datname = current_database() and holder.pid <> pg_backend_pid()
-                 and exists (
-                     select from pg_locks held
-                     where held.pid = holder.pid and held.granted and held.locktype = 'relation'
-                       and held.relation in (to_regclass('products'), to_regclass('batches'), to_regclass('order_lines'),
-                                             to_regclass('inbox'), to_regclass('outbox'), to_regclass('failed_messages'))
-                       and held.mode not in ('AccessShareLock', 'ShareUpdateExclusiveLock')
-                 )
-                 and (holder.xact_start is null or holder.xact_start < now() - make_interval(secs =>
-                         case when holder.application_name like 'allocation%' then $2::double precision else $1::double precision end))
-               order by 5 desc, holder.xact_start nulls last limit 5"#,
+                 and (exists (select from waiting where holder.pid = any(blockers))
+                      or exists (
+                          select from pg_locks held join pg_class on pg_class.oid = held.relation
+                          where held.pid = holder.pid and held.granted and held.locktype = 'relation'
+                            and pg_class.relkind = 'r' and pg_class.relnamespace = current_schema()::regnamespace
+                            and held.mode not in ('AccessShareLock', 'ShareUpdateExclusiveLock')
+                      ) and holder.xact_start < now() - make_interval(secs =>
+                              case when holder.application_name like 'allocation%'
+                              then $2::double precision else $1::double precision end))
+               order by 6, 5 desc, holder.xact_start nulls last limit 5"#,
             LONG_TRANSACTION,
             LONG_UNIT_OF_WORK,
         );
-        let rows = self.query(async |connection| rows.fetch_all(connection).await).await?;
+        let hidden = sqlx::query_scalar!(
+            r#"select exists (
+                   select from pg_stat_activity
+                   where datname = current_database() and pid <> pg_backend_pid() and state is null
+               ) as "hidden!""#
+        );
+        let (rows, has_hidden_sessions) = self
+            .query(async |connection| {
+                Ok((rows.fetch_all(&mut *connection).await?, hidden.fetch_one(connection).await?))
+            })
+            .await?;
         let holders = rows.into_iter().map(|row| LockHolder {
             pid: row.pid,
             application: row.application,
             state: row.state,
             since: row.since,
             waiting: row.waiting.unsigned_abs(),
+            is_waiting: row.is_waiting,
         });
-        Ok(holders.collect())
+        Ok(Locks { holders: holders.collect(), has_hidden_sessions })
     }
 
     /// What waits for a queue.
@@ -80,6 +94,12 @@ impl Views {
                       (select count(*) from (select from failed_messages where queue = $1 and status = 'waiting'
                                              and status <> 'resolved' limit $2) counted) as "waiting!",
                       (select due_at from due where queue = $1 order by due_at limit 1) as next_due,
+                      coalesce((select extract(epoch from now() - due_at)::double precision from due
+                                where queue = $1 and held_because is null order by due_at limit 1), 0) as "overdue!",
+                      coalesce((select extract(epoch from now() - committed_at)::double precision from outbox o
+                                where refused is null
+                                  and not exists (select from outbox r where r.refused is not null and r.sku = o.sku)
+                                order by id limit 1), 0) as "oldest_event!",
                       (select count(*) from held) as "held!", (select held_because from held limit 1) as held_because,
                       (select count(*) from newest where queue = $1 and error_pattern like $4
                           and last_failed_at > now() - interval '1 minute') as "postponed!",
@@ -97,6 +117,8 @@ impl Views {
             relay_leads,
             retrying: count(row.retrying),
             next_due: row.next_due,
+            retries_overdue: Duration::try_from_secs_f64(row.overdue).unwrap_or_default(),
+            oldest_event: Duration::try_from_secs_f64(row.oldest_event).unwrap_or_default(),
             held: count(row.held),
             held_because: row.held_because,
             waiting: count(row.waiting),
@@ -111,7 +133,7 @@ impl Views {
     async fn interrupted_message(&self, queue: QueueName) -> Result<Option<InterruptedMessage>, StoreError> {
         let row = sqlx::query!(
             "select message_id, starts, started_at from message_starts
-             where queue = $1 and started_at > now() - make_interval(secs => $2) order by starts desc limit 1",
+             where queue = $1 and started_at > now() - make_interval(secs => $2) order by starts desc, started_at desc limit 1",
             queue.as_str(),
             INTERRUPTED_WITHIN,
         );

@@ -8,14 +8,14 @@ use crate::ports::{
 use super::handle::Views;
 
 /// Lines and failed commands that are read.
-const MAX_ROWS: i64 = 1_000;
+const MAX_ROWS: i64 = 100;
 /// Batches of a SKU that are compared: those with the most free stock, to within an eighth.
 const MAX_BATCHES: i64 = 100;
 /// Backorders of a SKU that are read to count the earlier ones.
-const MAX_BACKORDERS: i64 = 10_000;
+const MAX_BACKORDERS: i64 = 1_000;
 
 impl Views {
-    /// The lines of an order, by SKU.
+    /// The lines of an order, backorders first, then by SKU. Of many, the first 100.
     ///
     /// # Errors
     /// The database is unavailable.
@@ -31,7 +31,7 @@ impl Views {
                            select place from order_lines
                            where order_lines.sku = line.sku and batchref is null and line.batchref is null limit $4
                        ) as waiting where waiting.place < line.place) as "before!"
-               from order_lines line where line.orderid = $1 order by line.sku limit $2"#,
+               from order_lines line where line.orderid = $1 order by line.batchref is not null, line.sku limit $2"#,
             orderid,
             MAX_ROWS,
             MAX_BATCHES,

@@ -15,8 +15,8 @@ type Environment<'a> = &'a [(&'a str, &'a str)];
 async fn why(system: &TestSystem, queue: &str, environment: Environment<'_>) -> (Value, bool) {
     let output = system.cli_with(&["--json", "why", queue], environment).await;
     let diagnosis = output.json();
-    let is_well = diagnosis["moving"] == true || codes(&diagnosis).contains(&"idle".to_owned());
-    output.exits(i32::from(!is_well));
+    let is_well = output.code == 0;
+    assert!(is_well || output.code == 1, "{diagnosis}");
     (diagnosis, is_well)
 }
 
@@ -32,12 +32,14 @@ async fn wait_for_reason(
     code: &str,
     environment: Environment<'_>,
 ) -> Vec<String> {
+    let last = std::cell::RefCell::new(Vec::new());
     let first = async || {
         let found = codes(&why(system, queue, environment).await.0);
+        last.replace(found.clone());
         found.first().cloned().unwrap_or_default()
     };
     wait_for("the reason is found", DRAINS_WITHIN, &code.to_owned(), first).await;
-    codes(&why(system, queue, environment).await.0)
+    last.into_inner()
 }
 
 /// A process that has handled the batch `b-1` of the SKU LAMP.
@@ -177,7 +179,7 @@ async fn what_cannot_be_published_is_found() {
                  held_because = case id % 2 when 0 then 'nacked' end;
              insert into outbox (name, sku, sequence, body, causation_id, correlation_id, refused, refused_at)
                  values ('allocated', 'VASE', 1, '{}', 'm', 'm', 'access refused', now());
-             insert into message_starts (queue, message_id, starts, started_at) values ('orders', 'm-9', 2, now())",
+             insert into message_starts (queue, message_id, starts, started_at) values ('orders', 'm-9', 3, now())",
         )
         .await;
     system.expect_dead(0);
@@ -223,7 +225,7 @@ async fn an_order_is_explained_by_stock_and_by_failed_commands() {
     assert!(order("o-1", 0).await.contains("LAMP x3: allocated in b-1"));
     let text = order("o-3", 1).await;
     let evidence = "LAMP x30: backordered: no batch has 30 free, the largest free quantity is 7; \
-                    1 backorders of the SKU are older";
+                    at least 1 backorders of the SKU are older";
     assert!(text.contains(evidence), "{text}");
     system.sender.send(&allocate("o-4", "VASE", 1)).await;
     let failed = async || order("o-4", 1).await.contains("allocate is dead (rejected): ");

@@ -147,6 +147,11 @@ impl RabbitConfig {
         self.connect_each(purpose, open).await
     }
 
+    /// How long a connection may take if each node may take so long.
+    pub(super) fn connect_limit(&self, of_one: Duration) -> Duration {
+        if self.nodes.len() == 1 { of_one } else { CONNECT_TIMEOUT }
+    }
+
     async fn connect_each<F>(
         &self,
         purpose: &str,

@@ -15,9 +15,7 @@ use crate::ports::{
     queue::QueueName,
 };
 
-use super::connection::{
-    RETRIES, RabbitConfig, broker_error, open_channel, reply_code, reply_text, with_timeout,
-};
+use super::connection::{RETRIES, RabbitConfig, broker_error, reply_code, reply_text, with_timeout};
 
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,7 +29,11 @@ pub struct RabbitQueueObserver(pub RabbitConfig);
 #[async_trait]
 impl QueueObserver for RabbitQueueObserver {
     async fn observe(&self, queue: QueueName) -> Observed<BrokerCondition> {
-        let connection = self.0.connect("why").await.map_err(|error| error_text(&error))?;
+        let connection =
+            match tokio::time::timeout(self.0.connect_limit(TIMEOUT), self.0.connect("why")).await {
+                Ok(connected) => connected.map_err(|error| error_text(&error))?,
+                Err(_) => return Err(format!("it accepts no connection within {TIMEOUT:?} for each node")),
+            };
         let (queue, alarm) = tokio::join!(self.queue(&connection, queue), self.alarm(&connection));
         // The connection is closed in the background: a broker with an alarm may not answer.
         Ok(BrokerCondition { queue, alarm: alarm.map_err(|error| error_text(&error)) })
@@ -40,7 +42,8 @@ impl QueueObserver for RabbitQueueObserver {
 
 impl RabbitQueueObserver {
     async fn queue(&self, connection: &Connection, queue: QueueName) -> Observed<BrokerQueue> {
-        let channel = open_channel(connection).await.map_err(|error| error_text(&error))?;
+        let channel = with_timeout(TIMEOUT, connection.create_channel()).await;
+        let channel = channel.map_err(|error| error_text(&error))?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let name = self.0.queue(queue).into();
         let declared = channel.queue_declare(name, passive, FieldTable::default());
@@ -56,7 +59,7 @@ impl RabbitQueueObserver {
 
     /// A broker in alarm tells a connection only when it publishes: this publishes a message that no queue receives.
     async fn alarm(&self, connection: &Connection) -> Result<bool, BrokerError> {
-        let channel = open_channel(connection).await?;
+        let channel = with_timeout(TIMEOUT, connection.create_channel()).await?;
         with_timeout(TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
         let (exchange, options) = (self.0.named(RETRIES).into(), BasicPublishOptions::default());
         let properties = BasicProperties::default();

@@ -8,7 +8,15 @@ use crate::ports::{
 
 /// The processes that run, and have a role that the queue needs.
 pub(super) fn consumers(observed: &QueueObservations) -> Observed<Vec<&ProcessRow>> {
-    let role = role_of(observed.queue);
+    running(observed, role_of(observed.queue))
+}
+
+/// The processes that run and publish, if they lead.
+pub(super) fn relays(observed: &QueueObservations) -> Observed<Vec<&ProcessRow>> {
+    running(observed, "relay")
+}
+
+fn running<'a>(observed: &'a QueueObservations, role: &str) -> Observed<Vec<&'a ProcessRow>> {
     let processes = observed.processes.as_ref().map_err(Clone::clone)?.iter();
     let running = processes.filter(|process| process.status == "running");
     Ok(running.filter(|process| process.roles.iter().any(|has| has == role)).collect())

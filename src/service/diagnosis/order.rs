@@ -52,7 +52,8 @@ pub struct LineDiagnosis {
 /// Explains the state of an order.
 #[must_use]
 pub fn diagnose_order(orderid: &str, lines: Vec<OrderedLine>, failed: Vec<FailedCommand>) -> OrderDiagnosis {
-    let stands = if !failed.is_empty() {
+    let is_open = |command: &FailedCommand| command.status != "discarded";
+    let stands = if failed.iter().any(is_open) {
         OrderState::Failed
     } else if lines.is_empty() {
         OrderState::Unknown
@@ -75,17 +76,27 @@ fn of_line(line: OrderedLine) -> LineDiagnosis {
         Some(free) => format!("no batch has {qty} free, the largest free quantity is {free}"),
         None => "no batch has free stock".to_owned(),
     };
+    let older = match backorders_before {
+        0 => "no older backorder of the SKU was found".to_owned(),
+        before => format!("at least {before} backorders of the SKU are older"),
+    };
     LineDiagnosis {
         subject,
-        evidence: format!("backordered: {stock}; {backorders_before} backorders of the SKU are older"),
-        fix: Some("it is allocated by itself when a batch with enough stock arrives (create_batch)".into()),
+        evidence: format!("backordered: {stock}; {older}"),
+        fix: Some(
+            "it is allocated by itself when a batch has enough (create_batch, change_batch_quantity)".into(),
+        ),
     }
 }
 
 fn of_failed(command: FailedCommand) -> LineDiagnosis {
     let FailedCommand { id, kind, status, reason, error } = command;
+    let crashes = reason.as_deref() == Some("crash_loop");
     let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
     let fix = match status.as_str() {
+        "dead" if crashes => format!(
+            "its process ended each time: allocation dead-letters show {id}, and section Reasons of docs/runbook.md"
+        ),
         "dead" => format!("allocation dead-letters try {id}, then retry {id} or edit {id}"),
         "discarded" => {
             format!("an operator discarded it; to undo that: allocation dead-letters restore {id}")
@@ -96,5 +107,50 @@ fn of_failed(command: FailedCommand) -> LineDiagnosis {
         subject: format!("failed message {id}"),
         evidence: format!("{kind} is {status}{reason}: {error}"),
         fix: Some(fix),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backorder() -> OrderedLine {
+        OrderedLine {
+            sku: "LAMP".into(),
+            qty: 5,
+            batchref: None,
+            largest_free: Some(2),
+            backorders_before: 3,
+        }
+    }
+
+    #[test]
+    fn an_order_is_explained() {
+        let allocated = OrderedLine { batchref: Some("b-1".into()), ..backorder() };
+        let dead = FailedCommand {
+            id: 80,
+            kind: "allocate".into(),
+            status: "dead".into(),
+            reason: Some("rejected".into()),
+            error: "Invalid sku VASE".into(),
+        };
+        let stands = |lines: &[OrderedLine], failed: &[FailedCommand]| {
+            diagnose_order("o-1", lines.to_vec(), failed.to_vec()).stands
+        };
+        assert_eq!(stands(&[], &[]), OrderState::Unknown);
+        assert_eq!(stands(std::slice::from_ref(&allocated), &[]), OrderState::Allocated);
+        assert_eq!(stands(&[allocated, backorder()], &[]), OrderState::Backordered);
+        let crashing = FailedCommand { reason: Some("crash_loop".into()), ..dead.clone() };
+        let fix = diagnose_order("o-1", Vec::new(), vec![crashing]).lines[0].fix.clone().unwrap();
+        assert!(!fix.contains("retry"), "{fix}");
+        let discarded = FailedCommand { status: "discarded".into(), ..dead.clone() };
+        assert_eq!(stands(&[], &[discarded]), OrderState::Unknown);
+        let diagnosis = diagnose_order("o-1", vec![backorder()], vec![dead]);
+        assert_eq!(diagnosis.stands, OrderState::Failed);
+        let [line, failed] = &diagnosis.lines[..] else { panic!("{diagnosis:?}") };
+        let expected = "backordered: no batch has 5 free, the largest free quantity is 2; at least 3 backorders of the SKU are older";
+        assert_eq!(line.evidence, expected);
+        assert_eq!(failed.evidence, "allocate is dead (rejected): Invalid sku VASE");
+        assert!(failed.fix.as_deref().unwrap().contains("dead-letters try 80"), "{failed:?}");
     }
 }

@@ -24,7 +24,7 @@ pub struct QueueDiagnosis {
     pub consumers: Option<u32>,
     /// Messages that processes have and have not acknowledged, with those of the dead-letter queue.
     pub unacknowledged: Option<u64>,
-    /// Whether a message was handled within the last minute.
+    /// Whether a message got an outcome within the last minute.
     pub moving: Option<bool>,
     /// Messages that got an outcome, over the last minute.
     pub handled_per_second: Option<f64>,
@@ -39,10 +39,19 @@ pub struct QueueDiagnosis {
 }
 
 impl QueueDiagnosis {
-    /// Whether it moves, or has nothing to do.
+    /// Whether it moves, or has nothing to do and nothing waits to be published.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.moving == Some(true) || self.reasons.iter().any(|found| found.code == ReasonCode::Idle)
+        let harmless = [ReasonCode::RetriesWaiting, ReasonCode::Busy, ReasonCode::Idle];
+        let is_idle = self.has(ReasonCode::Idle);
+        self.moving == Some(true)
+            || is_idle && self.reasons.iter().all(|found| harmless.contains(&found.code))
+    }
+
+    /// Whether a reason was found.
+    #[must_use]
+    pub fn has(&self, code: ReasonCode) -> bool {
+        self.reasons.iter().any(|found| found.code == code)
     }
 }
 
@@ -57,6 +66,11 @@ pub fn diagnose(namespace: &str, observed: &QueueObservations) -> QueueDiagnosis
             Err(because) => not_known.push(NotKnown { code, because }),
         }
     }
+    let moving = queue_work(observed).ok().map(|work| work.finished_last_minute > 0);
+    if moving != Some(true) {
+        // What stops the queue comes before what only delays events or retries.
+        reasons.sort_by_key(|found| !found.code.stops_the_queue());
+    }
     let (ready, consumers) = depth(&observed.broker_queue());
     let work = queue_work(observed).ok();
     let finished = work.as_ref().map(|work| work.finished_last_minute);
@@ -67,7 +81,7 @@ pub fn diagnose(namespace: &str, observed: &QueueObservations) -> QueueDiagnosis
         ready,
         consumers,
         unacknowledged: work.as_ref().map(|work| work.unacknowledged),
-        moving: finished.map(|finished| finished > 0),
+        moving,
         handled_per_second: per_second,
         empty_in_seconds: match (ready, per_second) {
             (Some(0), _) => Some(0.0),

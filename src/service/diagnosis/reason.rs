@@ -59,7 +59,6 @@ impl ReasonCode {
                 | Self::RetriesWaiting
                 | Self::Busy
                 | Self::Idle
-                | Self::Unexplained
         )
     }
 

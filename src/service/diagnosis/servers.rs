@@ -7,35 +7,48 @@ use crate::ports::{
 };
 
 use super::{
-    consumers::consumers,
+    consumers::{consumers, relays},
     reason::{Finding, ReasonCode, Verdict},
 };
 
-/// The beginning of the broker's reply about a queue that it does not have. Processes report it as an outage of the broker.
-const NO_QUEUE: &str = "NOT_FOUND";
+/// The broker's reply about what it does not have. Processes report it as an outage of the broker.
+const NOT_FOUND: &str = "NOT_FOUND";
 
 pub(super) fn database_away(observed: &QueueObservations) -> Verdict {
-    let fix = "repair the database or the network. Nothing is lost and no attempt is counted; processing continues by itself";
+    let fix = "repair the database or the network; or, if the error is about a password or a right, the settings of this \
+               command. Nothing is lost and no attempt is counted; processing continues by itself";
     let found = |evidence: String| Ok(Some(Finding::new(ReasonCode::DatabaseAway, evidence, fix)));
     match &observed.database {
-        Err(error) => found(error.clone()),
+        Err(error) => return found(error.clone()),
         Ok(DatabaseCondition::ReadOnly) => {
-            found("it accepts no writes: it is a standby, or default_transaction_read_only is on".into())
+            return found(
+                "it accepts no writes: it is a standby, or default_transaction_read_only is on".into(),
+            );
         }
-        Ok(DatabaseCondition::Usable | DatabaseCondition::Unusable(_)) => {
-            match reported(observed, "database", |_| true) {
-                Some(evidence) => found(evidence),
-                None => Ok(None),
-            }
-        }
+        Ok(DatabaseCondition::Unusable(_)) => return Ok(None),
+        Ok(DatabaseCondition::Usable) => {}
     }
+    // A session of its own succeeded; the queries use the pool, which may lead to another address.
+    if let (Err(error), Err(_), Err(_)) = (&observed.locks, &observed.processes, &observed.work) {
+        return found(format!("no query succeeds (database.url): {error}"));
+    }
+    Ok(reported(observed, "database")?.map(|evidence| Finding::new(ReasonCode::DatabaseAway, evidence, fix)))
 }
 
 pub(super) fn broker_away(observed: &QueueObservations) -> Verdict {
-    let fix = "repair the broker or the network. Nothing is lost; processes connect by themselves";
-    let error = observed.broker.as_ref().err().cloned();
-    let error = error.or_else(|| reported(observed, "broker", |error| !error.contains(NO_QUEUE)));
-    Ok(error.map(|evidence| Finding::new(ReasonCode::BrokerAway, evidence, fix)))
+    let away = "repair the broker or the network. Nothing is lost; processes connect by themselves";
+    let found = |evidence: String, fix: &str| Ok(Some(Finding::new(ReasonCode::BrokerAway, evidence, fix)));
+    if let Err(error) = &observed.broker {
+        return found(error.clone(), away);
+    }
+    if let Some(error) = reported(observed, "broker")? {
+        return match (error.contains(NOT_FOUND), observed.broker_queue()) {
+            (true, Ok(BrokerQueue::Missing)) => Ok(None),
+            (true, _) => found(error, "an exchange or a queue is missing: allocation topology"),
+            (false, _) => found(error, away),
+        };
+    }
+    Ok(None)
 }
 
 pub(super) fn broker_alarm(observed: &QueueObservations) -> Verdict {
@@ -72,8 +85,8 @@ pub(super) fn storage_full(observed: &QueueObservations) -> Verdict {
     let finding = Finding::new(
         ReasonCode::StorageFull,
         STORAGE_FULL,
-        "remove the cause of the failures (allocation dead-letters groups), then retry or discard them; or raise \
-         limits.failed_messages",
+        "stop what sends the failing messages (allocation dead-letters groups), raise limits.failed_messages and restart, \
+         then discard or retry them: ended ones take space until retention.failures is over",
     );
     Ok(is_full.then_some(finding))
 }
@@ -82,22 +95,21 @@ pub(super) fn mail_away(observed: &QueueObservations) -> Verdict {
     if observed.queue != QueueName::Notifications {
         return Ok(None);
     }
-    consumers(observed)?;
     let fix = "repair the mail server or smtp.url. Notifications wait, no attempt is counted";
-    let evidence = reported(observed, "mail server", |_| true);
+    let evidence = reported(observed, "mail server")?;
     Ok(evidence.map(|evidence| Finding::new(ReasonCode::MailAway, evidence, fix)))
 }
 
-/// What the processes that the queue needs report about a server that they cannot use.
-fn reported(observed: &QueueObservations, server: &str, counts: impl Fn(&str) -> bool) -> Option<String> {
-    let processes = consumers(observed).ok()?;
-    let reports = processes.iter().flat_map(|process| {
+/// What the processes that the queue needs, and the relays, report about a server that they cannot use.
+fn reported(observed: &QueueObservations, server: &str) -> Result<Option<String>, String> {
+    let processes = consumers(observed)?.into_iter().chain(relays(observed)?);
+    let reports = processes.flat_map(|process| {
         let of_server = process.state.unavailable.iter().filter(|waiting| waiting.server == server);
-        let relevant = of_server.filter(|waiting| counts(&waiting.error));
-        relevant.map(|UnavailableServer { seconds, error, .. }| {
+        of_server.map(|UnavailableServer { seconds, error, .. }| {
             format!("{} waits for it since {seconds} s: {error}", process.name)
         })
     });
-    let reports: Vec<_> = reports.collect();
-    (!reports.is_empty()).then(|| reports.join("; "))
+    let mut reports: Vec<_> = reports.collect();
+    reports.dedup();
+    Ok((!reports.is_empty()).then(|| reports.join("; ")))
 }

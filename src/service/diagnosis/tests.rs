@@ -7,11 +7,12 @@ use time::macros::datetime;
 use super::*;
 use crate::ports::{
     diagnosis::{
-        BrokerCondition, BrokerQueue, DatabaseCondition, FailedCommand, InterruptedMessage, LockHolder,
-        OrderedLine, QueueBacklog, QueueObservations,
+        BrokerCondition, BrokerQueue, DatabaseCondition, InterruptedMessage, LockHolder, Locks, OrderedLine,
+        QueueBacklog, QueueObservations,
     },
     processes::{
-        BusyPartition, ProcessRow, ProcessState, QueueWork, STORAGE_FULL, UnavailableServer, UnconsumedQueue,
+        BusyPartition, MESSAGES_RETURNED, ProcessRow, ProcessState, QueueWork, STORAGE_FULL,
+        UnavailableServer, UnconsumedQueue,
     },
     queue::QueueName,
 };
@@ -42,7 +43,7 @@ fn moving() -> QueueObservations {
             alarm: Ok(false),
         }),
         processes: Ok(vec![worker(ProcessState { queues: work(500, 6000), ..ProcessState::default() })]),
-        lock_holders: Ok(Vec::new()),
+        locks: Ok(Locks::default()),
         work: Ok(QueueBacklog { relay_leads: true, ..QueueBacklog::default() }),
         stalled_after: Duration::from_mins(5),
     }
@@ -94,7 +95,12 @@ fn holder(waiting: u64) -> LockHolder {
         state: Some("idle in transaction".into()),
         since: Some(datetime!(2026-11-27 02:00 UTC)),
         waiting,
+        is_waiting: false,
     }
+}
+
+fn locked_by(holders: Vec<LockHolder>) -> QueueObservations {
+    QueueObservations { locks: Ok(Locks { holders, has_hidden_sessions: false }), ..moving() }
 }
 
 #[test]
@@ -122,7 +128,7 @@ fn each_server_reason_is_found() {
     alarm.broker.as_mut().unwrap().alarm = Ok(true);
     assert_eq!(codes(&alarm), ["broker_alarm", "busy"]);
     assert_eq!(codes(&with_queue(BrokerQueue::Missing)), ["queue_missing", "busy"]);
-    assert_eq!(codes(&not_consuming(STORAGE_FULL)), ["storage_full", "no_worker", "busy"]);
+    assert_eq!(codes(&not_consuming(STORAGE_FULL)), ["storage_full", "busy"]);
 }
 
 #[test]
@@ -133,12 +139,25 @@ fn a_missing_queue_is_no_outage_of_the_broker() {
 }
 
 #[test]
-fn the_mail_server_counts_for_notifications_alone() {
+fn the_mail_server_counts_for_notifications_alone_and_its_outage_is_no_lack_of_processes() {
     let mut observed = unavailable("mail server", "refused");
+    let state = &mut observed.processes.as_mut().unwrap()[0].state;
+    let returned = UnconsumedQueue { queue: "notifications".into(), error: MESSAGES_RETURNED.into() };
+    state.not_consuming.push(returned);
     assert_eq!(codes(&observed), ["busy"]);
     observed.queue = QueueName::Notifications;
     observed.processes.as_mut().unwrap()[0].roles = vec!["notifier".into()];
-    assert_eq!(codes(&observed), ["mail_away", "unexplained"][..1]);
+    assert_eq!(codes(&observed), ["mail_away"]);
+}
+
+#[test]
+fn a_relay_that_cannot_use_the_broker_counts() {
+    let mut observed = moving();
+    let refused = UnavailableServer { server: "broker".into(), seconds: 9, error: "refused".into() };
+    let state = ProcessState { unavailable: vec![refused], ..ProcessState::default() };
+    let relay = ProcessRow { roles: vec!["relay".into()], ..worker(state) };
+    observed.processes.as_mut().unwrap().push(relay);
+    assert_eq!(codes(&observed), ["broker_away", "busy"]);
 }
 
 #[test]
@@ -149,7 +168,10 @@ fn without_a_process_nothing_is_handled() {
     let lost = ProcessRow { status: "lost", ..worker(ProcessState::default()) };
     let diagnosis = diagnose("allocation", &with_processes(vec![lost]));
     assert_eq!(diagnosis.reasons[0].code, ReasonCode::NoWorker);
-    assert!(diagnosis.reasons[0].evidence.contains("app-1:7 was last seen"), "{diagnosis:?}");
+    assert!(
+        diagnosis.reasons[0].evidence.contains("app-1:7 did so last at 2026-11-27T03:00:00Z"),
+        "{diagnosis:?}"
+    );
     let relay = ProcessRow { roles: vec!["relay".into()], ..worker(ProcessState::default()) };
     assert_eq!(codes(&with_processes(vec![relay])), ["no_worker"]);
     assert_eq!(codes(&not_consuming("ACCESS_REFUSED")), ["no_worker", "busy"]);
@@ -160,17 +182,17 @@ fn without_a_process_nothing_is_handled() {
 }
 
 #[test]
-fn a_message_that_ended_two_processes_is_suspected() {
+fn a_message_that_began_three_times_without_an_end_is_suspected() {
     let starts = |starts| {
         with_backlog(|work| {
             let started_at = datetime!(2026-11-27 02:00 UTC);
             work.interrupted = Some(InterruptedMessage { message_id: "m-1".into(), starts, started_at });
         })
     };
-    assert_eq!(codes(&starts(1)), ["busy"]);
-    assert_eq!(codes(&starts(2)), ["breaking_message", "busy"]);
-    let evidence = &diagnose("allocation", &starts(2)).reasons[0].evidence;
-    assert!(evidence.contains("m-1") && evidence.contains("at least 3 times"), "{evidence}");
+    assert_eq!(codes(&starts(2)), ["busy"]);
+    assert_eq!(codes(&starts(3)), ["breaking_message", "busy"]);
+    let evidence = &diagnose("allocation", &starts(3)).reasons[0].evidence;
+    assert!(evidence.contains("m-1: its handling began 3 times"), "{evidence}");
 }
 
 #[test]
@@ -185,17 +207,61 @@ fn a_handler_is_stuck_after_the_same_time_as_for_the_health_check() {
 
 #[test]
 fn a_lock_counts_if_someone_waits_for_it() {
-    let mut observed = QueueObservations { lock_holders: Ok(vec![holder(0)]), ..moving() };
+    let mut observed = locked_by(vec![holder(0)]);
     assert_eq!(codes(&observed), ["busy"]);
     observed.work.as_mut().unwrap().postponed_by_lock = 3;
     assert_eq!(codes(&observed), ["lock_wait", "busy"]);
-    let waiting = QueueObservations { lock_holders: Ok(vec![holder(1)]), ..moving() };
-    let found = &diagnose("allocation", &waiting).reasons[0];
-    assert!(found.fix.contains("pg_terminate_backend(42)"), "{found:?}");
-    let hidden = LockHolder { since: None, state: None, ..holder(1) };
-    let hidden = QueueObservations { lock_holders: Ok(vec![hidden]), ..moving() };
-    let found = &diagnose("allocation", &hidden).reasons[0];
-    assert!(!found.fix.contains("pg_terminate_backend"), "its time is unknown: {found:?}");
+    assert_eq!(codes(&locked_by(vec![holder(1)])), ["lock_wait", "busy"]);
+}
+
+#[test]
+fn only_the_session_that_is_certainly_the_cause_is_to_be_ended() {
+    let fix = |holders| {
+        let mut observed = locked_by(holders);
+        observed.work.as_mut().unwrap().postponed_by_lock = 1;
+        diagnose("allocation", &observed).reasons[0].fix.clone()
+    };
+    let other = |waiting, is_waiting| LockHolder { pid: 7, is_waiting, ..holder(waiting) };
+    assert!(fix(vec![holder(0)]).contains("pg_terminate_backend(42)"), "it is the only one");
+    assert!(!fix(vec![other(0, false), holder(0)]).contains("pg_terminate_backend"), "one of two");
+    assert!(fix(vec![other(0, false), holder(1)]).contains("pg_terminate_backend(42)"), "others wait for it");
+    assert!(
+        fix(vec![other(5, true), holder(1)]).contains("pg_terminate_backend(42)"),
+        "it holds up the other"
+    );
+    assert!(!fix(Vec::new()).contains("pg_terminate_backend"), "it is not seen");
+}
+
+#[test]
+fn a_role_that_may_not_see_other_sessions_does_not_know_whether_they_wait() {
+    let mut observed = moving();
+    observed.locks.as_mut().unwrap().has_hidden_sessions = true;
+    let diagnosis = diagnose("allocation", &observed);
+    assert_eq!(
+        diagnosis.not_known.iter().map(|reason| reason.code).collect::<Vec<_>>(),
+        [ReasonCode::LockWait]
+    );
+    observed.work.as_mut().unwrap().postponed_by_lock = 1;
+    assert_eq!(codes(&observed), ["lock_wait", "busy"]);
+}
+
+#[test]
+fn a_relay_that_leads_and_publishes_nothing_is_found() {
+    let minute = Duration::from_secs(60);
+    let overdue = |work: &mut QueueBacklog| work.retries_overdue = minute;
+    assert_eq!(codes(&with_backlog(overdue)), ["relay_missing", "busy"]);
+    assert_eq!(codes(&with_backlog(|work| work.oldest_event = minute)), ["relay_missing", "busy"]);
+    let full = |work: &mut QueueBacklog| {
+        work.oldest_event = minute;
+        work.nacked_events = vec!["allocated".into()];
+    };
+    assert_eq!(codes(&with_backlog(full)), ["event_refused", "busy"], "the broker is the cause");
+}
+
+#[test]
+fn a_queue_without_consumers_at_the_broker_is_not_consumed() {
+    let gone = with_queue(BrokerQueue::Exists { ready: 0, consumers: 0 });
+    assert_eq!(codes(&gone), ["no_worker", "busy"]);
 }
 
 #[test]
@@ -215,21 +281,44 @@ fn what_waits_to_be_published_is_found() {
 fn an_empty_queue_is_idle_if_no_process_has_a_message() {
     let mut observed = with_queue(BrokerQueue::Exists { ready: 0, consumers: 1 });
     assert_eq!(codes(&observed), ["busy"]);
-    observed.processes.as_mut().unwrap()[0].state.queues = work(1, 0);
-    assert_eq!(codes(&observed), ["busy"]);
+    let set = |observed: &mut QueueObservations, queues| {
+        observed.processes.as_mut().unwrap()[0].state.queues = queues;
+    };
+    set(&mut observed, work(1, 0));
+    assert_eq!(codes(&observed), [] as [&str; 0]);
     assert!(!diagnose("allocation", &observed).is_well(), "a message is held and none is handled");
-    observed.processes.as_mut().unwrap()[0].state.queues = work(0, 0);
+    set(&mut observed, work(0, 0));
     assert_eq!(codes(&observed), ["idle"]);
     assert!(diagnose("allocation", &observed).is_well());
+    observed.work.as_mut().unwrap().retrying = 1;
+    assert!(diagnose("allocation", &observed).is_well(), "its time comes");
+    observed.work.as_mut().unwrap().relay_leads = false;
+    assert!(!diagnose("allocation", &observed).is_well(), "nothing publishes the retry");
 }
 
 #[test]
 fn messages_that_wait_without_a_reason_are_unexplained() {
     let mut observed = moving();
     observed.processes.as_mut().unwrap()[0].state.queues = work(500, 0);
-    assert_eq!(codes(&observed), ["busy", "unexplained"]);
-    observed.lock_holders = Ok(vec![holder(1)]);
-    assert_eq!(codes(&observed), ["lock_wait", "busy"]);
+    observed.work.as_mut().unwrap().relay_leads = false;
+    assert_eq!(codes(&observed), ["unexplained", "relay_missing"], "what stops the queue is first");
+    observed.broker.as_mut().unwrap().queue = Ok(BrokerQueue::Exists { ready: 0, consumers: 1 });
+    let long = BusyPartition { queue: "orders".into(), seconds: 10 };
+    observed.processes.as_mut().unwrap()[0].state.busy.push(long);
+    assert_eq!(codes(&observed), ["unexplained", "relay_missing"], "all messages are in a process");
+    observed.locks.as_mut().unwrap().holders = vec![holder(1)];
+    assert_eq!(codes(&observed), ["lock_wait", "relay_missing"]);
+    observed.processes = Ok(Vec::new());
+    observed.broker.as_mut().unwrap().alarm = Ok(true);
+    assert_eq!(codes(&observed)[..2], ["no_worker", "lock_wait"], "before the alarm");
+}
+
+#[test]
+fn a_pool_that_leads_to_another_address_is_an_outage_of_the_database() {
+    let away = || "refused".to_owned();
+    let observed =
+        QueueObservations { processes: Err(away()), locks: Err(away()), work: Err(away()), ..moving() };
+    assert_eq!(codes(&observed), ["database_away"]);
 }
 
 #[test]
@@ -238,7 +327,7 @@ fn what_was_not_observed_is_not_known_and_nothing_is_blamed_for_it() {
     let observed = QueueObservations {
         database: Err("connection refused".into()),
         processes: Err(away.into()),
-        lock_holders: Err(away.into()),
+        locks: Err(away.into()),
         work: Err(away.into()),
         ..moving()
     };
@@ -246,36 +335,6 @@ fn what_was_not_observed_is_not_known_and_nothing_is_blamed_for_it() {
     let diagnosis = diagnose("allocation", &observed);
     assert_eq!((diagnosis.moving, diagnosis.ready), (None, Some(600)));
     let ruled_out: Vec<_> = diagnosis.ruled_out.iter().map(|code| code.as_str()).collect();
-    assert_eq!(ruled_out, ["broker_away", "broker_alarm", "queue_missing", "mail_away", "idle"]);
+    assert_eq!(ruled_out, ["broker_alarm", "queue_missing", "mail_away", "idle"]);
     assert!(!diagnosis.is_well());
-}
-
-fn backorder() -> OrderedLine {
-    OrderedLine { sku: "LAMP".into(), qty: 5, batchref: None, largest_free: Some(2), backorders_before: 3 }
-}
-
-#[test]
-fn an_order_is_explained() {
-    let allocated = OrderedLine { batchref: Some("b-1".into()), ..backorder() };
-    let dead = FailedCommand {
-        id: 80,
-        kind: "allocate".into(),
-        status: "dead".into(),
-        reason: Some("rejected".into()),
-        error: "Invalid sku VASE".into(),
-    };
-    let stands = |lines: &[OrderedLine], failed: &[FailedCommand]| {
-        diagnose_order("o-1", lines.to_vec(), failed.to_vec()).stands
-    };
-    assert_eq!(stands(&[], &[]), OrderState::Unknown);
-    assert_eq!(stands(std::slice::from_ref(&allocated), &[]), OrderState::Allocated);
-    assert_eq!(stands(&[allocated, backorder()], &[]), OrderState::Backordered);
-    let diagnosis = diagnose_order("o-1", vec![backorder()], vec![dead]);
-    assert_eq!(diagnosis.stands, OrderState::Failed);
-    let [line, failed] = &diagnosis.lines[..] else { panic!("{diagnosis:?}") };
-    let expected =
-        "backordered: no batch has 5 free, the largest free quantity is 2; 3 backorders of the SKU are older";
-    assert_eq!(line.evidence, expected);
-    assert_eq!(failed.evidence, "allocate is dead (rejected): Invalid sku VASE");
-    assert!(failed.fix.as_deref().unwrap().contains("dead-letters try 80"), "{failed:?}");
 }
