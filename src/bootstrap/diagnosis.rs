@@ -54,7 +54,7 @@ impl App {
     }
 
     /// A session of its own: the pool would wait for a free connection, and not say why there is none.
-    async fn database_condition(&self) -> Observed<DatabaseCondition> {
+    pub(super) async fn database_condition(&self) -> Observed<DatabaseCondition> {
         let state = within(None, observe_state(&self.pg)).await?;
         Ok(match state.check(&self.settings.namespace) {
             Err(unusable) => DatabaseCondition::Unusable(unusable.to_string()),
@@ -76,7 +76,7 @@ impl App {
 }
 
 /// The answer, unless it takes too long or is unknown without asking.
-async fn within<T>(
+pub(super) async fn within<T>(
     unknown: Option<&String>,
     answer: impl Future<Output = Result<T, StoreError>>,
 ) -> Observed<T> {

@@ -8,6 +8,7 @@ mod csv_run;
 mod csv_stock;
 mod demo_run;
 mod diagnosis;
+mod doctor;
 mod health;
 mod heartbeat;
 mod memory;

@@ -12,8 +12,8 @@ use crate::{
 };
 
 use super::{
-    admin, csv, dead_letters, demo, exit::ExitStatus, health, orders, outbox, output, run, send, shell,
-    status, trace, view, why,
+    admin, csv, dead_letters, demo, doctor, exit::ExitStatus, health, orders, outbox, output, run, send,
+    shell, status, trace, view, why,
 };
 
 /// Allocates order lines to batches of stock: commands in from RabbitMQ, one Postgres transaction, events out.
@@ -52,6 +52,8 @@ enum Command {
     Send(send::Send),
     /// Show queues, outbox, failures and schema, and whether the servers respond.
     Status,
+    /// Check servers, schema, rights, exchanges, queues, processes and settings; print what repairs them.
+    Doctor(doctor::Doctor),
     /// Ask a process on this machine whether it is live: for the health checks of containers.
     Health(health::Health),
     /// List failed commands, and retry, edit, discard or restore them.
@@ -141,6 +143,7 @@ impl Command {
             Self::Run { only } => run::run(app, only).await,
             Self::Send(send) => send.execute(app, json).await,
             Self::Status => status::status(app, json).await,
+            Self::Doctor(doctor) => doctor.execute(app, json).await,
             Self::Health(health) => health.execute(app.health_address()),
             Self::DeadLetters(letters) => letters.execute(app, json).await,
             Self::Outbox(outbox) => outbox.execute(app, json).await,

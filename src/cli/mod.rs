@@ -8,6 +8,7 @@ mod cli;
 mod csv;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod exit;
 mod health;
 mod orders;

@@ -7,7 +7,9 @@ use clap::{Args, Subcommand};
 use crate::{
     bootstrap::App,
     ports::queue::QueueName,
-    service::diagnosis::{Finding, NotKnown, OrderDiagnosis, OrderState, QueueDiagnosis, ReasonCode},
+    service::diagnosis::{
+        Finding, NOTHING, NotKnown, OrderDiagnosis, OrderState, QueueDiagnosis, ReasonCode,
+    },
 };
 
 use super::{arguments::not_blank, exit::ExitStatus, output};
@@ -63,7 +65,9 @@ fn print(diagnosis: &QueueDiagnosis) {
     for Finding { code, since, evidence, fix, anchor } in &diagnosis.reasons {
         let since = since.map(|since| format!(" since {}", output::short_time(since))).unwrap_or_default();
         output::line(&format!("BECAUSE    {}{since}: {evidence}", code.as_str()));
-        output::line(&format!("           do: {fix}  [docs/runbook.md#{anchor}]"));
+        if fix != NOTHING {
+            output::line(&format!("           do: {fix}  [docs/runbook.md#{anchor}]"));
+        }
     }
     if !diagnosis.ruled_out.is_empty() {
         let codes: Vec<_> = diagnosis.ruled_out.iter().copied().map(ReasonCode::as_str).collect();

@@ -50,6 +50,43 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Whether the database is on another machine.
+    #[must_use]
+    pub fn database_is_remote(&self) -> bool {
+        ServerUrl::parse(self.database.url.expose(), &POSTGRES).is_ok_and(|url| url.is_remote())
+    }
+
+    /// Settings that are valid one by one, and contradict each other.
+    #[must_use]
+    pub fn contradictions(&self) -> Vec<String> {
+        let Self { worker, retry, database, retention, .. } = self;
+        let duration = |duration| humantime::format_duration(duration).to_string();
+        let mut found = Vec::new();
+        if retry.initial_interval > retry.max_interval {
+            let (initial, max) = (duration(retry.initial_interval), duration(retry.max_interval));
+            found.push(format!(
+                "retry.initial_interval = {initial} is longer than retry.max_interval = {max}"
+            ));
+        }
+        let partitions = worker.partitions.get();
+        if usize::try_from(database.max_connections.get()).is_ok_and(|connections| connections < partitions) {
+            let connections = database.max_connections;
+            found.push(format!(
+                "worker.partitions = {partitions} is more than database.max_connections = {connections}: partitions wait for \
+                 each other"
+            ));
+        }
+        if retention.inbox < worker.requeue_after {
+            let (inbox, requeue) = (duration(retention.inbox), duration(worker.requeue_after));
+            found.push(format!(
+                "retention.inbox = {inbox} is shorter than worker.requeue_after = {requeue}: a message may be handled twice"
+            ));
+        }
+        found
+    }
+}
+
 /// What may happen to the password of a URL; `None` if it has none, or if the server is on this machine or verified.
 fn exposure(url: &ServerUrl, form: &UrlForm, ssl_mode: Option<&str>) -> Option<Exposure> {
     if !url.has_password() || !url.is_remote() {

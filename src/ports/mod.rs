@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod answered;
+pub mod checks;
 pub mod diagnosis;
 pub mod dry_run;
 pub mod error;

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod batch_handler;
 mod bisect;
 pub mod body;
+pub mod checks;
 mod contention;
 mod crash_loop;
 pub mod decode;

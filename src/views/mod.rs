@@ -6,6 +6,7 @@ mod failed_message_details;
 mod failed_messages;
 mod handle;
 mod history;
+mod inspection;
 mod order_state;
 mod orders;
 mod outbox;

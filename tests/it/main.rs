@@ -13,6 +13,7 @@ mod compose;
 mod consistency;
 mod csv;
 mod database;
+mod doctor;
 mod documents;
 mod duplicates;
 mod edits;

@@ -4,10 +4,12 @@
 //! publish, and acknowledgements on them would not arrive.
 
 mod ack_tracker;
+mod alarm;
 mod certificates;
 mod confirm_channel;
 mod connection;
 mod consumer;
+mod inspector;
 mod properties;
 #[cfg(any(test, fuzzing))]
 mod properties_check;
@@ -24,6 +26,7 @@ mod topology;
 
 pub use connection::RabbitConfig;
 pub use consumer::RabbitQueues;
+pub use inspector::RabbitInspector;
 #[cfg(any(test, fuzzing))]
 pub(crate) use properties_check::check_properties;
 pub use publisher::{RabbitCommandSender, RabbitPublisher};

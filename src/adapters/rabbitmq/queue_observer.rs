@@ -3,24 +3,21 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::{
-    BasicProperties, Connection,
-    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
-    types::FieldTable,
-};
+use lapin::{Connection, options::QueueDeclareOptions, types::FieldTable};
 
 use crate::ports::{
     diagnosis::{BrokerCondition, BrokerQueue, Observed, QueueObserver},
-    error::{BrokerError, error_text},
+    error::error_text,
     queue::QueueName,
 };
 
-use super::connection::{RETRIES, RabbitConfig, broker_error, reply_code, reply_text, with_timeout};
+use super::{
+    alarm::is_alarmed,
+    connection::{RabbitConfig, reply_code, reply_text, with_timeout},
+};
 
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// No queue is bound with it.
-const NO_QUEUE: &str = "no-queue";
 const NOT_FOUND: u16 = 404;
 
 /// Observes on connections of its own.
@@ -34,7 +31,7 @@ impl QueueObserver for RabbitQueueObserver {
                 Ok(connected) => connected.map_err(|error| error_text(&error))?,
                 Err(_) => return Err(format!("it accepts no connection within {TIMEOUT:?} for each node")),
             };
-        let (queue, alarm) = tokio::join!(self.queue(&connection, queue), self.alarm(&connection));
+        let (queue, alarm) = tokio::join!(self.queue(&connection, queue), is_alarmed(&self.0, &connection));
         // The connection is closed in the background: a broker with an alarm may not answer.
         Ok(BrokerCondition { queue, alarm: alarm.map_err(|error| error_text(&error)) })
     }
@@ -54,26 +51,6 @@ impl RabbitQueueObserver {
             Ok(Err(error)) if reply_code(&error) == Some(NOT_FOUND) => Ok(BrokerQueue::Missing),
             Ok(Err(error)) => Err(reply_text(&error)),
             Err(_) => Err(format!("no answer within {TIMEOUT:?}")),
-        }
-    }
-
-    /// A broker in alarm tells a connection only when it publishes: this publishes a message that no queue receives.
-    async fn alarm(&self, connection: &Connection) -> Result<bool, BrokerError> {
-        let channel = with_timeout(TIMEOUT, connection.create_channel()).await?;
-        with_timeout(TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        let (exchange, options) = (self.0.named(RETRIES).into(), BasicPublishOptions::default());
-        let properties = BasicProperties::default();
-        let confirmed = async {
-            let confirm = channel.basic_publish(exchange, NO_QUEUE.into(), options, &[], properties).await?;
-            confirm.await
-        };
-        match tokio::time::timeout(TIMEOUT, confirmed).await {
-            Ok(Ok(_)) => Ok(false),
-            Ok(Err(error)) => Err(broker_error(error)),
-            Err(_) if connection.status().blocked() => Ok(true),
-            Err(_) => Err(BrokerError::Unavailable(
-                format!("a message was not confirmed within {TIMEOUT:?}").into(),
-            )),
         }
     }
 }

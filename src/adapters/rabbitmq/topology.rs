@@ -9,6 +9,7 @@ use lapin::{
 
 use crate::ports::{
     admin::{DeclareResult, QueueDepth, Topology},
+    checks::InspectedObject,
     error::BrokerError,
     queue::QueueName,
     routing::{Route, routes_to},
@@ -51,20 +52,13 @@ impl Topology for RabbitTopology {
 async fn declare(broker: &RabbitConfig) -> Result<Vec<DeclareResult>, BrokerError> {
     let connection = broker.connect("topology").await?;
     let mut declared = Vec::new();
-    for (exchange, kind) in EXCHANGES {
-        declared.push(declare_one(&connection, &broker.named(exchange), &Declaration::Exchange(kind)).await?);
+    for (name, declaration) in declarations(broker) {
+        declared.push(declare_one(&connection, &name, &declaration).await?);
     }
     for queue in QueueName::ALL {
         let name = broker.queue(queue);
         let dead = broker.dead_letter_queue(queue);
         let unreadable = broker.unreadable_queue(queue);
-        for (name, arguments) in [
-            (&unreadable, unreadable_arguments()),
-            (&dead, arguments(broker, &unreadable, DEAD_LETTER_DELIVERY_LIMIT)),
-            (&name, main_arguments(broker, queue, &dead)),
-        ] {
-            declared.push(declare_one(&connection, name, &Declaration::Queue(arguments)).await?);
-        }
         let dead_letters = [&dead, &unreadable].map(|name| (name, DEAD_LETTERS, name.as_str()));
         let routes = routes_to(queue).map(|Route { kind, exchange, .. }| (&name, *exchange, *kind));
         for (name, exchange, key) in
@@ -77,6 +71,37 @@ async fn declare(broker: &RabbitConfig) -> Result<Vec<DeclareResult>, BrokerErro
     }
     close(&connection).await;
     Ok(declared)
+}
+
+/// The exchanges and the queues, in the order of their declaration.
+fn declarations(broker: &RabbitConfig) -> Vec<(String, Declaration)> {
+    let exchanges = EXCHANGES.map(|(exchange, kind)| (broker.named(exchange), Declaration::Exchange(kind)));
+    let queues = QueueName::ALL.into_iter().flat_map(|queue| {
+        let dead = broker.dead_letter_queue(queue);
+        let unreadable = broker.unreadable_queue(queue);
+        let main = main_arguments(broker, queue, &dead);
+        let of_dead = arguments(broker, &unreadable, DEAD_LETTER_DELIVERY_LIMIT);
+        [(unreadable, unreadable_arguments()), (dead, of_dead), (broker.queue(queue), main)]
+    });
+    let queues = queues.map(|(name, arguments)| (name, Declaration::Queue(arguments)));
+    exchanges.into_iter().chain(queues).collect()
+}
+
+/// Compares the exchanges and the queues that exist. What exists with the same arguments can be declared without a change.
+pub(super) async fn inspect_topology(
+    connection: &Connection,
+    broker: &RabbitConfig,
+) -> Result<Vec<InspectedObject>, BrokerError> {
+    let mut inspected = Vec::new();
+    for (name, declaration) in declarations(broker) {
+        let passive = declare_with_timeout(connection, &name, &declaration, true);
+        let object = match tokio::time::timeout(CONNECT_TIMEOUT, passive).await {
+            Ok(Err(error)) if reply_code(&error) == Some(404) => InspectedObject::Missing(name),
+            _ => InspectedObject::Exists(declare_one(connection, &name, &declaration).await?),
+        };
+        inspected.push(object);
+    }
+    Ok(inspected)
 }
 
 async fn queue_depths(broker: &RabbitConfig) -> Result<Vec<QueueDepth>, BrokerError> {

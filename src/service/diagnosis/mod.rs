@@ -11,4 +11,4 @@ mod work;
 
 pub use order::{LineDiagnosis, OrderDiagnosis, OrderState, diagnose_order};
 pub use queue::{QueueDiagnosis, diagnose};
-pub use reason::{Finding, NotKnown, ReasonCode};
+pub use reason::{Finding, NOTHING, NotKnown, ReasonCode};

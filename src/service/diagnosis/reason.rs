@@ -89,6 +89,9 @@ impl Serialize for ReasonCode {
     }
 }
 
+/// What to do about a reason that ends by itself.
+pub const NOTHING: &str = "nothing";
+
 /// A reason that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {

@@ -7,8 +7,8 @@ use time::macros::datetime;
 use super::*;
 use crate::ports::{
     diagnosis::{
-        BrokerCondition, BrokerQueue, DatabaseCondition, InterruptedMessage, LockHolder, Locks, OrderedLine,
-        QueueBacklog, QueueObservations,
+        BrokerCondition, BrokerQueue, DatabaseCondition, InterruptedMessage, LockHolder, Locks, QueueBacklog,
+        QueueObservations,
     },
     processes::{
         BusyPartition, MESSAGES_RETURNED, ProcessRow, ProcessState, QueueWork, STORAGE_FULL,

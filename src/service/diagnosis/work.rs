@@ -11,7 +11,7 @@ use crate::ports::{
 
 use super::{
     consumers::{consumers, queue_work, role_of},
-    reason::{Finding, ReasonCode, Verdict},
+    reason::{Finding, NOTHING, ReasonCode, Verdict},
 };
 
 /// Fewer unfinished starts are also those of processes that were killed from outside.
@@ -226,7 +226,7 @@ pub(super) fn busy(observed: &QueueObservations) -> Verdict {
         "{} messages were handled within the last minute, {} are being handled or wait for that in a process",
         work.finished_last_minute, work.unacknowledged
     );
-    Ok(Some(Finding::new(ReasonCode::Busy, evidence, "nothing")))
+    Ok(Some(Finding::new(ReasonCode::Busy, evidence, NOTHING)))
 }
 
 pub(super) fn idle(observed: &QueueObservations) -> Verdict {
@@ -234,7 +234,7 @@ pub(super) fn idle(observed: &QueueObservations) -> Verdict {
     let is_idle = is_empty && queue_work(observed)?.unacknowledged == 0;
     let evidence =
         "no message is in the queue, and no process had one when it last reported, a few seconds ago";
-    Ok(is_idle.then(|| Finding::new(ReasonCode::Idle, evidence, "nothing")))
+    Ok(is_idle.then(|| Finding::new(ReasonCode::Idle, evidence, NOTHING)))
 }
 
 pub(super) fn unexplained(observed: &QueueObservations, found: &[Finding]) -> Verdict {
