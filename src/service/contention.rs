@@ -77,3 +77,48 @@ fn needed_row(received: &ReceivedMessage) -> &str {
         Err(_) => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ports::{queue::Message, routing},
+        service::decode::Limits,
+    };
+
+    fn received(kind: &str, body: &str) -> ReceivedMessage {
+        let message = Message {
+            kind: kind.into(),
+            message_id: Some("m".into()),
+            body: body.as_bytes().into(),
+            ..Message::default()
+        };
+        let limits = Limits { body_bytes: 1000, header_bytes: 1000 };
+        ReceivedMessage::read(routing::queue_of(kind).unwrap(), message, false, limits)
+    }
+
+    fn line(sku: &str) -> ReceivedMessage {
+        received("allocate", &format!(r#"{{"orderid": "o", "sku": "{sku}", "qty": 1}}"#))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_is_remembered_for_its_product_until_it_is_over_or_old() {
+        let contention = Contention::default();
+        let batch = received("create_batch", r#"{"ref": "b", "sku": "LAMP", "qty": 1, "eta": null}"#);
+        contention.met(&line("LAMP"), LockedRow::Product);
+        contention.met(&line("VASE"), LockedRow::Other);
+        assert_eq!(contention.lately(&batch), Some(LockedRow::Product), "its batch needs the product");
+        assert_eq!(contention.lately(&line("VASE")), Some(LockedRow::Other));
+        assert_eq!(contention.lately(&line("SOFA")), None);
+        contention.over(&line("VASE"));
+        assert_eq!(contention.lately(&line("VASE")), None);
+        assert_eq!(contention.lately(&line("LAMP")), Some(LockedRow::Product));
+        tokio::time::advance(REMEMBERED_FOR).await;
+        assert_eq!(contention.lately(&line("LAMP")), None);
+        contention.met(&line("SOFA"), LockedRow::Product);
+        assert_eq!(contention.keys().len(), 1, "what is old is forgotten");
+        tokio::time::advance(REMEMBERED_FOR / 2).await;
+        contention.met(&line("RUG"), LockedRow::Product);
+        assert_eq!(contention.keys().len(), 2, "what is not is kept");
+    }
+}

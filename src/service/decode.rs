@@ -156,6 +156,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tracestate_counts_only_with_a_traceparent() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (parent, state, expected) in [
+            (Some(trace), "a=1", Some("a=1")),
+            (None, "a=1", None),
+            (Some("invalid"), "a=1", None),
+            (Some(trace), "no list", None),
+        ] {
+            let mut line = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
+            line.traceparent = parent.map(Into::into);
+            line.tracestate = Some(state.into());
+            let envelope = decode_in_its_queue(&line).unwrap();
+            assert_eq!(envelope.tracestate.as_deref(), expected, "{parent:?} {state}");
+        }
+    }
+
+    #[test]
     fn the_message_id_serves_as_correlation_id() {
         let line = message("deallocate", r#"{"orderid": "o1", "sku": "s"}"#);
         assert_eq!(&*decode_in_its_queue(&line).unwrap().correlation_id, "m1");

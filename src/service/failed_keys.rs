@@ -106,3 +106,21 @@ impl FailedKeys {
 fn is_after(position: Position, other: Position) -> bool {
     position == Position::MAX || position > other
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_without_a_failed_message_comes_after_all_before_it_in_the_unit_of_work() {
+        for (position, other, expected) in [
+            (2, 1, true),
+            (1, 2, false),
+            (1, 1, false),
+            (Position::MAX, 1, true),
+            (Position::MAX, Position::MAX, true),
+        ] {
+            assert_eq!(is_after(position, other), expected, "{position} after {other}");
+        }
+    }
+}
