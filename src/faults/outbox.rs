@@ -100,4 +100,8 @@ impl Upkeep for FaultyLeaderSession {
     async fn purge(&mut self, retention: Retention) -> Result<Purge, StoreError> {
         self.0.purge(retention).await
     }
+
+    async fn add_up_failed_messages(&mut self) -> Result<(), StoreError> {
+        self.0.add_up_failed_messages().await
+    }
 }

@@ -101,6 +101,9 @@ pub trait RetryFeed: Send {
 pub trait Upkeep: Send {
     /// Removes a limited number of expired rows.
     async fn purge(&mut self, retention: Retention) -> Result<Purge, StoreError>;
+
+    /// Adds up what changed in the numbers of failed messages, so that they can be read fast. They are exact at any time.
+    async fn add_up_failed_messages(&mut self) -> Result<(), StoreError>;
 }
 
 /// The result of one step of the upkeep.

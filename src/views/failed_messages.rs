@@ -1,4 +1,4 @@
-//! Failed messages: lists, groups and counts.
+//! Lists of failed messages, and the space that they take.
 
 use std::{fmt, str::FromStr};
 
@@ -74,33 +74,6 @@ impl FromStr for ListPosition {
     }
 }
 
-/// Dead letters with the same queue, type, reason and error pattern. All unknown types are one type, "…" if there are several.
-#[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the contract's own names, section 6")]
-pub struct FailureGroup {
-    pub group: String,
-    pub queue: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub reason: Option<String>,
-    pub error: String,
-    pub count: i64,
-    #[serde(with = "time::serde::rfc3339")]
-    pub first_failed_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    pub last_failed_at: OffsetDateTime,
-}
-
-/// The number of failed messages in each status except `resolved`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the contract's own names, section 6")]
-pub struct FailureCounts {
-    pub retrying: i64,
-    pub waiting: i64,
-    pub dead: i64,
-    pub discarded: i64,
-}
-
 impl Views {
     /// Matching messages, newest first, after the place `cursor`.
     ///
@@ -143,37 +116,6 @@ impl Views {
         self.query(async |connection| messages.fetch_all(connection).await).await
     }
 
-    /// At most `limit` groups of dead letters, the largest first, and the number of all groups.
-    ///
-    /// # Errors
-    /// The database is unavailable.
-    pub async fn dead_letter_groups(&self, limit: i64) -> Result<(Vec<FailureGroup>, i64), StoreError> {
-        let groups = sqlx::query!(
-            r#"select error_group as "group", $1::text || '.' || queue as "queue!",
-                      case when min(type) = max(type) then min(type) else '…' end as "kind!", reason,
-                      error_pattern as error, count(*) as "count!", count(*) over () as "groups!",
-                      min(first_failed_at) as "first_failed_at!", max(last_failed_at) as "last_failed_at!"
-               from failed_messages where status = 'dead'
-               group by error_group, queue, reason, error_pattern
-               order by count(*) desc, error_group limit $2"#,
-            self.namespace,
-            limit,
-        );
-        let rows = self.query(async |connection| groups.fetch_all(connection).await).await?;
-        let all = rows.first().map_or(0, |row| row.groups);
-        let groups = rows.into_iter().map(|row| FailureGroup {
-            group: row.group,
-            queue: row.queue,
-            kind: row.kind,
-            reason: row.reason,
-            error: row.error,
-            count: row.count,
-            first_failed_at: row.first_failed_at,
-            last_failed_at: row.last_failed_at,
-        });
-        Ok((groups.collect(), all))
-    }
-
     /// The bytes that failed messages take in the database. Removed rows leave free space in the files; therefore, above
     /// `limit`, the bytes of the rows are counted.
     ///
@@ -196,21 +138,5 @@ impl Views {
         );
         let rows = self.query(async |connection| rows.fetch_one(connection).await).await?;
         Ok(u64::try_from(rows).unwrap_or_default())
-    }
-
-    /// The number of failed messages by status.
-    ///
-    /// # Errors
-    /// The database is unavailable.
-    pub async fn failure_counts(&self) -> Result<FailureCounts, StoreError> {
-        let counts = sqlx::query_as!(
-            FailureCounts,
-            r#"select count(*) filter (where status = 'retrying') as "retrying!",
-                      count(*) filter (where status = 'waiting') as "waiting!",
-                      count(*) filter (where status = 'dead') as "dead!",
-                      count(*) filter (where status = 'discarded') as "discarded!"
-               from failed_messages where status <> 'resolved'"#
-        );
-        self.query(async |connection| counts.fetch_one(connection).await).await
     }
 }

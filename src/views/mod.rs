@@ -4,6 +4,7 @@ mod availability;
 mod diagnosis;
 mod failed_message_details;
 mod failed_messages;
+mod failure_counts;
 mod handle;
 mod history;
 mod inspection;
@@ -15,7 +16,8 @@ mod progress;
 
 pub use availability::{Availability, AvailableBatch};
 pub use failed_message_details::{ActionRow, AttemptRow, FailedMessageDetail};
-pub use failed_messages::{FailedMessageSummary, FailureCounts, FailureGroup, ListPosition};
+pub use failed_messages::{FailedMessageSummary, ListPosition};
+pub use failure_counts::{FailureCounts, FailureGroup};
 pub use handle::Views;
 pub use history::{History, HistoryStep, KeptFor, LineState};
 pub use orders::{Allocation, Order, OrderLine};

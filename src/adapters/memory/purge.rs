@@ -18,6 +18,10 @@ impl Upkeep for MemoryLeaderSession {
         let rows = self.store.state().await.purge(retention);
         Ok(Purge { rows, is_incomplete: false })
     }
+
+    async fn add_up_failed_messages(&mut self) -> Result<(), StoreError> {
+        Ok(()) // They are counted when they are read.
+    }
 }
 
 impl MemoryState {

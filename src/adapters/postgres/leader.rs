@@ -216,4 +216,8 @@ impl Upkeep for PgLeaderSession {
         }
         with_timeout(self.timeout, purge::purge(&mut self.connection, retention)).await
     }
+
+    async fn add_up_failed_messages(&mut self) -> Result<(), StoreError> {
+        with_timeout(self.timeout, failed_messages::add_up(&mut self.connection)).await
+    }
 }

@@ -58,6 +58,8 @@ struct LeaderState<'a> {
     events: EventRelay<'a>,
     retries: RetryRelay<'a>,
     next_purge: Instant,
+    /// When the numbers of failed messages are added up again.
+    next_addition: Instant,
 }
 
 impl Relay {
@@ -158,6 +160,7 @@ impl Relay {
             events: EventRelay::new(publisher, broker, observer, self.max_in_flight),
             retries: RetryRelay::new(publisher, broker, observer, self.max_in_flight, self.max_retry_bytes),
             next_purge: Instant::now(),
+            next_addition: Instant::now(),
         }
     }
 
@@ -187,6 +190,12 @@ impl Relay {
         }
         if state.next_purge <= Instant::now() {
             state.next_purge = Instant::now() + self.purge(session).await;
+        }
+        if state.next_addition <= Instant::now() {
+            state.next_addition = Instant::now() + POLL_INTERVAL;
+            if let Err(error) = session.add_up_failed_messages().await {
+                warn!(error = error_text(&error), "the numbers of failed messages were not added up");
+            }
         }
         Ok(result)
     }

@@ -6,13 +6,15 @@ use crate::{
 };
 
 /// The privileges that the program needs on each table. `deploy/sql/grants.sql` grants them.
-const NEEDED: [(&str, &[&str]); 15] = [
+const NEEDED: [(&str, &[&str]); 17] = [
     ("_sqlx_migrations", &["SELECT"]),
     ("allocations_view", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("batches", &["SELECT", "INSERT", "UPDATE"]),
     // Some columns only: the others are set by the server.
     ("failed_actions", &["SELECT", "INSERT"]),
     ("failed_attempts", &["SELECT", "INSERT"]),
+    ("failed_message_changes", &["SELECT", "INSERT", "DELETE"]),
+    ("failed_message_totals", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("failed_messages", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("inbox", &["SELECT", "INSERT", "DELETE"]),
     ("installation", &["SELECT", "INSERT"]),

@@ -28,6 +28,25 @@ use super::{
 
 /// The number of log lines per process that a failed test prints.
 const TAIL: usize = 40;
+/// Groups and statuses whose kept number of failed messages is not the counted one.
+const MISCOUNTED: &str = "
+    with kept as (
+        select error_group, queue, status, n from failed_message_totals where error_group <> '' or status <> 'dead'
+        union all
+        select error_group, queue, status, n from failed_message_changes
+    ), counted as (
+        select case status when 'dead' then error_group else '' end as error_group, queue, status, -1 as n
+        from failed_messages where status <> 'resolved'
+    ), differences as (
+        select from (select * from kept union all select * from counted) as both_of_them
+        group by error_group, queue, status having sum(n) <> 0
+    ), dead as (
+        select n from failed_message_totals where error_group = '' and status = 'dead'
+        union all
+        select n from failed_message_changes where status = 'dead'
+        union all
+        select -1 from failed_messages where status = 'dead'
+    ) select (select count(*) from differences) + (select coalesce(abs(sum(n)), 0) from dead)::bigint";
 const UNPUBLISHED: &str = "select count(*) from outbox";
 
 /// A system that no other test uses.
@@ -286,6 +305,7 @@ impl TestSystem {
         assert_eq!(self.count(UNPUBLISHED).await, 0, "events were not published");
         let dead = self.count("select count(*) from failed_messages where status = 'dead'").await;
         assert_eq!(dead, self.expected_dead.load(Ordering::Relaxed), "dead letters");
+        assert_eq!(self.count(MISCOUNTED).await, 0, "the kept numbers of failed messages are wrong");
         self.remove().await;
         self.closed = true;
     }

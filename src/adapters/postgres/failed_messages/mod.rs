@@ -6,6 +6,7 @@ mod operator;
 mod order;
 mod record;
 mod retriable;
+mod totals;
 mod transition;
 
 pub(super) use due::{defer, due, published, reject};
@@ -14,3 +15,4 @@ pub use operator::PgFailedMessages;
 pub(super) use order::{check_order, overtake, release};
 pub(super) use record::{record, resolve};
 pub(super) use retriable::retriable;
+pub(super) use totals::add_up;

@@ -67,4 +67,8 @@ impl Upkeep for FaultyPort<Box<dyn LeaderSession>> {
     async fn purge(&mut self, retention: Retention) -> Result<Purge, StoreError> {
         self.inner.purge(retention).await
     }
+
+    async fn add_up_failed_messages(&mut self) -> Result<(), StoreError> {
+        self.inner.add_up_failed_messages().await
+    }
 }

@@ -288,4 +288,8 @@ impl Upkeep for ScriptedOutbox {
         let answer = self.state().purge_answers.pop_front().unwrap_or(Ok(false));
         answer.map(|is_incomplete| Purge { is_incomplete, ..Purge::default() })
     }
+
+    async fn add_up_failed_messages(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
