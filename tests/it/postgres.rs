@@ -13,6 +13,7 @@ mod recording;
 mod retries;
 mod retry_checks;
 mod starts;
+mod totals;
 
 use std::time::Duration;
 
