@@ -26,7 +26,7 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) async fn execute(self, app: &App, json: bool) -> anyhow::Result<ExitStatus> {
-        let mut checks = app.check().await;
+        let mut checks = Box::pin(app.check()).await;
         if let Some(only) = &self.only {
             checks.retain(|check| check.check.starts_with(only.as_str()));
             if checks.is_empty() {

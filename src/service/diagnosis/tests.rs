@@ -247,7 +247,7 @@ fn a_role_that_may_not_see_other_sessions_does_not_know_whether_they_wait() {
 
 #[test]
 fn a_relay_that_leads_and_publishes_nothing_is_found() {
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
     let overdue = |work: &mut QueueBacklog| work.retries_overdue = minute;
     assert_eq!(codes(&with_backlog(overdue)), ["relay_missing", "busy"]);
     assert_eq!(codes(&with_backlog(|work| work.oldest_event = minute)), ["relay_missing", "busy"]);

@@ -17,7 +17,7 @@ use super::{
 /// Fewer unfinished starts are also those of processes that were killed from outside.
 const SUSPECT_STARTS: u32 = 3;
 /// A relay publishes what is due at once. In the meantime it may have changed.
-const UNPUBLISHED_AFTER: Duration = Duration::from_secs(60);
+const UNPUBLISHED_AFTER: Duration = Duration::from_mins(1);
 /// A batch that takes longer while nothing is finished is no progress, in seconds.
 const LONG_BATCH: u64 = 10;
 /// Of many processes, so many are named.
@@ -29,14 +29,15 @@ pub(super) fn no_worker(observed: &QueueObservations) -> Verdict {
     if running.is_empty() {
         let lost = lost_processes(observed, role);
         let start = format!("start one: allocation run --only {role}");
-        return match lost.is_empty() {
-            true => found(format!("no process with the role {role} runs"), &start),
-            false => found(
+        return if lost.is_empty() {
+            found(format!("no process with the role {role} runs"), &start)
+        } else {
+            found(
                 format!("no process with the role {role} reports itself; {lost}"),
                 &format!(
                     "look at these processes: each ended, is frozen, or cannot use the database. If none runs, {start}"
                 ),
-            ),
+            )
         };
     }
     let reasons: Vec<_> = running.iter().filter_map(|process| why_not(observed, process)).collect();
