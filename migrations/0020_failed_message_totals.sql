@@ -15,7 +15,7 @@ create table failed_message_totals (
     status      text   not null,
     n           bigint not null,
     primary key (error_group, queue, status)
-) with (fillfactor = 50); -- each row is updated in place
+);
 create index failed_message_totals_largest on failed_message_totals (n desc, error_group)
     where status = 'dead' and error_group <> '';
 
@@ -24,7 +24,8 @@ drop index failed_messages_group;
 create index failed_messages_group on failed_messages (error_group, last_failed_at) where status = 'dead';
 create index failed_messages_group_first on failed_messages (error_group, first_failed_at) where status = 'dead';
 
-create function count_failed_messages() returns trigger language plpgsql as $$
+-- With the rights of the owner: processes of the earlier version have none on these tables, and no role may add to the counts.
+create function count_failed_messages() returns trigger language plpgsql security definer set search_path from current as $$
 begin
     if tg_op = 'INSERT' then
         insert into failed_message_changes (error_group, queue, status, n)
@@ -59,10 +60,17 @@ create trigger count_deleted after delete on failed_messages referencing old tab
 create trigger count_truncated after truncate on failed_messages
     for each statement execute function count_failed_messages();
 
-insert into failed_message_totals (error_group, queue, status, n)
-select case status when 'dead' then error_group else '' end, queue, status, count(*)
-from failed_messages where status <> 'resolved' and status <> 'dead' group by 1, 2, 3
-union all
-select error_group, queue, status, count(*) from failed_messages where status = 'dead' group by 1, 2, 3
-union all
-select '', queue, status, count(*) from failed_messages where status = 'dead' group by 1, 2, 3;
+-- For after the triggers were off, for example in a restore.
+create function recount_failed_messages() returns void language plpgsql set search_path from current as $$
+begin
+    lock table failed_messages in share row exclusive mode;
+    delete from failed_message_changes;
+    delete from failed_message_totals;
+    insert into failed_message_totals (error_group, queue, status, n)
+    select '', queue, status, count(*) from failed_messages where status <> 'resolved' group by 2, 3
+    union all
+    select error_group, queue, status, count(*) from failed_messages where status = 'dead' group by 1, 2, 3;
+end
+$$;
+
+select recount_failed_messages();

@@ -11,7 +11,8 @@ grant select, insert, update on products, batches to allocation_runtime;
 grant select, insert, update, delete
     on order_lines, allocations_view, outbox, failed_messages, message_starts, processes,
        failed_message_totals to allocation_runtime;
-grant select, insert, delete on inbox, published_events, failed_message_changes to allocation_runtime;
+grant select, insert, delete on inbox, published_events to allocation_runtime;
+grant select, delete on failed_message_changes to allocation_runtime;
 grant select, update on relay_state to allocation_runtime;
 grant select, insert on installation to allocation_runtime;
 grant select on _sqlx_migrations to allocation_runtime;

@@ -43,6 +43,8 @@ pub struct InspectedSettings {
     pub max_connections: u32,
     /// Whether the database is on another machine.
     pub database_is_remote: bool,
+    /// Whether sessions lead through a connection pooler.
+    pub uses_pooler: bool,
     /// Passwords that others could read.
     pub exposed_passwords: Vec<String>,
     /// Settings that contradict each other.
@@ -77,8 +79,8 @@ pub struct SchemaDifference {
     pub wanted: Option<String>,
     /// Its definition in the database; none if it is missing.
     pub found: Option<String>,
-    /// The statement that creates it, if there is one.
-    pub fix: Option<String>,
+    /// The statements that create it, if there are any.
+    pub fix: Vec<String>,
 }
 
 /// The privileges of the role of this session.
@@ -90,6 +92,8 @@ pub struct RolePrivileges {
     pub is_superuser: bool,
     /// Whether it owns the tables.
     pub is_owner: bool,
+    /// Whether it may change any table.
+    pub may_write: bool,
     /// Privileges that the program needs and the role does not have: privilege and table.
     pub missing: Vec<(String, String)>,
     /// Privileges that the program does not need and the role has.
@@ -99,8 +103,8 @@ pub struct RolePrivileges {
 /// Sessions of the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
-    /// All sessions of the server.
-    pub connected: u32,
+    /// Whether there are sessions that this role may not see.
+    pub has_hidden: bool,
     /// Transactions that have lasted for more than five minutes.
     pub old_transactions: Vec<OldTransaction>,
     /// Sessions that wait for a lock, with those that they wait for.

@@ -75,6 +75,7 @@ async fn a_changed_schema_is_found_and_the_printed_commands_repair_it() {
         "drop index failed_messages_message",
         "alter table batches drop constraint never_overallocated",
         "alter table order_lines drop constraint order_lines_pkey",
+        "drop trigger count_updated on failed_messages",
     ] {
         system.execute(fault).await;
         assert_eq!(wrong(&system, &[]).await, found(&[("database.drift", "failed")]), "{fault}");

@@ -97,7 +97,9 @@ pub(super) async fn inspect_topology(
         let passive = declare_with_timeout(connection, &name, &declaration, true);
         let object = match tokio::time::timeout(CONNECT_TIMEOUT, passive).await {
             Ok(Err(error)) if reply_code(&error) == Some(404) => InspectedObject::Missing(name),
-            _ => InspectedObject::Exists(declare_one(connection, &name, &declaration).await?),
+            Ok(Ok(())) => InspectedObject::Exists(declare_one(connection, &name, &declaration).await?),
+            Ok(Err(error)) => return Err(broker_error(error)),
+            Err(_) => return Err(BrokerError::Unavailable(format!("{name}: no answer").into())),
         };
         inspected.push(object);
     }

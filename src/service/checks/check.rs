@@ -79,7 +79,7 @@ impl Check {
 
 /// A command that runs a statement as the owner of the tables.
 pub(super) fn as_owner(statement: &str) -> String {
-    format!("psql --set ON_ERROR_STOP=1 \"$OWNER_URL\" --command {}", quoted(statement))
+    format!("psql --set ON_ERROR_STOP=1 --dbname \"${{OWNER_URL:?}}\" --command {}", quoted(statement))
 }
 
 /// A text as one word of a shell.

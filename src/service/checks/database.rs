@@ -14,6 +14,8 @@ use super::check::{Check, CheckStatus, as_owner};
 const MIN_VERSION: i32 = 150_000;
 /// The largest difference of clocks, in seconds.
 const MAX_CLOCK_DIFFERENCE: f64 = 1.0;
+const HIDDEN: &str = "this role may not see other sessions; grant pg_read_all_stats to it";
+const POOLER: &str = "sessions lead through a connection pooler (database.session_url)";
 /// Of many differences, so many are named.
 const NAMED: usize = 5;
 
@@ -57,7 +59,8 @@ fn condition(inspected: &Inspection) -> Check {
             Check::new(check, wanted, CheckStatus::Failed, "it accepts no writes")
         }
         Ok(DatabaseCondition::Unusable(why)) => {
-            let migrate = why.contains("allocation migrate").then(|| "allocation migrate".to_owned());
+            let migrate = "DATABASE_URL=\"${OWNER_URL:?}\" allocation migrate";
+            let migrate = why.contains("allocation migrate").then(|| migrate.to_owned());
             Check::new(check, wanted, CheckStatus::Failed, why.clone()).fixed_by(migrate)
         }
         Err(error) => Check::new(check, wanted, CheckStatus::Failed, error.clone()),
@@ -79,7 +82,8 @@ fn drift(inspected: &Inspection) -> Check {
         }
         let only_extra = differences.iter().all(|difference| difference.wanted.is_none());
         let status = if only_extra { CheckStatus::Warning } else { CheckStatus::Failed };
-        let fixes = differences.iter().filter_map(|difference| difference.fix.as_deref().map(as_owner));
+        let fixes =
+            differences.iter().flat_map(|difference| &difference.fix).map(|statement| as_owner(statement));
         Check::new(check, wanted, status, named(differences.iter().map(describe))).fixed_by(fixes)
     })
 }
@@ -110,9 +114,15 @@ fn privileges(inspected: &Inspection) -> Check {
         let found = missing.iter().map(|missing| text("no", missing));
         let found = named(found.chain(excess.iter().map(|excess| text("also", excess))));
         let role = role.replace('"', "\"\"");
-        let grants = missing
-            .iter()
-            .map(|(privilege, table)| as_owner(&format!("grant {privilege} on {table} to \"{role}\"")));
+        if !privileges.may_write {
+            return Check::new(check, wanted, CheckStatus::Warning, format!("{role} may only read"));
+        }
+        let grants = (!missing.is_empty()).then(|| {
+            let tables =
+                "psql --set ON_ERROR_STOP=1 --dbname \"${OWNER_URL:?}\" --file deploy/sql/grants.sql";
+            [tables.to_owned(), as_owner(&format!("grant allocation_runtime to \"{role}\""))]
+        });
+        let grants = grants.into_iter().flatten();
         let revokes = excess
             .iter()
             .map(|(privilege, table)| as_owner(&format!("revoke {privilege} on {table} from \"{role}\"")));
@@ -138,18 +148,24 @@ fn role(privileges: &RolePrivileges) -> Check {
 fn transactions(sessions: &Sessions) -> Check {
     let (check, wanted) = ("database.transactions", "none that lasts for more than five minutes");
     let old = &sessions.old_transactions;
+    if old.is_empty() && sessions.has_hidden {
+        return Check::not_known(check, wanted, HIDDEN);
+    }
     if old.is_empty() {
         return Check::ok(check, wanted, "none");
     }
     let describe = |OldTransaction { pid, application, since }: &OldTransaction| {
         format!("session {pid} (application {application:?}) since {since}")
     };
-    let end = old.iter().map(|old| as_owner(&format!("select pg_terminate_backend({})", old.pid)));
-    Check::new(check, wanted, CheckStatus::Failed, named(old.iter().map(describe))).fixed_by(end)
+    let found = named(old.iter().map(describe));
+    Check::new(check, wanted, CheckStatus::Warning, found + "; ask the owner to end it")
 }
 
 fn locks(sessions: &Sessions) -> Check {
     let (check, wanted) = ("database.locks", "no session waits for a lock");
+    if sessions.waiting.is_empty() && sessions.has_hidden {
+        return Check::not_known(check, wanted, HIDDEN);
+    }
     if sessions.waiting.is_empty() {
         return Check::ok(check, wanted, "none waits");
     }
@@ -159,14 +175,17 @@ fn locks(sessions: &Sessions) -> Check {
 
 fn connections(inspected: &Inspection) -> Check {
     let (check, wanted) = ("database.connections", "room for all processes under max_connections");
+    if inspected.settings.uses_pooler {
+        return Check::not_known(check, wanted, POOLER);
+    }
     let known = inspected.server.clone().and_then(|server| {
         let running = inspected.processes.as_ref().map_err(Clone::clone)?.iter();
         Ok((server, running.filter(|process| process.status == "running").count()))
     });
     Check::of(check, wanted, &known, |(server, running)| {
         let processes = u32::try_from(*running).unwrap_or(u32::MAX);
-        // Each has two sessions beside its pool: that of the relay, and that of its measurements.
-        let needed = processes.saturating_mul(inspected.settings.max_connections + 2);
+        // Each has up to three sessions beside its pool: those of the relay.
+        let needed = processes.saturating_mul(inspected.settings.max_connections + 3);
         let found =
             format!("{processes} processes may open {needed} of {} connections", server.max_connections);
         let status = if needed <= server.max_connections { CheckStatus::Ok } else { CheckStatus::Failed };
@@ -175,6 +194,9 @@ fn connections(inspected: &Inspection) -> Check {
 }
 
 fn tls(server: &DatabaseServer, settings: &InspectedSettings) -> Check {
+    if settings.uses_pooler {
+        return Check::not_known("database.tls", "an encrypted session, unless the server is here", POOLER);
+    }
     let (status, found) = match (server.is_encrypted, settings.database_is_remote) {
         (true, _) => (CheckStatus::Ok, "it is encrypted"),
         (false, false) => (CheckStatus::Ok, "it is not encrypted, and the server is on this machine"),

@@ -48,8 +48,8 @@ fn roles(running: &[&ProcessRow]) -> Check {
         return Check::ok(ROLES_RUN.0, ROLES_RUN.1, format!("{} processes have them all", running.len()));
     }
     let found = format!("no process has the role {}", missing.join(", "));
-    let start = format!("allocation run --only {}", missing.join(","));
-    Check::new(ROLES_RUN.0, ROLES_RUN.1, CheckStatus::Failed, found).fixed_by([start])
+    let start = format!("; start one: allocation run --only {}", missing.join(","));
+    Check::new(ROLES_RUN.0, ROLES_RUN.1, CheckStatus::Failed, found + &start)
 }
 
 fn versions(running: &[&ProcessRow]) -> Check {
@@ -58,9 +58,7 @@ fn versions(running: &[&ProcessRow]) -> Check {
     if status == CheckStatus::Ok {
         return Check::ok(VERSIONS.0, VERSIONS.1, versions.into_iter().collect::<String>());
     }
-    let newest = versions.last().copied().unwrap_or_default();
-    let old = running.iter().filter(|process| process.version != newest);
-    let found = named(old.map(|process| format!("{} has {}, not {newest}", process.name, process.version)));
+    let found = named(running.iter().map(|process| format!("{} has {}", process.name, process.version)));
     Check::new(VERSIONS.0, VERSIONS.1, status, found)
 }
 
@@ -68,8 +66,8 @@ fn leader(leads: bool) -> Check {
     if leads {
         return Check::ok(LEADER.0, LEADER.1, "one leads");
     }
-    let start = "allocation run --only relay".to_owned();
-    Check::new(LEADER.0, LEADER.1, CheckStatus::Failed, "none leads").fixed_by([start])
+    let found = "none leads; if no relay runs, start one: allocation run --only relay";
+    Check::new(LEADER.0, LEADER.1, CheckStatus::Failed, found)
 }
 
 fn retries(backlog: &StoredBacklog) -> Check {

@@ -41,6 +41,7 @@ fn healthy() -> Inspection {
         role: "shop".into(),
         is_superuser: false,
         is_owner: false,
+        may_write: true,
         missing: Vec::new(),
         excess: Vec::new(),
     };
@@ -116,7 +117,11 @@ fn faults_of_the_database_are_found() {
         let since = datetime!(2026-11-27 02:00 UTC);
         sessions.old_transactions = vec![OldTransaction { pid: 7, application: "psql".into(), since }];
     };
-    assert_eq!(sessions(old), [("database.transactions", Failed)]);
+    assert_eq!(sessions(old), [("database.transactions", Warning)]);
+    let hidden = sessions(|sessions| sessions.has_hidden = true);
+    let not_known = CheckStatus::NotKnown;
+    assert_eq!(hidden, [("database.transactions", not_known), ("database.locks", not_known)]);
+    assert_eq!(role(|role| role.may_write = false), [("database.rights", Warning)]);
     assert_eq!(after(|i| i.condition = Ok(DatabaseCondition::ReadOnly)), [("database.schema", Failed)]);
 }
 
@@ -126,19 +131,18 @@ fn what_repairs_the_schema_runs_as_the_owner() {
         object: "index a".into(),
         wanted: fix.map(|_| "CREATE INDEX a".to_owned()),
         found: None,
-        fix: fix.map(str::to_owned),
+        fix: fix.map(str::to_owned).into_iter().collect(),
     };
     let missing =
         |i: &mut Inspection| i.drift = Ok(vec![difference(Some("CREATE INDEX a ON t (x) WHERE y = 'z'"))]);
     assert_eq!(after(missing), [("database.drift", CheckStatus::Failed)]);
-    let expected =
-        r#"psql --set ON_ERROR_STOP=1 "$OWNER_URL" --command 'CREATE INDEX a ON t (x) WHERE y = '\''z'\'''"#;
+    let expected = r#"psql --set ON_ERROR_STOP=1 --dbname "${OWNER_URL:?}" --command 'CREATE INDEX a ON t (x) WHERE y = '\''z'\'''"#;
     assert_eq!(fixes(missing), [expected]);
     let extra = |i: &mut Inspection| i.drift = Ok(vec![difference(None)]);
     assert_eq!(after(extra), [("database.drift", CheckStatus::Warning)]);
     let unusable = "the schema is at version 3, not 4: run `allocation migrate`";
     let old = |i: &mut Inspection| i.condition = Ok(DatabaseCondition::Unusable(unusable.into()));
-    assert_eq!(fixes(old), ["allocation migrate"]);
+    assert_eq!(fixes(old), [r#"DATABASE_URL="${OWNER_URL:?}" allocation migrate"#]);
 }
 
 #[test]

@@ -173,6 +173,12 @@ impl Relay {
         let pending = session.pending().await?;
         let until_retry = pending.retry_in.map_or(POLL_INTERVAL, |due| due.min(POLL_INTERVAL));
         let mut result = CycleResult::Idle(until_retry);
+        if state.next_addition <= Instant::now() {
+            state.next_addition = Instant::now() + POLL_INTERVAL;
+            if let Err(error) = session.add_up_failed_messages().await {
+                warn!(error = error_text(&error), "the numbers of failed messages were not added up");
+            }
+        }
         state.events.record_nacked(session, pending.events).await?;
         if pending.events {
             result = match state.events.relay(session).await? {
@@ -190,12 +196,6 @@ impl Relay {
         }
         if state.next_purge <= Instant::now() {
             state.next_purge = Instant::now() + self.purge(session).await;
-        }
-        if state.next_addition <= Instant::now() {
-            state.next_addition = Instant::now() + POLL_INTERVAL;
-            if let Err(error) = session.add_up_failed_messages().await {
-                warn!(error = error_text(&error), "the numbers of failed messages were not added up");
-            }
         }
         Ok(result)
     }

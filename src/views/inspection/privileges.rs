@@ -13,7 +13,7 @@ const NEEDED: [(&str, &[&str]); 17] = [
     // Some columns only: the others are set by the server.
     ("failed_actions", &["SELECT", "INSERT"]),
     ("failed_attempts", &["SELECT", "INSERT"]),
-    ("failed_message_changes", &["SELECT", "INSERT", "DELETE"]),
+    ("failed_message_changes", &["SELECT", "DELETE"]),
     ("failed_message_totals", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("failed_messages", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("inbox", &["SELECT", "INSERT", "DELETE"]),
@@ -78,6 +78,7 @@ impl Views {
             role: role.role,
             is_superuser: role.is_superuser,
             is_owner: role.is_owner,
+            may_write: held.iter().any(|held| held.privilege != "SELECT"),
             missing,
             excess,
         })

@@ -36,10 +36,12 @@ impl Views {
                    where indisvalid and not exists (select from pg_constraint where conindid = indexrelid)
                    union all
                    select 'trigger', tgname, replace(pg_get_triggerdef(pg_trigger.oid), current_schema() || '.', '')
+                          || case tgenabled when 'O' then '' else ' disabled' end
                    from tables join pg_trigger on tgrelid = tables.oid and not tgisinternal
                    union all
                    select 'function', proname, 'md5 ' || pg_catalog.md5(prosrc) from pg_proc
                    where pronamespace = current_schema()::regnamespace
+                     and not exists (select from pg_depend where objid = pg_proc.oid and deptype = 'e') -- of an extension
                )
                select pg_catalog.concat_ws(E'\t', kind, name, pg_catalog.regexp_replace(definition, '\s+', ' ', 'g')) as "object!"
                from objects order by kind, name collate "C", definition"#
@@ -65,12 +67,13 @@ fn differences<'a>(
     for (name, definition) in &wanted {
         if found.get(name) != Some(definition) {
             let found = found.get(name).copied();
-            let fix = if found.is_none() { creation(*name, definition) } else { None };
+            let fix = if found.is_none() { creation(*name, definition) } else { Vec::new() };
             differences.push(difference(*name, Some(*definition), found, fix));
         }
     }
     let extra = found.iter().filter(|(name, _)| !wanted.contains_key(*name));
-    differences.extend(extra.map(|(name, definition)| difference(*name, None, Some(*definition), None)));
+    differences
+        .extend(extra.map(|(name, definition)| difference(*name, None, Some(*definition), Vec::new())));
     differences
 }
 
@@ -78,7 +81,7 @@ fn difference(
     (kind, name): (&str, &str),
     wanted: Option<&str>,
     found: Option<&str>,
-    fix: Option<String>,
+    fix: Vec<String>,
 ) -> SchemaDifference {
     let object = format!("{kind} {name}");
     SchemaDifference { object, wanted: wanted.map(str::to_owned), found: found.map(str::to_owned), fix }
@@ -93,15 +96,22 @@ fn by_name<'a>(objects: impl Iterator<Item = &'a str>) -> BTreeMap<(&'a str, &'a
     parts.collect()
 }
 
-/// The statement that creates a missing object. Missing columns and functions need their migration.
-fn creation((kind, name): (&str, &str), definition: &str) -> Option<String> {
-    match kind {
-        "index" | "trigger" => Some(definition.to_owned()),
-        "constraint" => {
-            let (table, constraint) = name.split_once('.')?;
-            Some(format!("alter table {table} add constraint {constraint} {definition}"))
+/// The statements that create a missing object. Missing columns and functions need their migration.
+fn creation((kind, name): (&str, &str), definition: &str) -> Vec<String> {
+    match (kind, name.split_once('.')) {
+        // Writes continue while it is built. One that could not be built to the end is invalid, and counts as missing.
+        ("index", _) => vec![
+            format!("drop index concurrently if exists {name}"),
+            definition.replacen("INDEX", "INDEX CONCURRENTLY", 1),
+        ],
+        ("trigger", _) if name.starts_with("count_") => {
+            vec![definition.to_owned(), "select recount_failed_messages()".to_owned()]
         }
-        _ => None,
+        ("trigger", _) => vec![definition.to_owned()],
+        ("constraint", Some((table, constraint))) => {
+            vec![format!("alter table {table} add constraint {constraint} {definition}")]
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -115,12 +125,12 @@ mod tests {
         let found = ["column\tt.c\tinteger", "trigger\tx\tCREATE TRIGGER x"];
         let found = differences(wanted.into_iter(), found.into_iter());
         let short: Vec<_> =
-            found.iter().map(|one| (one.object.as_str(), one.found.as_deref(), one.fix.as_deref())).collect();
+            found.iter().map(|one| (one.object.as_str(), one.found.as_deref(), one.fix.join("; "))).collect();
         let expected = [
-            ("column t.c", Some("integer"), None),
-            ("constraint t.k", None, Some("alter table t add constraint k PRIMARY KEY (c)")),
-            ("index a", None, Some("CREATE INDEX a")),
-            ("trigger x", Some("CREATE TRIGGER x"), None),
+            ("column t.c", Some("integer"), String::new()),
+            ("constraint t.k", None, "alter table t add constraint k PRIMARY KEY (c)".into()),
+            ("index a", None, "drop index concurrently if exists a; CREATE INDEX CONCURRENTLY a".into()),
+            ("trigger x", Some("CREATE TRIGGER x"), String::new()),
         ];
         assert_eq!(short, expected);
     }

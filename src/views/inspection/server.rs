@@ -54,7 +54,7 @@ impl Views {
         let old = sqlx::query!(
             r#"select pid as "pid!", coalesce(application_name, '') as "application!", xact_start as "since!"
                from pg_stat_activity
-               where datname = current_database() and pid <> pg_backend_pid()
+               where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
                  and xact_start < now() - make_interval(secs => $1)
                order by xact_start limit $2"#,
             OLD_TRANSACTION,
@@ -65,18 +65,23 @@ impl Views {
                where datname = current_database() and wait_event_type = 'Lock' order by pid limit $1"#,
             MAX_ROWS,
         );
-        let connected = sqlx::query_scalar!(r#"select count(*) as "connected!" from pg_stat_activity"#);
+        let hidden = sqlx::query_scalar!(
+            r#"select exists (
+                   select from pg_stat_activity
+                   where datname = current_database() and pid <> pg_backend_pid() and state is null
+               ) as "hidden!""#
+        );
         self.query(async |connection| {
             let old = old.fetch_all(&mut *connection).await?;
             let waiting = waiting.fetch_all(&mut *connection).await?;
-            let connected = connected.fetch_one(connection).await?;
+            let has_hidden = hidden.fetch_one(connection).await?;
             let old = old.into_iter().map(|row| OldTransaction {
                 pid: row.pid,
                 application: row.application,
                 since: row.since,
             });
             Ok(Sessions {
-                connected: u32::try_from(connected).unwrap_or(u32::MAX),
+                has_hidden,
                 old_transactions: old.collect(),
                 waiting: waiting.into_iter().map(|row| (row.pid, row.holders)).collect(),
             })

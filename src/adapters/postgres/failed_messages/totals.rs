@@ -23,7 +23,9 @@ pub(in crate::adapters::postgres) async fn add_up(connection: &mut PgConnection)
         MAX_CHANGES,
     );
     if added.execute(&mut *connection).await?.rows_affected() > 0 {
-        let empty = sqlx::query!("delete from failed_message_totals where n = 0 and error_group <> ''");
+        let empty = sqlx::query!(
+            "delete from failed_message_totals where n = 0 and status = 'dead' and error_group <> ''"
+        );
         empty.execute(connection).await?;
     }
     Ok(())
