@@ -100,9 +100,12 @@ async fn missing_and_additional_privileges_are_found_and_repaired() {
     system.execute(GRANTS).await;
     let url = system.url_with_grants("in role allocation_runtime", "").await;
     let environment = [("DATABASE_URL", url.as_str())];
+    let hidden = [("database.locks", "not known"), ("database.transactions", "not known")];
+    assert_eq!(wrong(&system, &environment).await, found(&hidden), "it does not see the other sessions");
+    let role = url::Url::parse(&url).unwrap().username().to_owned();
+    system.execute(&format!("grant pg_read_all_stats to {role}")).await;
     assert_eq!(wrong(&system, &environment).await, []);
     assert_eq!(results(&system, &environment).await["database.role"], HEALTHY);
-    let role = url::Url::parse(&url).unwrap().username().to_owned();
     system.execute("revoke insert on inbox from allocation_runtime").await;
     assert_eq!(wrong(&system, &environment).await, found(&[("database.rights", "failed")]));
     repair(&system, &environment).await;

@@ -16,20 +16,24 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// No queue is bound with it.
 const NO_QUEUE: &str = "no-queue";
 
-/// A broker in alarm informs a connection only when it publishes: this publishes a message that no queue receives.
+/// A broker in alarm accepts the first message of a connection, and then informs it and reads nothing more. This publishes
+/// two messages that no queue receives.
 pub(super) async fn is_alarmed(config: &RabbitConfig, connection: &Connection) -> Result<bool, BrokerError> {
     let channel = with_timeout(TIMEOUT, connection.create_channel()).await?;
     with_timeout(TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await?;
-    let (exchange, options) = (config.named(RETRIES).into(), BasicPublishOptions::default());
-    let properties = BasicProperties::default();
     let confirmed = async {
-        let confirm = channel.basic_publish(exchange, NO_QUEUE.into(), options, &[], properties).await?;
-        confirm.await
+        for _ in 0..2 {
+            let (exchange, options) = (config.named(RETRIES).into(), BasicPublishOptions::default());
+            let properties = BasicProperties::default();
+            let confirm = channel.basic_publish(exchange, NO_QUEUE.into(), options, &[], properties).await?;
+            confirm.await?;
+        }
+        Ok(())
     };
     match tokio::time::timeout(TIMEOUT, confirmed).await {
-        Ok(Ok(_)) => Ok(false),
+        _ if connection.status().blocked() => Ok(true),
+        Ok(Ok(())) => Ok(false),
         Ok(Err(error)) => Err(broker_error(error)),
-        Err(_) if connection.status().blocked() => Ok(true),
         Err(_) => {
             Err(BrokerError::Unavailable(format!("a message was not confirmed within {TIMEOUT:?}").into()))
         }
