@@ -31,7 +31,7 @@ const WRITTEN: &str = "select n_tup_del from pg_stat_user_tables where relname =
 const FAILED: &str =
     "insert into failed_messages (queue, message_id, fingerprint, type, body, properties, original,
          status, reason, error, error_pattern, error_group, attempts)
-     select 'orders', 'failed-' || number, '', 'allocate', '', '{}', '', 'dead', 'rejected', '', '', '', 1
+     select 'orders', 'failed-' || number, '', 'allocate', '', '{}', '', 'dead', 'rejected', '', '', 'group-1', 1
      from generate_series(1, 5000) as number";
 
 #[tokio::test]
