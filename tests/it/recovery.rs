@@ -79,6 +79,8 @@ async fn a_worker_continues_after_its_queue_was_deleted() {
 
     let deleted = system.channel().queue_delete(system.named("orders").into(), QueueDeleteOptions::default());
     deleted.await.unwrap();
+    // RabbitMQ does not cancel the consumers of a queue that is declared again within milliseconds.
+    wait_until("the worker notices it", SOON, async || worker.log().contains("WARN")).await;
     system.cli(&["topology"]).await.exits(0);
     system.sender.send(&allocate("o-2", "LAMP", 1)).await;
     let handled = async || system.handled().await;
